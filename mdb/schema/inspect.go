@@ -1,0 +1,81 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// An object is something that a Message DB has, whoever installed it.
+type object struct {
+	kind, name string
+	shape      string // as the inspection spells it
+}
+
+// objects are what this client and its users rely on. They are fewer than what
+// [Install] creates, so that earlier versions of Message DB are recognised too.
+var objects = []object{
+	{"table", "messages", "global_position bigint not null, position bigint not null, time timestamp without time zone not null, stream_name text not null, type text not null, data jsonb, metadata jsonb, id uuid not null"},
+	{"type", "message", "id character varying, stream_name character varying, type character varying, position bigint, global_position bigint, data character varying, metadata character varying, time timestamp without time zone"},
+	{"function", "write_message", "(character varying, character varying, character varying, jsonb, jsonb, bigint) returns bigint"},
+	{"function", "get_stream_messages", "(character varying, bigint, bigint, character varying) returns message"},
+	{"function", "get_category_messages", "(character varying, bigint, bigint, character varying, bigint, bigint, character varying) returns message"},
+	{"function", "stream_version", "(character varying) returns bigint"},
+	{"function", "category", "(character varying) returns character varying"},
+	{"function", "hash_64", "(character varying) returns bigint"},
+}
+
+const inspection = `
+SELECT
+	CASE c.relkind WHEN 'r' THEN 'table' WHEN 'c' THEN 'type' WHEN 'v' THEN 'view' ELSE 'relation' END,
+	c.relname::text,
+	(
+		SELECT coalesce(string_agg(
+			a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END,
+			', ' ORDER BY a.attnum), '')
+		FROM pg_attribute AS a
+		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+	)
+FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('message_store')
+UNION ALL
+SELECT
+	CASE p.prokind WHEN 'f' THEN 'function' WHEN 'p' THEN 'procedure' ELSE 'aggregate' END,
+	p.proname::text,
+	format('(%s) returns %s',
+		(SELECT string_agg(format_type(a.type, NULL), ', ' ORDER BY a.n) FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY AS a(type, n)),
+		CASE t.typtype WHEN 'c' THEN t.typname ELSE format_type(t.oid, NULL) END)
+FROM pg_proc AS p
+JOIN pg_type AS t ON t.oid = p.prorettype
+WHERE p.pronamespace = to_regnamespace('message_store')`
+
+// inspect compares the schema message_store with objects. An object whose name
+// nothing has is missing; one whose name something else has is foreign.
+func inspect(ctx context.Context, tx pgx.Tx) (missing, foreign []string, err error) {
+	rows, err := tx.Query(ctx, inspection)
+	if err != nil {
+		return nil, nil, fmt.Errorf("schema: inspect the database: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o object, err error) {
+		err = row.Scan(&o.kind, &o.name, &o.shape)
+		return o, err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("schema: inspect the database: %w", err)
+	}
+	for _, want := range objects {
+		if slices.Contains(found, want) {
+			continue
+		}
+		i := slices.IndexFunc(found, func(o object) bool { return o.name == want.name })
+		if i < 0 {
+			missing = append(missing, fmt.Sprintf("%s %s is missing", want.kind, want.name))
+			continue
+		}
+		foreign = append(foreign, fmt.Sprintf("%s %s: %s (want %s: %s)",
+			found[i].kind, found[i].name, found[i].shape, want.kind, want.shape))
+	}
+	return missing, foreign, nil
+}

@@ -1,0 +1,37 @@
+-- The role that applications connect as or are made members of. Roles belong to
+-- the whole cluster, so another database's installer may create it meanwhile.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'message_store') THEN
+    CREATE ROLE message_store WITH LOGIN;
+  END IF;
+EXCEPTION
+  WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$$;
+
+CREATE SCHEMA IF NOT EXISTS message_store;
+
+CREATE TABLE message_store.messages (
+  global_position bigserial NOT NULL,
+  position bigint NOT NULL,
+  time timestamp without time zone DEFAULT (pg_catalog.now() AT TIME ZONE 'utc') NOT NULL,
+  stream_name text NOT NULL,
+  type text NOT NULL,
+  data jsonb,
+  metadata jsonb,
+  id uuid DEFAULT pg_catalog.gen_random_uuid() NOT NULL,
+  CONSTRAINT messages_pkey PRIMARY KEY (global_position)
+);
+
+-- The rows that the retrieval functions return.
+CREATE TYPE message_store.message AS (
+  id varchar,
+  stream_name varchar,
+  type varchar,
+  position bigint,
+  global_position bigint,
+  data varchar,
+  metadata varchar,
+  time timestamp without time zone
+);

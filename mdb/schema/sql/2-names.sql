@@ -1,0 +1,44 @@
+-- What a stream's name says. These bodies are SQL expressions that the server
+-- binds when they are created, so they cannot be led astray by a search path,
+-- and that it inlines into the queries and index expressions that use them.
+
+CREATE FUNCTION message_store.message_store_version()
+RETURNS varchar LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  RETURN '1.3.0';
+END
+$$;
+
+CREATE FUNCTION message_store.category(stream_name varchar)
+RETURNS varchar LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN split_part(stream_name, '-', 1)::varchar;
+
+CREATE FUNCTION message_store.is_category(stream_name varchar)
+RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce(strpos(stream_name, '-') = 0, true);
+
+-- NULL where there is no dash: that name is a category.
+CREATE FUNCTION message_store.id(stream_name varchar)
+RETURNS varchar LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN strpos(stream_name, '-') > 0
+  THEN substr(stream_name, strpos(stream_name, '-') + 1)::varchar
+END;
+
+CREATE FUNCTION message_store.cardinal_id(stream_name varchar)
+RETURNS varchar LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN split_part(message_store.id(stream_name), '+', 1)::varchar;
+
+-- The first eight bytes of the MD5, most significant first, as a signed number.
+CREATE FUNCTION message_store.hash_64(value varchar)
+RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ('x' || left(md5(value), 16))::bit(64)::bigint;
+
+CREATE UNIQUE INDEX messages_id ON message_store.messages (id);
+
+CREATE UNIQUE INDEX messages_stream ON message_store.messages (stream_name, position);
+
+CREATE INDEX messages_category ON message_store.messages (
+  message_store.category(stream_name),
+  global_position,
+  message_store.category(metadata->>'correlationStreamName')
+);
