@@ -1,0 +1,122 @@
+package scan
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+// TestArenaProportion keeps the memory of a page within twice its content, and
+// the chunks few, for values of any mixture of sizes.
+func TestArenaProportion(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	for n := range 200 {
+		var a arena
+		content, values := 0, 0
+		most := 1 << r.IntN(20)
+		for range r.IntN(200) {
+			size := r.IntN(most)
+			if r.IntN(20) == 0 {
+				size = r.IntN(1 << 19)
+			}
+			b := make([]byte, size)
+			s := a.put(b)
+			if got := len(a.view(s)); got != size {
+				t.Fatalf("page %d: view of %d bytes, want %d", n, got, size)
+			}
+			content += size
+			values++
+		}
+		a.settle()
+		held := 0
+		for i, c := range a.chunks {
+			held += cap(c)
+			if a.scratch != nil && len(c) > 0 && &c[0] == &a.scratch[0] {
+				t.Fatalf("page %d: chunk %d is the scratch", n, i)
+			}
+		}
+		if held > 2*content {
+			t.Errorf("page %d: %d bytes held for %d", n, held, content)
+		}
+		if limit := 2 + values; len(a.chunks) > limit {
+			t.Errorf("page %d: %d chunks for %d values", n, len(a.chunks), values)
+		}
+	}
+}
+
+// TestArenaFewChunks has values too large for the first chunks come to share
+// the later ones, and values too large for any chunk leave none half empty.
+func TestArenaFewChunks(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{100, 17_000, 33_000, 70_000, 130_000, 200_000, 600_000} {
+		var a arena
+		b := make([]byte, size)
+		const total = 16 << 20
+		for range total / size {
+			a.put(b)
+		}
+		a.settle()
+		// Chunks of 1 MiB would be 16, and the largest values are 27.
+		if got := len(a.chunks); got > 32 {
+			t.Errorf("%d chunks for 16 MiB in values of %d bytes", got, size)
+		}
+		held := 0
+		for _, c := range a.chunks {
+			held += cap(c)
+		}
+		if held > total*4/3 {
+			t.Errorf("%d bytes held for 16 MiB in values of %d bytes", held, size)
+		}
+	}
+}
+
+func TestArenaResetForgets(t *testing.T) {
+	t.Parallel()
+	var a arena
+	for range 10 {
+		a.put(make([]byte, 1<<18))
+	}
+	a.reset()
+	for i, c := range a.chunks[:cap(a.chunks)] {
+		if c != nil {
+			t.Errorf("chunk %d is still referenced", i)
+		}
+	}
+	for range keepChunks + 1 {
+		a.put(make([]byte, maxChunk/4+1))
+	}
+	a.reset()
+	if cap(a.chunks) > keepChunks {
+		t.Errorf("a list of %d chunks is kept", cap(a.chunks))
+	}
+}
+
+// TestArenaSettled has a value stored after settling leave alone what was
+// viewed before.
+func TestArenaSettled(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1, 1000, scratchSize, scratchSize + 1, maxChunk} {
+		var a arena
+		first := bytes.Repeat([]byte{1}, size)
+		s := a.put(first)
+		a.settle()
+		v := a.view(s)
+		a.put(bytes.Repeat([]byte{2}, 1000))
+		a.settle()
+		if !bytes.Equal(v, first) || !bytes.Equal(a.view(s), first) {
+			t.Errorf("a view of %d bytes changed", size)
+		}
+	}
+}
+
+func TestResetKeepsNoHugeScratch(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{keepRows, keepRows + 1} {
+		p := Page{rows: make([]row, n)}
+		p.reset()
+		if kept := p.rows != nil; kept != (n <= keepRows) {
+			t.Errorf("rows for %d kept: %t", n, kept)
+		}
+	}
+}

@@ -1,0 +1,14 @@
+package scan
+
+import "unsafe"
+
+// String returns the bytes of b as a string without copying them. The string
+// shares b's memory and keeps it alive: b must not be changed for as long as
+// the string is in use.
+func String(b []byte) string {
+	// The empty string need not keep b's memory alive.
+	if len(b) == 0 {
+		return ""
+	}
+	return unsafe.String(unsafe.SliceData(b), len(b))
+}
