@@ -1,0 +1,122 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// inspection gathers in one statement what Check looks at. It reads catalogues
+// only, which every role may do.
+var inspection = newStatement("inspect", `
+WITH
+	schema AS (SELECT oid FROM pg_namespace WHERE nspname = 'message_store'),
+	functions AS (SELECT p.oid, p.proname, p.pronargs, p.proargtypes FROM pg_proc AS p JOIN schema ON p.pronamespace = schema.oid),
+	relations AS (SELECT c.oid, c.relname, c.relkind FROM pg_class AS c JOIN schema ON c.relnamespace = schema.oid)
+SELECT
+	(SELECT array_agg(name) FROM unnest(ARRAY[
+		'write_message', 'get_stream_messages', 'get_category_messages', 'get_last_stream_message',
+		'stream_version', 'acquire_lock', 'message_store_version', 'messages', 'messages_global_position_seq'
+	]) AS name WHERE name NOT IN (SELECT proname FROM functions UNION ALL SELECT relname FROM relations)),
+	EXISTS (SELECT FROM functions WHERE proname = 'get_last_stream_message' AND pronargs = 2),
+	(SELECT array_agg(what) FROM (
+		SELECT 'USAGE on schema message_store' FROM schema WHERE NOT has_schema_privilege(oid, 'USAGE')
+		UNION ALL SELECT 'SELECT on messages' FROM relations WHERE relname = 'messages' AND NOT has_table_privilege(oid, 'SELECT')
+		UNION ALL SELECT 'INSERT on messages' FROM relations WHERE relname = 'messages' AND NOT has_table_privilege(oid, 'INSERT')
+		UNION ALL SELECT 'USAGE on messages_global_position_seq' FROM relations
+			WHERE relname = 'messages_global_position_seq'
+				-- which fails for anything but a sequence, so it must not be asked first
+				AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') END
+		UNION ALL SELECT 'EXECUTE on ' || string_agg(proname, ', ') FROM functions
+			WHERE NOT has_function_privilege(oid, 'EXECUTE') HAVING count(*) > 0
+	) AS missing(what)),
+	(SELECT array_agg(n.nspname || '.' || c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		WHERE c.relname = 'messages' AND pg_table_is_visible(c.oid) AND n.nspname <> 'message_store'),
+	(SELECT array_agg(DISTINCT n.nspname || '.' || p.proname) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+		JOIN functions AS f ON f.proname = p.proname AND f.proargtypes = p.proargtypes WHERE pg_function_is_visible(p.oid) AND n.nspname <> 'message_store'),
+	pg_is_in_recovery(),
+	(SELECT s.seqcache FROM pg_sequence AS s JOIN relations AS r ON r.oid = s.seqrelid WHERE r.relname = 'messages_global_position_seq'),
+	(SELECT array_agg(name) FROM unnest(ARRAY['messages_id', 'messages_stream', 'messages_category']) AS name
+		WHERE NOT EXISTS (SELECT FROM relations AS r JOIN pg_index AS i ON i.indexrelid = r.oid
+			WHERE r.relname = name AND i.indisvalid AND (i.indisunique OR name = 'messages_category')))`)
+
+// Check looks at the database, the role and the connection, and returns nil if
+// all is as it has to be. Otherwise the error joins a [*SetupError] for each thing
+// that is wrong, with what to do about it:
+//
+//   - Message DB is not installed, or a version too old for some of what this
+//     package offers;
+//   - the role lacks a right (one that a program needs only for writing may be
+//     missing on purpose);
+//   - the search path does not lead to message_store though the installed
+//     functions need it to, or leads to another table messages, or other functions
+//     of the same names, first;
+//   - the server is a standby, which cannot be written to;
+//   - the sequence of global positions has a cache, so that messages of a category
+//     may become visible in another order than that of their positions;
+//   - an index is missing or invalid.
+//
+// It looks through one connection; the others are assumed to be configured alike.
+func (s *Store) Check(ctx context.Context) error {
+	var (
+		missing, rights, tables, functions, indexes []string
+		lastOfType, standby                         bool
+		cache                                       *int64
+	)
+	err := s.run(ctx, inspection, one(&missing, &lastOfType, &rights, &tables, &functions, &standby, &cache, &indexes))
+	if err != nil {
+		return explain("check the database", err)
+	}
+	if len(missing) > 0 {
+		return &SetupError{
+			Problem: "Message DB is not installed in this database: it lacks " + strings.Join(missing, ", "),
+			Remedy:  "install it, for example by schema.Install of package mdb/schema",
+		}
+	}
+
+	var problems []error
+	found := func(problem, remedy string) {
+		problems = append(problems, &SetupError{Problem: problem, Remedy: remedy})
+	}
+	if len(rights) > 0 {
+		found("the role lacks "+strings.Join(rights, "; "), "GRANT message_store TO the role that connects")
+	}
+	if len(tables) > 0 {
+		found("the search path leads to another table, "+strings.Join(tables, ", "), pathRemedy)
+	}
+	if len(functions) > 0 {
+		found("the search path leads to other functions of Message DB's names, "+strings.Join(functions, ", "), pathRemedy)
+	}
+	if standby {
+		found("the server is a standby, which takes no writes", "connect to the primary, for example with target_session_attrs=read-write")
+	}
+	if cache != nil && *cache > 1 {
+		found(fmt.Sprintf("the sequence of global positions has CACHE %d", *cache),
+			"ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1")
+	}
+	if len(indexes) > 0 {
+		found("missing, invalid or of the wrong kind: "+strings.Join(indexes, ", "), "REINDEX them, or create them as Message DB does")
+	}
+	if !lastOfType {
+		found("Message DB is older than 1.3.0, so that OfType cannot be used", "upgrade Message DB")
+	}
+	if len(rights) == 0 {
+		if err := s.checkPath(ctx); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+const pathRemedy = "put message_store first in it and pg_temp last, as Configure does, or ALTER ROLE … SET search_path"
+
+// checkPath calls a function whose body needs the search path in some
+// installations and not in others.
+func (s *Store) checkPath(ctx context.Context) error {
+	err := s.run(ctx, streamVersion, drain, "category-id")
+	if err != nil {
+		return explain("check the search path", err)
+	}
+	return nil
+}

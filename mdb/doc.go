@@ -1,0 +1,72 @@
+// Package mdb is a client for Message DB, the event and message store inside
+// PostgreSQL, on pgx.
+//
+// The methods have the names of Message DB's procedures, and do what its guide
+// says of these. Each is one round trip to the server. The simplest form is the
+// default; options add to it, and an option that does not fit a method does not
+// compile.
+//
+// # Connecting
+//
+// [Connect] opens a pool and returns a [Store] on it. A program that has a
+// *pgxpool.Pool already gives it to [New], and prepares its configuration with
+// [Configure] before. [Store.Check] tells whether the database, the role and the
+// connection are as they have to be; package schema installs Message DB where it
+// is missing.
+//
+// # Names
+//
+// A [StreamName] such as "account-123" is a category, a dash and an id; the
+// [Category] "account" stands for all its streams. A message has a position in
+// its stream, from 0, and a global position in the store, from 1.
+//
+// # Writing
+//
+// A write appends messages, each with its ID, to one stream. [ExpectVersion] and
+// [ExpectNoStream] make it conditional on what the stream holds, which is how two
+// writers that decide on the same state are kept from both succeeding: one gets a
+// [*WrongVersionError], reads again and decides again. A write of several messages
+// is atomic.
+//
+// # Reading
+//
+// Streams are read by position, categories by global position, a page or, by
+// [Store.StreamMessages] and [Store.CategoryMessages], all of it page after page.
+// Positions given with "from" are included, those given with "after" are not.
+// [AsConsumerGroup] divides a category's streams among readers,
+// [WithCorrelation] selects by the origin that the metadata names.
+//
+// # Transactions
+//
+// [Store.WithTx] joins a transaction of the caller's, beside the service's own
+// tables. [Store.Atomically] runs a transaction of its own over several
+// categories. A write locks its category until the transaction ends, so
+// transactions should be short, and lock their categories in one go.
+//
+// # Memory
+//
+// The messages of a page share memory: the bytes of its rows are copied once, into
+// few large chunks, and strings and JSON are views of these. They may be kept.
+// Keeping one message keeps its chunk; [Message.Clone] frees it.
+//
+// # Errors
+//
+// What a call has wrong is refused before anything is sent, by an
+// [*ArgumentError] with all faults at once. A [*WrongVersionError] and a
+// [*DuplicateIDError] mean that nothing was written. An [*UnknownOutcomeError]
+// means that nobody knows; the same call with [Idempotent] settles it. A
+// [*SetupError] comes with its remedy. They unwrap to the server's
+// [*pgconn.PgError]. Neither errors nor logs hold anything of a message's payload,
+// or a password.
+//
+// # Concurrency
+//
+// A [Store] may be used by many goroutines at once; a [Tx] by one.
+//
+// # PgBouncer
+//
+// In transaction mode it needs version 1.21 with prepared statements on, or a pool
+// whose DefaultQueryExecMode is pgx.QueryExecModeExec. It refuses the start-up
+// parameters that [Configure] sets: leave it out, and set search_path and
+// message_store.sql_condition on the role.
+package mdb

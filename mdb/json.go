@@ -1,0 +1,152 @@
+package mdb
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strconv"
+	"unicode/utf8"
+)
+
+// encode returns v as the JSON that is sent to the server, or nil for SQL NULL.
+// What the server would refuse is refused here, by an error whose text holds
+// nothing of the value.
+func encode(v any) (json.RawMessage, error) {
+	var raw json.RawMessage
+	switch v := v.(type) {
+	case nil:
+		return nil, nil
+	case string:
+		return nil, errors.New("a string, want json.RawMessage for raw JSON or a marshalled value")
+	case json.RawMessage:
+		raw = v
+	case []byte:
+		raw = v
+	default:
+		return marshal(v)
+	}
+	if raw == nil {
+		return nil, nil
+	}
+	if !json.Valid(raw) {
+		return nil, errors.New("invalid JSON")
+	}
+	return raw, guard(raw)
+}
+
+func marshal(v any) (json.RawMessage, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, &marshalError{err}
+	}
+	// A nil pointer, map or slice, which is no value at all.
+	if string(raw) == "null" {
+		return nil, nil
+	}
+	// json.Marshal replaces invalid UTF-8, which would change the message. It
+	// writes the replacement as an escape, where a genuine one stays as it is.
+	if bytes.Contains(raw, []byte(`\ufffd`)) && holdsInvalidUTF8(reflect.ValueOf(v)) {
+		return nil, errInvalidUTF8
+	}
+	return raw, guard(raw)
+}
+
+var errInvalidUTF8 = errors.New("invalid UTF-8")
+
+// guard refuses what is valid JSON and yet no jsonb: the escape of the character
+// zero, halves of surrogate pairs, and invalid UTF-8.
+func guard(raw []byte) error {
+	if !utf8.Valid(raw) {
+		return errInvalidUTF8
+	}
+	for i := 0; ; {
+		next := bytes.IndexByte(raw[i:], '\\')
+		if next < 0 {
+			return nil
+		}
+		i += next
+		unit, ok := escapedUnit(raw[i:])
+		switch {
+		case !ok:
+			i += len(`\n`)
+			continue
+		case unit == 0:
+			return errors.New(`the escape \u0000, which PostgreSQL cannot store`)
+		case unit >= 0xDC00 && unit <= 0xDFFF:
+			return errors.New("half of a surrogate pair")
+		}
+		i += len(`\u0000`)
+		if unit < 0xD800 || unit > 0xDBFF {
+			continue
+		}
+		low, ok := escapedUnit(raw[i:])
+		if !ok || low < 0xDC00 || low > 0xDFFF {
+			return errors.New("half of a surrogate pair")
+		}
+		i += len(`\u0000`)
+	}
+}
+
+// escapedUnit returns the number that an escape such as \u12ab at the beginning
+// of raw stands for.
+func escapedUnit(raw []byte) (uint64, bool) {
+	if len(raw) < len(`\u0000`) || raw[0] != '\\' || raw[1] != 'u' {
+		return 0, false
+	}
+	unit, err := strconv.ParseUint(string(raw[2:6]), 16, 16)
+	return unit, err == nil
+}
+
+// holdsInvalidUTF8 looks at the strings in v that json.Marshal wrote by itself.
+// Only values whose JSON is suspect get here, so that its cost is rarely paid.
+func holdsInvalidUTF8(v reflect.Value) bool {
+	if !v.IsValid() || v.Type().Implements(reflect.TypeFor[json.Marshaler]()) {
+		return false
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return !utf8.ValidString(v.String())
+	case reflect.Pointer, reflect.Interface:
+		return holdsInvalidUTF8(v.Elem())
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			if holdsInvalidUTF8(v.Index(i)) {
+				return true
+			}
+		}
+	case reflect.Map:
+		for i := v.MapRange(); i.Next(); {
+			if holdsInvalidUTF8(i.Key()) || holdsInvalidUTF8(i.Value()) {
+				return true
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			field := v.Type().Field(i)
+			written := (field.IsExported() || field.Anonymous) && field.Tag.Get("json") != "-"
+			if written && holdsInvalidUTF8(v.Field(i)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// marshalError keeps the texts of json's errors, which quote the value, out of
+// logs.
+type marshalError struct{ err error }
+
+func (e *marshalError) Error() string {
+	var unsupported *json.UnsupportedTypeError
+	if errors.As(e.err, &unsupported) {
+		return "Go type " + unsupported.Type.String() + ", which has no JSON"
+	}
+	var value *json.UnsupportedValueError
+	if errors.As(e.err, &value) {
+		return "a Go value that has no JSON, such as NaN or a cycle"
+	}
+	return "a value whose MarshalJSON failed"
+}
+
+func (e *marshalError) Unwrap() error { return e.err }

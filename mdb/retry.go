@@ -1,0 +1,68 @@
+package mdb
+
+import (
+	"context"
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
+
+// A RetryPolicy says how a failed write is tried again. The zero value means the
+// defaults.
+type RetryPolicy struct {
+	// Attempts is how often it is tried at most, the first time included. 1 turns
+	// trying again off. The default is [DefaultAttempts].
+	Attempts int
+	// MinDelay is the pause before the second attempt; each further one is twice
+	// as long, up to MaxDelay, and all vary at random by up to a half. The
+	// defaults are [DefaultMinDelay] and [DefaultMaxDelay].
+	MinDelay, MaxDelay time.Duration
+}
+
+// The defaults of a [RetryPolicy].
+const (
+	DefaultAttempts = 8
+	DefaultMinDelay = 10 * time.Millisecond
+	DefaultMaxDelay = time.Second
+)
+
+func (p RetryPolicy) check(f *faults) {
+	if p.Attempts < 0 {
+		f.add("retry attempts", strconv.Itoa(p.Attempts), "at least 1, or 0 for the default")
+	}
+	if p.MinDelay < 0 {
+		f.add("retry's least delay", p.MinDelay.String(), "a positive duration, or 0 for the default")
+	}
+	if p.MaxDelay < 0 {
+		f.add("retry's largest delay", p.MaxDelay.String(), "a positive duration, or 0 for the default")
+	}
+}
+
+func (p RetryPolicy) withDefaults() RetryPolicy {
+	if p.Attempts == 0 {
+		p.Attempts = DefaultAttempts
+	}
+	if p.MinDelay == 0 {
+		p.MinDelay = DefaultMinDelay
+	}
+	if p.MaxDelay == 0 {
+		p.MaxDelay = max(DefaultMaxDelay, p.MinDelay)
+	}
+	return p
+}
+
+// wait pauses after the attempt, which is 1 for the first, unless ctx ends.
+func (p RetryPolicy) wait(ctx context.Context, attempt int) error {
+	delay := p.MaxDelay
+	if shifted := p.MinDelay << min(attempt-1, 30); shifted > 0 && shifted < delay {
+		delay = shifted
+	}
+	timer := time.NewTimer(delay/2 + rand.N(delay/2+1))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,112 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// settle sends w until its outcome is known.
+//
+// A write has happened when the server said so at its very end. If the connection
+// is lost before that, it may have happened or may yet happen. So the same
+// messages are sent again, with the same IDs: the repeat waits for the category's
+// lock behind the first attempt, should that still run, and then meets its IDs, or
+// a version that the first attempt has passed, or nothing, and writes. Only to
+// look for the IDs would not do: the look might come before the first attempt's
+// commit.
+func (p *procedures) settle(ctx context.Context, w *proposedWrite) error {
+	var lost error // why the outcome of an attempt is unknown, once one is
+	for attempt := 1; ; attempt++ {
+		err := p.attempt(ctx, w)
+		if err == nil {
+			return nil
+		}
+		again := false
+		switch class := classify(err); class {
+		case classDuplicateID, classWrongVersion:
+			if lost == nil && !w.idempotent {
+				return w.explain(err)
+			}
+			present, lookErr := p.look(ctx, w)
+			switch {
+			case lookErr == nil && present == nil:
+				return nil
+			case lookErr == nil && class == classDuplicateID:
+				return &DuplicateIDError{IDs: present, err: scrub(err)}
+			case lookErr == nil:
+				return w.explain(err)
+			}
+			again, err = true, lookErr
+			if lost == nil { // a look alone changes nothing
+				return explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
+			}
+		case classUnknown:
+			again, lost = true, scrub(err)
+		case classNotSent, classTransient:
+			again = true
+		}
+		if !again || ctx.Err() != nil || attempt == p.config.retry.Attempts {
+			return w.giveUp(ctx, lost, err)
+		}
+		p.config.logger.LogAttrs(ctx, slog.LevelWarn, "write is tried again",
+			slog.String("stream", string(w.stream)), slog.Int("attempt", attempt),
+			slog.Bool("outcome_unknown", lost != nil), slog.Any("error", scrub(err)))
+		if p.config.retry.wait(ctx, attempt) != nil {
+			return w.giveUp(ctx, lost, err)
+		}
+	}
+}
+
+// giveUp returns the error of a write that will not be tried again: that its
+// outcome is unknown if any attempt's is, whatever became of the last one.
+func (w *proposedWrite) giveUp(ctx context.Context, lost, err error) error {
+	if lost != nil {
+		return &UnknownOutcomeError{IDs: w.ids, err: contextError(ctx, lost)}
+	}
+	return w.explain(contextError(ctx, err))
+}
+
+// look finds w's messages in the store. It is w that wrote them, or another write
+// of the same messages, if all are there, in w's stream, one behind the other in
+// order, from the expected version on; those whose IDs this call has not minted
+// itself also have to be equal in content. Then look fills w.written and returns
+// no IDs. Otherwise it returns those IDs of w's that are in the store, or all of
+// them if none is.
+func (p *procedures) look(ctx context.Context, w *proposedWrite) (present []uuid.UUID, err error) {
+	same := true
+	read := func(rows pgx.Rows) error {
+		for rows.Next() {
+			var index, position, globalPosition int64
+			var stream string
+			var equal bool
+			if err := rows.Scan(&index, &stream, &position, &globalPosition, &equal); err != nil {
+				return err
+			}
+			i := int(index) - 1
+			if i < 0 || i >= len(w.ids) {
+				return errors.New("a row for no message")
+			}
+			first := position - int64(i)
+			same = same && stream == string(w.stream) && (equal || w.minted[i]) &&
+				(w.expected == nil || first == *w.expected+1) &&
+				(i == 0 || first == w.written[0].Position)
+			w.written[i] = Written{ID: w.ids[i], Position: position, GlobalPosition: globalPosition, Duplicate: true}
+			present = append(present, w.ids[i])
+		}
+		return rows.Err()
+	}
+	if err := p.run(ctx, findMessages, read, w.idTexts, w.types, w.data, w.metadata); err != nil {
+		return nil, err
+	}
+	switch {
+	case same && len(present) == len(w.ids):
+		return nil, nil
+	case len(present) == 0:
+		return w.ids, nil
+	}
+	return present, nil
+}
