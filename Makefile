@@ -1,0 +1,51 @@
+SHELL   := bash
+GO      ?= go
+FUZZTIME ?= 30s
+MODULES := $(dir $(shell git ls-files '*go.mod' 'go.mod'))
+TOOL    := $(GO) tool -modfile=tools/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-official fuzz fuzz-seeds lint fix verify vuln
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## run the main job on a PostgreSQL that is found or started (MDB_DATABASE_URL: on yours)
+	$(GO) run ./examples/bank
+
+test: ## run all tests, of nested modules too, with the race detector
+	@for module in $(filter-out tools/,$(MODULES)); do \
+		echo "# $$module" && (cd $$module && $(GO) test -race ./...) || exit 1; \
+	done
+	$(GO) test -run 'Alloc' ./internal/scan ./mdb
+
+test-official: ## run the tests on Message DB's own SQL, which npm provides, and compare the two
+	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
+		$(GO) test -race -tags official ./mdb/...
+
+fuzz: ## fuzz each target for FUZZTIME
+	@$(GO) list ./... | while read -r package; do \
+		$(GO) test -list '^Fuzz' "$$package" | grep '^Fuzz' | while read -r target; do \
+			echo "# $$package $$target" && \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; \
+		done || exit 1; \
+	done
+
+lint: ## run the linters
+	$(TOOL) golangci-lint run ./...
+
+fix: ## let the linters mend and format what they can
+	$(TOOL) golangci-lint run --fix ./...
+	$(TOOL) golangci-lint fmt ./...
+
+verify: ## check that go.mod is tidy, the code is formatted, and the library needs nothing but pgx and uuid
+	@for module in $(MODULES); do (cd $$module && $(GO) mod tidy -diff) || exit 1; done
+	$(TOOL) golangci-lint fmt --diff ./...
+	@if grep -n '^replace' go.mod; then echo "go.mod replaces a module"; exit 1; fi
+	scripts/check-deps
+
+vuln: ## look for known vulnerabilities, where their database can be reached
+	@if out="$$($(TOOL) govulncheck ./... 2>&1)"; then echo "$$out"; \
+	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then \
+		echo "govulncheck cannot reach its database, so nothing is known about vulnerabilities"; \
+	else echo "$$out"; exit 1; fi
