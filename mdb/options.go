@@ -24,6 +24,7 @@ const (
 type StoreOption interface{ store(*storeConfig) }
 
 type storeConfig struct {
+	direct     bool
 	conditions bool
 	maxSize    int
 	retry      RetryPolicy
@@ -35,6 +36,16 @@ type storeConfig struct {
 type storeOption func(*storeConfig)
 
 func (o storeOption) store(c *storeConfig) { o(c) }
+
+// WithDirectSQL makes the store read, and write several messages at once, by SQL
+// on the table messages instead of by Message DB's procedures, with the same
+// results and errors. It is faster, above all for small reads, consumer groups and
+// batches, and needs the rights on the table that Message DB grants to the role
+// message_store. Single messages are written by write_message all the same, and
+// reads with a condition are the procedures'.
+func WithDirectSQL() StoreOption {
+	return storeOption(func(c *storeConfig) { c.direct = true })
+}
 
 // WithConditions allows [WithCondition], which is refused otherwise.
 func WithConditions() StoreOption {
@@ -139,6 +150,14 @@ type readConfig struct {
 	size        *int64
 	condition   *string
 	faults      faults
+}
+
+// limit is what a LIMIT takes: NULL is none.
+func (c *readConfig) limit() *int64 {
+	if c.batchSize == unlimited {
+		return nil
+	}
+	return &c.batchSize
 }
 
 type readOption func(*readConfig)

@@ -66,15 +66,15 @@ func (p *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 		return Message{}, err
 	}
 	var messages []Message
-	read := func(rows pgx.Rows) (err error) {
-		messages, err = readMessages(rows)
-		return err
+	plain, ofType := getLastStreamMessage, getLastStreamMessageOfType
+	if p.config.direct {
+		plain, ofType = directLastMessage, directLastMessageOfType
 	}
 	var err error
 	if c.typ == nil {
-		err = p.run(ctx, getLastStreamMessage, read, string(stream))
+		err = p.run(ctx, plain, messagesInto(&messages), string(stream))
 	} else {
-		err = p.run(ctx, getLastStreamMessageOfType, read, string(stream), *c.typ)
+		err = p.run(ctx, ofType, messagesInto(&messages), string(stream), *c.typ)
 	}
 	switch {
 	case err != nil:
@@ -93,8 +93,12 @@ func (p *procedures) StreamVersion(ctx context.Context, stream StreamName) (int6
 	if err := f.err(); err != nil {
 		return 0, err
 	}
+	st := streamVersion
+	if p.config.direct {
+		st = directStreamVersion
+	}
 	var version *int64
-	if err := p.run(ctx, streamVersion, one(&version), string(stream)); err != nil {
+	if err := p.run(ctx, st, one(&version), string(stream)); err != nil {
 		return 0, explain("get the version of stream "+string(stream), err)
 	}
 	if version == nil {
@@ -190,34 +194,63 @@ func (p *procedures) checked(c readConfig) (readConfig, error) {
 	return c, c.faults.err()
 }
 
-func (p *procedures) readStream(ctx context.Context, stream StreamName, c readConfig) (messages []Message, err error) {
-	err = p.runFor(c)(ctx, getStreamMessages, func(rows pgx.Rows) (err error) {
-		messages, err = readMessages(rows)
-		return err
-	}, string(stream), c.position, c.batchSize, c.condition)
+func (p *procedures) readStream(ctx context.Context, stream StreamName, c readConfig) ([]Message, error) {
+	var messages []Message
+	read := messagesInto(&messages)
+	var err error
+	switch {
+	case c.condition != nil:
+		err = p.runConditional(ctx, getStreamMessages, read, string(stream), c.position, c.batchSize, c.condition)
+	case p.config.direct:
+		err = p.run(ctx, directStreamMessages, read, string(stream), c.position, c.limit())
+	default:
+		err = p.run(ctx, getStreamMessages, read, string(stream), c.position, c.batchSize, nil)
+	}
 	if err != nil {
 		return nil, explain("get messages of stream "+string(stream), err)
 	}
 	return messages, nil
 }
 
-func (p *procedures) readCategory(ctx context.Context, category Category, c readConfig) (messages []Message, err error) {
-	err = p.runFor(c)(ctx, getCategoryMessages, func(rows pgx.Rows) (err error) {
-		messages, err = readMessages(rows)
-		return err
-	}, string(category), c.position, c.batchSize, c.correlation, c.member, c.size, c.condition)
+func (p *procedures) readCategory(ctx context.Context, category Category, c readConfig) ([]Message, error) {
+	var messages []Message
+	read := messagesInto(&messages)
+	name := string(category)
+	var err error
+	switch {
+	case c.condition != nil:
+		err = p.runConditional(ctx, getCategoryMessages, read, name, c.position, c.batchSize, c.correlation, c.member, c.size, c.condition)
+	case !p.config.direct:
+		err = p.run(ctx, getCategoryMessages, read, name, c.position, c.batchSize, c.correlation, c.member, c.size, nil)
+	case c.correlation == nil && c.size == nil:
+		err = p.run(ctx, directCategoryMessages, read, name, c.position, c.limit())
+	case c.correlation == nil:
+		err = p.run(ctx, directGroupMember, read, name, c.position, c.limit(), c.member, c.size)
+	case c.size == nil:
+		err = p.run(ctx, directCorrelated, read, name, c.position, c.limit(), c.correlation)
+	default:
+		err = p.run(ctx, directCorrelatedGroupMember, read, name, c.position, c.limit(), c.correlation, c.member, c.size)
+	}
 	if err != nil {
-		return nil, explain("get messages of category "+string(category), err)
+		return nil, explain("get messages of category "+name, err)
 	}
 	return messages, nil
 }
 
-// runFor returns what runs a read: a condition takes more than a statement.
-func (p *procedures) runFor(c readConfig) func(context.Context, *statement, func(pgx.Rows) error, ...any) error {
-	if c.condition != nil {
-		return p.runConditional
+// runConditional turns the setting that conditions need on before the statement
+// and off behind it.
+func (p *procedures) runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
+	return p.runBatch(ctx, conditionOff,
+		step{st: conditionOn, read: drain},
+		step{st: st, read: read, args: args},
+		step{st: conditionOff, read: drain})
+}
+
+func messagesInto(messages *[]Message) func(pgx.Rows) error {
+	return func(rows pgx.Rows) (err error) {
+		*messages, err = readMessages(rows)
+		return err
 	}
-	return p.run
 }
 
 // readMessages reads all rows. What pgx lends is copied by the page before the

@@ -1,13 +1,8 @@
 package mdb
 
 import (
-	"context"
 	"fmt"
 	"hash/fnv"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // A statement is one of Message DB's procedures as it is called here.
@@ -64,6 +59,9 @@ FROM (
 	FROM unnest($2::varchar[], $3::varchar[], $4::text[], $5::text[]) WITH ORDINALITY AS m(id, type, data, metadata, index)
 ) AS written`)
 
+	acquireLock = newStatement("acquire_lock",
+		`SELECT message_store.acquire_lock($1::varchar)`)
+
 	acquireLocks = newStatement("acquire_locks",
 		`SELECT count(message_store.acquire_lock(category)) FROM unnest($1::varchar[]) AS category`)
 
@@ -75,158 +73,12 @@ FROM (
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS sought(id, type, data, metadata, index)
 JOIN message_store.messages AS found ON found.id = sought.id::uuid
 ORDER BY sought.index`)
+
+	conditionOn = newStatement("condition_on",
+		`SELECT set_config('message_store.sql_condition', 'on', true)`)
+
+	// For the session, because what a transaction has set reads as empty when it is
+	// over, and Message DB takes empty for on.
+	conditionOff = newStatement("condition_off",
+		`SELECT set_config('message_store.sql_condition', 'off', false)`)
 )
-
-// A runner runs a statement in one round trip, once it is prepared, and gives its
-// rows to read.
-type runner interface {
-	run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error
-	// runConditional is run for a statement that needs the setting
-	// message_store.sql_condition, which is off again afterwards.
-	runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error
-}
-
-// A session is what a *pgx.Conn and a pgx.Tx have in common.
-type session interface {
-	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
-}
-
-// query runs a statement. In pgx's default mode it is prepared under our own name:
-// pgx would drop a statement of its own cache upon any error, and losing a race is
-// an ordinary error here. The other modes exist for servers and proxies that do
-// not keep prepared statements, and are left to pgx.
-func query(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement, read func(pgx.Rows) error, args []any) error {
-	sql := st.sql
-	if mode == pgx.QueryExecModeCacheStatement {
-		if _, err := s.Prepare(ctx, st.name, st.sql); err != nil {
-			return err
-		}
-		sql = st.name
-	}
-	rows, err := s.Query(ctx, sql, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	if err := read(rows); err != nil {
-		return err
-	}
-	rows.Close()
-	return rows.Err()
-}
-
-const (
-	conditionOn  = `SELECT set_config('message_store.sql_condition', 'on', true)`
-	conditionOff = `SELECT set_config('message_store.sql_condition', 'off', false)`
-)
-
-// queryConditional sends the statement between one that turns the setting on and
-// one that turns it off, in one round trip and one transaction. It is turned off
-// for the session: what a transaction has set reads as empty when it is over, and
-// Message DB takes empty for on.
-func queryConditional(ctx context.Context, s session, st *statement, read func(pgx.Rows) error, args []any) (err error) {
-	batch := new(pgx.Batch)
-	batch.Queue(conditionOn)
-	batch.Queue(st.sql, args...)
-	batch.Queue(conditionOff)
-	results := s.SendBatch(ctx, batch)
-	defer func() {
-		if closeErr := results.Close(); err == nil {
-			err = closeErr
-		}
-	}()
-	if _, err := results.Exec(); err != nil {
-		return err
-	}
-	rows, err := results.Query()
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	if err := read(rows); err != nil {
-		return err
-	}
-	rows.Close()
-	return rows.Err()
-}
-
-// poolRunner runs each statement on a connection of the pool, as a transaction of
-// its own.
-type poolRunner struct {
-	pool *pgxpool.Pool
-	mode pgx.QueryExecMode
-}
-
-func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	conn, err := r.pool.Acquire(ctx)
-	if err != nil {
-		return &acquireError{contextError(ctx, err)}
-	}
-	defer conn.Release()
-	err = query(ctx, conn.Conn(), r.mode, st, read, args)
-	if err != nil && classify(err) == classStale {
-		// Nothing has happened but that the server refused the statement.
-		if forgetErr := conn.Conn().Deallocate(ctx, st.name); forgetErr != nil {
-			return contextError(ctx, forgetErr)
-		}
-		err = query(ctx, conn.Conn(), r.mode, st, read, args)
-	}
-	return contextError(ctx, err)
-}
-
-func (r *poolRunner) runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	conn, err := r.pool.Acquire(ctx)
-	if err != nil {
-		return &acquireError{contextError(ctx, err)}
-	}
-	defer conn.Release()
-	err = queryConditional(ctx, conn.Conn(), st, read, args)
-	if err != nil && !conn.Conn().IsClosed() {
-		// The failed transaction has turned nothing off for the session.
-		if _, offErr := conn.Exec(ctx, conditionOff); offErr != nil {
-			// With the setting on it must not be used again; released closed, it is not.
-			_ = conn.Conn().Close(ctx)
-		}
-	}
-	return contextError(ctx, err)
-}
-
-// txRunner runs statements within a transaction.
-type txRunner struct {
-	tx    pgx.Tx
-	mode  pgx.QueryExecMode
-	state *txState
-}
-
-func (r *txRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	err := query(ctx, r.tx, r.mode, st, read, args)
-	if err == nil {
-		return nil
-	}
-	r.state.failed = err
-	if classify(err) == classStale {
-		// The transaction is lost, but the connection's next one need not be. If
-		// this fails so does the connection, and with it the statement.
-		_ = r.tx.Conn().Deallocate(ctx, st.name)
-	}
-	return contextError(ctx, err)
-}
-
-func (r *txRunner) runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	// If the transaction fails, only what the session began with stays off.
-	if r.tx.Conn().Config().RuntimeParams[conditionSetting] != "off" {
-		return &SetupError{
-			Problem: "a condition in a transaction may leave the setting " + conditionSetting + " on behind it",
-			Remedy:  "let Configure prepare the pool's configuration, which sets it off at start-up",
-		}
-	}
-	return contextError(ctx, queryConditional(ctx, r.tx, st, read, args))
-}
-
-// acquireError is that of a call that got no connection and so sent nothing.
-type acquireError struct{ err error }
-
-func (e *acquireError) Error() string { return "no connection: " + e.err.Error() }
-func (e *acquireError) Unwrap() error { return e.err }

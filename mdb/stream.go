@@ -54,6 +54,6 @@ func (s StreamName) CardinalID() string {
 // stream to the member whose number is the remainder of the absolute value of
 // Hash64 of the stream's cardinal id, divided by n.
 func Hash64(value string) int64 {
-	sum := md5.Sum([]byte(value))                  //nolint:gosec // see the import
+	sum := md5.Sum([]byte(value)) //nolint:gosec // see the import
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }

@@ -168,6 +168,11 @@ func (p *procedures) attempt(ctx context.Context, w *proposedWrite) error {
 	if len(w.ids) == 1 {
 		return p.run(ctx, writeMessage, read, w.idTexts[0], string(w.stream), w.types[0], w.data[0], w.metadata[0], w.expected)
 	}
+	if p.config.direct {
+		return p.runBatch(ctx, nil,
+			step{st: acquireLock, read: drain, args: []any{string(w.stream)}},
+			step{st: directWrite, read: read, args: []any{string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected}})
+	}
 	return p.run(ctx, writeMessages, read, string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected)
 }
 

@@ -1,0 +1,77 @@
+package mdb
+
+import "fmt"
+
+// Direct SQL reads the table messages itself, and writes batches to it, for which
+// Message DB grants its role the rights. The server then makes a plan of each
+// statement once, where the procedures make one at each call.
+//
+// It would not, though, if it saw the arguments while it plans: with them an empty
+// read looks so cheap that planning anew seems worth it every time, and costs more
+// than the read. In subqueries they are out of its sight.
+//
+// One plan must then do for all arguments. For categories the condition is a range
+// that ends where it begins, and the order names the category, so that only
+// messages_category can serve it: by a plain equality the planner may come to
+// walk the whole store by its primary key.
+const (
+	directColumns = messageColumns + `message_store.messages `
+
+	directCategory = directColumns + `
+WHERE (message_store.category(stream_name), global_position) >= ((SELECT $1::varchar), (SELECT $2::bigint))
+	AND message_store.category(stream_name) <= (SELECT $1::varchar)`
+
+	directCategoryOrder = `
+ORDER BY message_store.category(stream_name), global_position LIMIT (SELECT $3::bigint)`
+
+	directCorrelation = `
+	AND message_store.category(metadata->>'correlationStreamName') = (SELECT $4::varchar)`
+
+	// hash_64 of the cardinal id, as an expression: the installed functions may be
+	// of a language that the server calls for each row.
+	directGroup = `
+	AND strpos(stream_name, '-') > 0
+	AND mod(abs(('x' || left(md5(split_part(substr(stream_name, strpos(stream_name, '-') + 1), '+', 1)), 16))::bit(64)::bigint), (SELECT %[2]s::bigint))
+		= (SELECT %[1]s::bigint)`
+)
+
+var (
+	directStreamMessages = newStatement("direct_stream_messages", directColumns+`
+WHERE stream_name = (SELECT $1::text) AND position >= (SELECT $2::bigint)
+ORDER BY position LIMIT (SELECT $3::bigint)`)
+
+	directCategoryMessages = newStatement("direct_category_messages",
+		directCategory+directCategoryOrder)
+	directCorrelated = newStatement("direct_correlated",
+		directCategory+directCorrelation+directCategoryOrder)
+	directGroupMember = newStatement("direct_group_member",
+		directCategory+fmt.Sprintf(directGroup, "$4", "$5")+directCategoryOrder)
+	directCorrelatedGroupMember = newStatement("direct_correlated_group_member",
+		directCategory+directCorrelation+fmt.Sprintf(directGroup, "$5", "$6")+directCategoryOrder)
+
+	directLastMessage = newStatement("direct_last_message", directColumns+`
+WHERE stream_name = (SELECT $1::text)
+ORDER BY position DESC LIMIT 1`)
+	directLastMessageOfType = newStatement("direct_last_message_of_type", directColumns+`
+WHERE stream_name = (SELECT $1::text) AND type = (SELECT $2::text)
+ORDER BY position DESC LIMIT 1`)
+
+	directStreamVersion = newStatement("direct_stream_version",
+		`SELECT max(position) FROM message_store.messages WHERE stream_name = (SELECT $1::text)`)
+
+	// directWrite has to be sent behind acquireLock and in the same transaction: as
+	// a statement of its own its snapshot is younger than the lock, so that the
+	// version it sees cannot be outdated. If that is not the expected one, it lets
+	// write_message find out and raise its own error. Sorted, the rows draw their
+	// global positions in order.
+	directWrite = newStatement("direct_write",
+		`INSERT INTO message_store.messages (id, stream_name, position, type, data, metadata)
+SELECT m.id::uuid, $1::text, stream.version + m.index, m.type, m.data::jsonb, m.metadata::jsonb
+FROM (
+	SELECT CASE WHEN version = coalesce($6::bigint, version) THEN version
+		ELSE message_store.write_message(($2::text[])[1], $1::text, ($3::text[])[1], NULL, NULL, $6::bigint) END AS version
+	FROM (SELECT coalesce(max(position), -1) AS version FROM message_store.messages WHERE stream_name = (SELECT $1::text)) AS head
+) AS stream, unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS m(id, type, data, metadata, index)
+ORDER BY m.index
+RETURNING position, global_position`)
+)
