@@ -33,6 +33,12 @@ func New(t testing.TB) string {
 	return pgtest.Database(t, name, install)
 }
 
+// Empty returns the URL of a database of the test's own without Message DB.
+func Empty(t testing.TB) string {
+	t.Helper()
+	return pgtest.Database(t, "empty", nil)
+}
+
 // Shared returns the URL of a database that the tests of this process share. They
 // keep apart by using categories of their own.
 func Shared(t testing.TB) string {
