@@ -1,0 +1,80 @@
+package pgtest
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// clone creates a database from the template of that name.
+func (s *Server) clone(ctx context.Context, template string, setup func(context.Context, *pgx.Conn) error) (string, error) {
+	// Unlike template1, nobody is connected to template0, and nobody has put
+	// anything into it.
+	source := "template0"
+
+	if setup != nil {
+		var err error
+		source, err = templates.do(template, func() (string, error) {
+			return s.prepare(ctx, template, setup)
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+
+	return s.create(ctx, source)
+}
+
+// prepare creates a template database. PostgreSQL copies no database with
+// connections, hence setup's own is closed before anyone gets the name.
+func (s *Server) prepare(ctx context.Context, template string, setup func(context.Context, *pgx.Conn) error) (string, error) {
+	name, err := s.create(ctx, "template0")
+	if err != nil {
+		return "", err
+	}
+
+	conn, err := pgx.Connect(ctx, s.URL(name))
+	if err != nil {
+		return "", fmt.Errorf("pgtest: connect to template %q: %w", template, err)
+	}
+	defer conn.Close(ctx)
+
+	if err := setup(ctx, conn); err != nil {
+		return "", fmt.Errorf("pgtest: set up template %q: %w", template, err)
+	}
+	if err := conn.Close(ctx); err != nil {
+		return "", fmt.Errorf("pgtest: leave template %q: %w", template, err)
+	}
+
+	return name, nil
+}
+
+func (s *Server) create(ctx context.Context, source string) (string, error) {
+	name := newName()
+
+	return name, s.exec(ctx, "CREATE DATABASE "+quote(name)+" TEMPLATE "+quote(source))
+}
+
+func (s *Server) drop(ctx context.Context, name string) error {
+	return s.exec(ctx, "DROP DATABASE IF EXISTS "+quote(name)+" WITH (FORCE)")
+}
+
+// exec runs a statement that concerns the server as a whole.
+func (s *Server) exec(ctx context.Context, sql string) error {
+	conn, err := pgx.Connect(ctx, s.admin)
+	if err != nil {
+		return fmt.Errorf("pgtest: connect to the server: %w", err)
+	}
+	defer conn.Close(ctx)
+
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("pgtest: %s: %w", sql, err)
+	}
+
+	return nil
+}
+
+func quote(name string) string {
+	return pgx.Identifier{name}.Sanitize()
+}

@@ -1,0 +1,66 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// connect uses the server of others at the given address.
+func connect(ctx context.Context, address string) (*Server, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		// The value stays out of the message, it may hold a password.
+		return nil, errors.New("pgtest: MDB_TEST_DATABASE_URL is not a URL: give one like postgres://user:password@localhost:5432/postgres")
+	}
+
+	// As parameters these would win over the path.
+	query := u.Query()
+	query.Del("dbname")
+	query.Del("database")
+	databases := *u
+	databases.RawQuery = query.Encode()
+
+	s := &Server{socket: &databases, tcp: &databases, admin: address}
+	if err := s.identify(ctx); err != nil {
+		return nil, fmt.Errorf("pgtest: MDB_TEST_DATABASE_URL: %w", err)
+	}
+	if s.version < oldest {
+		return nil, fmt.Errorf("pgtest: MDB_TEST_DATABASE_URL is a PostgreSQL %d: give one of version %d or later", s.version, oldest)
+	}
+
+	if err := s.dropLeftovers(ctx); err != nil {
+		return nil, err
+	}
+
+	return s, nil
+}
+
+// dropLeftovers drops what killed runs have left, and the templates of all runs:
+// a process cannot tell which of its tests is the last one.
+func (s *Server) dropLeftovers(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.admin)
+	if err != nil {
+		return fmt.Errorf("pgtest: connect to the server: %w", err)
+	}
+	defer conn.Close(ctx)
+
+	rows, _ := conn.Query(ctx, "SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = current_user")
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("pgtest: list databases: %w", err)
+	}
+
+	for _, name := range names {
+		if leftover(name, time.Now()) {
+			// Another run may be dropping it too.
+			_ = s.drop(ctx, name)
+		}
+	}
+
+	return nil
+}

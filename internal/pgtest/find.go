@@ -1,0 +1,108 @@
+//go:build unix && !aix && !solaris
+
+package pgtest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+)
+
+var errNotFound = fmt.Errorf("pgtest: found no PostgreSQL %d or later: install one (apt-get install postgresql), "+
+	"or set MDB_TEST_DATABASE_URL to the URL of a server, or MDB_TEST_POSTGRES=17 to have one fetched with npm", oldest)
+
+// usualPlaces is a variable for the test of a machine without PostgreSQL.
+var usualPlaces = []string{
+	"/usr/lib/postgresql/*/bin", // Debian
+	"/usr/pgsql-*/bin",          // packages of postgresql.org for Red Hat
+	"/opt/homebrew/opt/postgresql@*/bin",
+	"/usr/local/opt/postgresql@*/bin",
+	"/Applications/Postgres.app/Contents/Versions/*/bin",
+	"/usr/local/pgsql/bin", // make install
+}
+
+type installation struct {
+	bin   string
+	major int
+}
+
+// find returns the folder of PostgreSQL's programs.
+func find(ctx context.Context) (string, error) {
+	found := installations(ctx)
+
+	wanted := os.Getenv("MDB_TEST_POSTGRES")
+	if wanted == "" {
+		if len(found) == 0 {
+			return "", errNotFound
+		}
+		return found[0].bin, nil
+	}
+
+	major, err := strconv.Atoi(wanted)
+	if err != nil || major < oldest {
+		return "", fmt.Errorf("pgtest: MDB_TEST_POSTGRES is %q: give a major version, %d or later", wanted, oldest)
+	}
+	for _, i := range found {
+		if i.major == major {
+			return i.bin, nil
+		}
+	}
+
+	return fetch(ctx, major)
+}
+
+// installations returns the usable ones, first the one in PATH, which is the
+// user's choice, then the others from the newest.
+func installations(ctx context.Context) []installation {
+	var found []installation
+	for _, pattern := range usualPlaces {
+		bins, _ := filepath.Glob(pattern)
+		for _, bin := range bins {
+			if i, err := inspect(ctx, bin); err == nil {
+				found = append(found, i)
+			}
+		}
+	}
+	slices.SortStableFunc(found, func(a, b installation) int { return cmp.Compare(b.major, a.major) })
+
+	if path, err := exec.LookPath("postgres"); err == nil {
+		if i, err := inspect(ctx, filepath.Dir(path)); err == nil {
+			found = slices.Insert(found, 0, i)
+		}
+	}
+
+	return found
+}
+
+var versionPattern = regexp.MustCompile(`\(PostgreSQL\) ([0-9]+)`)
+
+// inspect fails for a folder without a server that can be started from it:
+// packages of the client alone have a similar one.
+func inspect(ctx context.Context, bin string) (installation, error) {
+	for _, program := range []string{"initdb", "pg_ctl"} {
+		if _, err := exec.LookPath(filepath.Join(bin, program)); err != nil {
+			return installation{}, err
+		}
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output()
+	if err != nil {
+		return installation{}, err
+	}
+	m := versionPattern.FindSubmatch(out)
+	if m == nil {
+		return installation{}, errors.New("unknown version")
+	}
+	major, err := strconv.Atoi(string(m[1]))
+	if err != nil || major < oldest {
+		return installation{}, errors.New("too old")
+	}
+
+	return installation{bin, major}, nil
+}

@@ -1,0 +1,88 @@
+//go:build unix && !aix && !solaris
+
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// childMode makes this test binary another program, whose end a test observes.
+const childMode = "MDB_PGTEST_CHILD"
+
+func TestMain(m *testing.M) {
+	switch mode := os.Getenv(childMode); mode {
+	case "":
+	case "nowhere":
+		usualPlaces = nil
+	default:
+		child(mode)
+		return
+	}
+
+	os.Exit(m.Run())
+}
+
+// child starts a server, tells about it, and ends in the way of its mode when
+// it is told to.
+func child(mode string) {
+	s, err := Start(context.Background())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(s.process.dir, s.process.pid, s.TCP("postgres"))
+	_, _ = io.ReadAll(os.Stdin)
+
+	switch mode {
+	case "return":
+	case "exit":
+		os.Exit(3)
+	case "panic":
+		panic("the child was told to")
+	case "hang":
+		select {}
+	}
+}
+
+// command is this test binary again; env comes after the environment it has.
+func command(t *testing.T, args []string, env ...string) *exec.Cmd {
+	t.Helper()
+
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, args...)
+	cmd.Env = append(os.Environ(), env...)
+
+	return cmd
+}
+
+// eventually polls, since nobody is told when a watchdog is done.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("still not so: %s", what)
+		}
+	}
+}
+
+func lines(s string) []string {
+	return strings.Split(strings.TrimSpace(s), "\n")
+}

@@ -1,0 +1,230 @@
+//go:build unix && !aix && !solaris
+
+package pgtest
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+//go:embed watchdog.sh
+var watchdog string
+
+// process is a server started here. Its watchdog removes it when this process
+// has ended, however that happened: the kernel closes the pipe of commands.
+type process struct {
+	bin      string
+	dir      string
+	lock     *os.File
+	pid      int // of the watchdog
+	commands io.WriteCloser
+	replies  chan string // closed when the watchdog has ended
+}
+
+func start(ctx context.Context, conf *strings.Builder) (*Server, error) {
+	bin, err := find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	account, err := account()
+	if err != nil {
+		return nil, err
+	}
+	sweep(bin)
+	dir, lock, err := newFolder(account)
+	if err != nil {
+		return nil, err
+	}
+
+	Setting("listen_addresses", "127.0.0.1")(conf)
+	Setting("unix_socket_directories", dir)(conf)
+	password := rand.Text()
+
+	p := &process{bin: bin, dir: dir, lock: lock, replies: make(chan string)}
+	if err := p.launch(account, password, conf.String()); err != nil {
+		return nil, errors.Join(err, discard(bin, dir), lock.Close())
+	}
+	port, err := p.boot(ctx)
+	if err != nil {
+		return nil, errors.Join(err, p.stop())
+	}
+
+	s := &Server{
+		socket: &url.URL{
+			Scheme:   "postgres",
+			User:     url.User("postgres"),
+			RawQuery: url.Values{"host": {dir}, "port": {port}}.Encode(),
+		},
+		tcp: &url.URL{
+			Scheme:   "postgres",
+			User:     url.UserPassword("postgres", password),
+			Host:     net.JoinHostPort("127.0.0.1", port),
+			RawQuery: "sslmode=disable",
+		},
+		process: p,
+	}
+	s.admin = s.URL("postgres")
+
+	return s, nil
+}
+
+// account returns whom the server runs as, nil for the current user.
+func account() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("pgtest: user %s: %w", name, err)
+		}
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("pgtest: user %s: %w", name, err)
+		}
+
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+
+	return nil, errors.New("pgtest: PostgreSQL does not run as root: create a user named postgres")
+}
+
+func (p *process) launch(account *syscall.Credential, password, conf string) error {
+	cmd := exec.Command("/bin/sh", "-c", watchdog, "pgtest", p.bin, p.dir)
+	cmd.Dir = p.dir
+	// Of the caller's environment, PG… variables would change the server.
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH") + ":/usr/bin:/bin",
+		"HOME=" + p.dir,
+		"LC_ALL=C",
+		"password=" + password,
+		"settings=" + conf,
+	}
+	// Signals of the terminal are for the tests, whose end the watchdog awaits.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: account}
+	cmd.ExtraFiles = []*os.File{p.lock}
+
+	var err error
+	if p.commands, err = cmd.StdinPipe(); err != nil {
+		return fmt.Errorf("pgtest: start the watchdog: %w", err)
+	}
+	replies, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("pgtest: start the watchdog: %w", err)
+	}
+	// Standard error stays away from the test's: go test waits until everyone
+	// has closed that.
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("pgtest: start the watchdog: %w", err)
+	}
+	p.pid = cmd.Process.Pid
+
+	// Besides reading, this keeps the pipe of commands reachable. A garbage
+	// collector that closed it would stop a server whose URL is in use.
+	go func() {
+		defer close(p.replies)
+		lines := bufio.NewScanner(replies)
+		for lines.Scan() {
+			p.replies <- lines.Text()
+		}
+		_ = cmd.Wait()
+	}()
+
+	return nil
+}
+
+// boot starts the server on a free port, which another process may take before
+// PostgreSQL does.
+func (p *process) boot(ctx context.Context) (port string, err error) {
+	if err := p.reply(ctx, "initdb"); err != nil {
+		return "", err
+	}
+
+	for range 5 {
+		if port, err = freePort(); err != nil {
+			return "", err
+		}
+		err = p.ctl(ctx, "start -o -p"+port)
+		if err == nil || !strings.Contains(p.logTail(), "could not bind") {
+			break
+		}
+	}
+
+	return port, err
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("pgtest: find a free port: %w", err)
+	}
+	defer l.Close()
+
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
+}
+
+// ctl has the watchdog run pg_ctl, which waits until the server takes
+// connections, or has failed to.
+func (p *process) ctl(ctx context.Context, command string) error {
+	if _, err := fmt.Fprintln(p.commands, command); err != nil {
+		return fmt.Errorf("pgtest: pg_ctl %s: %w", command, err)
+	}
+
+	return p.reply(ctx, "pg_ctl "+command)
+}
+
+func (p *process) reply(ctx context.Context, command string) error {
+	select {
+	case status, ok := <-p.replies:
+		if !ok {
+			return fmt.Errorf("pgtest: %s: the watchdog in %s was killed", command, p.dir)
+		}
+		if status != "0" {
+			return fmt.Errorf("pgtest: %s/%s failed; the server's log ends with\n%s", p.bin, command, p.logTail())
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("pgtest: %s: %w", command, context.Cause(ctx))
+	}
+}
+
+func (p *process) logTail() string {
+	log, err := os.ReadFile(filepath.Join(p.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+
+	return strings.Join(lines[max(0, len(lines)-12):], "\n")
+}
+
+func (p *process) stop() error {
+	_ = p.commands.Close()
+	for range p.replies {
+		// Of a command whose caller went away.
+	}
+	// There is something to do only if the watchdog was killed.
+	err := discard(p.bin, p.dir)
+	_ = p.lock.Close()
+
+	return err
+}
