@@ -2,10 +2,10 @@ SHELL   := bash
 GO      ?= go
 FUZZTIME ?= 30s
 MODULES := $(dir $(shell git ls-files '*go.mod' 'go.mod'))
-TOOL    := $(GO) tool -modfile=tools/go.mod
+TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-official fuzz fuzz-seeds lint fix verify vuln
+.PHONY: help demo test test-official fuzz bench bench-quick lint fix verify vuln
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,16 @@ fuzz: ## fuzz each target for FUZZTIME
 		done || exit 1; \
 	done
 
+bench-quick: ## measure against rivals and the floor, in under two minutes
+	cd bench && $(GO) run . -rounds 10 -turn 30ms
+
+bench: ## the same, for longer
+	cd bench && $(GO) run .
+
 lint: ## run the linters
-	$(TOOL) golangci-lint run ./...
+	@for module in $(filter-out tools/,$(MODULES)); do \
+		echo "# $$module" && (cd $$module && $(TOOL) golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; \
+	done
 
 fix: ## let the linters mend and format what they can
 	$(TOOL) golangci-lint run --fix ./...
@@ -43,6 +51,7 @@ verify: ## check that go.mod is tidy, the code is formatted, and the library nee
 	$(TOOL) golangci-lint fmt --diff ./...
 	@if grep -n '^replace' go.mod; then echo "go.mod replaces a module"; exit 1; fi
 	scripts/check-deps
+	$(GO) test -run README ./examples
 
 vuln: ## look for known vulnerabilities, where their database can be reached
 	@if out="$$($(TOOL) govulncheck ./... 2>&1)"; then echo "$$out"; \

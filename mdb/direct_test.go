@@ -1,0 +1,183 @@
+package mdb_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// TestContention lets writers of one stream write batches in both ways at once.
+// The lock that both take makes each see what the one before has written, so none
+// fails and no position is given twice.
+func TestContention(t *testing.T) {
+	t.Parallel()
+	const writers, batches, size = 32, 5, 10
+	url := testdb.Shared(t)
+	procedures := newStore(t, newPool(t, url))
+	direct := newStore(t, newPool(t, url), mdb.WithDirectSQL())
+	stream := mdbtest.Category("contended").Stream("1")
+
+	var wg sync.WaitGroup
+	failures := make([]error, writers)
+	for i := range writers {
+		wg.Go(func() {
+			s := []*mdb.Store{procedures, direct}[i%2]
+			for range batches {
+				if _, err := s.WriteMessages(t.Context(), stream, proposals(size)); err != nil {
+					failures[i] = err
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(failures...); err != nil {
+		t.Fatal(err)
+	}
+
+	messages, err := procedures.GetStreamMessages(t.Context(), stream, mdb.Unlimited())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := writers * batches * size; len(messages) != want {
+		t.Fatalf("%d messages, want %d", len(messages), want)
+	}
+	for i, m := range messages {
+		var data struct{ N int }
+		if err := m.Decode(&data); err != nil {
+			t.Fatal(err)
+		}
+		if m.Position != int64(i) || data.N != i%size {
+			t.Fatalf("message %d is number %d of its batch at position %d", i, data.N, m.Position)
+		}
+		if i > 0 && m.GlobalPosition <= messages[i-1].GlobalPosition {
+			t.Fatalf("global position %d follows %d", m.GlobalPosition, messages[i-1].GlobalPosition)
+		}
+	}
+}
+
+// TestLostRace compares what both ways say of a batch that expects the wrong
+// version, on a store and in a transaction, which it ends.
+func TestLostRace(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, testdb.Shared(t))
+	for name, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, pool, opts...)
+			stream := mdbtest.Category("lost").Stream("1")
+			write(t, s, stream, mdb.NewMessage("Happened", nil))
+			lose := func(t *testing.T, c calls) {
+				t.Helper()
+				_, err := c.WriteMessages(t.Context(), stream, proposals(2), mdb.ExpectVersion(7))
+				lost := wantError[*mdb.WrongVersionError](t, err)
+				if lost.Stream != stream || lost.Expected != 7 || lost.Actual != 0 {
+					t.Errorf("%+v", lost)
+				}
+				pgErr := wantCode(t, err, "P0001")
+				if want := fmt.Sprintf("Wrong expected version: 7 (Stream: %s, Stream Version: 0)", stream); pgErr.Message != want {
+					t.Errorf("message %q, want %q", pgErr.Message, want)
+				}
+			}
+			lose(t, s)
+			tx := begin(t, pool)
+			lose(t, s.WithTx(tx))
+			if status := tx.Conn().PgConn().TxStatus(); status != 'E' {
+				t.Errorf("transaction status %c, want E", status)
+			}
+			if got := positions(t, pool, stream); !slices.Equal(got, []int64{0}) {
+				t.Errorf("positions %v", got)
+			}
+		})
+	}
+}
+
+// fill puts many messages of common categories and few of a rare one into the
+// table.
+func fill(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	exec(t, pool, `INSERT INTO message_store.messages (stream_name, position, type, data, metadata)
+SELECT 'common' || i % 16 || '-' || i / 16 % 100, i / 1600, 'Happened', '{"n": 1}', '{"correlationStreamName": "origin-1"}'
+FROM generate_series(0, 49999) AS i`)
+	exec(t, pool, `INSERT INTO message_store.messages (stream_name, position, type) VALUES ('rare-1', 0, 'Happened')`)
+}
+
+// TestPlans wants each read to use the index made for it, whatever the planner
+// knows of the table, for common and rare categories, from the beginning and near
+// the tail; and no plan to be made anew at each call.
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, testdb.New(t), oneConnection)
+	fill(t, pool)
+	texts := mdb.DirectStatements()
+	arguments := map[string][]string{
+		"stream_messages":         {"'common3-7', 0, 1000", "'common3-7', 1000000, 1000", "'rare-1', 0, 10"},
+		"category_messages":       {"'common3', 0, 1000", "'common3', 50000, 1000", "'common3', 1000000, 10", "'rare', 0, 1000", "'none', 0, NULL"},
+		"correlated":              {"'common3', 0, 1000, 'origin'", "'rare', 49999, 1000, 'origin'"},
+		"group_member":            {"'common3', 0, 1000, 3, 16", "'rare', 49999, 1000, 0, 16"},
+		"correlated_group_member": {"'common3', 0, 1000, 'origin', 3, 16", "'rare', 49999, 1000, 'origin', 0, 16"},
+		"last_message":            {"'common3-7'", "'rare-1'"},
+		"last_message_of_type":    {"'common3-7', 'Happened'"},
+		"stream_version":          {"'common3-7'", "'rare-1'"},
+	}
+	if !slices.Equal(slices.Sorted(maps.Keys(texts)), slices.Sorted(maps.Keys(arguments))) {
+		t.Fatalf("statements %v", slices.Sorted(maps.Keys(texts)))
+	}
+	for _, analyzed := range []bool{false, true} {
+		if analyzed {
+			exec(t, pool, "VACUUM ANALYZE message_store.messages")
+		}
+		exec(t, pool, "DEALLOCATE ALL")
+		for name, lists := range arguments {
+			exec(t, pool, "PREPARE "+name+" AS "+texts[name])
+			index := "messages_category"
+			if strings.Contains(texts[name], "WHERE stream_name") {
+				index = "messages_stream"
+			}
+			for _, list := range lists {
+				plan := explain(t, pool, fmt.Sprintf("EXPLAIN EXECUTE %s(%s)", name, list))
+				if !strings.Contains(plan, index) || strings.Contains(plan, "messages_pkey") || strings.Contains(plan, "Seq Scan") {
+					t.Errorf("%s(%s), analyzed: %t, want %s:\n%s", name, list, analyzed, index, plan)
+				}
+				// Without statistics the planner takes two filters for so selective that it
+				// would sort what they leave.
+				if analyzed && strings.Contains(plan, "Sort") {
+					t.Errorf("%s(%s), want an ordered scan:\n%s", name, list, plan)
+				}
+			}
+		}
+	}
+
+	// The server plans the first five calls for their arguments, and goes on if that
+	// was worth it.
+	for name, lists := range arguments {
+		for range 20 {
+			exec(t, pool, fmt.Sprintf("EXECUTE %s(%s)", name, lists[len(lists)-1]))
+		}
+		const generic = `SELECT generic_plans FROM pg_prepared_statements WHERE name = $1`
+		if n := value[int64](t, pool, generic, name); n < 10 {
+			t.Errorf("%s ran %d times by its one plan, want nearly always", name, n)
+		}
+	}
+}
+
+func explain(t *testing.T, pool *pgxpool.Pool, sql string) string {
+	t.Helper()
+	rows, _ := pool.Query(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,14 @@
+package mdb
+
+// DirectStatements are the texts of the direct statements that read, by name, for
+// the tests of their plans.
+func DirectStatements() map[string]string {
+	texts := make(map[string]string)
+	for _, st := range []*statement{
+		directStreamMessages, directCategoryMessages, directCorrelated, directGroupMember,
+		directCorrelatedGroupMember, directLastMessage, directLastMessageOfType, directStreamVersion,
+	} {
+		texts[st.name[len("mdb_direct_"):len(st.name)-len("_00000000")]] = st.sql
+	}
+	return texts
+}
