@@ -245,6 +245,12 @@ func scrub(err error) error {
 	}
 	clean := *pgErr
 	clean.Detail, clean.Where, clean.InternalQuery = "", "", ""
+	if strings.HasPrefix(clean.Code, "22") {
+		// Data exceptions quote the datum, each language in its own way.
+		if i := strings.IndexAny(clean.Message, "\"«»„“”「『"); i >= 0 {
+			clean.Message = strings.TrimRight(clean.Message[:i], ": ：")
+		}
+	}
 	return &clean
 }
 

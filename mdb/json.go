@@ -2,6 +2,7 @@ package mdb
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -103,6 +104,12 @@ func escapedUnit(raw []byte) (uint64, bool) {
 func holdsInvalidUTF8(v reflect.Value) bool {
 	if !v.IsValid() || v.Type().Implements(reflect.TypeFor[json.Marshaler]()) {
 		return false
+	}
+	if v.CanInterface() {
+		if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+			text, err := m.MarshalText()
+			return err == nil && !utf8.Valid(text)
+		}
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -262,9 +262,7 @@ func AsConsumerGroup(member, size int) CategoryReadOption {
 // with [WithConditions].
 func WithCondition(condition SQL) ReadOption {
 	return readOption(func(c *readConfig) {
-		if condition == "" {
-			c.faults.add("condition", `""`, "SQL")
-		}
+		c.faults.text("condition", string(condition), "SQL")
 		c.condition = (*string)(&condition)
 	})
 }

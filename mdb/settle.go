@@ -28,22 +28,25 @@ func (p *procedures) settle(ctx context.Context, w *proposedWrite) error {
 		again := false
 		switch class := classify(err); class {
 		case classDuplicateID, classWrongVersion:
-			if lost == nil && !w.idempotent {
+			if lost != nil || w.idempotent {
+				present, lookErr := p.look(ctx, w)
+				switch {
+				case lookErr != nil && lost != nil:
+					again, err = true, lookErr
+				case lookErr != nil:
+					return explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
+				case present == nil:
+					return nil
+				case class == classDuplicateID:
+					return &DuplicateIDError{IDs: present, err: scrub(err)}
+				}
+			}
+			// Where the default isolation is stricter than read committed, a write may
+			// come too late even if it expects nothing.
+			if overtaken := class == classWrongVersion && w.expected == nil; !again && !overtaken {
 				return w.explain(err)
 			}
-			present, lookErr := p.look(ctx, w)
-			switch {
-			case lookErr == nil && present == nil:
-				return nil
-			case lookErr == nil && class == classDuplicateID:
-				return &DuplicateIDError{IDs: present, err: scrub(err)}
-			case lookErr == nil:
-				return w.explain(err)
-			}
-			again, err = true, lookErr
-			if lost == nil { // a look alone changes nothing
-				return explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
-			}
+			again = true
 		case classUnknown:
 			again, lost = true, scrub(err)
 		case classNotSent, classTransient:

@@ -73,7 +73,7 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // committed if f returns nil.
 //
 // If the server ends the transaction because of a deadlock, a serialization
-// failure or a lock timeout, all of it is done again, f included, as often as
+// failure, a lock timeout or a prepared statement that it has forgotten, all of it is done again, f included, as often as
 // [WithRetry] says; f may therefore run more than once. An error of f's own ends
 // the transaction and is returned as it is. If the connection is lost while the
 // transaction commits, the error is an [*UnknownOutcomeError] with the IDs of all
@@ -111,12 +111,12 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 
 	t := s.WithTx(tx)
 	if err := t.LockCategories(ctx, categories...); err != nil {
-		return classify(err) == classTransient, err
+		return repeatable(err), err
 	}
 	if err := f(t); err != nil {
 		// An error with such a code may be f's own, from another database.
 		ended := tx.Conn().PgConn().TxStatus() == 'E'
-		return ended && classify(err) == classTransient, err
+		return ended && repeatable(err), err
 	}
 
 	err = contextError(ctx, tx.Commit(ctx))
@@ -126,9 +126,16 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	case errors.Is(err, pgx.ErrTxCommitRollback) && t.tx.failed != nil:
 		// f has kept to itself that a call had failed.
 		err = fmt.Errorf("mdb: the transaction was rolled back, because a call in it had failed: %w", scrub(t.tx.failed))
-		return classify(t.tx.failed) == classTransient, err
+		return repeatable(t.tx.failed), err
 	case classify(err) == classUnknown && len(t.tx.written) > 0:
 		return false, &UnknownOutcomeError{IDs: t.tx.written, err: err}
 	}
-	return classify(err) == classTransient, explain("commit", err)
+	return repeatable(err), explain("commit", err)
+}
+
+// repeatable tells whether a transaction that the error has ended may succeed when
+// it is done again. A statement that the server has forgotten is prepared then.
+func repeatable(err error) bool {
+	class := classify(err)
+	return class == classTransient || class == classStale
 }
