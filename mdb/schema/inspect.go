@@ -27,9 +27,17 @@ var objects = []object{
 	{"function", "hash_64", "(character varying) returns bigint"},
 }
 
+// names are all that [Install] creates in the schema.
+var names = []string{
+	"messages", "messages_global_position_seq", "messages_pkey", "messages_id", "messages_stream", "messages_category", "message",
+	"acquire_lock", "cardinal_id", "category", "get_category_messages", "get_last_stream_message", "get_stream_messages",
+	"hash_64", "id", "is_category", "message_store_version", "stream_version", "write_message",
+	"category_type_summary", "stream_summary", "stream_type_summary", "type_category_summary", "type_stream_summary", "type_summary",
+}
+
 const inspection = `
 SELECT
-	CASE c.relkind WHEN 'r' THEN 'table' WHEN 'c' THEN 'type' WHEN 'v' THEN 'view' ELSE 'relation' END,
+	CASE c.relkind WHEN 'r' THEN 'table' WHEN 'c' THEN 'type' WHEN 'v' THEN 'view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' ELSE 'relation' END,
 	c.relname::text,
 	(
 		SELECT coalesce(string_agg(
@@ -51,19 +59,23 @@ FROM pg_proc AS p
 JOIN pg_type AS t ON t.oid = p.prorettype
 WHERE p.pronamespace = to_regnamespace('message_store')`
 
-// inspect compares the schema message_store with objects. An object whose name
-// nothing has is missing; one whose name something else has is foreign.
-func inspect(ctx context.Context, tx pgx.Tx) (missing, foreign []string, err error) {
+// inspect tells whether the schema message_store holds a Message DB. If it does not,
+// foreign describes what is in the way of installing one.
+func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, err error) {
 	rows, err := tx.Query(ctx, inspection)
 	if err != nil {
-		return nil, nil, fmt.Errorf("schema: inspect the database: %w", err)
+		return false, nil, fmt.Errorf("schema: inspect the database: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o object, err error) {
 		err = row.Scan(&o.kind, &o.name, &o.shape)
 		return o, err
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("schema: inspect the database: %w", err)
+		return false, nil, fmt.Errorf("schema: inspect the database: %w", err)
+	}
+	inTheWay := slices.DeleteFunc(slices.Clone(found), func(o object) bool { return !slices.Contains(names, o.name) })
+	if len(inTheWay) == 0 {
+		return false, nil, nil
 	}
 	for _, want := range objects {
 		if slices.Contains(found, want) {
@@ -71,11 +83,22 @@ func inspect(ctx context.Context, tx pgx.Tx) (missing, foreign []string, err err
 		}
 		i := slices.IndexFunc(found, func(o object) bool { return o.name == want.name })
 		if i < 0 {
-			missing = append(missing, fmt.Sprintf("%s %s is missing", want.kind, want.name))
+			foreign = append(foreign, fmt.Sprintf("%s %s is missing", want.kind, want.name))
 			continue
 		}
-		foreign = append(foreign, fmt.Sprintf("%s %s: %s (want %s: %s)",
-			found[i].kind, found[i].name, found[i].shape, want.kind, want.shape))
+		foreign = append(foreign, fmt.Sprintf("%s (want %s: %s)", found[i], want.kind, want.shape))
 	}
-	return missing, foreign, nil
+	if len(foreign) == 0 {
+		return true, nil, nil
+	}
+	for _, o := range inTheWay {
+		if !slices.ContainsFunc(objects, func(want object) bool { return want.name == o.name }) {
+			foreign = append(foreign, fmt.Sprintf("%s is there already", o))
+		}
+	}
+	return false, foreign, nil
+}
+
+func (o object) String() string {
+	return fmt.Sprintf("%s %s: %s", o.kind, o.name, o.shape)
 }

@@ -53,7 +53,18 @@ func (e *ForeignObjectsError) Error() string {
 // the role message_store does not exist yet, to create roles. PostgreSQL 14 is
 // the oldest version supported.
 func Install(ctx context.Context, db DB) error {
-	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return install(ctx, tx) })
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		// Within a caller's transaction the setting would last to its end.
+		var path string
+		if err := tx.QueryRow(ctx, "SHOW search_path", pgx.QueryExecModeSimpleProtocol).Scan(&path); err != nil {
+			return fmt.Errorf("schema: look at the search path: %w", err)
+		}
+		if err := install(ctx, tx); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", path)
+		return err
+	})
 }
 
 // installLock is the advisory lock that installers of one database take. The
@@ -62,25 +73,28 @@ func Install(ctx context.Context, db DB) error {
 const installLock = "SELECT pg_catalog.pg_advisory_xact_lock(1296319044, 1)"
 
 func install(ctx context.Context, tx pgx.Tx) error {
+	// With a stricter isolation the catalogue would be that from before the wait, and
+	// with the caller's search path the objects might refer to others' functions.
+	for _, sql := range []string{"SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "SET LOCAL search_path TO pg_catalog, pg_temp"} {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("schema: %s: %w", sql, err)
+		}
+	}
 	if _, err := tx.Exec(ctx, installLock); err != nil {
 		return fmt.Errorf("schema: lock out other installers: %w", err)
 	}
-	missing, foreign, err := inspect(ctx, tx)
+	installed, foreign, err := inspect(ctx, tx)
 	switch {
-	case err != nil:
+	case err != nil || installed:
 		return err
 	case len(foreign) > 0:
 		return &ForeignObjectsError{Found: foreign}
-	case len(missing) == 0:
-		return nil
-	case len(missing) < len(objects):
-		return &ForeignObjectsError{Found: missing}
 	}
-	names, err := fs.Glob(files, "sql/*.sql")
+	scripts, err := fs.Glob(files, "sql/*.sql")
 	if err != nil {
 		return fmt.Errorf("schema: %w", err)
 	}
-	for _, name := range names {
+	for _, name := range scripts {
 		sql, err := files.ReadFile(name)
 		if err != nil {
 			return fmt.Errorf("schema: %w", err)
