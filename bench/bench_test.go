@@ -22,11 +22,10 @@ func TestOnce(t *testing.T) {
 			if want := 2 * len(e.clients); len(samples) != want {
 				t.Errorf("%d samples, want %d", len(samples), want)
 			}
-			var out strings.Builder
-			report(&out, c, summarize(c, samples))
+			table := report(c, summarize(c, samples))
 			for _, name := range e.names {
-				if !strings.Contains(out.String(), name) {
-					t.Errorf("the table lacks %s:\n%s", name, &out)
+				if !strings.Contains(table, name) {
+					t.Errorf("the table lacks %s:\n%s", name, table)
 				}
 			}
 		})

@@ -4,11 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver pgx of database/sql
 	_ "github.com/lib/pq"              // the driver postgres of database/sql
-
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
@@ -29,8 +29,8 @@ type environment struct {
 }
 
 func (e *environment) Close() {
-	for i := len(e.close) - 1; i >= 0; i-- {
-		e.close[i]()
+	for _, c := range slices.Backward(e.close) {
+		c()
 	}
 }
 
@@ -64,7 +64,7 @@ func newEnvironment(ctx context.Context) (e *environment, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e.close = append(e.close, func() { _ = floor.conn.Close(context.Background()) })
+	e.close = append(e.close, func() { _ = floor.conn.Close(context.WithoutCancel(ctx)) })
 	direct, err := mdb.New(store.Pool(), mdb.WithDirectSQL())
 	if err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -168,7 +167,7 @@ func (c *sqlClient) category(ctx context.Context, category string, position int6
 	if err != nil {
 		return 0, err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	var messages []message
 	for rows.Next() {
 		var m message

@@ -46,7 +46,7 @@ func bench(ctx context.Context, rounds int, turn time.Duration, only, raw string
 			return err
 		}
 		all = append(all, samples...)
-		report(os.Stdout, c, summarize(c, samples))
+		fmt.Print(report(c, summarize(c, samples)))
 	}
 	if raw == "" {
 		return nil

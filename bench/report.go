@@ -2,7 +2,7 @@ package main
 
 import (
 	"fmt"
-	"io"
+	"strings"
 	"time"
 
 	"golang.org/x/perf/benchmath"
@@ -60,17 +60,20 @@ func summarize(c benchCase, samples []sample) []row {
 	return rows
 }
 
-// report writes a case as a table in Markdown.
-func report(w io.Writer, c benchCase, rows []row) {
-	fmt.Fprintf(w, "\n### %s\n\n", c.name)
-	fmt.Fprintf(w, "| | time | × %s (95 %% interval) | messages/s | allocations | bytes |\n|---|---:|---:|---:|---:|---:|\n", c.rivals[0].name)
-	for _, r := range rows {
+// report returns a case as a table in Markdown.
+func report(c benchCase, rows []row) string {
+	var w strings.Builder
+	fmt.Fprintf(&w, "\n### %s\n\n", c.name)
+	fmt.Fprintf(&w, "| | time | × %s (95 %% interval) | messages/s | allocations | bytes |\n|---|---:|---:|---:|---:|---:|\n", c.rivals[0].name)
+	for i := range rows {
+		r := &rows[i]
 		rate := "–"
 		if c.messages > 0 {
 			rate = fmt.Sprintf("%.0f", float64(c.messages)*1e9/r.ns.Center)
 		}
-		fmt.Fprintf(w, "| %s | %s | %.2f (%.2f–%.2f) | %s | %.0f | %.0f |\n",
+		fmt.Fprintf(&w, "| %s | %s | %.2f (%.2f–%.2f) | %s | %.0f | %.0f |\n",
 			r.name, time.Duration(r.ns.Center).Round(100*time.Nanosecond), r.ratio.Center, r.ratio.Lo, r.ratio.Hi,
 			rate, r.allocs.Center, r.bytes.Center)
 	}
+	return w.String()
 }
