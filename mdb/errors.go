@@ -148,7 +148,10 @@ const (
 func classify(err error) class {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
-		if pgconn.SafeToRetry(err) || isConnectError(err) {
+		// By the simple protocol, a connection that breaks while the answer is awaited
+		// is reported as one that was closed before, and as safe to retry.
+		sent := errors.Is(err, pgconn.ErrConnClosed)
+		if pgconn.SafeToRetry(err) && !sent || isConnectError(err) {
 			return classNotSent
 		}
 		return classUnknown

@@ -167,7 +167,9 @@ func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error 
 	if err == nil {
 		return nil
 	}
-	r.state.failed = err
+	if r.state.failed == nil {
+		r.state.failed = err
+	}
 	if classify(err) == classStale {
 		// The transaction is lost, but the connection's next one need not be. If
 		// this fails so does the connection, and with it the statements.

@@ -26,7 +26,7 @@ type Tx struct {
 // txState is what the transaction's end needs to know of its calls.
 type txState struct {
 	written []uuid.UUID // of the messages written, in order
-	failed  error       // of the last statement that failed
+	failed  error       // of the first statement that failed
 }
 
 // WithTx returns a Tx on the caller's transaction, which the caller commits or
@@ -99,7 +99,10 @@ const rollbackTimeout = 5 * time.Second
 func (s *Store) atomically(ctx context.Context, categories []Category, f func(*Tx) error) (again bool, err error) {
 	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
-		return false, explain("begin a transaction", contextError(ctx, err))
+		// Nothing was asked of the server yet that could have happened.
+		class := classify(err)
+		again := class == classUnknown || class == classNotSent || class == classTransient
+		return again, explain("begin a transaction", contextError(ctx, err))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
@@ -119,6 +122,7 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 		return ended && repeatable(err), err
 	}
 
+	wasClosed := tx.Conn().IsClosed()
 	err = contextError(ctx, tx.Commit(ctx))
 	switch {
 	case err == nil:
@@ -127,7 +131,7 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 		// f has kept to itself that a call had failed.
 		err = fmt.Errorf("mdb: the transaction was rolled back, because a call in it had failed: %w", scrub(t.tx.failed))
 		return repeatable(t.tx.failed), err
-	case classify(err) == classUnknown && len(t.tx.written) > 0:
+	case classify(err) == classUnknown && !wasClosed && len(t.tx.written) > 0:
 		return false, &UnknownOutcomeError{IDs: t.tx.written, err: err}
 	}
 	return repeatable(err), explain("commit", err)
