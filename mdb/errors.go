@@ -146,6 +146,10 @@ const (
 
 // classify is the one place that knows SQLSTATEs and the server's texts.
 func classify(err error) class {
+	var acquire *acquireError
+	if errors.As(err, &acquire) && !isConnectError(err) {
+		return classRefused // by the pool, which was closed, or has a hook
+	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
 		// By the simple protocol, a connection that breaks while the answer is awaited
@@ -252,6 +256,11 @@ func scrub(err error) error {
 		// Data exceptions quote the datum, each language in its own way.
 		if i := strings.IndexAny(clean.Message, "\"«»„“”「『"); i >= 0 {
 			clean.Message = strings.TrimRight(clean.Message[:i], ": ：")
+		}
+	}
+	for _, cause := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, cause) {
+			return fmt.Errorf("%w (%w)", &clean, cause)
 		}
 	}
 	return &clean

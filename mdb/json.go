@@ -105,6 +105,9 @@ func holdsInvalidUTF8(v reflect.Value) bool {
 	if !v.IsValid() || v.Type().Implements(reflect.TypeFor[json.Marshaler]()) {
 		return false
 	}
+	if (v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface) && v.IsNil() {
+		return false
+	}
 	if v.CanInterface() {
 		if m, ok := v.Interface().(encoding.TextMarshaler); ok {
 			text, err := m.MarshalText()

@@ -45,12 +45,11 @@ func Connect(ctx context.Context, connString string, opts ...StoreOption) (*Stor
 	return s, nil
 }
 
-// connStringError says why without quoting the string, which may hold a password.
-// Where it is not even a URL, net/url's reason may quote a piece of it.
+// connStringError says why without quoting the string, which may hold a password:
+// the reason of a parser that has lost its way may quote a piece of it.
 func connStringError(connString string, err error) error {
-	reason := "it is not a URL"
-	if _, urlErr := url.Parse(connString); urlErr == nil || !strings.Contains(connString, "://") {
-		reason = "it has a fault"
+	reason := "it has a fault"
+	if _, urlErr := url.Parse(connString); urlErr == nil && strings.Contains(connString, "://") {
 		if inner := errors.Unwrap(err); inner != nil {
 			reason = inner.Error()
 		}
@@ -100,7 +99,13 @@ func Configure(cfg *pgxpool.Config) {
 		path = `"$user", public`
 	}
 	schemas := []string{"message_store"}
-	for schema := range strings.SplitSeq(path, ",") {
+	quoted := false
+	for schema := range strings.FieldsFuncSeq(path, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return r == ',' && !quoted
+	}) {
 		switch schema = strings.TrimSpace(schema); schema {
 		case "", "message_store", `"message_store"`, "pg_temp":
 		default:

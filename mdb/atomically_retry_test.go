@@ -1,0 +1,286 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// TestAtomicallyRetries has the server end transactions for reasons that may pass,
+// once or for good, and for others.
+func TestAtomicallyRetries(t *testing.T) {
+	t.Parallel()
+	var log journal
+	s := mdbtest.Store(t, attempts(4), log.option())
+	exec(t, s.Pool(), faulty)
+	for _, tt := range []struct {
+		fault
+		times, runs int
+	}{
+		{fault{"40001", "serialization", ""}, 1, 2},
+		{fault{"40P01", "deadlock", ""}, 2, 3},
+		{fault{"55P03", "lock timeout", ""}, 3, 4},
+		{fault{"40001", "serialization", ""}, 1000, 4},
+		{fault{"40P01", "deadlock", ""}, 1000, 4},
+		{fault{"55P03", "lock timeout", ""}, 1000, 4},
+		{fault{"22000", "data", ""}, 1, 1},
+		{fault{"P0001", "raised", ""}, 1, 1},
+		{fault{"23505", "duplicate", "messages_id"}, 1, 1},
+		{fault{"42501", "permission", ""}, 1, 1},
+	} {
+		for _, hide := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s times %d, hidden %t", tt.code, tt.times, hide), func(t *testing.T) {
+				stream := mdbtest.Category("retries").Stream("1")
+				tt.set(t, s.Pool(), tt.times)
+				runs, before := 0, log.retries()
+				err := s.Atomically(t.Context(), []mdb.Category{stream.Category()}, func(tx *mdb.Tx) error {
+					runs++
+					_, err := tx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+					if hide {
+						return nil
+					}
+					return err
+				})
+				want := 1
+				if tt.runs <= tt.times {
+					want = 0
+					wantCode(t, err, tt.code)
+				} else if err != nil {
+					t.Errorf("error %v after %d runs", err, runs)
+				}
+				if n := len(positions(t, s.Pool(), stream)); n != want || runs != tt.runs {
+					t.Errorf("%d messages after %d runs, want %d after %d", n, runs, want, tt.runs)
+				}
+				if n := log.retries() - before; n != tt.runs-1 {
+					t.Errorf("%d retries in the log, want %d", n, tt.runs-1)
+				}
+				if isUnknown(err) {
+					t.Errorf("error %v, though the server has rolled back", err)
+				}
+				checkReleased(t, s.Pool())
+			})
+		}
+	}
+}
+
+// TestAtomicallyDeadlock has two transactions write to two categories in different
+// orders, without naming them: the server ends one, and it is run again.
+func TestAtomicallyDeadlock(t *testing.T) {
+	t.Parallel()
+	var log journal
+	s := newStore(t, newPool(t, testdb.Shared(t), parameter("deadlock_timeout", "10ms")), log.option())
+	categories := []mdb.Category{mdbtest.Category("a"), mdbtest.Category("b")}
+	met := []chan struct{}{make(chan struct{}), make(chan struct{})}
+	done := make(chan error, 2)
+	for i := range 2 {
+		go func() {
+			runs := 0
+			done <- s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+				if _, err := tx.WriteMessage(t.Context(), categories[i].Stream("1"), mdb.NewMessage("Happened", nil)); err != nil {
+					return err
+				}
+				if runs++; runs == 1 {
+					close(met[i])
+					<-met[1-i]
+				}
+				_, err := tx.WriteMessage(t.Context(), categories[1-i].Stream("1"), mdb.NewMessage("Happened", nil))
+				return err
+			})
+		}()
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if log.retries() == 0 {
+		t.Error("there was no deadlock, so this test sees nothing")
+	}
+	for _, category := range categories {
+		if got := positions(t, s.Pool(), category.Stream("1")); !slices.Equal(got, []int64{0, 1}) {
+			t.Errorf("positions %v, want 0 and 1", got)
+		}
+	}
+	checkReleased(t, s.Pool())
+}
+
+// TestAtomicallyLockTimeout has the locks not be had in time, at first.
+func TestAtomicallyLockTimeout(t *testing.T) {
+	t.Parallel()
+	category := mdbtest.Category("timeout")
+	log := journal{onRecord: holdLock(t, mdbtest.SharedStore(t), category)}
+	s := newStore(t, newPool(t, testdb.Shared(t), parameter("lock_timeout", "20ms")), log.option())
+	runs := 0
+	err := s.Atomically(t.Context(), []mdb.Category{category}, func(*mdb.Tx) error {
+		runs++
+		return nil
+	})
+	if err != nil || runs != 1 || log.retries() != 1 {
+		t.Errorf("error %v after %d runs and %d retries, want 1 and 1", err, runs, log.retries())
+	}
+}
+
+// TestAtomicallyCommitLost loses the connection around the commit.
+func TestAtomicallyCommitLost(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		place     int
+		committed bool
+	}{"unsent": {unsent, false}, "lost": {lost, false}, "no answer": {0, true}, "half an answer": {8, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var w wire
+			s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection))
+			a, b := mdbtest.Category("a").Stream("1"), mdbtest.Category("b").Stream("1")
+			w.cut(cut{"commit\x00", tt.place})
+			one, two := mdb.NewMessage("One", nil), proposals(2)
+			runs := 0
+			err := s.Atomically(t.Context(), []mdb.Category{a.Category(), b.Category()}, func(tx *mdb.Tx) error {
+				runs++
+				write(t, tx, a, one)
+				_, err := tx.WriteMessages(t.Context(), b, two)
+				return err
+			})
+			if tt.place == unsent {
+				if err == nil || isUnknown(err) {
+					t.Errorf("error %v, want one that leaves nothing unknown", err)
+				}
+			} else if unknown := wantError[*mdb.UnknownOutcomeError](t, err); !slices.Equal(unknown.IDs, []uuid.UUID{one.ID, two[0].ID, two[1].ID}) {
+				t.Errorf("IDs %v, want those of all messages", unknown.IDs)
+			}
+			if runs != 1 {
+				t.Errorf("%d runs, want 1", runs)
+			}
+			checkReleased(t, s.Pool())
+			want := 0
+			if tt.committed {
+				want = 3
+			}
+			if n := len(positions(t, s.Pool(), a)) + len(positions(t, s.Pool(), b)); n != want {
+				t.Errorf("%d messages, want %d", n, want)
+			}
+
+			// Without messages there is nothing to tell of but the failure.
+			w.cut(cut{"commit\x00", tt.place})
+			err = s.Atomically(t.Context(), nil, func(*mdb.Tx) error { return nil })
+			if err == nil || isUnknown(err) {
+				t.Errorf("error %v of a transaction that wrote nothing", err)
+			}
+		})
+	}
+}
+
+// late makes transactions fail or wait at their end.
+const late = `
+CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.type = 'Waits' THEN
+		PERFORM message_store.acquire_lock(NEW.data->>'category');
+	ELSE
+		RAISE EXCEPTION 'late' USING ERRCODE = NEW.type;
+	END IF;
+	RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON message_store.messages DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW WHEN (NEW.type <> 'Happened') EXECUTE FUNCTION public.late();`
+
+// TestAtomicallyCommitEnds has the commit wait, and be ended by an administrator or
+// by the context.
+func TestAtomicallyCommitEnds(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), late)
+	for _, name := range []string{"terminated", "cancelled"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// Of its own, as each test needs all but one of a pool's connections.
+			s := newStore(t, newPool(t, url))
+			stream, held := mdbtest.Category("waits").Stream("1"), mdbtest.Category("held")
+			release := holdLock(t, s, held)
+			defer release()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			m := mdb.NewMessage("Waits", map[string]any{"category": held})
+			runs := 0
+			done := make(chan error, 1)
+			go func() {
+				done <- s.Atomically(ctx, nil, func(tx *mdb.Tx) error {
+					runs++
+					_, err := tx.WriteMessage(ctx, stream, m)
+					return err
+				})
+			}()
+			untilBlocked(t, s.Pool(), held, 1)
+			if name == "cancelled" {
+				cancel()
+			} else {
+				exec(t, s.Pool(), `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND `+keyLocks, mdb.Hash64(string(held)))
+			}
+			err := <-done
+			if unknown := wantError[*mdb.UnknownOutcomeError](t, err); !slices.Equal(unknown.IDs, []uuid.UUID{m.ID}) || runs != 1 {
+				t.Errorf("IDs %v after %d runs, want %s after 1", unknown.IDs, runs, m.ID)
+			}
+			if name == "cancelled" && !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want a cancelled context", err)
+			}
+			if name == "terminated" {
+				wantCode(t, err, "57P01")
+			}
+		})
+	}
+}
+
+// TestAtomicallyCommitFails has the server find fault with the transaction at its
+// end only: then it is rolled back, and known to be.
+func TestAtomicallyCommitFails(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, attempts(3))
+	exec(t, s.Pool(), late)
+	for code, want := range map[string]int{"40001": 3, "40P01": 3, "22000": 1, "23514": 1} {
+		stream := mdbtest.Category("fails").Stream("1")
+		runs := 0
+		err := s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+			runs++
+			_, err := tx.WriteMessage(t.Context(), stream, mdb.NewMessage(code, nil))
+			return err
+		})
+		wantCode(t, err, code)
+		if isUnknown(err) || runs != want {
+			t.Errorf("error %v after %d runs, want no unknown outcome after %d", err, runs, want)
+		}
+		if got := positions(t, s.Pool(), stream); len(got) != 0 {
+			t.Errorf("%d messages, want none", len(got))
+		}
+	}
+	checkReleased(t, s.Pool())
+}
+
+// TestAtomicallyBeginsAgain has the pool's connection be dead, as after a restart
+// of the server. Nothing has been asked of it yet, so it can be asked again.
+func TestAtomicallyBeginsAgain(t *testing.T) {
+	t.Parallel()
+	other := mdbtest.SharedStore(t)
+	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection), attempts(3))
+	stream := mdbtest.Category("dead").Stream("1")
+	pid := value[int](t, s.Pool(), `SELECT pg_backend_pid()`)
+	exec(t, other.Pool(), `SELECT pg_terminate_backend($1)`, pid)
+	until(t, other.Pool(), `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, pid)
+	runs := 0
+	err := s.Atomically(t.Context(), []mdb.Category{stream.Category()}, func(tx *mdb.Tx) error {
+		runs++
+		_, err := tx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+		return err
+	})
+	if err != nil || runs != 1 {
+		t.Errorf("error %v after %d runs, want 1", err, runs)
+	}
+}

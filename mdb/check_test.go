@@ -1,0 +1,274 @@
+package mdb_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// findings returns the parts of Check's error, which are all of one type.
+func findings(t testing.TB, err error) []*mdb.SetupError {
+	t.Helper()
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // this is about the parts
+	if !ok {
+		return []*mdb.SetupError{wantError[*mdb.SetupError](t, err)}
+	}
+	var found []*mdb.SetupError
+	for _, part := range joined.Unwrap() {
+		found = append(found, wantError[*mdb.SetupError](t, part))
+	}
+	return found
+}
+
+func TestCheckGood(t *testing.T) {
+	t.Parallel()
+	for _, mode := range execModes {
+		for _, role := range []string{"", "message_store"} {
+			s := newStore(t, newPool(t, testdb.Shared(t), asRole(role), execMode(mode)))
+			for range 2 {
+				if err := s.Check(t.Context()); err != nil {
+					t.Errorf("%v as role %q: %v", mode, role, err)
+				}
+			}
+		}
+	}
+	// Of our own functions each names its schema.
+	if !testdb.Official() {
+		if err := newStore(t, barePool(t, testdb.Shared(t))).Check(t.Context()); err != nil {
+			t.Errorf("on a bare pool: %v", err)
+		}
+	}
+}
+
+// TestCheck spoils a good database in one way each. That the server is a standby
+// is for the tests that have one.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	member := []func(*pgxpool.Config){mdb.Configure, asRole("message_store")}
+	for _, tt := range []struct {
+		name            string
+		spoil           string
+		prepare         []func(*pgxpool.Config) // of the pool, instead of Configure
+		problem, remedy string
+	}{
+		{
+			name:    "no schema",
+			spoil:   `DROP SCHEMA message_store CASCADE`,
+			problem: "Message DB is not installed in this database: it lacks write_message, get_stream_messages", remedy: "schema.Install",
+		},
+		{
+			name:    "no function",
+			spoil:   `DROP FUNCTION message_store.acquire_lock CASCADE`,
+			problem: "it lacks acquire_lock", remedy: "schema.Install",
+		},
+		{
+			name:    "no table",
+			spoil:   `DROP TABLE message_store.messages CASCADE`,
+			problem: "it lacks messages, messages_global_position_seq", remedy: "schema.Install",
+		},
+		{
+			name: "no type argument",
+			spoil: `DROP FUNCTION message_store.get_last_stream_message;
+				CREATE FUNCTION message_store.get_last_stream_message(stream_name varchar) RETURNS SETOF message_store.message LANGUAGE sql AS
+					'SELECT NULL::message_store.message WHERE false'`,
+			problem: "Message DB is older than 1.3.0", remedy: "upgrade",
+		},
+		{
+			name: "no USAGE of the schema", spoil: `REVOKE USAGE ON SCHEMA message_store FROM message_store`, prepare: member,
+			problem: "the role lacks USAGE on schema message_store", remedy: "GRANT message_store",
+		},
+		{
+			name: "no SELECT", spoil: `REVOKE SELECT ON message_store.messages FROM message_store`, prepare: member,
+			problem: "the role lacks SELECT on messages", remedy: "GRANT message_store",
+		},
+		{
+			name: "no INSERT", spoil: `REVOKE INSERT ON message_store.messages FROM message_store`, prepare: member,
+			problem: "the role lacks INSERT on messages", remedy: "GRANT message_store",
+		},
+		{
+			name: "no sequence", spoil: `REVOKE ALL ON SEQUENCE message_store.messages_global_position_seq FROM message_store`, prepare: member,
+			problem: "the role lacks USAGE on messages_global_position_seq", remedy: "GRANT message_store",
+		},
+		{
+			name:    "no EXECUTE",
+			spoil:   `REVOKE EXECUTE ON FUNCTION message_store.write_message FROM PUBLIC, message_store`,
+			prepare: member,
+			problem: "the role lacks EXECUTE on write_message", remedy: "GRANT message_store",
+		},
+		{
+			name:    "several rights",
+			spoil:   `REVOKE INSERT ON message_store.messages FROM message_store; REVOKE ALL ON SEQUENCE message_store.messages_global_position_seq FROM message_store`,
+			prepare: member,
+			problem: "the role lacks INSERT on messages; USAGE on messages_global_position_seq", remedy: "GRANT message_store",
+		},
+		{
+			name:    "another table",
+			spoil:   `CREATE SCHEMA app; CREATE TABLE app.messages ()`,
+			prepare: []func(*pgxpool.Config){parameter("search_path", "app, message_store")},
+			problem: "the search path leads to another table, app.messages", remedy: "put message_store first",
+		},
+		{
+			name:    "another table and no path to the store's",
+			spoil:   `CREATE TABLE public.messages ()`,
+			prepare: []func(*pgxpool.Config){parameter("search_path", "public")},
+			problem: "the search path leads to another table, public.messages", remedy: "put message_store first",
+		},
+		{
+			name:    "another view",
+			spoil:   `CREATE VIEW public.messages AS SELECT 1`,
+			prepare: []func(*pgxpool.Config){parameter("search_path", "public, message_store")},
+			problem: "the search path leads to another table, public.messages", remedy: "put message_store first",
+		},
+		{
+			name:    "another function",
+			spoil:   `CREATE FUNCTION public.category(varchar) RETURNS varchar LANGUAGE sql RETURN 'mine'`,
+			prepare: []func(*pgxpool.Config){parameter("search_path", "public, message_store")},
+			problem: "the search path leads to other functions of Message DB's names, public.category", remedy: "put message_store first",
+		},
+		{
+			name:    "cache",
+			spoil:   `ALTER SEQUENCE message_store.messages_global_position_seq CACHE 20`,
+			problem: "the sequence of global positions has CACHE 20", remedy: "ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1",
+		},
+		{
+			name:    "no index",
+			spoil:   `DROP INDEX message_store.messages_category`,
+			problem: "messages_category", remedy: "REINDEX",
+		},
+		{
+			name:    "an index that is not unique",
+			spoil:   `DROP INDEX message_store.messages_id; CREATE INDEX messages_id ON message_store.messages (id)`,
+			problem: "messages_id", remedy: "REINDEX",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.New(t)
+			exec(t, newPool(t, url), tt.spoil)
+			if tt.prepare == nil {
+				tt.prepare = []func(*pgxpool.Config){mdb.Configure}
+			}
+			err := newStore(t, barePool(t, url, tt.prepare...)).Check(t.Context())
+			found := findings(t, err)
+			if len(found) != 1 {
+				t.Errorf("%d findings, want 1: %v", len(found), err)
+			}
+			if !strings.Contains(found[0].Problem, tt.problem) || !strings.Contains(found[0].Remedy, tt.remedy) {
+				t.Errorf("problem %q and remedy %q, want them to speak of %q and %q", found[0].Problem, found[0].Remedy, tt.problem, tt.remedy)
+			}
+			if strings.Contains(found[0].Error(), "\n") {
+				t.Errorf("a finding of several lines: %q", found[0])
+			}
+		})
+	}
+}
+
+// TestCheckRemedies follows the advice and finds nothing any more.
+func TestCheckRemedies(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t)
+	exec(t, s.Pool(), `ALTER SEQUENCE message_store.messages_global_position_seq CACHE 5`)
+	err := s.Check(t.Context())
+	exec(t, s.Pool(), findings(t, err)[0].Remedy)
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCheckInvalidIndex has a concurrent creation fail, which leaves an index that
+// holds nothing to its name.
+func TestCheckInvalidIndex(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t)
+	stream := mdbtest.Category("twice").Stream("1")
+	exec(t, s.Pool(), `DROP INDEX message_store.messages_stream`)
+	for range 2 {
+		exec(t, s.Pool(), `INSERT INTO message_store.messages (stream_name, position, type) VALUES ($1, 0, 'Happened')`, string(stream))
+	}
+	_, err := s.Pool().Exec(t.Context(), `CREATE UNIQUE INDEX CONCURRENTLY messages_stream ON message_store.messages (stream_name, position)`)
+	wantCode(t, err, "23505")
+	found := findings(t, s.Check(t.Context()))
+	if len(found) != 1 || !strings.Contains(found[0].Problem, "messages_stream") {
+		t.Errorf("findings %v, want messages_stream", found)
+	}
+}
+
+// TestCheckTemporaryTable has a session's own table be found where the path leads
+// to it, and only there.
+func TestCheckTemporaryTable(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": barePool} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, open(t, testdb.Shared(t), oneConnection))
+			exec(t, s.Pool(), `CREATE TEMPORARY TABLE messages ()`)
+			err := s.Check(t.Context())
+			if name == "configured" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			found := findings(t, err)
+			if !strings.Contains(found[0].Problem, "the search path leads to another table, pg_temp") {
+				t.Errorf("findings %v, want the temporary table", found)
+			}
+		})
+	}
+}
+
+// TestCheckPath has functions that look for their fellows in the search path, as
+// Message DB's own do.
+func TestCheckPath(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
+		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
+	found := findings(t, newStore(t, barePool(t, url)).Check(t.Context()))
+	if len(found) != 1 || !strings.Contains(found[0].Problem, "the search path does not lead to the schema message_store") {
+		t.Errorf("findings %v, want the path", found)
+	}
+	if err := newStore(t, newPool(t, url)).Check(t.Context()); err != nil {
+		t.Errorf("on a configured pool: %v", err)
+	}
+}
+
+// TestCheckAll has all that is wrong be told at once.
+func TestCheckAll(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), `
+		ALTER SEQUENCE message_store.messages_global_position_seq CACHE 5;
+		DROP INDEX message_store.messages_category, message_store.messages_id;
+		REVOKE INSERT ON message_store.messages FROM message_store;
+		CREATE TABLE public.messages ();
+		GRANT ALL ON public.messages TO message_store;`)
+	s := newStore(t, barePool(t, url, asRole("message_store"), parameter("search_path", "public")))
+	err := s.Check(t.Context())
+	if found := findings(t, err); len(found) != 4 {
+		t.Errorf("%d findings, want 4: %v", len(found), err)
+	}
+	for _, part := range []string{"CACHE 5", "messages_id, messages_category", "INSERT on messages", "public.messages"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q does not speak of %s", err, part)
+		}
+	}
+}
+
+// TestCheckFails has the look itself fail, which is no finding.
+func TestCheckFails(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, newPool(t, pgtest.Database(t, "empty", nil)))
+	s.Pool().Close()
+	err := s.Check(t.Context())
+	if setup := (*mdb.SetupError)(nil); err == nil || errors.As(err, &setup) {
+		t.Errorf("error %v, want one that is no finding", err)
+	}
+}

@@ -1,0 +1,226 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// checkOff expects conditions not to be allowed: Message DB takes any other value
+// for on, an empty one as well.
+func checkOff(t *testing.T, db database) {
+	t.Helper()
+	rows, _ := db.Query(t.Context(), `SELECT current_setting('message_store.sql_condition', true)`, pgx.QueryExecModeExec)
+	setting, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[*string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if setting != nil && *setting != "off" {
+		t.Errorf("the setting is %q", *setting)
+	}
+	rows, _ = db.Query(t.Context(), `SELECT * FROM message_store.get_stream_messages('a-1', condition => 'true')`, pgx.QueryExecModeExec)
+	rows.Close()
+	if err := rows.Err(); err == nil || wantError[*pgconn.PgError](t, err).Message != "Retrieval with SQL condition is not activated" {
+		t.Errorf("conditions are allowed (error %v)", err)
+	}
+}
+
+func TestWithCondition(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t, mdb.WithConditions())
+	category := mdbtest.Category("condition")
+	stream := category.Stream("1")
+	seed(t, s, stream, 6)
+	seed(t, s, category.Stream("2"), 3)
+	onBothConditional(t, s, func(t *testing.T, c calls) {
+		for _, tt := range []struct {
+			condition mdb.SQL
+			opts      []mdb.StreamReadOption
+			want      []int64
+		}{
+			{"position % 2 = 0", nil, []int64{0, 2, 4}},
+			{"position % 2 = 0", []mdb.StreamReadOption{mdb.AfterPosition(0)}, []int64{2, 4}},
+			{"position % 2 = 0", []mdb.StreamReadOption{mdb.WithBatchSize(2)}, []int64{0, 2}},
+			{"(data->>'n')::int > 3 OR position = 0", nil, []int64{0, 4, 5}}, // which needs parentheses around it
+			{"data->>'n' LIKE '%4%'", nil, []int64{4}},
+			{"metadata IS NOT NULL", nil, nil},
+			{"true", []mdb.StreamReadOption{mdb.Unlimited()}, []int64{0, 1, 2, 3, 4, 5}},
+		} {
+			ms, err := c.GetStreamMessages(t.Context(), stream, append(tt.opts, mdb.WithCondition(tt.condition))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := streamPositions(ms); !slices.Equal(got, tt.want) {
+				t.Errorf("where %s: positions %v, want %v", tt.condition, got, tt.want)
+			}
+		}
+		ms, err := c.GetCategoryMessages(t.Context(), category, mdb.WithCondition("position = 1"), mdb.WithBatchSize(5))
+		if err != nil || len(ms) != 2 {
+			t.Errorf("%d messages of the category, error %v, want 2", len(ms), err)
+		}
+	})
+}
+
+func onBothConditional(t *testing.T, s *mdb.Store, test func(t *testing.T, c calls)) {
+	t.Helper()
+	t.Run("Store", func(t *testing.T) { test(t, s) })
+	t.Run("Tx", func(t *testing.T) { test(t, s.WithTx(begin(t, s.Pool()))) })
+}
+
+// TestConditionsStayOff looks at the connection after a read with a condition,
+// however that has ended.
+func TestConditionsStayOff(t *testing.T) {
+	t.Parallel()
+	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": barePool} {
+		for _, mode := range execModes {
+			t.Run(pooled+" "+mode.String(), func(t *testing.T) {
+				t.Parallel()
+				var w wire
+				s := newStore(t, open(t, testdb.Shared(t), execMode(mode), oneConnection, w.attach), mdb.WithConditions())
+				stream := mdbtest.Category("off").Stream("1")
+				seed(t, s, stream, 3)
+				checkOff(t, s.Pool())
+				for range 2 {
+					for condition, fails := range map[mdb.SQL]bool{"position = 1": false, "nonsense": true, "position / 0 = 1": true} {
+						_, err := s.GetStreamMessages(t.Context(), stream, mdb.WithCondition(condition))
+						if (err != nil) != fails {
+							t.Errorf("where %s: error %v", condition, err)
+						}
+						checkOff(t, s.Pool())
+						_, err = s.GetCategoryMessages(t.Context(), stream.Category(), mdb.WithCondition(condition))
+						if (err != nil) != fails {
+							t.Errorf("where %s: error %v", condition, err)
+						}
+						checkOff(t, s.Pool())
+					}
+				}
+				for m, err := range s.StreamMessages(t.Context(), stream, mdb.WithCondition("position > 0"), mdb.WithBatchSize(1)) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					checkOff(t, s.Pool())
+					if m.Position == 2 {
+						break
+					}
+				}
+				checkOff(t, s.Pool())
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				if _, err := s.GetStreamMessages(ctx, stream, mdb.WithCondition("true")); !errors.Is(err, context.Canceled) {
+					t.Errorf("error %v, want a cancelled context", err)
+				}
+				checkOff(t, s.Pool())
+				// Even the failures have cost no connection.
+				if n := w.dials.Load(); n != 1 {
+					t.Errorf("%d connections, want 1", n)
+				}
+			})
+		}
+	}
+}
+
+// TestConditionsStayOffWhenCancelled has the context end while the server is at it:
+// once with the connection, and once with a request that leaves it alive.
+func TestConditionsStayOffWhenCancelled(t *testing.T) {
+	t.Parallel()
+	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": barePool} {
+		for _, request := range []bool{false, true} {
+			name := pooled + " off"
+			if request {
+				name += " by request"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				pool := open(t, testdb.Shared(t), oneConnection, parameter("application_name", name), func(cfg *pgxpool.Config) {
+					if request {
+						cfg.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+							return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+						}
+					}
+				})
+				s := newStore(t, pool, mdb.WithConditions())
+				stream := mdbtest.Category("off").Stream("1")
+				seed(t, s, stream, 1)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() {
+					_, err := s.GetStreamMessages(ctx, stream, mdb.WithCondition("pg_sleep(600) IS NOT NULL"))
+					done <- err
+				}()
+				other := mdbtest.SharedStore(t)
+				until(t, other.Pool(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event = 'PgSleep')`, name)
+				cancel()
+				if err := <-done; err == nil {
+					t.Error("no error")
+				}
+				checkOff(t, s.Pool())
+			})
+		}
+	}
+}
+
+// TestConditionsStayOffInTx looks within the transaction and behind it.
+func TestConditionsStayOffInTx(t *testing.T) {
+	t.Parallel()
+	for _, mode := range execModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, newPool(t, testdb.Shared(t), execMode(mode), oneConnection), mdb.WithConditions())
+			stream := mdbtest.Category("off").Stream("1")
+			seed(t, s, stream, 3)
+			for _, condition := range []mdb.SQL{"true", "nonsense"} {
+				for _, commit := range []bool{true, false} {
+					tx := begin(t, s.Pool())
+					_, err := s.WithTx(tx).GetStreamMessages(t.Context(), stream, mdb.WithCondition(condition))
+					if (err == nil) != (condition == "true") {
+						t.Errorf("where %s: error %v", condition, err)
+					}
+					if err == nil {
+						// The look fails, as it should, so it has a savepoint.
+						inner, err := tx.Begin(t.Context())
+						if err != nil {
+							t.Fatal(err)
+						}
+						checkOff(t, inner)
+						if err := inner.Rollback(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if commit {
+						_ = tx.Commit(t.Context())
+					}
+					_ = tx.Rollback(t.Context())
+					checkOff(t, s.Pool())
+				}
+			}
+		})
+	}
+}
+
+// TestConditionInBareTx refuses what could leave conditions on: a failed
+// transaction takes back its own turning off, and here nothing is below it.
+func TestConditionInBareTx(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, barePool(t, testdb.Shared(t), oneConnection), mdb.WithConditions())
+	stream := mdbtest.Category("off").Stream("1")
+	seed(t, s, stream, 1)
+	tx := begin(t, s.Pool())
+	_, err := s.WithTx(tx).GetStreamMessages(t.Context(), stream, mdb.WithCondition("true"))
+	wantError[*mdb.SetupError](t, err)
+	// Nothing has happened to the transaction.
+	write(t, s.WithTx(tx), stream, mdb.NewMessage("Happened", nil))
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkOff(t, s.Pool())
+}

@@ -1,0 +1,93 @@
+package mdb_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// TestConformance goes through all pairs of roles and pgx's modes, and with each
+// role and each mode through both ways to the rows.
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+
+	roles := []struct{ name, role string }{
+		{"owner", ""},
+		{"role message_store", "message_store"},
+		{"member", memberRole(t, url)},
+	}
+	modes := []pgx.QueryExecMode{
+		pgx.QueryExecModeCacheStatement,
+		pgx.QueryExecModeCacheDescribe,
+		pgx.QueryExecModeDescribeExec,
+		pgx.QueryExecModeExec,
+		pgx.QueryExecModeSimpleProtocol,
+	}
+	ways := []struct {
+		name string
+		opts []mdb.StoreOption
+	}{
+		{"procedures", nil},
+		{"direct SQL", []mdb.StoreOption{mdb.WithDirectSQL()}},
+	}
+	for i, role := range roles {
+		for j, mode := range modes {
+			way := ways[(i+j)%len(ways)]
+			t.Run(role.name+", "+mode.String()+", "+way.name, func(t *testing.T) {
+				t.Parallel()
+				mdbtest.Conformance(t, func(t testing.TB, opts ...mdb.StoreOption) *mdb.Store {
+					t.Helper()
+					cfg, err := pgxpool.ParseConfig(url)
+					if err != nil {
+						t.Fatal(err)
+					}
+					mdb.Configure(cfg)
+					cfg.ConnConfig.DefaultQueryExecMode = mode
+					if role.role != "" {
+						cfg.ConnConfig.RuntimeParams["role"] = role.role
+					}
+					pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(pool.Close)
+					s, err := mdb.New(pool, slices.Concat(way.opts, opts)...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return s
+				})
+			})
+		}
+	}
+}
+
+// memberRole creates a role that is a member of message_store, for the time of the
+// test.
+func memberRole(t *testing.T, url string) string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := string(mdbtest.Category("mdb_test_member_"))
+	if _, err := conn.Exec(t.Context(), `CREATE ROLE `+role+` LOGIN IN ROLE message_store`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.Background() // the test's own is over
+		defer conn.Close(ctx)
+		if _, err := conn.Exec(ctx, `DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	return role
+}

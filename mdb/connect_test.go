@@ -1,0 +1,160 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// TestConnectHidesPassword has connection strings that are wrong in many ways, and
+// the password in none of the errors. Nothing listens where they lead to.
+func TestConnectHidesPassword(t *testing.T) {
+	t.Parallel()
+	for _, connString := range []string{
+		// What cannot be parsed.
+		"postgres://user:c4n4ry@host:notaport/db",
+		"postgres://user:c4n4ry@host:99999999/db",
+		"postgres://user:c4n4ry@[::1/db",
+		"postgres://user:c4n4ry@ho st/db",
+		"postgres://user:c4n4ry%zz@host/db",
+		"postgres://user:%c4n4ry@host/db",
+		"postgres://user:a/c4n4ry@host/db",
+		"postgres://user:a?c4n4ry@host/db",
+		"postgres://user:a#c4n4ry@host/db",
+		"postgres://us er:c4n4ry@host/db",
+		"postgres://user:c4n4ry@host/db?sslmode=wrong",
+		"postgres://user:c4n4ry@host/db?pool_max_conns=wrong",
+		"postgres://user:c4n4ry@host/db?pool_max_conns=0",
+		"postgres://user:c4n4ry@host/db?default_query_exec_mode=wrong",
+		"postgres://user:c4n4ry@host/db?connect_timeout=wrong",
+		"postgres://user:c4n4ry@host/db?target_session_attrs=wrong",
+		"postgres://user:c4n4ry@host/db?sslrootcert=/does/not/exist&sslmode=verify-full",
+		"postgres://user:c4n4ry@host/db?%zz",
+		"postgres://host/db?password=c4n4ry&sslmode=wrong",
+		"postgres://host/db?password=c4n4ry%zz",
+		"postgres://host/db?sslpassword=c4n4ry&sslmode=wrong",
+		"postgresql://user:c4n4ry@host:x/db",
+		"postgres:user:c4n4ry@host/db",
+		"postgres//user:c4n4ry@host/db",
+		"http://user:c4n4ry@host/db",
+		"user:c4n4ry@host/db",
+		"c4n4ry",
+		"://user:c4n4ry@host",
+		"host=localhost password=c4n4ry port=wrong",
+		"host=localhost password=c4n4ry sslmode=wrong",
+		"host=localhost password=c4n4ry pool_max_conns=wrong",
+		"host=localhost password='c4n4ry port=1",
+		"host=localhost password='it's c4n4ry' port=1",
+		`host=localhost password=c4n4ry\`,
+		"host=localhost password=a c4n4ry",
+		"host=localhost password=a c4n4ry user=u",
+		"host=localhost password=a c4n4ry b=c",
+		"host=localhost password = c4n4ry sslmode=wrong",
+		"host=localhost password=://c4n4ry port=wrong",
+		"password=c4n4ry =",
+		"=c4n4ry",
+		"host=localhost passwordc4n4ry",
+
+		// What can, and cannot be connected to.
+		"postgres://user:c4n4ry@127.0.0.1:1/db",
+		"postgres://user:c4n4ry@127.0.0.1:1,127.0.0.1:2/db",
+		"host=127.0.0.1 port=1 user=u password=c4n4ry dbname=d",
+		"host=127.0.0.1 port=1 user=u password='c4n4ry' dbname=d",
+		"postgres://127.0.0.1:1/db?password=c4n4ry",
+		"host=/does/not/exist user=u password=c4n4ry",
+	} {
+		t.Run(strings.ReplaceAll(connString, "/", "|"), func(t *testing.T) {
+			t.Parallel()
+			s, err := mdb.Connect(t.Context(), connString)
+			if err == nil {
+				s.Close()
+				t.Fatal("no error")
+			}
+			if s != nil {
+				t.Error("a Store beside the error")
+			}
+			checkNoCanary(t, err)
+			// An error that is printed as JSON, or field by field, holds them all.
+			for e := err; e != nil; e = errors.Unwrap(e) {
+				if parse := (*pgconn.ParseConfigError)(nil); errors.As(e, &parse) {
+					t.Errorf("a %T is reachable, which keeps the connection string", parse)
+				}
+			}
+			if !strings.HasPrefix(err.Error(), "mdb: ") {
+				t.Errorf("error %q does not say whose it is", err)
+			}
+		})
+	}
+}
+
+// TestConnectRefused has the server refuse, which its own errors tell.
+func TestConnectRefused(t *testing.T) {
+	t.Parallel()
+	for name, code := range map[string]string{"database": "3D000", "role": "28000", "parameter": "42704"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			connString := testdb.Shared(t)
+			u, err := url.Parse(connString)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch name {
+			case "database":
+				u.Path = "/does_not_exist"
+			case "role":
+				u.User = url.UserPassword("does_not_exist", canary)
+			case "parameter":
+				query := u.Query()
+				query.Set("does_not_exist", "1")
+				u.RawQuery = query.Encode()
+			}
+			_, err = mdb.Connect(t.Context(), u.String())
+			wantCode(t, err, code)
+			checkNoCanary(t, err)
+		})
+	}
+}
+
+func TestConnectArguments(t *testing.T) {
+	t.Parallel()
+	_, err := mdb.Connect(t.Context(), testdb.Shared(t), mdb.WithMaxMessageSize(-1), mdb.WithLogger(nil))
+	if n := len(wantError[*mdb.ArgumentError](t, err).Faults); n != 2 {
+		t.Errorf("%d faults in %v, want 2", n, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := mdb.Connect(ctx, testdb.Shared(t)); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want a cancelled context", err)
+	}
+}
+
+// TestClose has a store close the pool that is its own, and no other.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	own, err := mdb.Connect(t.Context(), testdb.Shared(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := newPool(t, testdb.Shared(t))
+	others := newStore(t, pool)
+	if others.Pool() != pool {
+		t.Error("Pool returns another one")
+	}
+	for range 2 {
+		own.Close()
+		others.Close()
+	}
+	if err := own.Pool().Ping(t.Context()); err == nil {
+		t.Error("the store's own pool is open")
+	}
+	if err := pool.Ping(t.Context()); err != nil {
+		t.Errorf("the caller's pool: %v", err)
+	}
+}

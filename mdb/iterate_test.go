@@ -1,0 +1,223 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"testing"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// collect gathers a sequence's messages up to its error.
+func collect(seq iter.Seq2[mdb.Message, error]) (ms []mdb.Message, err error) {
+	for m, e := range seq {
+		if err != nil {
+			return ms, errors.New("a pair behind the error")
+		}
+		if err = e; err == nil {
+			ms = append(ms, m)
+		}
+	}
+	return ms, err
+}
+
+// TestPages counts the reads: a sequence ends at the first page that is short, so
+// that a full last page costs one more, which is empty.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	var w wire
+	s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection))
+	stream := mdbtest.Category("pages").Stream("1")
+	const n = 6
+	written := seed(t, s, stream, n)
+	onBoth(t, s, func(t *testing.T, c calls, _ database) {
+		read := func(ofCategory bool, size, from int) ([]mdb.Message, error) {
+			if ofCategory {
+				return collect(c.CategoryMessages(t.Context(), stream.Category(), mdb.WithBatchSize(size), mdb.FromGlobalPosition(written[from].GlobalPosition)))
+			}
+			return collect(c.StreamMessages(t.Context(), stream, mdb.WithBatchSize(size), mdb.FromPosition(int64(from))))
+		}
+		for _, ofCategory := range []bool{false, true} {
+			if _, err := read(ofCategory, 10, 0); err != nil { // prepares the statement
+				t.Fatal(err)
+			}
+			for _, size := range []int{1, 2, 3, 4, 5, 6, 7, 1000} {
+				for _, from := range []int{0, 1, n - 1} {
+					before := w.trips.Load()
+					ms, err := read(ofCategory, size, from)
+					if err != nil {
+						t.Fatal(err)
+					}
+					var want []int64
+					for _, w := range written[from:] {
+						want = append(want, w.GlobalPosition)
+					}
+					if got := globalPositions(ms); !slices.Equal(got, want) {
+						t.Errorf("pages of %d from %d: global positions %v, want %v", size, from, got, want)
+					}
+					if got, want := w.trips.Load()-before, int64((n-from)/size+1); got != want {
+						t.Errorf("pages of %d for %d messages: %d reads, want %d", size, n-from, got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestPagesOfFilters has the pages of a filtered read follow one another too.
+func TestPagesOfFilters(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t, mdb.WithConditions())
+	category := mdbtest.Category("filters")
+	for i := range 30 {
+		write(t, s, category.Stream(fmt.Sprint(i)), mdb.ProposedMessage{
+			Type:     fmt.Sprint("T", i%2),
+			Metadata: map[string]string{"correlationStreamName": fmt.Sprintf("c%d-1", i%3)},
+		})
+	}
+	for _, opts := range [][]mdb.CategoryReadOption{
+		{mdb.AsConsumerGroup(1, 3)},
+		{mdb.WithCorrelation("c1")},
+		{mdb.WithCondition("type = 'T1'")},
+		{mdb.WithCondition("type = 'T1'"), mdb.WithCorrelation("c1"), mdb.AsConsumerGroup(0, 2)},
+	} {
+		want, err := s.GetCategoryMessages(t.Context(), category, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(want) == 0 || len(want) == 30 {
+			t.Fatalf("the filter leaves %d messages of 30, so this test sees nothing", len(want))
+		}
+		got, err := collect(s.CategoryMessages(t.Context(), category, append(opts, mdb.WithBatchSize(2))...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(globalPositions(got), globalPositions(want)) {
+			t.Errorf("pages hold %v, want %v", globalPositions(got), globalPositions(want))
+		}
+	}
+}
+
+// TestIteratorHoldsNoConnection writes and reads from within the loop's body, on a
+// pool that has no second connection. What is written there is read as well.
+func TestIteratorHoldsNoConnection(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
+	stream := mdbtest.Category("hold").Stream("1")
+	seed(t, s, stream, 2)
+	n := 0
+	for m, err := range s.StreamMessages(t.Context(), stream, mdb.WithBatchSize(1)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held := s.Pool().Stat().AcquiredConns(); held != 0 {
+			t.Fatalf("%d connections are in use", held)
+		}
+		if n++; n < 5 {
+			write(t, s, stream, mdb.NewMessage("Happened", nil))
+		}
+		if version, err := s.StreamVersion(t.Context(), stream); err != nil || version < m.Position {
+			t.Fatalf("version %d, error %v", version, err)
+		}
+	}
+	if n != 6 {
+		t.Errorf("%d messages, want 6", n)
+	}
+}
+
+// TestIteratorStops has a break end the reading, and a second range begin anew.
+func TestIteratorStops(t *testing.T) {
+	t.Parallel()
+	var w wire
+	s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection))
+	stream := mdbtest.Category("stop").Stream("1")
+	seed(t, s, stream, 4)
+	seq := s.StreamMessages(t.Context(), stream, mdb.WithBatchSize(2))
+	for range 2 { // the first time prepares
+		before := w.trips.Load()
+		for m, err := range seq {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Position == 1 { // the end of the first page
+				break
+			}
+		}
+		if got := w.trips.Load() - before; got > 2 {
+			t.Errorf("%d round trips for one page", got)
+		}
+	}
+	before := w.trips.Load()
+	for range seq {
+		break
+	}
+	if got := w.trips.Load() - before; got != 1 {
+		t.Errorf("%d round trips for one page, want 1", got)
+	}
+	write(t, s, stream, mdb.NewMessage("Happened", nil))
+	for range 2 {
+		ms, err := collect(seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := streamPositions(ms), []int64{0, 1, 2, 3, 4}; !slices.Equal(got, want) {
+			t.Errorf("positions %v, want %v", got, want)
+		}
+	}
+}
+
+// TestIteratorError has an error end the sequence, behind the messages of the pages
+// that came before, and another range try again.
+func TestIteratorError(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("error").Stream("1")
+	seed(t, s, stream, 4)
+	for name, read := range map[string]func(context.Context) iter.Seq2[mdb.Message, error]{
+		"stream": func(ctx context.Context) iter.Seq2[mdb.Message, error] {
+			return s.StreamMessages(ctx, stream, mdb.WithBatchSize(2))
+		},
+		"category": func(ctx context.Context) iter.Seq2[mdb.Message, error] {
+			return s.CategoryMessages(ctx, stream.Category(), mdb.WithBatchSize(2))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			seq := read(ctx)
+			var got []int64
+			var last error
+			for m, err := range seq {
+				if last != nil {
+					t.Fatal("a pair behind the error")
+				}
+				if last = err; err != nil {
+					if m.Type != "" || m.Stream != "" {
+						t.Errorf("message %+v beside the error", m)
+					}
+					continue
+				}
+				got = append(got, m.Position)
+				if len(got) == 2 {
+					cancel()
+				}
+			}
+			if !slices.Equal(got, []int64{0, 1}) || !errors.Is(last, context.Canceled) {
+				t.Errorf("positions %v and error %v, want those of a page and a cancelled context", got, last)
+			}
+			ms, err := collect(seq)
+			if len(ms) != 0 || !errors.Is(err, context.Canceled) {
+				t.Errorf("%d messages and error %v, want a cancelled context", len(ms), err)
+			}
+			if ms, err := collect(read(t.Context())); len(ms) != 4 || err != nil {
+				t.Errorf("%d messages and error %v, want 4", len(ms), err)
+			}
+		})
+	}
+}

@@ -1,0 +1,141 @@
+package mdbtest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+type nameCase struct {
+	Name       string  `json:"name"`
+	Category   string  `json:"category"`
+	ID         *string `json:"id"`
+	CardinalID *string `json:"cardinal_id"`
+	IsCategory bool    `json:"is_category"`
+}
+
+type hashCase struct {
+	Value string `json:"value"`
+	Hash  int64  `json:"hash"`
+}
+
+func (s *suite) names(t *testing.T) {
+	t.Helper()
+	cases := load[[]nameCase](t, "names.json")
+
+	// What SQL calls NULL, Go calls "".
+	text := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return *s
+	}
+	for _, test := range []struct {
+		name, function string
+		of             func(nameCase) bool
+		want           func(nameCase) *string
+		got            func(mdb.StreamName) string
+	}{
+		{
+			"C1 category of a stream", "category",
+			func(c nameCase) bool { return !c.IsCategory },
+			func(c nameCase) *string { return &c.Category },
+			func(n mdb.StreamName) string { return string(n.Category()) },
+		},
+		{
+			"C2 category of a category", "category",
+			func(c nameCase) bool { return c.IsCategory },
+			func(c nameCase) *string { return &c.Category },
+			func(n mdb.StreamName) string { return string(n.Category()) },
+		},
+		{
+			"C4 id", "id",
+			func(c nameCase) bool { return strings.Count(c.Name, "-") < 2 },
+			func(c nameCase) *string { return c.ID },
+			mdb.StreamName.ID,
+		},
+		{
+			"C5 id behind the first dash", "id",
+			func(c nameCase) bool { return strings.Count(c.Name, "-") >= 2 },
+			func(c nameCase) *string { return c.ID },
+			mdb.StreamName.ID,
+		},
+		{
+			"C6 cardinal id", "cardinal_id",
+			func(nameCase) bool { return true },
+			func(c nameCase) *string { return c.CardinalID },
+			mdb.StreamName.CardinalID,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			cases := slices.DeleteFunc(slices.Clone(cases), func(c nameCase) bool { return !test.of(c) })
+			if len(cases) == 0 {
+				t.Fatal("no cases")
+			}
+			for _, c := range cases {
+				got := value[*string](t, s.store.Pool(), `SELECT message_store.`+test.function+`($1::varchar)`, c.Name)
+				want := test.want(c)
+				if (got == nil) != (want == nil) || text(got) != text(want) {
+					t.Errorf("%s(%q) is %q (NULL: %t), want %q (NULL: %t)",
+						test.function, c.Name, text(got), got == nil, text(want), want == nil)
+				}
+				if got := test.got(mdb.StreamName(c.Name)); got != text(want) {
+					t.Errorf("in Go, %s of %q is %q, want %q", test.function, c.Name, got, text(want))
+				}
+			}
+		})
+	}
+
+	t.Run("C3 is_category", func(t *testing.T) {
+		t.Parallel()
+		for _, c := range cases {
+			if got := value[bool](t, s.store.Pool(), `SELECT message_store.is_category($1::varchar)`, c.Name); got != c.IsCategory {
+				t.Errorf("is_category(%q) is %t, want %t", c.Name, got, c.IsCategory)
+			}
+		}
+	})
+
+	t.Run("C6 names of NULL", func(t *testing.T) {
+		t.Parallel()
+		type row struct {
+			Category, ID, CardinalID pgtype.Text
+			IsCategory               bool
+			Hash                     pgtype.Int8
+		}
+		got := collect(t, s.store.Pool(), pgx.RowToStructByPos[row], `SELECT message_store.category(NULL), message_store.id(NULL),
+			message_store.cardinal_id(NULL), message_store.is_category(NULL), message_store.hash_64(NULL)`)
+		if want := (row{IsCategory: true}); !slices.Equal(got, []row{want}) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
+
+	t.Run("C7 hash_64", func(t *testing.T) {
+		t.Parallel()
+		for _, c := range load[[]hashCase](t, "hashes.json") {
+			if got := value[int64](t, s.store.Pool(), `SELECT message_store.hash_64($1::varchar)`, c.Value); got != c.Hash {
+				t.Errorf("hash_64(%q) is %d, want %d", c.Value, got, c.Hash)
+			}
+			if got := mdb.Hash64(c.Value); got != c.Hash {
+				t.Errorf("Hash64(%q) is %d, want %d", c.Value, got, c.Hash)
+			}
+		}
+	})
+
+	t.Run("C9 message_store_version", func(t *testing.T) {
+		t.Parallel()
+		const want = "1.3.0"
+		if got := value[string](t, s.store.Pool(), `SELECT message_store.message_store_version()`); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		got, err := s.store.MessageStoreVersion(t.Context())
+		if err != nil || got != want {
+			t.Errorf("MessageStoreVersion returns %s, %v, want %s", got, err, want)
+		}
+	})
+}

@@ -1,0 +1,172 @@
+package mdb_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"weak"
+
+	"github.com/google/uuid"
+
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+type deposited struct {
+	Account string            `json:"account"`
+	Cents   int64             `json:"cents"`
+	Tags    map[string]string `json:"tags,omitempty"`
+	Note    *string           `json:"note"`
+}
+
+func TestNewMessage(t *testing.T) {
+	t.Parallel()
+	data := deposited{Account: "1"}
+	a, b := mdb.NewMessage("Deposited", data), mdb.NewMessage("Deposited", data)
+	if a.ID == b.ID {
+		t.Errorf("two messages of ID %s", a.ID)
+	}
+	if a.ID.Version() != 7 || a.ID.Variant() != uuid.RFC4122 {
+		t.Errorf("ID %s is of version %d, want 7", a.ID, a.ID.Version())
+	}
+	if a.Type != "Deposited" || !reflect.DeepEqual(a.Data, data) || a.Metadata != nil {
+		t.Errorf("message %+v", a)
+	}
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("decode").Stream("1")
+	note := "\"quoted\"\t\\ 🙂"
+	data := deposited{Account: "a", Cents: 1<<62 + 1, Tags: map[string]string{"<k>": ""}, Note: &note}
+	metadata := map[string]any{"correlationStreamName": "other-1", "nested": []any{1.5, nil, true}}
+	m := mdb.NewMessage("Deposited", data)
+	m.Metadata = metadata
+	write(t, s, stream, m)
+	got, err := s.GetLastStreamMessage(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var gotData deposited
+	if err := got.Decode(&gotData); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(gotData, data) {
+		t.Errorf("data %+v, want %+v", gotData, data)
+	}
+	var gotMetadata map[string]any
+	if err := got.DecodeMetadata(&gotMetadata); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(gotMetadata, metadata) {
+		t.Errorf("metadata %v, want %v", gotMetadata, metadata)
+	}
+}
+
+func TestDecodeNull(t *testing.T) {
+	t.Parallel()
+	v := deposited{Account: "before"}
+	if err := (mdb.Message{}).Decode(&v); err != nil || v.Account != "before" {
+		t.Errorf("SQL NULL gives %+v, error %v, want nothing changed", v, err)
+	}
+	if err := (mdb.Message{}).DecodeMetadata(&v); err != nil || v.Account != "before" {
+		t.Errorf("SQL NULL gives %+v, error %v, want nothing changed", v, err)
+	}
+	pointer := &v
+	if err := (mdb.Message{Data: json.RawMessage("null")}).Decode(&pointer); err != nil || pointer != nil {
+		t.Errorf("JSON's null gives %v, error %v, want nil", pointer, err)
+	}
+}
+
+type picky struct{}
+
+func (*picky) UnmarshalJSON(b []byte) error { return fmt.Errorf("cannot take %s", b) }
+
+// TestDecodeErrors has the errors tell the place, and nothing of what is there.
+func TestDecodeErrors(t *testing.T) {
+	t.Parallel()
+	m := mdb.Message{Stream: "account-1", Type: "Deposited", Position: 7}
+	for _, tt := range []struct {
+		name string
+		raw  string
+		into any
+		want string
+	}{
+		{"string", `{"cents":"` + canary + `"}`, new(deposited), "a JSON string does not fit Go type int64 of field cents"},
+		{"number", `{"account":1,"note":"` + canary + `"}`, new(deposited), "a JSON number does not fit Go type string of field account"},
+		{"large number", `{"cents":123456789012345678901234567890}`, new(deposited), "a JSON number does not fit Go type int64 of field cents"},
+		{"whole", `"` + canary + `"`, new([]int), "a JSON string does not fit Go type []int"},
+		{"deeper", `{"tags":{"` + canary + `":1}}`, new(deposited), "a JSON number does not fit Go type string"},
+		{"syntax", `{"` + canary, new(deposited), "*json.SyntaxError"},
+		{"its own", `"` + canary + `"`, new(picky), "*fmt.wrapError"},
+		{"no pointer", `{}`, deposited{}, "*json.InvalidUnmarshalError"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			m := m
+			m.Data, m.Metadata = json.RawMessage(tt.raw), json.RawMessage(tt.raw)
+			for part, err := range map[string]error{"data": m.Decode(tt.into), "metadata": m.DecodeMetadata(tt.into)} {
+				if err == nil {
+					t.Fatal("no error")
+				}
+				checkNoCanary(t, err)
+				if strings.Contains(err.Error(), "1234567") {
+					t.Errorf("the error holds the payload: %v", err)
+				}
+				prefix := "mdb: decode " + part + " of Deposited at account-1/7: "
+				if got := err.Error(); !strings.HasPrefix(got, prefix+tt.want) && tt.name != "its own" {
+					t.Errorf("error %q, want %q", got, prefix+tt.want)
+				}
+				if errors.Unwrap(err) == nil {
+					t.Error("the cause is not wrapped")
+				}
+			}
+		})
+	}
+}
+
+func TestClone(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	category := mdbtest.Category("clone")
+	m := mdb.NewMessage("Deposited", deposited{Account: "account"})
+	m.Metadata = deposited{Account: "metadata"}
+	write(t, s, category.Stream("1"), m)
+	// chunk reads the message and watches the memory that it is a view of.
+	chunk := func() (mdb.Message, weak.Pointer[byte]) {
+		ms, err := s.GetCategoryMessages(t.Context(), category)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ms[0], weak.Make(&ms[0].Data[0])
+	}
+
+	original, watched := chunk()
+	clone := original.Clone()
+	if !reflect.DeepEqual(clone, original) {
+		t.Errorf("clone %+v, want %+v", clone, original)
+	}
+	typ := original.Type
+	original = mdb.Message{}
+	runtime.GC()
+	if watched.Value() == nil {
+		t.Fatal("the chunk is gone while a view of it is in use, so this test sees nothing")
+	}
+	runtime.KeepAlive(typ)
+
+	runtime.GC()
+	if watched.Value() != nil {
+		t.Error("the clone keeps the chunk")
+	}
+	runtime.KeepAlive(clone)
+
+	empty := mdb.Message{Data: nil, Metadata: json.RawMessage{}}.Clone()
+	if empty.Data != nil || empty.Metadata == nil {
+		t.Errorf("nil and empty become %v and %v", empty.Data, empty.Metadata)
+	}
+}

@@ -1,0 +1,294 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+func isUnknown(err error) bool {
+	var unknown *mdb.UnknownOutcomeError
+	return errors.As(err, &unknown)
+}
+
+// TestTerminatedWrite has an administrator end the session of a write that waits
+// for its lock.
+func TestTerminatedWrite(t *testing.T) {
+	t.Parallel()
+	holder := mdbtest.SharedStore(t)
+	for name, n := range map[string]int{"single": 1, "batch": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log journal
+			s := newStore(t, newPool(t, testdb.Shared(t)), log.option(), attempts(3))
+			stream := mdbtest.Category("terminated").Stream("1")
+			release := holdLock(t, holder, stream.Category())
+			done := make(chan error, 1)
+			var written []mdb.Written
+			go func() {
+				var err error
+				written, err = s.WriteMessages(t.Context(), stream, proposals(n))
+				done <- err
+			}()
+			untilBlocked(t, holder.Pool(), stream.Category(), 1)
+			hash := mdb.Hash64(string(stream.Category()))
+			pid := value[int](t, holder.Pool(), `SELECT pid FROM pg_locks WHERE NOT granted AND `+keyLocks, hash)
+			exec(t, holder.Pool(), `SELECT pg_terminate_backend($1)`, pid)
+			// It has come back before it can have the lock.
+			until(t, holder.Pool(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid <> $2 AND `+keyLocks+`)`, hash, pid)
+			release()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if log.retries() != 1 || written[0].Duplicate {
+				t.Errorf("%+v after %d retries, want it written by the only one", written[0], log.retries())
+			}
+			if got := positions(t, holder.Pool(), stream); len(got) != n {
+				t.Errorf("%d messages, want %d", len(got), n)
+			}
+		})
+	}
+}
+
+// TestTerminatedIdle has it end a session between two calls, which looks the same
+// from here.
+func TestTerminatedIdle(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
+	other := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("idle").Stream("1")
+	for i := range int64(3) {
+		if w := write(t, s, stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(i-1)); w.Position != i || w.Duplicate {
+			t.Errorf("%+v, want position %d", w, i)
+		}
+		pid := value[int](t, s.Pool(), `SELECT pg_backend_pid()`)
+		exec(t, other.Pool(), `SELECT pg_terminate_backend($1)`, pid)
+		until(t, other.Pool(), `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, pid)
+	}
+	if got := positions(t, other.Pool(), stream); len(got) != 3 {
+		t.Errorf("%d messages, want 3", len(got))
+	}
+}
+
+// TestContextEndsDuringWrite has the context end while the write waits for its
+// lock: it may happen yet, and says so at once.
+func TestContextEndsDuringWrite(t *testing.T) {
+	t.Parallel()
+	holder := mdbtest.SharedStore(t)
+	for name, end := range map[string]error{"cancel": context.Canceled, "deadline": context.DeadlineExceeded} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log journal
+			s := newStore(t, newPool(t, testdb.Shared(t)), log.option())
+			stream := mdbtest.Category("ends").Stream("1")
+			release := holdLock(t, holder, stream.Category())
+			ctx, cancel := context.WithCancel(t.Context())
+			if errors.Is(end, context.DeadlineExceeded) {
+				ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+			}
+			defer cancel()
+			ms := proposals(2)
+			done := make(chan error, 1)
+			go func() {
+				_, err := s.WriteMessages(ctx, stream, ms)
+				done <- err
+			}()
+			if errors.Is(end, context.Canceled) {
+				untilBlocked(t, holder.Pool(), stream.Category(), 1)
+				cancel()
+			}
+			err := <-done
+			unknown := wantError[*mdb.UnknownOutcomeError](t, err)
+			if !errors.Is(err, end) {
+				t.Errorf("error %v, want it to be %v too", err, end)
+			}
+			if !slices.Equal(unknown.IDs, []uuid.UUID{ms[0].ID, ms[1].ID}) {
+				t.Errorf("IDs %v, want those of the call", unknown.IDs)
+			}
+			if n := log.retries(); n != 0 {
+				t.Errorf("%d retries, want none", n)
+			}
+			release()
+			// The same call settles it, whichever way it went.
+			w, err := s.WriteMessages(t.Context(), stream, ms, mdb.Idempotent())
+			if err != nil || w[0].Position != 0 {
+				t.Errorf("%+v, error %v, want position 0", w, err)
+			}
+			if got := positions(t, holder.Pool(), stream); len(got) != 2 {
+				t.Errorf("%d messages, want 2", len(got))
+			}
+		})
+	}
+}
+
+// TestContextEndsInTx has nothing be unknown within a transaction, as it is the
+// caller's to commit.
+func TestContextEndsInTx(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("ends").Stream("1")
+	_ = holdLock(t, s, stream.Category())
+	ctx, cancel := context.WithCancel(t.Context())
+	tx := begin(t, s.Pool())
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.WithTx(tx).WriteMessage(ctx, stream, mdb.NewMessage("Happened", nil))
+		done <- err
+	}()
+	untilBlocked(t, s.Pool(), stream.Category(), 1)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || isUnknown(err) {
+		t.Errorf("error %v, want a cancelled context and no unknown outcome", err)
+	}
+}
+
+// TestContextEndsDuringRead has a read be cancelled while it runs.
+func TestContextEndsDuringRead(t *testing.T) {
+	t.Parallel()
+	for name, handler := range map[string]func(*pgconn.PgConn) ctxwatch.Handler{
+		"by the connection's end": nil,
+		// Here the server reports the end, as an error of its own.
+		"by a cancel request": func(conn *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, newPool(t, testdb.Shared(t), parameter("application_name", name), func(cfg *pgxpool.Config) {
+				if handler != nil {
+					cfg.ConnConfig.BuildContextWatcherHandler = handler
+				}
+			}), mdb.WithConditions())
+			stream := mdbtest.Category("ends").Stream("1")
+			seed(t, s, stream, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				_, err := s.GetStreamMessages(ctx, stream, mdb.WithCondition("pg_sleep(600) IS NOT NULL"))
+				done <- err
+			}()
+			until(t, s.Pool(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event = 'PgSleep')`, name)
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want a cancelled context", err)
+			}
+		})
+	}
+}
+
+// TestNothingSent has calls fail before anything is sent: there is nothing unknown
+// about a write that did not leave the house.
+func TestNothingSent(t *testing.T) {
+	t.Parallel()
+	stream := mdb.StreamName("nothing-1")
+	for _, tt := range []struct {
+		name string
+		call func(t *testing.T, call func(*mdb.Store, context.Context) error) error
+		is   error
+	}{
+		{"context over", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			return call(mdbtest.SharedStore(t), ctx)
+		}, context.Canceled},
+		{"no connection free", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
+			pool := newPool(t, testdb.Shared(t), oneConnection)
+			conn, err := pool.Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Release()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			return call(newStore(t, pool), ctx)
+		}, context.DeadlineExceeded},
+		{"pool closed", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
+			pool := newPool(t, testdb.Shared(t))
+			pool.Close()
+			return call(newStore(t, pool, attempts(2)), t.Context())
+		}, nil},
+		{"pool's hook", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
+			pool := newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
+				cfg.AfterConnect = func(context.Context, *pgx.Conn) error { return errHook }
+			})
+			return call(newStore(t, pool, attempts(2)), t.Context())
+		}, errHook},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for what, call := range map[string]func(*mdb.Store, context.Context) error{
+				"write": func(s *mdb.Store, ctx context.Context) error {
+					_, err := s.WriteMessage(ctx, stream, mdb.NewMessage("Happened", nil))
+					return err
+				},
+				"read": func(s *mdb.Store, ctx context.Context) error {
+					_, err := s.GetStreamMessages(ctx, stream)
+					return err
+				},
+				"transaction": func(s *mdb.Store, ctx context.Context) error {
+					return s.Atomically(ctx, nil, func(*mdb.Tx) error {
+						t.Error("the function is called")
+						return nil
+					})
+				},
+			} {
+				err := tt.call(t, call)
+				if err == nil || isUnknown(err) || tt.is != nil && !errors.Is(err, tt.is) {
+					t.Errorf("%s: error %v, want one of %v and no unknown outcome", what, err, tt.is)
+				}
+			}
+		})
+	}
+}
+
+var errHook = errors.New("hook")
+
+// TestServerComesBack has a write connect again and again, as often as the policy
+// says, and succeed when the server is there.
+func TestServerComesBack(t *testing.T) {
+	t.Parallel()
+	var down atomic.Int64
+	s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.Fallbacks = nil
+		dial := cfg.ConnConfig.DialFunc
+		cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if down.Add(-1) >= 0 {
+				return nil, errHook
+			}
+			return dial(ctx, network, addr)
+		}
+	}), attempts(4))
+	stream := mdbtest.Category("back").Stream("1")
+	down.Store(3)
+	if w := write(t, s, stream, mdb.NewMessage("Happened", nil)); w.Position != 0 || w.Duplicate {
+		t.Errorf("%+v", w)
+	}
+	s.Pool().Reset()
+	down.Store(1000)
+	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+	if !errors.Is(err, errHook) || isUnknown(err) {
+		t.Errorf("error %v, want that of dialling", err)
+	}
+	if n := 1000 - down.Load(); n != 4 {
+		t.Errorf("%d attempts to connect, want 4", n)
+	}
+	// A read is the caller's to repeat.
+	down.Store(1)
+	if _, err := s.GetStreamMessages(t.Context(), stream); !errors.Is(err, errHook) {
+		t.Errorf("error %v, want that of dialling", err)
+	}
+}

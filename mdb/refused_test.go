@@ -1,0 +1,274 @@
+package mdb_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// TestServerLimits has what only the server can find fault with be refused by it,
+// at once, and leave nothing behind.
+func TestServerLimits(t *testing.T) {
+	t.Parallel()
+	long := make([]byte, 4000) // of what does not compress
+	for i := range long {
+		long[i] = "0123456789abcdef"[rand.N(16)]
+	}
+	for _, tt := range []struct {
+		name, code string
+		prepare    func(*pgxpool.Config)
+		id         string
+		data       json.RawMessage
+	}{
+		{"number", "22003", oneConnection, "1", json.RawMessage(`[1e131072]`)},
+		{"depth", "54001", parameter("max_stack_depth", "100kB"), "1", json.RawMessage(strings.Repeat("[", 9000) + strings.Repeat("]", 9000))},
+		{"name", "54000", oneConnection, string(long), nil},
+		{"read only", "25006", parameter("default_transaction_read_only", "on"), "1", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var log journal
+			s := newStore(t, newPool(t, testdb.Shared(t), tt.prepare), log.option(), attempts(1))
+			category := mdbtest.Category("limits")
+			m := mdb.NewMessage("Happened", tt.data)
+			_, err := s.WriteMessage(t.Context(), category.Stream(tt.id), m)
+			wantCode(t, err, tt.code)
+			for _, target := range []any{new(*mdb.UnknownOutcomeError), new(*mdb.WrongVersionError), new(*mdb.SetupError)} {
+				if errors.As(err, target) {
+					t.Errorf("error %v is a %T", err, target)
+				}
+			}
+			if n := log.retries(); n != 0 {
+				t.Errorf("%d retries, want none", n)
+			}
+			// Reading goes on, on the same connections.
+			if ms, err := s.GetCategoryMessages(t.Context(), category); len(ms) != 0 || err != nil {
+				t.Errorf("%d messages, error %v, want none", len(ms), err)
+			}
+		})
+	}
+}
+
+// TestStatementTimeout has the server cancel a write that waits for its lock.
+func TestStatementTimeout(t *testing.T) {
+	t.Parallel()
+	holder := mdbtest.SharedStore(t)
+	s := newStore(t, newPool(t, testdb.Shared(t), parameter("statement_timeout", "30ms")), attempts(1))
+	stream := mdbtest.Category("timeout").Stream("1")
+	release := holdLock(t, holder, stream.Category())
+	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+	wantCode(t, err, "57014")
+	if lost := (*mdb.UnknownOutcomeError)(nil); errors.As(err, &lost) {
+		t.Errorf("error %v, though the server has said that nothing happened", err)
+	}
+	release()
+	if w := write(t, holder, stream, mdb.NewMessage("Happened", nil)); w.Position != 0 {
+		t.Errorf("%+v, want position 0", w)
+	}
+}
+
+// TestAbortedTransaction has the calls after a failed one say so.
+func TestAbortedTransaction(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("aborted").Stream("1")
+	tx := begin(t, s.Pool())
+	mtx := s.WithTx(tx)
+	_, err := mtx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(3))
+	wantError[*mdb.WrongVersionError](t, err)
+	for what, call := range everyTxCall(mtx, stream) {
+		err := call(t.Context())
+		wantCode(t, err, "25P02")
+		if want := "an earlier error has ended the transaction, roll it back"; !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %q, want it to say %q", what, err, want)
+		}
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for what, call := range everyTxCall(mtx, stream) {
+		if err := call(t.Context()); !errors.Is(err, pgx.ErrTxClosed) {
+			t.Errorf("%s after the end: error %v, want pgx.ErrTxClosed", what, err)
+		}
+	}
+}
+
+func everyTxCall(tx *mdb.Tx, stream mdb.StreamName) map[string]func(context.Context) error {
+	all := everyReadAndWrite(tx, stream)
+	all["LockCategories"] = func(ctx context.Context) error { return tx.LockCategories(ctx, stream.Category()) }
+	return all
+}
+
+func everyReadAndWrite(c calls, stream mdb.StreamName) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"WriteMessage": func(ctx context.Context) error {
+			_, err := c.WriteMessage(ctx, stream, mdb.NewMessage("Happened", nil))
+			return err
+		},
+		"WriteMessages": func(ctx context.Context) error {
+			_, err := c.WriteMessages(ctx, stream, proposals(2))
+			return err
+		},
+		"GetStreamMessages": func(ctx context.Context) error {
+			_, err := c.GetStreamMessages(ctx, stream)
+			return err
+		},
+		"GetCategoryMessages": func(ctx context.Context) error {
+			_, err := c.GetCategoryMessages(ctx, stream.Category())
+			return err
+		},
+		"GetLastStreamMessage": func(ctx context.Context) error {
+			_, err := c.GetLastStreamMessage(ctx, stream)
+			return err
+		},
+		"StreamVersion": func(ctx context.Context) error {
+			_, err := c.StreamVersion(ctx, stream)
+			return err
+		},
+		"MessageStoreVersion": func(ctx context.Context) error {
+			_, err := c.MessageStoreVersion(ctx)
+			return err
+		},
+		"StreamMessages": func(ctx context.Context) error {
+			_, err := collect(c.StreamMessages(ctx, stream))
+			return err
+		},
+		"CategoryMessages": func(ctx context.Context) error {
+			_, err := collect(c.CategoryMessages(ctx, stream.Category()))
+			return err
+		},
+	}
+}
+
+// TestSetupErrors has each call say what to do where Message DB is not there, not
+// allowed, or not found by the functions that look for it in the search path.
+func TestSetupErrors(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name            string
+		pool            func(t *testing.T) *pgxpool.Pool
+		code            string
+		problem, remedy string
+		only            string
+	}{
+		{
+			"not installed",
+			func(t *testing.T) *pgxpool.Pool { return newPool(t, pgtest.Database(t, "empty", nil)) },
+			"3F000", "Message DB is not installed", "schema.Install", "",
+		},
+		{
+			"not allowed",
+			func(t *testing.T) *pgxpool.Pool {
+				url := testdb.New(t)
+				exec(t, newPool(t, url), `REVOKE ALL ON SCHEMA message_store FROM message_store`)
+				return newPool(t, url, asRole("message_store"))
+			},
+			"42501", "permission denied", "GRANT message_store", "",
+		},
+		{
+			"no function",
+			func(t *testing.T) *pgxpool.Pool {
+				url := testdb.New(t)
+				exec(t, newPool(t, url), `DROP FUNCTION message_store.get_category_messages`)
+				return newPool(t, url)
+			},
+			"42883", "in a version that lacks what was called", "schema.Install", "GetCategoryMessages",
+		},
+		{
+			"no path to a table",
+			func(t *testing.T) *pgxpool.Pool {
+				url := testdb.New(t)
+				exec(t, newPool(t, url), `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
+					$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
+				return barePool(t, url)
+			},
+			"42P01", "the search path does not lead to the schema message_store", "Configure", "StreamVersion",
+		},
+		{
+			"no path to a function",
+			func(t *testing.T) *pgxpool.Pool {
+				url := testdb.New(t)
+				exec(t, newPool(t, url), `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
+					$$BEGIN RETURN hash_64(stream_version.stream_name); END$$`)
+				return barePool(t, url)
+			},
+			"42883", "the search path does not lead to the schema message_store", "Configure", "StreamVersion",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var log journal
+			s := newStore(t, tt.pool(t), log.option())
+			for what, call := range everyReadAndWrite(s, mdbtest.Category("setup").Stream("1")) {
+				if tt.only != "" && what != tt.only {
+					continue
+				}
+				err := call(t.Context())
+				setup := wantError[*mdb.SetupError](t, err)
+				if !strings.Contains(setup.Problem, tt.problem) || !strings.Contains(setup.Remedy, tt.remedy) {
+					t.Errorf("%s: problem %q and remedy %q, want them to speak of %q and %q", what, setup.Problem, setup.Remedy, tt.problem, tt.remedy)
+				}
+				if text := err.Error(); !strings.Contains(text, setup.Problem) || !strings.Contains(text, setup.Remedy) {
+					t.Errorf("%s: text %q lacks something", what, text)
+				}
+				wantCode(t, err, tt.code)
+			}
+			if n := log.retries(); n != 0 {
+				t.Errorf("%d retries, want none", n)
+			}
+		})
+	}
+}
+
+// TestConditionErrors has what is wrong with a condition be the server's to say.
+func TestConditionErrors(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t, mdb.WithConditions())
+	stream := mdbtest.Category("condition").Stream("1")
+	seed(t, s, stream, 1)
+	for condition, code := range map[mdb.SQL]string{
+		"position >":       "42601",
+		"true) OR (":       "42601",
+		"nowhere = 1":      "42703",
+		"position / 0 = 1": "22012",
+	} {
+		for what, read := range map[string]func() ([]mdb.Message, error){
+			"stream": func() ([]mdb.Message, error) {
+				return s.GetStreamMessages(t.Context(), stream, mdb.WithCondition(condition))
+			},
+			"category": func() ([]mdb.Message, error) {
+				return s.GetCategoryMessages(t.Context(), stream.Category(), mdb.WithCondition(condition))
+			},
+			"iterator": func() ([]mdb.Message, error) {
+				return collect(s.StreamMessages(t.Context(), stream, mdb.WithCondition(condition)))
+			},
+			"in a Tx": func() ([]mdb.Message, error) {
+				tx := begin(t, s.Pool())
+				defer func() { _ = tx.Rollback(t.Context()) }()
+				return s.WithTx(tx).GetStreamMessages(t.Context(), stream, mdb.WithCondition(condition))
+			},
+		} {
+			ms, err := read()
+			pgErr := wantError[*pgconn.PgError](t, err)
+			if ms != nil || pgErr.Code != code {
+				t.Errorf("%s where %s: %d messages, error %v, want SQLSTATE %s", what, condition, len(ms), err, code)
+			}
+			if !strings.Contains(fmt.Sprint(err), "get messages of") {
+				t.Errorf("error %q does not say what was asked for", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,219 @@
+package schema_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// empty returns the URL of an empty database in a cluster that has the role, as
+// other tests would otherwise create it meanwhile. See TestInstallAndRoles for one
+// that has not.
+func empty(t testing.TB) string {
+	t.Helper()
+	return pgtest.Database(t, "empty", func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `DO $$ BEGIN CREATE ROLE message_store LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`)
+		return err
+	})
+}
+
+func install(t testing.TB, conn *pgx.Conn) {
+	t.Helper()
+	if err := schema.Install(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// use writes and reads a message as the role message_store, without a search path.
+func use(t testing.TB, conn *pgx.Conn) {
+	t.Helper()
+	run(t, conn, `SET ROLE message_store; SET search_path = pg_catalog`)
+	var position int64
+	var stream, version string
+	err := conn.QueryRow(t.Context(), `SELECT message_store.write_message(gen_random_uuid()::varchar, 'account-123', 'Opened', '{}'), message_store.message_store_version()`).Scan(&position, &version)
+	if err != nil || version != schema.Version {
+		t.Fatalf("write_message: position %d, version %s, %v, want version %s", position, version, err, schema.Version)
+	}
+	err = conn.QueryRow(t.Context(), `SELECT stream_name FROM message_store.get_category_messages('account')`).Scan(&stream)
+	if err != nil || stream != "account-123" {
+		t.Errorf("get_category_messages: %q, %v, want a message of account-123", stream, err)
+	}
+	run(t, conn, `RESET ROLE; RESET search_path`)
+}
+
+func TestInstall(t *testing.T) {
+	t.Parallel()
+	url := empty(t)
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if err := schema.Install(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	use(t, connect(t, url))
+}
+
+func TestInstallLeavesItsOwn(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, empty(t))
+	install(t, conn)
+	use(t, conn)
+	unchanged(t, conn, func() { install(t, conn) })
+
+	var messages int
+	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM message_store.messages`).Scan(&messages); err != nil || messages != 1 {
+		t.Errorf("there are %d messages, %v, want the 1 from before", messages, err)
+	}
+}
+
+// TestInstallLeavesEarlierVersions: those before 1.3.0 had less.
+func TestInstallLeavesEarlierVersions(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, empty(t))
+	install(t, conn)
+	run(t, conn, `
+		DROP FUNCTION message_store.message_store_version, message_store.get_last_stream_message;
+		CREATE FUNCTION message_store.get_last_stream_message(stream_name varchar) RETURNS SETOF message_store.message
+			LANGUAGE sql AS $$ SELECT * FROM message_store.get_stream_messages(stream_name) ORDER BY position DESC LIMIT 1 $$;
+		DROP VIEW message_store.type_summary`)
+	unchanged(t, conn, func() { install(t, conn) })
+}
+
+func TestInstallBesidesOtherObjects(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, empty(t))
+	run(t, conn, `
+		CREATE TABLE public.messages (id int);
+		CREATE SCHEMA message_store;
+		CREATE TABLE message_store.notes (id int);
+		CREATE FUNCTION message_store.write_note(text) RETURNS void LANGUAGE sql AS ''`)
+	install(t, conn)
+	use(t, conn)
+}
+
+// TestInstallWithHostileSearchPath: what the installer's path leads to must not
+// become part of the functions.
+func TestInstallWithHostileSearchPath(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, empty(t))
+	run(t, conn, `
+		CREATE SCHEMA hostile;
+		CREATE FUNCTION hostile.split_part(text, text, int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'hostile' $$;
+		SET search_path = hostile, pg_catalog`)
+	install(t, conn)
+	use(t, conn)
+}
+
+func TestInstallWithinATransaction(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, empty(t))
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Install(t.Context(), tx); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := identities(t, conn); slices.ContainsFunc(left, func(s string) bool { return len(s) > 7 && s[:8] == "relation" }) {
+		t.Errorf("after the rollback there is %v", left)
+	}
+	install(t, conn)
+	use(t, conn)
+}
+
+func TestInstallConcurrently(t *testing.T) {
+	t.Parallel()
+	url := empty(t)
+	installAll(t, slices.Repeat([]string{url}, 8))
+	use(t, connect(t, url))
+}
+
+// installAll installs into all databases at once.
+func installAll(t testing.TB, urls []string) {
+	t.Helper()
+	conns := make([]*pgx.Conn, len(urls))
+	for i, url := range urls {
+		conns[i] = connect(t, url)
+	}
+	ctx := t.Context()
+	start := make(chan struct{})
+	results := make(chan error)
+	for _, conn := range conns {
+		go func() {
+			<-start
+			results <- schema.Install(ctx, conn)
+		}()
+	}
+	close(start)
+	for range conns {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestInstallWaits for another installer, and then finds what that one has made.
+func TestInstallWaits(t *testing.T) {
+	t.Parallel()
+	for _, isolation := range []string{"read committed", "repeatable read", "serializable"} {
+		t.Run(isolation, func(t *testing.T) {
+			t.Parallel()
+			url := empty(t)
+			first, second, watch := connect(t, url), connect(t, url), connect(t, url)
+			run(t, second, `SET default_transaction_isolation = '`+isolation+`'`)
+			tx, err := first.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := schema.Install(t.Context(), tx); err != nil {
+				t.Fatal(err)
+			}
+
+			ctx, installed := t.Context(), make(chan error, 1)
+			go func() { installed <- schema.Install(ctx, second) }()
+			waitForLock(t, watch, second.PgConn().PID())
+			if err := tx.Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-installed; err != nil {
+				t.Error(err)
+			}
+			use(t, first)
+		})
+	}
+}
+
+func TestInstallIsCancelled(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, empty(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := schema.Install(ctx, conn); err == nil {
+		t.Error("Install returns nil, want the context's error")
+	}
+}
+
+// unchanged runs f and tells what it has changed in the catalogues.
+func unchanged(t testing.TB, conn *pgx.Conn, f func()) {
+	t.Helper()
+	facts, ids := catalogue(t, conn), identities(t, conn)
+	f()
+	if got := catalogue(t, conn); !maps.Equal(got, facts) {
+		t.Errorf("the catalogue has changed: %v", differences(facts, got))
+	}
+	if got := identities(t, conn); !slices.Equal(got, ids) {
+		t.Errorf("objects are others now: got %v, want %v", got, ids)
+	}
+}

@@ -1,0 +1,164 @@
+package schema_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// TestInstallAndRoles has a server of its own, as roles belong to all of its
+// databases, and goes about it step by step.
+func TestInstallAndRoles(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	admin := connect(t, server.URL("postgres"))
+	run(t, admin, `
+		CREATE ROLE installer LOGIN CREATEROLE;
+		CREATE ROLE without_roles LOGIN;
+		CREATE ROLE without_database LOGIN CREATEROLE`)
+
+	c := &cluster{server, admin}
+
+	t.Run("role is created", func(t *testing.T) {
+		urls := c.databases(t, 1)
+		conn := connect(t, urls[0])
+		install(t, conn)
+		use(t, conn)
+		var exact bool
+		err := conn.QueryRow(t.Context(), `SELECT rolcanlogin AND rolinherit AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
+			AND rolconnlimit = -1 AND rolvaliduntil IS NULL FROM pg_roles WHERE rolname = 'message_store'`).Scan(&exact)
+		if err != nil || !exact {
+			t.Errorf("the role has other attributes than LOGIN (%v)", err)
+		}
+	})
+
+	t.Run("role exists", func(t *testing.T) {
+		urls := c.databases(t, 1)
+		run(t, admin, `CREATE ROLE message_store NOLOGIN`)
+		conn := connect(t, urls[0])
+		install(t, conn)
+		use(t, conn)
+		var login bool
+		if err := conn.QueryRow(t.Context(), `SELECT rolcanlogin FROM pg_roles WHERE rolname = 'message_store'`).Scan(&login); err != nil || login {
+			t.Errorf("the role that existed may log in now (%v)", err)
+		}
+	})
+
+	t.Run("several databases at once", func(t *testing.T) {
+		urls := c.databases(t, 4)
+		installAll(t, slices.Repeat(urls, 3))
+		for _, url := range urls {
+			use(t, connect(t, url))
+		}
+	})
+
+	for _, outcome := range []string{"COMMIT", "ROLLBACK"} {
+		t.Run("another installer creates the role meanwhile, "+outcome, func(t *testing.T) {
+			urls := c.databases(t, 1)
+			other, conn := connect(t, server.URL("postgres")), connect(t, urls[0])
+			run(t, other, `BEGIN; CREATE ROLE message_store LOGIN`)
+			ctx, installed := t.Context(), make(chan error, 1)
+			go func() { installed <- schema.Install(ctx, conn) }()
+			waitForLock(t, admin, conn.PgConn().PID())
+			run(t, other, outcome)
+			if err := <-installed; err != nil {
+				t.Fatal(err)
+			}
+			use(t, conn)
+		})
+	}
+
+	t.Run("by a role that may create schemas and roles", func(t *testing.T) {
+		urls := c.databases(t, 1)
+		conn := connect(t, urls[0])
+		run(t, conn, `SET SESSION AUTHORIZATION installer`)
+		install(t, conn)
+		unchanged(t, conn, func() { install(t, conn) })
+		run(t, conn, `RESET SESSION AUTHORIZATION`)
+		use(t, conn)
+	})
+
+	t.Run("by a role that may create schemas where the role exists", func(t *testing.T) {
+		urls := c.databases(t, 1)
+		run(t, admin, `CREATE ROLE message_store LOGIN`)
+		conn := connect(t, urls[0])
+		run(t, conn, `SET SESSION AUTHORIZATION without_roles`)
+		install(t, conn)
+		run(t, conn, `RESET SESSION AUTHORIZATION`)
+		use(t, conn)
+	})
+
+	for role, lacks := range map[string]string{
+		"without_roles":    "CREATEROLE",
+		"without_database": "CREATE on the database",
+	} {
+		t.Run("by a role "+role, func(t *testing.T) {
+			urls := c.databases(t, 1)
+			conn := connect(t, urls[0])
+			run(t, conn, `SET SESSION AUTHORIZATION `+role)
+			unchanged(t, conn, func() {
+				err := schema.Install(t.Context(), conn)
+				var refused *pgconn.PgError
+				if !errors.As(err, &refused) || refused.Code != "42501" || !strings.Contains(err.Error(), lacks) {
+					t.Errorf("Install returns %v, want 42501 and to be told of %s", err, lacks)
+				}
+			})
+		})
+	}
+
+	t.Run("by a role without rights where all is there", func(t *testing.T) {
+		urls := c.databases(t, 1)
+		conn := connect(t, urls[0])
+		install(t, conn)
+		run(t, conn, `SET SESSION AUTHORIZATION without_roles`)
+		unchanged(t, conn, func() { install(t, conn) })
+	})
+}
+
+// A cluster is a server whose role message_store comes and goes.
+type cluster struct {
+	server *pgtest.Server
+	admin  *pgx.Conn
+}
+
+// databases returns the URLs of new databases. There is no role message_store.
+// Afterwards there is neither of them.
+func (c *cluster) databases(t testing.TB, n int) []string {
+	t.Helper()
+	var urls []string
+	for i := range n {
+		database := fmt.Sprintf("step_%d", i)
+		run(t, c.admin, `CREATE DATABASE `+database)
+		run(t, c.admin, `GRANT CREATE ON DATABASE `+database+` TO installer, without_roles`)
+		urls = append(urls, c.server.URL(database))
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		for i := range n {
+			if _, err := c.admin.Exec(ctx, fmt.Sprintf(`DROP DATABASE step_%d WITH (FORCE)`, i)); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := c.admin.Exec(ctx, `DROP ROLE IF EXISTS message_store`); err != nil {
+			t.Error(err)
+		}
+	})
+	return urls
+}

@@ -1,0 +1,124 @@
+package mdb_test
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// quoting makes the server quote a payload wherever its errors have room for it.
+const quoting = `
+ALTER TABLE message_store.messages ADD CONSTRAINT checked CHECK (type <> 'Checked');
+CREATE FUNCTION public.quote() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	CASE NEW.type
+	WHEN 'Null' THEN
+		NEW.position := NULL; -- the detail is the whole row
+	WHEN 'Raised' THEN
+		RAISE EXCEPTION 'refused' USING ERRCODE = 'P0001', DETAIL = NEW.data::text, HINT = 'a hint';
+	WHEN 'JSON' THEN
+		PERFORM (NEW.data->>'broken')::jsonb; -- the context quotes the line
+	WHEN 'Query' THEN
+		EXECUTE 'SELECT nothing AS "' || (NEW.data->>'text') || '"'; -- the internal query
+	WHEN 'Number' THEN
+		PERFORM (NEW.data->>'text')::int; -- the message itself
+	WHEN 'Time' THEN
+		PERFORM (NEW.data->>'text')::timestamp;
+	ELSE
+		NULL;
+	END CASE;
+	RETURN NEW;
+END
+$$;
+CREATE TRIGGER quote BEFORE INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION public.quote();`
+
+// TestErrorsHoldNoPayload has no part of a server's error tell a payload, in
+// whichever way the error is printed.
+func TestErrorsHoldNoPayload(t *testing.T) {
+	t.Parallel()
+	var log journal
+	s := mdbtest.Store(t, log.option(), attempts(2))
+	exec(t, s.Pool(), quoting)
+	for typ, code := range map[string]string{"Checked": "23514", "Null": "23502", "Raised": "P0001", "JSON": "22P02", "Query": "42703"} {
+		t.Run(typ, func(t *testing.T) { provoke(t, s, typ, code) })
+	}
+	checkNoCanary(t, errors.New(log.String()))
+}
+
+// TestErrorTextsHoldNoPayload is about the errors whose very text quotes a value,
+// which are those of casts.
+func TestErrorTextsHoldNoPayload(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, mdb.WithConditions())
+	exec(t, s.Pool(), quoting)
+	for typ, code := range map[string]string{"Number": "22P02", "Time": "22007"} {
+		t.Run(typ, func(t *testing.T) { provoke(t, s, typ, code) })
+	}
+	category := mdbtest.Category("scrub")
+	write(t, s, category.Stream("1"), mdb.NewMessage("Happened", map[string]string{"text": canary}))
+	for condition, code := range map[mdb.SQL]string{
+		"(data->>'text')::int = 1":      "22P02",
+		"(data->>'text')::date IS NULL": "22007",
+	} {
+		_, err := s.GetCategoryMessages(t.Context(), category, mdb.WithCondition(condition))
+		checkScrubbed(t, err, code)
+	}
+}
+
+// provoke makes calls fail in the server while it has a payload in its hands.
+func provoke(t *testing.T, s *mdb.Store, typ, code string) {
+	category := mdbtest.Category("scrub")
+	m := mdb.NewMessage(typ, map[string]string{"text": canary, "broken": "{" + canary})
+	m.Metadata = []string{canary}
+	onBoth(t, s, func(t *testing.T, c calls, _ database) {
+		_, err := c.WriteMessage(t.Context(), category.Stream("1"), m)
+		checkScrubbed(t, err, code)
+	})
+	_, err := s.WriteMessages(t.Context(), category.Stream("1"), []mdb.ProposedMessage{mdb.NewMessage("Happened", nil), m})
+	checkScrubbed(t, err, code)
+	err = s.Atomically(t.Context(), []mdb.Category{category}, func(tx *mdb.Tx) error {
+		_, _ = tx.WriteMessage(t.Context(), category.Stream("1"), m)
+		return nil
+	})
+	checkScrubbed(t, err, code)
+}
+
+func checkScrubbed(t *testing.T, err error, code string) {
+	t.Helper()
+	pgErr := wantCode(t, err, code)
+	checkNoCanary(t, err)
+	b, jsonErr := json.Marshal(pgErr)
+	if jsonErr != nil {
+		t.Fatal(jsonErr)
+	}
+	checkNoCanary(t, errors.New(string(b)))
+	// What tells the fault without the payload is left.
+	if pgErr.Message == "" || pgErr.SeverityUnlocalized != "ERROR" || pgErr.Routine == "" {
+		t.Errorf("the error has lost more: %+v", *pgErr)
+	}
+}
+
+// TestScrubbedErrorKeepsTheRest compares an error with the server's own.
+func TestScrubbedErrorKeepsTheRest(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("scrub").Stream("1")
+	m := mdb.NewMessage("Happened", nil)
+	write(t, s, stream, m)
+	_, err := s.WriteMessage(t.Context(), stream, m)
+	got := *wantCode(t, err, "23505")
+	_, err = s.Pool().Exec(t.Context(), `SELECT message_store.write_message($1, $2, 'Happened', NULL)`, m.ID.String(), string(stream))
+	want := *wantError[*pgconn.PgError](t, err)
+	if want.Detail == "" || want.Where == "" {
+		t.Fatalf("the server's error is %+v, so this test sees nothing", want)
+	}
+	want.Detail, want.Where = "", ""
+	if got != want {
+		t.Errorf("error\n%+v, want\n%+v", got, want)
+	}
+}

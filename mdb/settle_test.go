@@ -1,0 +1,311 @@
+package mdb_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// A shape is a way to write, of which the stream has one message already.
+type shape struct {
+	name string
+	n    int
+	mint bool // the write mints the IDs
+	opts []mdb.WriteOption
+	way  []mdb.StoreOption
+	mode pgx.QueryExecMode // 0: the default
+}
+
+var shapes = []shape{
+	{name: "single", n: 1},
+	{name: "single, minted", n: 1, mint: true},
+	{name: "single, expecting", n: 1, opts: []mdb.WriteOption{mdb.ExpectVersion(0)}},
+	{name: "single, idempotent", n: 1, opts: []mdb.WriteOption{mdb.Idempotent()}},
+	{name: "batch", n: 3},
+	{name: "batch, minted, expecting", n: 3, mint: true, opts: []mdb.WriteOption{mdb.ExpectVersion(0)}},
+	{name: "direct batch", n: 3, way: []mdb.StoreOption{mdb.WithDirectSQL()}},
+	{name: "direct batch, expecting", n: 3, opts: []mdb.WriteOption{mdb.ExpectVersion(0)}, way: []mdb.StoreOption{mdb.WithDirectSQL()}},
+	{name: "single, describe exec", n: 1, mode: pgx.QueryExecModeDescribeExec},
+	{name: "single, cache describe", n: 1, mode: pgx.QueryExecModeCacheDescribe},
+	{name: "single, exec", n: 1, mode: pgx.QueryExecModeExec},
+	{name: "single, simple", n: 1, mode: pgx.QueryExecModeSimpleProtocol},
+	{name: "batch, exec", n: 3, mode: pgx.QueryExecModeExec},
+	{name: "batch, simple", n: 3, mode: pgx.QueryExecModeSimpleProtocol},
+	{name: "direct batch, exec", n: 3, mode: pgx.QueryExecModeExec, way: []mdb.StoreOption{mdb.WithDirectSQL()}},
+	{name: "direct batch, simple", n: 3, mode: pgx.QueryExecModeSimpleProtocol, way: []mdb.StoreOption{mdb.WithDirectSQL()}},
+}
+
+// store returns a store on one connection, of which a test can break any.
+func (sh shape) store(t *testing.T, w *wire, opts ...mdb.StoreOption) *mdb.Store {
+	t.Helper()
+	pool := newPool(t, testdb.Shared(t), w.attach, oneConnection, func(cfg *pgxpool.Config) {
+		if sh.mode != 0 {
+			cfg.ConnConfig.DefaultQueryExecMode = sh.mode
+		}
+	})
+	return newStore(t, pool, append(opts, sh.way...)...)
+}
+
+func (sh shape) messages() []mdb.ProposedMessage {
+	ms := proposals(sh.n)
+	for i := range ms {
+		if sh.mint {
+			ms[i].ID = uuid.Nil
+		}
+	}
+	return ms
+}
+
+func (sh shape) write(t *testing.T, s *mdb.Store, stream mdb.StreamName, ms []mdb.ProposedMessage) ([]mdb.Written, error) {
+	return s.WriteMessages(t.Context(), stream, ms, sh.opts...)
+}
+
+// TestSettle loses the connection at many places of a write: before the server has
+// it, and while its answer arrives. Each time the write happens once, and says
+// where it is.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	for _, sh := range shapes {
+		t.Run(sh.name, func(t *testing.T) {
+			t.Parallel()
+			var w wire
+			var log journal
+			s := sh.store(t, &w, log.option(), attempts(3))
+			warm := func() mdb.StreamName {
+				stream := mdbtest.Category("settle").Stream("1")
+				one := shape{n: 1}
+				if _, err := one.write(t, s, stream, one.messages()); err != nil {
+					t.Fatal(err)
+				}
+				warm := shape{n: sh.n}
+				if _, err := warm.write(t, s, mdbtest.Category("settle").Stream("2"), warm.messages()); err != nil {
+					t.Fatal(err)
+				}
+				return stream
+			}
+			stream := warm()
+			w.cut(cut{string(stream), whole}) // only what writes holds the name
+			if _, err := sh.write(t, s, stream, sh.messages()); err != nil {
+				t.Fatal(err)
+			}
+			length := int(w.answered.Load())
+			// The next call finds the connection broken.
+			if _, err := s.StreamVersion(t.Context(), stream); err == nil {
+				t.Fatal("the connection is whole")
+			}
+
+			for _, place := range []int{unsent, lost, 0, 1, length / 3, length / 2, whole - 7, whole - 6, whole - 5, whole - 1} {
+				stream := warm()
+				ms := sh.messages()
+				before := log.retries()
+				w.cut(cut{string(stream), place})
+				written, err := sh.write(t, s, stream, ms)
+				if err != nil {
+					t.Errorf("cut at %d of %d: %v", place, length, err)
+					continue
+				}
+				if n := log.retries() - before; n != 1 {
+					t.Errorf("cut at %d of %d: %d retries, want 1", place, length, n)
+				}
+				got := rows(t, s.Pool(), stream.Category())
+				if len(got) != 1+sh.n {
+					t.Fatalf("cut at %d of %d: %d messages, want %d", place, length, len(got), 1+sh.n)
+				}
+				for i, w := range written {
+					want := mdb.Written{ID: got[1+i].ID, Position: int64(1 + i), GlobalPosition: got[1+i].GlobalPosition, Duplicate: place >= 0}
+					if w != want || !sh.mint && w.ID != ms[i].ID {
+						t.Errorf("cut at %d of %d: %+v, want %+v", place, length, w, want)
+					}
+				}
+			}
+			if text := log.String(); !strings.Contains(text, "outcome_unknown=true") {
+				t.Errorf("the log does not say that an outcome was unknown: %s", text)
+			}
+		})
+	}
+}
+
+// TestSettleAgain loses one connection after the other, that of the look included.
+func TestSettleAgain(t *testing.T) {
+	t.Parallel()
+	for _, sh := range shapes {
+		t.Run(sh.name, func(t *testing.T) {
+			t.Parallel()
+			var w wire
+			s := sh.store(t, &w, attempts(9))
+			stream := mdbtest.Category("again").Stream("1")
+			seed(t, s, stream, 1)
+			// Only what writes holds the stream's name.
+			w.cut(
+				cut{string(stream), lost},
+				cut{string(stream), 0}, // writes
+				cut{string(stream), 0}, // finds an ID or another version
+				cut{"AS sought", unsent},
+				cut{"AS sought", lost},
+				cut{"AS sought", 0},
+				cut{"AS sought", whole}, // prepares the look, and has no time for it
+			)
+			written, err := sh.write(t, s, stream, sh.messages())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := w.uncut(); n != 0 {
+				t.Errorf("%d cuts have not happened", n)
+			}
+			for i, w := range written {
+				if w.Position != int64(1+i) || !w.Duplicate {
+					t.Errorf("message %d: %+v, want a duplicate at %d", i, w, 1+i)
+				}
+			}
+			if got := positions(t, newPool(t, testdb.Shared(t)), stream); len(got) != 1+sh.n {
+				t.Errorf("%d messages, want %d", len(got), 1+sh.n)
+			}
+		})
+	}
+}
+
+// TestSettleWithOthers has others write between a lost attempt and the next one.
+func TestSettleWithOthers(t *testing.T) {
+	t.Parallel()
+	other := mdbtest.SharedStore(t)
+	for _, sh := range shapes {
+		for _, reached := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, reached %t", sh.name, reached), func(t *testing.T) {
+				t.Parallel()
+				var w wire
+				stream := mdbtest.Category("others").Stream("1")
+				log := journal{onRecord: func() { seed(t, other, stream, 2) }}
+				s := sh.store(t, &w, log.option(), attempts(3))
+				warm := shape{n: sh.n}
+				if _, err := warm.write(t, s, mdbtest.Category("others").Stream("2"), warm.messages()); err != nil {
+					t.Fatal(err)
+				}
+				seed(t, other, stream, 1)
+				place, first := lost, int64(3)
+				if reached {
+					place, first = 0, 1
+				}
+				w.cut(cut{string(stream), place})
+				written, err := sh.write(t, s, stream, sh.messages())
+				if expecting := strings.Contains(sh.name, "expecting"); expecting && !reached {
+					if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Actual != 2 {
+						t.Errorf("error %+v, want actual 2", wrong)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, w := range written {
+					if w.Position != first+int64(i) || w.Duplicate != reached {
+						t.Errorf("message %d: %+v, want position %d", i, w, first+int64(i))
+					}
+				}
+				if got, want := len(positions(t, other.Pool(), stream)), 3+sh.n; got != want {
+					t.Errorf("%d messages, want %d", got, want)
+				}
+			})
+		}
+	}
+}
+
+// TestSettleForeign has a lost write meet its IDs where another write has put them:
+// that is not its own doing.
+func TestSettleForeign(t *testing.T) {
+	t.Parallel()
+	other := mdbtest.SharedStore(t)
+	for _, tt := range []struct {
+		name  string
+		write func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage)
+		found int
+	}{
+		{"in another stream", func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage) {
+			write(t, other, stream+"x", ms[0])
+		}, 1},
+		{"with other content", func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage) {
+			ms = slices.Clone(ms)
+			ms[1].Data = []string{"else"}
+			_, _ = other.WriteMessages(t.Context(), stream, ms)
+		}, 3},
+		{"in part", func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage) {
+			_, _ = other.WriteMessages(t.Context(), stream, ms[1:])
+		}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var w wire
+			stream := mdbtest.Category("foreign").Stream("1")
+			ms := proposals(3)
+			log := journal{onRecord: func() { tt.write(t, stream, ms) }}
+			s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection), log.option(), attempts(3))
+			seed(t, s, mdbtest.Category("foreign").Stream("2"), 3)
+			w.cut(cut{"write", lost})
+			_, err := s.WriteMessages(t.Context(), stream, ms)
+			if duplicate := wantError[*mdb.DuplicateIDError](t, err); len(duplicate.IDs) != tt.found {
+				t.Errorf("IDs %v, want %d", duplicate.IDs, tt.found)
+			}
+			if unknown := (*mdb.UnknownOutcomeError)(nil); errors.As(err, &unknown) {
+				t.Errorf("error %v, though the outcome is known", err)
+			}
+		})
+	}
+}
+
+// TestUnsettled has a write end whose outcome stays unknown, by the policy's will,
+// and the same call settle it later.
+func TestUnsettled(t *testing.T) {
+	t.Parallel()
+	for _, sh := range shapes {
+		if sh.mint {
+			continue // its IDs are gone with it, but for those in the error
+		}
+		for place, present := range map[int]bool{lost: false, 0: true} {
+			t.Run(fmt.Sprintf("%s, present %t", sh.name, present), func(t *testing.T) {
+				t.Parallel()
+				var w wire
+				s := sh.store(t, &w, attempts(1))
+				stream := mdbtest.Category("unsettled").Stream("1")
+				warm := shape{n: sh.n}
+				if _, err := warm.write(t, s, mdbtest.Category("unsettled").Stream("2"), warm.messages()); err != nil {
+					t.Fatal(err)
+				}
+				seed(t, s, stream, 1)
+				ms := sh.messages()
+				w.cut(cut{string(stream), place})
+				_, err := sh.write(t, s, stream, ms)
+				unknown := wantError[*mdb.UnknownOutcomeError](t, err)
+				for i, id := range unknown.IDs {
+					if id != ms[i].ID {
+						t.Errorf("ID %d is %s, want %s", i, id, ms[i].ID)
+					}
+				}
+				if len(unknown.IDs) != sh.n || errors.Unwrap(unknown) == nil {
+					t.Errorf("%d IDs and cause %v, want %d", len(unknown.IDs), errors.Unwrap(unknown), sh.n)
+				}
+				checkNoCanary(t, err)
+
+				again := sh
+				again.opts = append(slices.Clone(sh.opts), mdb.Idempotent())
+				written, err := again.write(t, s, stream, ms)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, w := range written {
+					if w.Position != int64(1+i) || w.Duplicate != present {
+						t.Errorf("message %d: %+v, want position %d and a duplicate: %t", i, w, 1+i, present)
+					}
+				}
+			})
+		}
+	}
+}
