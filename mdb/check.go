@@ -101,7 +101,7 @@ func (s *Store) Check(ctx context.Context) error {
 	if !lastOfType {
 		found("Message DB is older than 1.3.0, so that OfType cannot be used", "upgrade Message DB")
 	}
-	if len(rights) == 0 {
+	if len(rights)+len(tables)+len(functions) == 0 {
 		if err := s.checkPath(ctx); err != nil {
 			problems = append(problems, err)
 		}

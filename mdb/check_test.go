@@ -16,7 +16,7 @@ import (
 // findings returns the parts of Check's error, which are all of one type.
 func findings(t testing.TB, err error) []*mdb.SetupError {
 	t.Helper()
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // this is about the parts
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []*mdb.SetupError{wantError[*mdb.SetupError](t, err)}
 	}

@@ -81,7 +81,7 @@ func onBothConditional(t *testing.T, s *mdb.Store, test func(t *testing.T, c cal
 // however that has ended.
 func TestConditionsStayOff(t *testing.T) {
 	t.Parallel()
-	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": barePool} {
+	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": pathOnlyPool} {
 		for _, mode := range execModes {
 			t.Run(pooled+" "+mode.String(), func(t *testing.T) {
 				t.Parallel()
@@ -133,7 +133,7 @@ func TestConditionsStayOff(t *testing.T) {
 // once with the connection, and once with a request that leaves it alive.
 func TestConditionsStayOffWhenCancelled(t *testing.T) {
 	t.Parallel()
-	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": barePool} {
+	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": pathOnlyPool} {
 		for _, request := range []bool{false, true} {
 			name := pooled + " off"
 			if request {
@@ -211,7 +211,7 @@ func TestConditionsStayOffInTx(t *testing.T) {
 // transaction takes back its own turning off, and here nothing is below it.
 func TestConditionInBareTx(t *testing.T) {
 	t.Parallel()
-	s := newStore(t, barePool(t, testdb.Shared(t), oneConnection), mdb.WithConditions())
+	s := newStore(t, pathOnlyPool(t, testdb.Shared(t), oneConnection), mdb.WithConditions())
 	stream := mdbtest.Category("off").Stream("1")
 	seed(t, s, stream, 1)
 	tx := begin(t, s.Pool())
@@ -223,4 +223,14 @@ func TestConditionInBareTx(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkOff(t, s.Pool())
+}
+
+// pathOnlyPool is a bare pool with the search path that Message DB's own functions
+// cannot do without, and nothing else of what Configure sets.
+func pathOnlyPool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	if testdb.Official() {
+		prepare = append(prepare, parameter("search_path", "message_store"))
+	}
+	return barePool(t, url, prepare...)
 }

@@ -87,7 +87,7 @@ func TestConfigureOutlasts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, statement := range strings.Split(sql, "; ") {
+		for statement := range strings.SplitSeq(sql, "; ") {
 			exec(t, conn.Conn(), statement)
 		}
 		conn.Release()

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
 
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -174,6 +176,28 @@ func TestIdempotentNew(t *testing.T) {
 		if w.Position != i || w.Duplicate {
 			t.Errorf("%+v, want position %d and no duplicate", w, i)
 		}
+	}
+}
+
+// TestIdempotentLookLost loses the connection of the look. The write itself is known
+// not to have happened, so there is nothing to settle.
+func TestIdempotentLookLost(t *testing.T) {
+	t.Parallel()
+	var w wire
+	s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection), attempts(3))
+	stream := mdbtest.Category("look").Stream("1")
+	m := mdb.NewMessage("Happened", []string{canary})
+	write(t, s, stream, m)
+	for _, place := range []int{unsent, lost, 0} {
+		w.cut(cut{"AS sought", place})
+		_, err := s.WriteMessage(t.Context(), stream, m, mdb.Idempotent())
+		if err == nil || isUnknown(err) || !strings.Contains(err.Error(), "look for the messages of a repeated write to stream "+string(stream)) {
+			t.Errorf("error %v, want one of the look", err)
+		}
+		checkNoCanary(t, err)
+	}
+	if w := write(t, s, stream, m, mdb.Idempotent()); !w.Duplicate {
+		t.Errorf("%+v, want a duplicate", w)
 	}
 }
 

@@ -109,7 +109,7 @@ func holdsInvalidUTF8(v reflect.Value) bool {
 		return false
 	}
 	if v.CanInterface() {
-		if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+		if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
 			text, err := m.MarshalText()
 			return err == nil && !utf8.Valid(text)
 		}

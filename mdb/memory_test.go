@@ -86,7 +86,7 @@ func TestLargePayload(t *testing.T) {
 	category := mdbtest.Category("payload")
 	const size = 1 << 20
 	text := func(i int) string { return strings.Repeat(string(rune('a'+i)), size) }
-	ms := make([]mdb.ProposedMessage, 4)
+	ms := make([]mdb.ProposedMessage, 3)
 	for i := range ms {
 		ms[i] = mdb.ProposedMessage{Type: "Large", Data: []string{text(i)}, Metadata: []string{text(i + 10)}}
 	}

@@ -292,3 +292,20 @@ func TestServerComesBack(t *testing.T) {
 		t.Errorf("error %v, want that of dialling", err)
 	}
 }
+
+// TestServerRefusesConnections has the server answer, and say no.
+func TestServerRefusesConnections(t *testing.T) {
+	t.Parallel()
+	var w wire
+	s := newStore(t, newPool(t, testdb.Shared(t), w.attach, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.Database = "does_not_exist"
+	}), attempts(3))
+	_, err := s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", nil))
+	wantCode(t, err, "3D000")
+	if isUnknown(err) {
+		t.Errorf("error %v, though nothing was sent", err)
+	}
+	if n := w.dials.Load(); n != 3 {
+		t.Errorf("%d attempts to connect, want 3", n)
+	}
+}

@@ -41,7 +41,7 @@ type (
 		Text   string
 		secret string
 		Skip   string `json:"-"`
-		Dash   string `json:"-,"`
+		Dash   string `json:"-,"` //nolint:staticcheck // its name is a dash
 	}
 	textual   struct{ text string }
 	addressed struct {

@@ -147,6 +147,13 @@ func TestDuplicateID(t *testing.T) {
 		if pgErr := wantCode(t, err, "23505"); pgErr.ConstraintName != "messages_id" {
 			t.Errorf("constraint %s, want messages_id", pgErr.ConstraintName)
 		}
+		if want := "mdb: a message with one of 3 IDs exists already, the first of them " + ms[0].ID.String(); err.Error() != want {
+			t.Errorf("text %q, want %q", err, want)
+		}
+		_, err = s.WriteMessage(t.Context(), category.Stream("2"), first)
+		if want := "mdb: a message with ID " + first.ID.String() + " exists already"; err == nil || err.Error() != want {
+			t.Errorf("text %q, want %q", err, want)
+		}
 	})
 	if got := positions(t, s.Pool(), category.Stream("2")); len(got) != 0 {
 		t.Errorf("positions %v, want none", got)

@@ -37,17 +37,23 @@ func main() {
 	yes := flag.Bool("yes", false, "install Message DB in the database of MDB_DATABASE_URL without asking")
 	flag.Parse()
 
+	os.Exit(status(&b, *yes))
+}
+
+// status runs the demo and returns the process's exit status.
+func status(b *bank, yes bool) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, &b, *yes)
+	err := run(ctx, b, yes)
 	switch {
 	case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):
 		fmt.Println("interrupted")
-		os.Exit(130)
+		return 130
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func run(ctx context.Context, b *bank, yes bool) error {
