@@ -22,7 +22,7 @@ RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   version bigint;
 BEGIN
-  SELECT max(m.position) INTO version
+  SELECT pg_catalog.max(m.position) INTO version
   FROM message_store.messages AS m
   WHERE m.stream_name = stream_version.stream_name;
 
@@ -46,7 +46,7 @@ BEGIN
   PERFORM message_store.acquire_lock(write_message.stream_name);
 
   -- A statement of its own, so that its snapshot is younger than the lock.
-  SELECT coalesce(max(m.position), -1) INTO version
+  SELECT coalesce(pg_catalog.max(m.position), -1) INTO version
   FROM message_store.messages AS m
   WHERE m.stream_name = write_message.stream_name;
 

@@ -153,7 +153,7 @@ BEGIN
       WHERE (message_store.category(stream_name), global_position) >= ($1, $2)
         AND message_store.category(stream_name) <= $1
         AND ($4 IS NULL OR message_store.category(metadata->>'correlationStreamName') = $4)
-        AND ($6 IS NULL OR mod(abs(message_store.hash_64(message_store.cardinal_id(stream_name))), $6) = $5)
+        AND ($6 IS NULL OR pg_catalog.mod(pg_catalog.abs(message_store.hash_64(message_store.cardinal_id(stream_name))), $6::bigint) = $5)
         AND ($sql$, get_category_messages.condition, $sql$)
       ORDER BY message_store.category(stream_name), global_position
       LIMIT $3$sql$)
@@ -177,7 +177,7 @@ BEGIN
     FROM message_store.messages AS m
     WHERE (message_store.category(m.stream_name), m.global_position) >= (get_category_messages.category, from_position)
       AND message_store.category(m.stream_name) <= get_category_messages.category
-      AND mod(abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), group_size)
+      AND pg_catalog.mod(pg_catalog.abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), group_size::bigint)
         = get_category_messages.consumer_group_member
     ORDER BY message_store.category(m.stream_name), m.global_position
     LIMIT row_limit;
@@ -201,7 +201,7 @@ BEGIN
     WHERE (message_store.category(m.stream_name), m.global_position) >= (get_category_messages.category, from_position)
       AND message_store.category(m.stream_name) <= get_category_messages.category
       AND message_store.category(m.metadata->>'correlationStreamName') = get_category_messages.correlation
-      AND mod(abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), group_size)
+      AND pg_catalog.mod(pg_catalog.abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), group_size::bigint)
         = get_category_messages.consumer_group_member
     ORDER BY message_store.category(m.stream_name), m.global_position
     LIMIT row_limit;
