@@ -84,6 +84,24 @@ func TestTerminatedIdle(t *testing.T) {
 	}
 }
 
+// An endingContext ends when the test wants it to, also by a deadline.
+type endingContext struct {
+	context.Context
+	done chan struct{}
+	err  error
+}
+
+func (c *endingContext) Done() <-chan struct{} { return c.done }
+
+func (c *endingContext) Err() error {
+	select {
+	case <-c.done:
+		return c.err
+	default:
+		return nil
+	}
+}
+
 // TestContextEndsDuringWrite has the context end while the write waits for its
 // lock: it may happen yet, and says so at once.
 func TestContextEndsDuringWrite(t *testing.T) {
@@ -96,21 +114,15 @@ func TestContextEndsDuringWrite(t *testing.T) {
 			s := newStore(t, newPool(t, testdb.Shared(t)), log.option())
 			stream := mdbtest.Category("ends").Stream("1")
 			release := holdLock(t, holder, stream.Category())
-			ctx, cancel := context.WithCancel(t.Context())
-			if errors.Is(end, context.DeadlineExceeded) {
-				ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
-			}
-			defer cancel()
+			ctx := &endingContext{Context: t.Context(), done: make(chan struct{}), err: end}
 			ms := proposals(2)
 			done := make(chan error, 1)
 			go func() {
 				_, err := s.WriteMessages(ctx, stream, ms)
 				done <- err
 			}()
-			if errors.Is(end, context.Canceled) {
-				untilBlocked(t, holder.Pool(), stream.Category(), 1)
-				cancel()
-			}
+			untilBlocked(t, holder.Pool(), stream.Category(), 1)
+			close(ctx.done)
 			err := <-done
 			unknown := wantError[*mdb.UnknownOutcomeError](t, err)
 			if !errors.Is(err, end) {
