@@ -206,3 +206,23 @@ func TestErrorsThatStay(t *testing.T) {
 	}
 	checkNoCanary(t, errors.New(log.String()))
 }
+
+// TestErrorsOfOthers prints errors that a program has made for its own tests, with
+// what it cares about and no more.
+func TestErrorsOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{
+		new(mdb.ArgumentError), new(mdb.WrongVersionError), new(mdb.DuplicateIDError), new(mdb.UnknownOutcomeError), new(mdb.SetupError),
+	} {
+		func() {
+			defer func() {
+				if r := recover(); r != nil {
+					t.Errorf("a %T panics: %v", err, r)
+				}
+			}()
+			if err.Error() == "" || errors.Unwrap(err) != nil {
+				t.Errorf("a %T says %q and wraps %v", err, err, errors.Unwrap(err))
+			}
+		}()
+	}
+}

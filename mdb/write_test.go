@@ -338,3 +338,19 @@ func TestGlobalPositionUnknown(t *testing.T) {
 	exec(t, owner.Pool(), `ALTER SEQUENCE message_store.messages_global_position_seq RENAME TO elsewhere`)
 	check(write(t, newStore(t, newPool(t, url)), stream, mdb.NewMessage("Happened", nil)), 3)
 }
+
+// TestGlobalPositionByUsage has a role that may draw from the sequence, and not
+// read it: the server tells what was drawn last even so.
+func TestGlobalPositionByUsage(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), `REVOKE SELECT ON SEQUENCE message_store.messages_global_position_seq FROM message_store`)
+	s := newStore(t, newPool(t, url, asRole("message_store")))
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w := write(t, s, mdbtest.Category("usage").Stream("1"), mdb.NewMessage("Happened", nil))
+	if w.GlobalPosition != 1 {
+		t.Errorf("global position %d, want 1", w.GlobalPosition)
+	}
+}
