@@ -192,6 +192,11 @@ func TestPayloadAccepted(t *testing.T) {
 		{"pairs in a row", raw(`"\ud83d\ude42\ud83d\ude42"`), `"🙂🙂"`},
 		{"noncharacters", "\uffff\ufdd0\U0010ffff", `"` + "\uffff\ufdd0\U0010ffff" + `"`},
 		{"UTF-8 that is not written", hidden{Text: "\ufffd", secret: "\xff", Skip: "\xff"}, `{"-": "", "Text": "` + "\ufffd" + `"}`},
+		{
+			"UTF-8 that is not written, beside an escape",
+			[]any{marshalling{`"\ufffd"`}, hidden{secret: "\xff", Skip: "\xff"}},
+			`["` + "\ufffd" + `", {"-": "", "Text": ""}]`,
+		},
 		{"HTML", "<&>\u2028", `"<&>` + "\u2028" + `"`},
 		{"scalar", 1.5, `1.5`},
 		{"false", false, `false`},

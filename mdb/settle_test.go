@@ -261,6 +261,27 @@ func TestSettleForeign(t *testing.T) {
 	}
 }
 
+// TestSettleRewritten has a trigger change what is stored. An ID that the write has
+// minted is proof enough that the message is its own; one that it was given is not.
+func TestSettleRewritten(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), `
+		CREATE FUNCTION public.rewrite() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.data := '[]'; RETURN NEW; END$$;
+		CREATE TRIGGER rewrite BEFORE INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION public.rewrite()`)
+	var w wire
+	s := newStore(t, newPool(t, url, w.attach, oneConnection), attempts(3))
+	stream := mdbtest.Category("rewritten").Stream("1")
+	write(t, s, stream.Category().Stream("2"), mdb.NewMessage("Happened", 1))
+	w.cut(cut{string(stream), 0})
+	if w := write(t, s, stream, mdb.ProposedMessage{Type: "Happened", Data: 1}); w.Position != 0 || !w.Duplicate {
+		t.Errorf("%+v, want it found at position 0", w)
+	}
+	w.cut(cut{string(stream), 0})
+	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1))
+	wantError[*mdb.DuplicateIDError](t, err)
+}
+
 // TestUnsettled has a write end whose outcome stays unknown, by the policy's will,
 // and the same call settle it later.
 func TestUnsettled(t *testing.T) {
