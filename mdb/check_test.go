@@ -1,10 +1,12 @@
 package mdb_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
@@ -51,11 +53,11 @@ func TestCheckGood(t *testing.T) {
 // is for the tests that have one.
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	member := []func(*pgxpool.Config){mdb.Configure, asRole("message_store")}
+	url := testdb.New(t)
+	const member = `; SET LOCAL ROLE message_store`
 	for _, tt := range []struct {
 		name            string
 		spoil           string
-		prepare         []func(*pgxpool.Config) // of the pool, instead of Configure
 		problem, remedy string
 	}{
 		{
@@ -81,55 +83,49 @@ func TestCheck(t *testing.T) {
 			problem: "Message DB is older than 1.3.0", remedy: "upgrade",
 		},
 		{
-			name: "no USAGE of the schema", spoil: `REVOKE USAGE ON SCHEMA message_store FROM message_store`, prepare: member,
+			name: "no USAGE of the schema", spoil: `REVOKE USAGE ON SCHEMA message_store FROM message_store` + member,
 			problem: "the role lacks USAGE on schema message_store", remedy: "GRANT message_store",
 		},
 		{
-			name: "no SELECT", spoil: `REVOKE SELECT ON message_store.messages FROM message_store`, prepare: member,
+			name: "no SELECT", spoil: `REVOKE SELECT ON message_store.messages FROM message_store` + member,
 			problem: "the role lacks SELECT on messages", remedy: "GRANT message_store",
 		},
 		{
-			name: "no INSERT", spoil: `REVOKE INSERT ON message_store.messages FROM message_store`, prepare: member,
+			name: "no INSERT", spoil: `REVOKE INSERT ON message_store.messages FROM message_store` + member,
 			problem: "the role lacks INSERT on messages", remedy: "GRANT message_store",
 		},
 		{
-			name: "no sequence", spoil: `REVOKE ALL ON SEQUENCE message_store.messages_global_position_seq FROM message_store`, prepare: member,
+			name: "no sequence", spoil: `REVOKE ALL ON SEQUENCE message_store.messages_global_position_seq FROM message_store` + member,
 			problem: "the role lacks USAGE on messages_global_position_seq", remedy: "GRANT message_store",
 		},
 		{
 			name:    "no EXECUTE",
-			spoil:   `REVOKE EXECUTE ON FUNCTION message_store.write_message FROM PUBLIC, message_store`,
-			prepare: member,
+			spoil:   `REVOKE EXECUTE ON FUNCTION message_store.write_message FROM PUBLIC, message_store` + member,
 			problem: "the role lacks EXECUTE on write_message", remedy: "GRANT message_store",
 		},
 		{
 			name:    "several rights",
-			spoil:   `REVOKE INSERT ON message_store.messages FROM message_store; REVOKE ALL ON SEQUENCE message_store.messages_global_position_seq FROM message_store`,
-			prepare: member,
+			spoil:   `REVOKE INSERT ON message_store.messages FROM message_store; REVOKE ALL ON SEQUENCE message_store.messages_global_position_seq FROM message_store` + member,
 			problem: "the role lacks INSERT on messages; USAGE on messages_global_position_seq", remedy: "GRANT message_store",
 		},
 		{
 			name:    "another table",
-			spoil:   `CREATE SCHEMA app; CREATE TABLE app.messages ()`,
-			prepare: []func(*pgxpool.Config){parameter("search_path", "app, message_store")},
+			spoil:   `CREATE SCHEMA app; CREATE TABLE app.messages (); SET LOCAL search_path = app, message_store`,
 			problem: "the search path leads to another table, app.messages", remedy: "put message_store first",
 		},
 		{
 			name:    "another table and no path to the store's",
-			spoil:   `CREATE TABLE public.messages ()`,
-			prepare: []func(*pgxpool.Config){parameter("search_path", "public")},
+			spoil:   `CREATE TABLE public.messages (); SET LOCAL search_path = public`,
 			problem: "the search path leads to another table, public.messages", remedy: "put message_store first",
 		},
 		{
 			name:    "another view",
-			spoil:   `CREATE VIEW public.messages AS SELECT 1`,
-			prepare: []func(*pgxpool.Config){parameter("search_path", "public, message_store")},
+			spoil:   `CREATE VIEW public.messages AS SELECT 1; SET LOCAL search_path = public, message_store`,
 			problem: "the search path leads to another table, public.messages", remedy: "put message_store first",
 		},
 		{
 			name:    "another function",
-			spoil:   `CREATE FUNCTION public.category(varchar) RETURNS varchar LANGUAGE sql RETURN 'mine'`,
-			prepare: []func(*pgxpool.Config){parameter("search_path", "public, message_store")},
+			spoil:   `CREATE FUNCTION public.category(varchar) RETURNS varchar LANGUAGE sql RETURN 'mine'; SET LOCAL search_path = public, message_store`,
 			problem: "the search path leads to other functions of Message DB's names, public.category", remedy: "put message_store first",
 		},
 		{
@@ -149,13 +145,16 @@ func TestCheck(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			url := testdb.New(t)
-			exec(t, newPool(t, url), tt.spoil)
-			if tt.prepare == nil {
-				tt.prepare = []func(*pgxpool.Config){mdb.Configure}
-			}
-			err := newStore(t, barePool(t, url, tt.prepare...)).Check(t.Context())
+			// Each look begins a transaction that spoils the database and that nobody
+			// commits: the pool closes a connection that comes back with one. That
+			// saves a database for each case.
+			s := newStore(t, newPool(t, url, oneConnection, func(cfg *pgxpool.Config) {
+				cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+					_, err := conn.Exec(ctx, `BEGIN; `+tt.spoil)
+					return true, err
+				}
+			}))
+			err := s.Check(t.Context())
 			found := findings(t, err)
 			if len(found) != 1 {
 				t.Errorf("%d findings, want 1: %v", len(found), err)
