@@ -63,6 +63,7 @@ func (o pollingOption) store(c *storeConfig) {
 	o.check(&c.faults)
 	c.polling = o.strategy
 }
+
 func (o pollingOption) streamSubscribe(c *subscribeConfig) {
 	o.check(&c.faults)
 	c.polling = o.strategy
