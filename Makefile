@@ -5,7 +5,7 @@ MODULES := $(dir $(shell git ls-files '*go.mod' 'go.mod'))
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-official fuzz bench bench-quick lint fix verify vuln
+.PHONY: help demo test test-official fuzz bench bench-quick bench-notify stress-notify lint fix verify vuln
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ bench-quick: ## measure against rivals and the floor, in under two minutes
 
 bench: ## the same, for longer
 	cd bench && $(GO) run .
+
+bench-notify: ## measure what the NOTIFY trigger costs and brings
+	cd bench && $(GO) run ./notify
+
+stress-notify: ## try a hundred times to lose a wake-up
+	$(GO) test -race -run 'TestNotifyStress|TestNotifyInterleavings' -count=100 -timeout 3h ./mdb
 
 lint: ## run the linters
 	@for module in $(filter-out tools/,$(MODULES)); do \

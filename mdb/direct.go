@@ -56,6 +56,11 @@ ORDER BY position DESC LIMIT 1`)
 WHERE stream_name = (SELECT $1::text) AND type = (SELECT $2::text)
 ORDER BY position DESC LIMIT 1`)
 
+	directCategoryHead = newStatement("direct_category_head", `SELECT coalesce((
+	SELECT global_position FROM message_store.messages
+	WHERE message_store.category(stream_name) >= (SELECT $1::varchar) AND message_store.category(stream_name) <= (SELECT $1::varchar)
+	ORDER BY message_store.category(stream_name) DESC, global_position DESC LIMIT 1), 0)`)
+
 	directStreamVersion = newStatement("direct_stream_version",
 		`SELECT max(position) FROM message_store.messages WHERE stream_name = (SELECT $1::text)`)
 

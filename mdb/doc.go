@@ -36,6 +36,15 @@
 // [AsConsumerGroup] divides a category's streams among readers,
 // [WithCorrelation] selects by the origin that the metadata names.
 //
+// # Subscribing
+//
+// [Store.SubscribeToStream] and [Store.SubscribeToCategory] call a handler for each
+// message that is there and that comes later. They block; their return is the signal
+// that the subscription was dropped, and says why. What passes, such as a lost
+// connection, is tried again. [OnProgress] says when to keep the position, [OnLive]
+// whether the subscription has caught up. Package poll has the strategies by which
+// one that has caught up looks again; [WithNotify] wakes it instead.
+//
 // # Transactions
 //
 // [Store.WithTx] joins a transaction of the caller's, beside the service's own

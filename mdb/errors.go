@@ -161,6 +161,9 @@ func classify(err error) class {
 		return classUnknown
 	}
 	if isConnectError(err) {
+		if strings.HasPrefix(pgErr.Code, "28") || pgErr.Code == "3D000" {
+			return classSetup // a wrong role, password or database
+		}
 		return classNotSent
 	}
 	severity := pgErr.SeverityUnlocalized

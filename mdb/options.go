@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
 // Defaults.
@@ -30,6 +32,8 @@ type storeConfig struct {
 	retry      RetryPolicy
 	logger     *slog.Logger
 	execMode   pgx.QueryExecMode // the pool's
+	polling    poll.Strategy
+	notify     notifyConfig
 	faults     faults
 }
 
@@ -138,12 +142,33 @@ type ReadOption interface {
 	CategoryReadOption
 }
 
+// A PageOption is something that reads and subscriptions of both kinds can be told.
+type PageOption interface {
+	ReadOption
+	SubscribeOption
+}
+
+// A StreamOption is something that the reading of a stream and a subscription to it
+// can be told.
+type StreamOption interface {
+	StreamReadOption
+	StreamSubscribeOption
+}
+
+// A CategoryOption is something that the reading of a category and a subscription
+// to it can be told.
+type CategoryOption interface {
+	CategoryReadOption
+	CategorySubscribeOption
+}
+
 // SQL is a piece of SQL that becomes part of a query as it is. A variable needs a
 // visible conversion to become one: never convert what comes from outside.
 type SQL string
 
 type readConfig struct {
 	position    int64
+	fromEnd     bool  // of subscriptions, instead of position
 	batchSize   int64 // -1: no limit
 	correlation *string
 	member      *int64
@@ -160,6 +185,12 @@ func (c *readConfig) limit() *int64 {
 	return &c.batchSize
 }
 
+func (c *readConfig) check(store *storeConfig) {
+	if c.condition != nil && !store.conditions {
+		c.faults.add("condition", "one", "none, or a Store made with WithConditions")
+	}
+}
+
 type readOption func(*readConfig)
 
 func (o readOption) streamRead(c *readConfig)   { o(c) }
@@ -167,26 +198,26 @@ func (o readOption) categoryRead(c *readConfig) { o(c) }
 
 // FromPosition begins with the message at the position, or the first one behind
 // it. The default is 0, the beginning.
-func FromPosition(position int64) StreamReadOption {
+func FromPosition(position int64) StreamOption {
 	return from("position", position)
 }
 
 // AfterPosition begins with the first message behind the position. That of the
 // last message seen is the usual one; [NoStream] is the beginning.
-func AfterPosition(position int64) StreamReadOption {
+func AfterPosition(position int64) StreamOption {
 	return after("position", position, NoStream)
 }
 
 // FromGlobalPosition begins with the message at the global position, or the first
 // one of the category behind it. The default is the beginning; there is no
 // message at 0.
-func FromGlobalPosition(position int64) CategoryReadOption {
+func FromGlobalPosition(position int64) CategoryOption {
 	return from("global position", position)
 }
 
 // AfterGlobalPosition begins with the first message of the category behind the
 // global position; 0 is the beginning.
-func AfterGlobalPosition(position int64) CategoryReadOption {
+func AfterGlobalPosition(position int64) CategoryOption {
 	return after("global position", position, 0)
 }
 
@@ -195,7 +226,7 @@ func from(what string, position int64) readOption {
 		if position < 0 {
 			c.faults.add(what, strconv.FormatInt(position, 10), "at least 0")
 		}
-		c.position = position
+		c.position, c.fromEnd = position, false
 	}
 }
 
@@ -205,13 +236,13 @@ func after(what string, position, least int64) readOption {
 			c.faults.add(what, strconv.FormatInt(position, 10), strconv.FormatInt(least, 10)+" or more, and below the largest int64")
 			return
 		}
-		c.position = position + 1
+		c.position, c.fromEnd = position+1, false
 	}
 }
 
 // WithBatchSize sets how many messages are read at once; the lazy reads go on
 // with the next ones. It is at least 1; the default is [DefaultBatchSize].
-func WithBatchSize(messages int) ReadOption {
+func WithBatchSize(messages int) PageOption {
 	return readOption(func(c *readConfig) {
 		if messages < 1 {
 			c.faults.add("batch size", strconv.Itoa(messages), "at least 1")
@@ -232,7 +263,7 @@ const unlimited = -1
 
 // WithCorrelation leaves out the messages whose metadata has no
 // correlationStreamName of the category.
-func WithCorrelation(category Category) CategoryReadOption {
+func WithCorrelation(category Category) CategoryOption {
 	return readOption(func(c *readConfig) {
 		c.faults.category("correlation", category)
 		c.correlation = (*string)(&category)
@@ -243,7 +274,7 @@ func WithCorrelation(category Category) CategoryReadOption {
 // consumer group of the given size. Members are numbered from 0. A stream belongs
 // to the member that the hash of its cardinal id gives, see [Hash64]. Messages in
 // the stream that is named like the category have no id: no member receives them.
-func AsConsumerGroup(member, size int) CategoryReadOption {
+func AsConsumerGroup(member, size int) CategoryOption {
 	return readOption(func(c *readConfig) {
 		if size < 1 || size > maxGroupSize {
 			c.faults.add("consumer group size", strconv.Itoa(size), "1 to "+strconv.Itoa(maxGroupSize))
@@ -260,7 +291,7 @@ func AsConsumerGroup(member, size int) CategoryReadOption {
 // columns of the table messages, in SQL. It becomes part of the server's query as
 // it is, with the rights of the role that reads, and works only on a [Store] made
 // with [WithConditions].
-func WithCondition(condition SQL) ReadOption {
+func WithCondition(condition SQL) PageOption {
 	return readOption(func(c *readConfig) {
 		c.faults.text("condition", string(condition), "SQL")
 		c.condition = (*string)(&condition)

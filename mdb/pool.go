@@ -7,16 +7,24 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
 // A Store is a Message DB, reached through a pool of connections. It is safe for
-// concurrent use, and starts no goroutine of its own.
+// concurrent use, and starts no goroutine of its own, but for
+// subscriptions with [WithNotify].
 type Store struct {
 	procedures
 	pool     *pgxpool.Pool
 	ownsPool bool
+
+	// Whether the table can be asked for a category's head, once that is known.
+	headed, headless atomic.Bool
 }
 
 // Connect opens a pool for the connection string, in the form of libpq's, with
@@ -61,7 +69,12 @@ func connStringError(connString string, err error) error {
 // I/O. The pool's configuration should have been prepared by [Configure], or the
 // role's settings should do the same.
 func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
-	config := storeConfig{maxSize: DefaultMaxMessageSize, logger: slog.New(slog.DiscardHandler)}
+	config := storeConfig{
+		maxSize: DefaultMaxMessageSize,
+		logger:  slog.New(slog.DiscardHandler),
+		polling: poll.Backoff(10*time.Millisecond, time.Second, 2),
+		notify:  notifyConfig{fallback: DefaultFallback, maxRings: DefaultMaxRings, recheck: defaultRecheck},
+	}
 	if pool == nil {
 		config.faults.add("pool", "nil", "a *pgxpool.Pool")
 	}
@@ -74,7 +87,9 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	config.retry = config.retry.withDefaults()
 	config.execMode = pool.Config().ConnConfig.DefaultQueryExecMode
 	runner := &poolRunner{pool: pool, mode: config.execMode}
-	return &Store{procedures: procedures{runner: runner, config: &config}, pool: pool}, nil
+	config.notify.logger = config.logger
+	bell := &bell{config: config.notify, budget: budget{perSecond: float64(config.notify.maxRings)}, listener: listener{pool: pool}}
+	return &Store{procedures: procedures{runner: runner, config: &config, bell: bell}, pool: pool}, nil
 }
 
 const conditionSetting = "message_store.sql_condition"

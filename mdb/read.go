@@ -15,6 +15,7 @@ import (
 type procedures struct {
 	runner
 	config *storeConfig
+	bell   *bell
 	tx     *txState // nil on a Store
 }
 
@@ -26,7 +27,7 @@ type procedures struct {
 // The messages may be kept. Keeping one message keeps its chunk of the page;
 // [Message.Clone] frees it.
 func (p *procedures) GetStreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) ([]Message, error) {
-	c, err := p.streamRead(stream, opts)
+	c, err := p.configureStreamRead(stream, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func (p *procedures) GetStreamMessages(ctx context.Context, stream StreamName, o
 // The messages may be kept. Keeping one message keeps its chunk of the page;
 // [Message.Clone] frees it.
 func (p *procedures) GetCategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) ([]Message, error) {
-	c, err := p.categoryRead(category, opts)
+	c, err := p.configureCategoryRead(category, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func (p *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 // pool is in use while the loop's body runs. An error ends the sequence, as its
 // last pair. The sequence may be ranged over again, and then reads again.
 func (p *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) iter.Seq2[Message, error] {
-	c, err := p.streamRead(stream, opts)
+	c, err := p.configureStreamRead(stream, opts)
 	return pages(c, err, func(c readConfig) ([]Message, error) {
 		return p.readStream(ctx, stream, c)
 	}, func(m *Message) int64 { return m.Position })
@@ -135,7 +136,7 @@ func (p *procedures) StreamMessages(ctx context.Context, stream StreamName, opts
 // of the pool is in use while the loop's body runs. An error ends the sequence, as
 // its last pair. The sequence may be ranged over again, and then reads again.
 func (p *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) iter.Seq2[Message, error] {
-	c, err := p.categoryRead(category, opts)
+	c, err := p.configureCategoryRead(category, opts)
 	return pages(c, err, func(c readConfig) ([]Message, error) {
 		return p.readCategory(ctx, category, c)
 	}, func(m *Message) int64 { return m.GlobalPosition })
@@ -168,29 +169,24 @@ func pages(c readConfig, err error, read func(readConfig) ([]Message, error), po
 	}
 }
 
-func (p *procedures) streamRead(stream StreamName, opts []StreamReadOption) (readConfig, error) {
+func (p *procedures) configureStreamRead(stream StreamName, opts []StreamReadOption) (readConfig, error) {
 	c := readConfig{batchSize: DefaultBatchSize}
 	c.faults.streamWithID(stream)
 	for _, opt := range opts {
 		opt.streamRead(&c)
 	}
-	return p.checked(c)
+	c.check(p.config)
+	return c, c.faults.err()
 }
 
-func (p *procedures) categoryRead(category Category, opts []CategoryReadOption) (readConfig, error) {
+func (p *procedures) configureCategoryRead(category Category, opts []CategoryReadOption) (readConfig, error) {
 	// The first global position is 1.
 	c := readConfig{position: 1, batchSize: DefaultBatchSize}
 	c.faults.category("category", category)
 	for _, opt := range opts {
 		opt.categoryRead(&c)
 	}
-	return p.checked(c)
-}
-
-func (p *procedures) checked(c readConfig) (readConfig, error) {
-	if c.condition != nil && !p.config.conditions {
-		c.faults.add("condition", "one", "none, or a Store made with WithConditions")
-	}
+	c.check(p.config)
 	return c, c.faults.err()
 }
 
@@ -214,27 +210,31 @@ func (p *procedures) readStream(ctx context.Context, stream StreamName, c readCo
 
 func (p *procedures) readCategory(ctx context.Context, category Category, c readConfig) ([]Message, error) {
 	var messages []Message
-	read := messagesInto(&messages)
-	name := string(category)
-	var err error
-	switch {
-	case c.condition != nil:
-		err = p.runConditional(ctx, getCategoryMessages, read, name, c.position, c.batchSize, c.correlation, c.member, c.size, c.condition)
-	case !p.config.direct:
-		err = p.run(ctx, getCategoryMessages, read, name, c.position, c.batchSize, c.correlation, c.member, c.size, nil)
-	case c.correlation == nil && c.size == nil:
-		err = p.run(ctx, directCategoryMessages, read, name, c.position, c.limit())
-	case c.correlation == nil:
-		err = p.run(ctx, directGroupMember, read, name, c.position, c.limit(), c.member, c.size)
-	case c.size == nil:
-		err = p.run(ctx, directCorrelated, read, name, c.position, c.limit(), c.correlation)
-	default:
-		err = p.run(ctx, directCorrelatedGroupMember, read, name, c.position, c.limit(), c.correlation, c.member, c.size)
+	st, args := p.categoryRead(category, c)
+	run := p.run
+	if c.condition != nil {
+		run = p.runConditional
 	}
-	if err != nil {
-		return nil, explain("get messages of category "+name, err)
+	if err := run(ctx, st, messagesInto(&messages), args...); err != nil {
+		return nil, explain("get messages of category "+string(category), err)
 	}
 	return messages, nil
+}
+
+// categoryRead returns the statement that reads what c says, and its arguments.
+func (p *procedures) categoryRead(category Category, c readConfig) (*statement, []any) {
+	name := string(category)
+	switch {
+	case c.condition != nil || !p.config.direct:
+		return getCategoryMessages, []any{name, c.position, c.batchSize, c.correlation, c.member, c.size, c.condition}
+	case c.correlation == nil && c.size == nil:
+		return directCategoryMessages, []any{name, c.position, c.limit()}
+	case c.correlation == nil:
+		return directGroupMember, []any{name, c.position, c.limit(), c.member, c.size}
+	case c.size == nil:
+		return directCorrelated, []any{name, c.position, c.limit(), c.correlation}
+	}
+	return directCorrelatedGroupMember, []any{name, c.position, c.limit(), c.correlation, c.member, c.size}
 }
 
 // runConditional turns the setting that conditions need on before the statement

@@ -25,8 +25,9 @@ type Tx struct {
 
 // txState is what the transaction's end needs to know of its calls.
 type txState struct {
-	written []uuid.UUID // of the messages written, in order
-	failed  error       // of the first statement that failed
+	written []uuid.UUID  // of the messages written, in order
+	streams []StreamName // written to
+	failed  error        // of the first statement that failed
 }
 
 // WithTx returns a Tx on the caller's transaction, which the caller commits or
@@ -126,6 +127,9 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	err = contextError(ctx, tx.Commit(ctx))
 	switch {
 	case err == nil:
+		for _, stream := range t.tx.streams {
+			s.bell.wrote(stream)
+		}
 		return false, nil
 	case errors.Is(err, pgx.ErrTxCommitRollback) && t.tx.failed != nil:
 		// f has kept to itself that a call had failed.

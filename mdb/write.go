@@ -133,12 +133,17 @@ func (p *procedures) encode(f *faults, argument string, v any) []byte {
 // known.
 func (p *procedures) write(ctx context.Context, w *proposedWrite) error {
 	if p.tx == nil {
-		return p.settle(ctx, w)
+		err := p.settle(ctx, w)
+		if err == nil {
+			p.bell.wrote(w.stream)
+		}
+		return err
 	}
 	if err := p.attempt(ctx, w); err != nil {
 		return w.explain(err)
 	}
 	p.tx.written = append(p.tx.written, w.ids...)
+	p.tx.streams = append(p.tx.streams, w.stream)
 	return nil
 }
 

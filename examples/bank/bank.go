@@ -50,6 +50,7 @@ type bank struct {
 	accounts int
 	writers  int
 	duration time.Duration
+	polling  bool
 
 	stats stats
 	group [members]member
@@ -67,10 +68,12 @@ func (b *bank) run(ctx context.Context) error {
 		}
 	}
 
-	// The group reads on until it has caught up with what the writers left.
+	// The group goes on until it has what the writers left.
 	writing, stopWriting := context.WithTimeout(ctx, b.duration)
 	defer stopWriting()
-	var writers, readers sync.WaitGroup
+	following, stopFollowing := context.WithCancelCause(ctx)
+	defer stopFollowing(nil)
+	var writers, auditors, group sync.WaitGroup
 	failures := make(chan error, b.writers+members+2)
 	start := func(wg *sync.WaitGroup, f func() error) {
 		wg.Go(func() {
@@ -80,20 +83,21 @@ func (b *bank) run(ctx context.Context) error {
 			}
 		})
 	}
-	written := make(chan struct{})
+	for i := range b.group {
+		start(&group, func() error { return b.follow(following, i) })
+	}
 	for range b.writers {
 		start(&writers, func() error { return b.moveMoney(writing) })
 	}
 	for range 2 {
-		start(&readers, func() error { return b.audit(writing) })
-	}
-	for i := range b.group {
-		start(&readers, func() error { return b.group[i].follow(ctx, b, i, written) })
+		start(&auditors, func() error { return b.audit(writing) })
 	}
 	show := b.show(writing)
 	writers.Wait()
-	close(written)
-	readers.Wait()
+	auditors.Wait()
+	b.awaitGroup(ctx)
+	stopFollowing(errFollowed)
+	group.Wait()
 	show()
 	close(failures)
 	if err := <-failures; err != nil {
@@ -209,35 +213,30 @@ func (b *bank) audit(ctx context.Context) error {
 // A member follows its share of the category.
 type member struct{ seen []int64 }
 
-// follow reads until it finds nothing new although nobody writes any more.
-func (m *member) follow(ctx context.Context, b *bank, i int, written <-chan struct{}) error {
-	var position int64
-	for ctx.Err() == nil {
-		last := false
-		select {
-		case <-written:
-			last = true
-		default:
-		}
-		page, err := b.store.GetCategoryMessages(ctx, b.category,
-			mdb.AfterGlobalPosition(position), mdb.AsConsumerGroup(i, members))
-		if err != nil {
-			return err
-		}
-		for _, message := range page {
-			position = message.GlobalPosition
-			m.seen = append(m.seen, position)
-		}
-		b.stats.followed.Add(int64(len(page)))
-		switch {
-		case len(page) > 0:
-		case last:
-			return nil
-		default:
-			pause(ctx, 5*time.Millisecond)
-		}
+// errFollowed ends the members' subscriptions.
+var errFollowed = errors.New("the group has followed to the end")
+
+// follow subscribes as a member of the group.
+func (b *bank) follow(ctx context.Context, i int) error {
+	err := b.store.SubscribeToCategory(ctx, b.category, func(_ context.Context, m mdb.Message) error {
+		b.group[i].seen = append(b.group[i].seen, m.GlobalPosition)
+		b.stats.delivered(time.Since(m.Time))
+		return nil
+	}, mdb.AsConsumerGroup(i, members))
+	if errors.Is(err, errFollowed) {
+		return nil
 	}
-	return ctx.Err()
+	return err
+}
+
+// awaitGroup waits until the group has seen as many messages as were written. The
+// proof tells whether they were the right ones, and fails if they never come.
+func (b *bank) awaitGroup(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for ctx.Err() == nil && b.stats.followed() < b.accounts+2*b.stats.count() {
+		pause(ctx, 5*time.Millisecond)
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) {

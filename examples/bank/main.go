@@ -3,7 +3,7 @@
 // Writers move money between accounts, each transfer two messages in one
 // transaction, and try again when somebody else was faster. Meanwhile readers
 // rebuild balances from the accounts' streams, and a consumer group of three
-// shares the category. At the end it proves that no money was lost or made, and
+// subscribes to the category, woken by the NOTIFY trigger. At the end it proves that no money was lost or made, and
 // that each message was seen by exactly one member of the group.
 //
 // Without MDB_DATABASE_URL it starts a PostgreSQL of its own from the programs on
@@ -34,6 +34,7 @@ func main() {
 	flag.DurationVar(&b.duration, "for", 10*time.Second, "how long money is moved")
 	flag.IntVar(&b.accounts, "accounts", 20, "how many accounts there are")
 	flag.IntVar(&b.writers, "writers", 4, "how many writers move money at once")
+	flag.BoolVar(&b.polling, "polling", false, "let the group poll instead of waiting for the NOTIFY trigger")
 	yes := flag.Bool("yes", false, "install Message DB in the database of MDB_DATABASE_URL without asking")
 	flag.Parse()
 
@@ -72,12 +73,20 @@ func run(ctx context.Context, b *bank, yes bool) error {
 	return b.run(ctx)
 }
 
+// options are those of the demo's store.
+func (b *bank) options() []mdb.StoreOption {
+	if b.polling {
+		return nil
+	}
+	return []mdb.StoreOption{mdb.WithNotify()}
+}
+
 // open returns a store that the demo may write to, and what undoes it.
 func open(ctx context.Context, b *bank, yes bool) (*mdb.Store, func(), error) {
 	if url := os.Getenv("MDB_DATABASE_URL"); url != "" {
 		// Somebody may have accounts of their own there.
 		b.category = mdb.Category("demoAccount" + strings.ReplaceAll(uuid.NewString(), "-", ""))
-		s, err := mdb.Connect(ctx, url)
+		s, err := mdb.Connect(ctx, url, b.options()...)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -100,12 +109,17 @@ func open(ctx context.Context, b *bank, yes bool) (*mdb.Store, func(), error) {
 		}
 	}
 	fmt.Printf("PostgreSQL %d started, to be removed at the end\n", server.Version())
-	s, err := mdb.Connect(ctx, server.URL("postgres"))
+	s, err := mdb.Connect(ctx, server.URL("postgres"), b.options()...)
 	if err != nil {
 		stop()
 		return nil, nil, err
 	}
-	if err := schema.Install(ctx, s.Pool()); err != nil {
+	err = schema.Install(ctx, s.Pool())
+	if err == nil && !b.polling {
+		// On a database of the user's own, the trigger is the user's to install.
+		err = schema.InstallNotify(ctx, s.Pool())
+	}
+	if err != nil {
 		s.Close()
 		stop()
 		return nil, nil, err

@@ -1,0 +1,341 @@
+package mdb_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// polled are options of a store that polls often where its bell does not ring.
+func polled(j *journal, opts ...mdb.NotifyOption) []mdb.StoreOption {
+	return []mdb.StoreOption{mdb.WithNotify(opts...), mdb.WithPolling(poll.Constant(time.Millisecond)), j.option()}
+}
+
+func (j *journal) count(text string) int { return strings.Count(j.String(), text) }
+
+// What the bell says of itself, and of a category.
+const (
+	saysOff    = "the NOTIFY trigger wakes no subscription"
+	saysBroken = "messages arrive without a ring"
+)
+
+const killBells = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+	WHERE datname = current_database() AND application_name LIKE '%message_store notify'`
+
+// follows writes messages one by one, and waits for each.
+func follows(t *testing.T, db database, f *follower, stream mdb.StreamName, n int) {
+	t.Helper()
+	for range n {
+		exec(t, db, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(stream))
+		f.next(t)
+	}
+}
+
+// TestNotifyNotInstalled polls until the trigger is there.
+func TestNotifyNotInstalled(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	var looks atomic.Int64
+	hook := func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
+			if strings.HasSuffix(conn.ParameterStatus("application_name"), "notify") {
+				looks.Add(1)
+			}
+			return nil
+		}
+	}
+	var j journal
+	s := newStore(t, newPool(t, url, hook), polled(&j, mdb.Recheck(time.Millisecond), mdb.Fallback(never))...)
+	db, stream := newSession(t, url), mdbtest.Category("bare").Stream("1")
+	f := followStream(t, s, stream)
+	follows(t, db, f, stream, 10)
+	eventually(t, db, "the bell looks again", func() bool { return looks.Load() > 5 })
+	stats(t, s, mdb.NotifyStats{Off: 1})
+	if n := j.count(saysOff); n != 1 || !strings.Contains(j.String(), "schema.InstallNotify") {
+		t.Errorf("the bell is said to be off %d times, want once, with the remedy:\n%s", n, &j)
+	}
+
+	installNotify(t, db)
+	settled(t, s)
+	follows(t, db, f, stream, 10)
+	stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1})
+}
+
+// TestNotifyDisabled disables the trigger while a subscription waits for it. The
+// fallback shows that, and then there is polling.
+func TestNotifyDisabled(t *testing.T) {
+	t.Parallel()
+	for what, sql := range map[string]string{
+		"disabled": "ALTER TABLE message_store.messages DISABLE TRIGGER message_store_notify",
+		"replica":  "ALTER TABLE message_store.messages ENABLE REPLICA TRIGGER message_store_notify",
+		"dropped":  "DROP TRIGGER message_store_notify ON message_store.messages",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			url := bellDatabase(t)
+			var j journal
+			s := newStore(t, newPool(t, url), polled(&j, mdb.Fallback(20*time.Millisecond))...)
+			db, stream := newSession(t, url), mdbtest.Category("muted").Stream("1")
+			f := followStream(t, s, stream)
+			settled(t, s)
+			follows(t, db, f, stream, 10)
+			if j.count(saysBroken) != 0 {
+				t.Fatalf("while the bell rings: %s", &j)
+			}
+			exec(t, db, sql)
+			for j.count(saysBroken) == 0 {
+				follows(t, db, f, stream, 1)
+			}
+			follows(t, db, f, stream, 50)
+			stats(t, s, mdb.NotifyStats{Hearing: true, Off: 1})
+			if n := j.count(saysBroken); n != 1 {
+				t.Errorf("the bell is said to be broken %d times, want once:\n%s", n, &j)
+			}
+			until(t, db, "SELECT ("+sharedKeys+") = 0", string(stream.Category()))
+		})
+	}
+}
+
+// TestNotifyEnabledAgain finds out by itself.
+func TestNotifyEnabledAgain(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	var j journal
+	s := newStore(t, newPool(t, url), polled(&j, mdb.Fallback(20*time.Millisecond), mdb.Recheck(50*time.Millisecond))...)
+	db, stream := newSession(t, url), mdbtest.Category("muted").Stream("1")
+	f := followStream(t, s, stream)
+	settled(t, s)
+	exec(t, db, "ALTER TABLE message_store.messages DISABLE TRIGGER message_store_notify")
+	for j.count(saysBroken) == 0 {
+		follows(t, db, f, stream, 1)
+	}
+	exec(t, db, "ALTER TABLE message_store.messages ENABLE TRIGGER message_store_notify")
+	eventually(t, db, "it is armed again", func() bool { return s.NotifyStats().Armed == 1 })
+	rings := s.NotifyStats().Rings
+	for s.NotifyStats().Rings == rings {
+		follows(t, db, f, stream, 1)
+	}
+}
+
+// TestNotifyReplicaWriter writes in sessions in which no trigger fires, as those of
+// replication. What they write is found, if later.
+func TestNotifyReplicaWriter(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	s := newStore(t, newPool(t, url), polled(&journal{}, mdb.Fallback(20*time.Millisecond))...)
+	writer, stream := newSession(t, url), mdbtest.Category("replica").Stream("1")
+	exec(t, writer, "SET session_replication_role = replica")
+	e, f := newEar(t, url), followStream(t, s, stream)
+	settled(t, s)
+	follows(t, writer, f, stream, 20)
+	e.expect(t)
+}
+
+// TestNotifyKilled ends the bell's connection again and again.
+func TestNotifyKilled(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	s, db := bellStore(t, url), newSession(t, url)
+	category := mdbtest.Category("killed")
+	f, g := followStream(t, s, category.Stream("1")), followCategory(t, s, category)
+	for range 5 {
+		settled(t, s)
+		follows(t, db, f, category.Stream("1"), 2)
+		g.next(t)
+		g.next(t)
+		if n := value[int](t, db, killBells); n != 1 {
+			t.Fatalf("%d connections killed, want 1", n)
+		}
+		// Whether it is read before the loss, behind it, or when the bell hears again.
+		exec(t, db, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(category.Stream("1")))
+		f.next(t)
+		g.next(t)
+	}
+	settled(t, s)
+	stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1})
+}
+
+// TestNotifyRestart restarts the server.
+func TestNotifyRestart(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, 14)
+	url := server.URL("postgres")
+	conn := newSession(t, url)
+	if err := testdb.InstallOurs(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	installNotify(t, conn)
+	s, stream := bellStore(t, url), mdbtest.Category("restarted").Stream("1")
+	f := followStream(t, s, stream)
+	for _, mode := range []string{"fast", "immediate"} {
+		settled(t, s)
+		follows(t, newSession(t, url), f, stream, 2)
+		if err := server.Restart(mode); err != nil {
+			t.Fatal(err)
+		}
+		follows(t, newSession(t, url), f, stream, 2)
+	}
+}
+
+// TestNotifyListenOn listens on another address.
+func TestNotifyListenOn(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	for _, test := range []struct {
+		name     string
+		listenOn string
+		says     string // or nothing, if it works
+	}{
+		{"the same database", url, ""},
+		{"a database without the trigger", testdb.New(t), "not installed or not enabled"},
+		{"another database with a trigger", bellDatabase(t), "does not arrive at the connection that listens"},
+		{"nowhere", "postgres://user:canary@127.0.0.1:1/db", "connect to listen"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var j journal
+			s := newStore(t, newPool(t, url), polled(&j, mdb.ListenOn(test.listenOn), mdb.Fallback(never))...)
+			db, stream := newSession(t, url), mdbtest.Category("elsewhere").Stream("1")
+			f := followStream(t, s, stream)
+			follows(t, db, f, stream, 10)
+			if test.says == "" {
+				settled(t, s)
+				return
+			}
+			eventually(t, db, "the store says why", func() bool { return j.count(test.says) > 0 })
+			follows(t, db, f, stream, 10)
+			stats(t, s, mdb.NotifyStats{Off: 1})
+			if j.count(saysOff) != 1 || j.count("canary") != 0 {
+				t.Errorf("it is said more than once, or too much:\n%s", &j)
+			}
+		})
+	}
+}
+
+// TestNotifyExhaustedPool has no connection for the bell to prove that it hears.
+func TestNotifyExhaustedPool(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	pool := newPool(t, url, connections(2))
+	var j journal
+	s := newStore(t, pool, polled(&j, mdb.Fallback(never))...)
+	db, stream := newSession(t, url), mdbtest.Category("exhausted").Stream("1")
+	taken := pool.AcquireAllIdle(t.Context())
+	for len(taken) < 2 {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken = append(taken, conn)
+	}
+	f := followStream(t, s, stream)
+	eventually(t, db, "the store says why", func() bool { return j.count(saysOff) > 0 })
+	stats(t, s, mdb.NotifyStats{Off: 1})
+	for _, conn := range taken {
+		conn.Release()
+	}
+	follows(t, db, f, stream, 10)
+	settled(t, s)
+	follows(t, db, f, stream, 10)
+}
+
+// TestNotifyConnection looks at what the bell opens its connection with.
+func TestNotifyConnection(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	var mu sync.Mutex
+	timeouts := make(map[string]string) // by application_name
+	prepare := func(cfg *pgxpool.Config) {
+		cfg.BeforeConnect = func(_ context.Context, cfg *pgx.ConnConfig) error {
+			cfg.RuntimeParams["application_name"] = "by the hook"
+			return nil
+		}
+		cfg.ConnConfig.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+			results, err := conn.Exec(ctx, "SHOW application_name; SHOW idle_session_timeout").ReadAll()
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			timeouts[string(results[0].Rows[0][0])] = string(results[1].Rows[0][0])
+			return nil
+		}
+		cfg.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {
+			t.Error("a ring went to the pool's callback")
+		}
+	}
+	s, stream := newStore(t, newPool(t, url, prepare), sleepers()...), mdbtest.Category("opened").Stream("1")
+	f := followStream(t, s, stream)
+	settled(t, s)
+	follows(t, newSession(t, url), f, stream, 3)
+	mu.Lock()
+	defer mu.Unlock()
+	if got, want := fmt.Sprint(timeouts), "map[by the hook:0 by the hook message_store notify:1min]"; got != want {
+		t.Errorf("connections and their idle_session_timeout: %s, want %s", got, want)
+	}
+}
+
+// TestNotifyForged has rings that no trigger has made. They cost reads, but not more
+// than there are rings, and polls while the bell rests from them.
+func TestNotifyForged(t *testing.T) {
+	t.Parallel()
+	const rings = 10_000
+	for _, test := range []struct {
+		name    string
+		payload func(own mdb.StreamName, i int) string
+		wakes   bool
+	}{
+		{"nothing", func(mdb.StreamName, int) string { return "" }, true},
+		{"the stream itself", func(own mdb.StreamName, _ int) string { return string(own) }, true},
+		{"other streams of the category", func(own mdb.StreamName, i int) string { return fmt.Sprint(own, i) }, false},
+		{"other categories", func(_ mdb.StreamName, i int) string { return fmt.Sprintf("forged%d-1", i) }, false},
+		{"long names", func(_ mdb.StreamName, i int) string { return fmt.Sprint(i, strings.Repeat("x", 7900)) }, false},
+		{"control characters", func(_ mdb.StreamName, i int) string { return fmt.Sprint("\x01\x7f\u202e\ufffd-+-", i, "\n") }, false},
+		{"probes", func(_ mdb.StreamName, i int) string { return fmt.Sprint("-probe-", i) }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			url := bellDatabase(t)
+			s, db := bellStore(t, url, mdb.MaxRings(mdb.DefaultMaxRings)), newSession(t, url)
+			stream := mdbtest.Category("forged").Stream("1")
+			f := followStream(t, s, stream)
+			settled(t, s)
+			before, begun := s.NotifyStats(), time.Now()
+			var batch pgx.Batch
+			for i := range rings {
+				// Each in a transaction of its own: within one, equal ones are one.
+				batch.Queue("BEGIN")
+				batch.Queue("SELECT pg_notify('message_store', $1)", test.payload(stream, i))
+				batch.Queue("COMMIT")
+			}
+			if err := db.SendBatch(t.Context(), &batch).Close(); err != nil {
+				t.Fatal(err)
+			}
+			follows(t, db, f, stream, 1) // it follows all the same
+			after, elapsed := s.NotifyStats(), time.Since(begun)
+			reads, heard := after.Reads-before.Reads, after.Rings-before.Rings
+			most := 10 + 500*elapsed.Seconds()
+			if test.wakes {
+				most += float64(heard)
+			}
+			t.Logf("%d reads for %d rings in %v", reads, heard, elapsed)
+			if float64(reads) > most {
+				t.Errorf("%d reads for %d rings in %v, want %v at most", reads, heard, elapsed, most)
+			}
+			follows(t, db, f, stream, 3)
+		})
+	}
+}

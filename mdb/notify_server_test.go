@@ -1,0 +1,132 @@
+package mdb_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// TestNotifyRights has those sleep who may do what Message DB's role may, and those
+// ring who may do nothing but insert.
+func TestNotifyRights(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	s := newStore(t, newPool(t, url, asRole("message_store")), sleepers()...)
+	e, owner := newEar(t, url), newSession(t, url)
+	category := mdbtest.Category("granted")
+	stream := category.Stream("1")
+	f := followCategory(t, s, category)
+	settled(t, s)
+	exec(t, owner, "REVOKE ALL ON FUNCTION message_store.notify_subscriptions() FROM PUBLIC")
+
+	write(t, newStore(t, newPool(t, url, asRole("message_store"))), stream, mdb.NewMessage("Happened", nil))
+	f.next(t)
+	e.expect(t, string(stream))
+
+	role := string(mdbtest.Category("mdb_inserter_"))
+	exec(t, owner, "CREATE ROLE "+role)
+	t.Cleanup(func() { dropRole(t, url, role) })
+	exec(t, owner, `GRANT USAGE ON SCHEMA message_store TO `+role+`;
+		GRANT INSERT ON message_store.messages TO `+role+`;
+		GRANT USAGE ON ALL SEQUENCES IN SCHEMA message_store TO `+role)
+	exec(t, newPool(t, url, asRole(role)), "INSERT INTO message_store.messages (stream_name, type, position) VALUES ($1, 'Happened', 1)", string(stream))
+	f.next(t)
+	e.expect(t, string(stream))
+}
+
+// TestNotifyCollision subscribes to two categories that have one key.
+func TestNotifyCollision(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	s, writer, e := bellStore(t, url), newStore(t, newPool(t, url)), newEar(t, url)
+	collisions := value[[]string](t, e.conn, `SELECT array_agg('collision' || i) FROM generate_series(1, 400000) AS i
+		GROUP BY hashtext('collision' || i) HAVING count(*) > 1 LIMIT 1`)
+	one, two := mdb.Category(collisions[0]).Stream("1"), mdb.Category(collisions[1]).Stream("1")
+	f, g := followStream(t, s, one), followStream(t, s, two)
+	settled(t, s)
+	both := func() {
+		write(t, writer, one, mdb.NewMessage("Happened", nil))
+		write(t, writer, two, mdb.NewMessage("Happened", nil))
+		// A category's own key cannot be told from the other's.
+		e.expect(t, string(one), string(two))
+	}
+	both()
+	f.next(t)
+	g.next(t)
+	f.stop(t)
+	f = followStream(t, s, one, mdb.FromEnd())
+	settled(t, s)
+	g.stop(t)
+	settled(t, s)
+	both()
+	f.next(t)
+	f.stop(t)
+	until(t, s.Pool(), "SELECT ("+bells+") = 0")
+	write(t, writer, one, mdb.NewMessage("Happened", nil))
+	e.expect(t)
+}
+
+// TestNotifyHostileSearchPath puts functions of the trigger's names in the way of
+// the one who installs it, of writers and of the store.
+func TestNotifyHostileSearchPath(t *testing.T) {
+	t.Parallel()
+	const path = "hostile, message_store, pg_catalog, pg_temp"
+	hostile := func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["search_path"] = path }
+	url := hostileDatabase(t)
+	installNotify(t, barePool(t, url, hostile))
+
+	pool := barePool(t, url, hostile)
+	s, e := newStore(t, pool, sleepers()...), newEar(t, url)
+	category := mdbtest.Category("path")
+	stream := category.Stream("1")
+	f := followCategory(t, s, category)
+	settled(t, s)
+	if keys := value[int](t, e.conn, sharedKeys, string(category)); keys != 1 {
+		t.Errorf("%d sessions share the key of the category, want 1", keys)
+	}
+	for _, writer := range []*pgxpool.Pool{pool, barePool(t, url)} {
+		exec(t, writer, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(stream))
+		f.next(t)
+		e.expect(t, string(stream))
+	}
+}
+
+// TestNotifyConnections counts the connections of the bell.
+func TestNotifyConnections(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	watch := newSession(t, url)
+	one := func(cfg *pgxpool.Config) { cfg.MaxConns, cfg.MinConns = 1, 1 }
+	s := newStore(t, newPool(t, url, one), sleepers()...)
+	all := func() int {
+		return value[int](t, watch, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()")
+	}
+	exec(t, s.Pool(), "SELECT")
+	if n := all(); n != 1 {
+		t.Fatalf("%d connections before the first subscription, want the pool's", n)
+	}
+	for range 3 {
+		var followers []*follower
+		for i := range 5 {
+			followers = append(followers, followStream(t, s, mdbtest.Category("connected").Stream(fmt.Sprint(i))))
+		}
+		settled(t, s)
+		if n, bell := all(), value[int](t, watch, bells); n != 2 || bell != 1 {
+			t.Fatalf("%d connections, %d of them the bell's, want 2 and 1", n, bell)
+		}
+		for _, f := range slices.Backward(followers) {
+			f.stop(t)
+		}
+		until(t, watch, "SELECT ("+bells+") = 0")
+		// A read that was under way has taken the pool's with it.
+		if n := all(); n > 1 {
+			t.Fatalf("%d connections after the last subscription, want the pool's", n)
+		}
+		stats(t, s, mdb.NotifyStats{})
+	}
+}

@@ -1,0 +1,279 @@
+package mdb_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// The tests of interleavings walk all of those of writers and subscribers, which are
+// sessions of a real server. The test takes their steps, so nothing depends on time.
+// What they prove of each is that asleep implies up to date, or that a ring is on
+// its way.
+
+// A stage holds the sessions. None of their steps ever has to wait for another
+// session: one that did would fail.
+type stage struct {
+	t           testing.TB
+	observer    *pgx.Conn
+	writers     [2]*pgx.Conn
+	subscribers [2]*subscriber
+}
+
+// A subscriber is what the client does about one category. Like the client it reads
+// on another connection than the one that listens.
+type subscriber struct {
+	bell, reader *pgx.Conn
+	sleeper
+}
+
+type sleeper struct {
+	listening, refused bool
+	armed, asleep      bool
+	rung               bool // since the last read began
+	fresh              bool // the last read began when the key was shared
+	seen               int  // messages, by the last read
+	delivered          int  // after how many steps of writers
+}
+
+// A walk is one interleaving, in a category of its own.
+type walk struct {
+	*stage
+	category mdb.Category
+	written  int // steps that writers took
+}
+
+// A move is a step of one of the sessions.
+type move struct {
+	name string
+	do   func(*walk)
+}
+
+func newStage(t testing.TB, url string) *stage {
+	t.Helper()
+	open := func() *pgx.Conn {
+		conn := newSession(t, url)
+		exec(t, conn, "SET lock_timeout = '10s'")
+		return conn
+	}
+	s := &stage{t: t, observer: open()}
+	for i := range s.writers {
+		s.writers[i] = open()
+		s.subscribers[i] = &subscriber{bell: open(), reader: open()}
+	}
+	return s
+}
+
+// run takes the steps in that order, and tells whether a subscriber sleeps though
+// there is something to read, and nothing is going to wake it.
+func (s *stage) run(moves []move) (lost bool, sleepers []sleeper) {
+	w := &walk{stage: s, category: mdbtest.Category("walk")}
+	for _, m := range moves {
+		m.do(w)
+	}
+	committed := value[int](s.t, s.observer, sees, string(w.category))
+	for _, x := range s.subscribers {
+		w.deliver(x)
+		if x.asleep && !x.rung && x.seen < committed {
+			lost = true
+		}
+		sleepers = append(sleepers, x.sleeper)
+		if x.sleeper != (sleeper{}) {
+			exec(s.t, x.bell, "SELECT pg_advisory_unlock_all(); UNLISTEN *")
+			x.sleeper = sleeper{}
+		}
+	}
+	return lost, sleepers
+}
+
+// deliver makes the subscriber receive what was notified until now, as soon as can
+// be: a ring that comes late is not forgotten by the next read.
+func (w *walk) deliver(x *subscriber) {
+	if !x.listening || x.delivered == w.written {
+		return
+	}
+	x.delivered = w.written
+	sentinel := "-" + uuid.NewString()
+	ring(w.t, w.observer, sentinel)
+	for {
+		ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+		n, err := x.bell.WaitForNotification(ctx)
+		cancel()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		switch {
+		case n.Payload == sentinel:
+			return
+		case mdb.StreamName(n.Payload).Category() == w.category:
+			x.rung = true
+		}
+	}
+}
+
+// merges returns all sequences of the programs' steps that keep the order of each
+// program.
+func merges(programs ...[]move) [][]move {
+	var all [][]move
+	var merge func(done []move, rest [][]move)
+	merge = func(done []move, rest [][]move) {
+		end := true
+		for i, program := range rest {
+			if len(program) > 0 {
+				end = false
+				next := slices.Clone(rest)
+				next[i] = program[1:]
+				merge(append(done, program[0]), next)
+			}
+		}
+		if end {
+			all = append(all, slices.Clone(done))
+		}
+	}
+	merge(nil, programs)
+	return all
+}
+
+func names(moves []move) string {
+	var b strings.Builder
+	for _, m := range moves {
+		b.WriteString(" " + m.name)
+	}
+	return b.String()[1:]
+}
+
+// A writer's steps.
+
+func (w *walk) write(i int, sql string, args ...any) {
+	exec(w.t, w.writers[i], sql, args...)
+	w.written++
+}
+
+func statement(i int, name, sql string) move {
+	return move{fmt.Sprintf("W%d.%s", i, name), func(w *walk) { w.write(i, sql) }}
+}
+
+func wBegin(i int) move     { return statement(i, "begin", "BEGIN") }
+func wCommit(i int) move    { return statement(i, "commit", "COMMIT") }
+func wRollback(i int) move  { return statement(i, "rollback", "ROLLBACK") }
+func wSavepoint(i int) move { return statement(i, "savepoint", "SAVEPOINT s") }
+func wRelease(i int) move   { return statement(i, "release", "RELEASE s") }
+func wUndo(i int) move      { return statement(i, "rollback-to-savepoint", "ROLLBACK TO s") }
+
+func wInsert(i int) move {
+	return move{fmt.Sprintf("W%d.insert", i), func(w *walk) {
+		w.write(i, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')",
+			string(w.category.Stream("1")))
+	}}
+}
+
+// wInsertSub is a savepoint with an insert, in one step.
+func wInsertSub(i int) move {
+	return move{fmt.Sprintf("W%d.savepoint+insert", i), func(w *walk) {
+		wSavepoint(i).do(w)
+		wInsert(i).do(w)
+	}}
+}
+
+// wInsertRow goes past write_message, and so past the lock that keeps the writers
+// of a category apart.
+func wInsertRow(i int) move {
+	return move{fmt.Sprintf("W%d.insert-row", i), func(w *walk) {
+		w.write(i, "INSERT INTO message_store.messages (stream_name, type, position) VALUES ($1, 'Happened', 0)",
+			string(w.category.Stream(fmt.Sprint("row", i))))
+	}}
+}
+
+// wWriteRow is a transaction's beginning with such an insert, in one step.
+func wWriteRow(i int) move {
+	return move{fmt.Sprintf("W%d.begin+insert-row", i), func(w *walk) {
+		wBegin(i).do(w)
+		wInsertRow(i).do(w)
+	}}
+}
+
+// A subscriber's steps.
+
+func step(i int, name string, do func(*walk, *subscriber)) move {
+	return move{fmt.Sprintf("S%d.%s", i, name), func(w *walk) { do(w, w.subscribers[i]) }}
+}
+
+func sListen(i int) move {
+	return step(i, "listen", func(w *walk, x *subscriber) {
+		exec(w.t, x.bell, "LISTEN message_store")
+		x.listening = true
+	})
+}
+
+func sArm(i int) move {
+	return step(i, "arm", func(w *walk, x *subscriber) {
+		if !x.armed {
+			x.armed = value[bool](w.t, x.bell, "SELECT pg_try_advisory_lock_shared(1296319044, hashtext($1))", string(w.category))
+			x.refused = x.refused || !x.armed
+		}
+	})
+}
+
+func sUnlock(i int) move {
+	return step(i, "unlock", func(w *walk, x *subscriber) {
+		if x.armed {
+			exec(w.t, x.bell, "SELECT pg_advisory_unlock_shared(1296319044, hashtext($1))", string(w.category))
+			x.armed = false
+		}
+	})
+}
+
+const sees = "SELECT count(*) FROM message_store.messages WHERE message_store.category(stream_name) = $1"
+
+// sSnapshot and sRows are a read that takes its time: what is committed between is
+// not seen.
+func sSnapshot(i int) move {
+	return step(i, "snapshot", func(w *walk, x *subscriber) {
+		w.deliver(x)
+		x.rung, x.fresh = false, x.armed
+		exec(w.t, x.reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+	})
+}
+
+func sRows(i int) move {
+	return step(i, "rows", func(w *walk, x *subscriber) {
+		x.seen = value[int](w.t, x.reader, sees, string(w.category))
+		exec(w.t, x.reader, "COMMIT")
+	})
+}
+
+func sRead(i int) move {
+	return step(i, "read", func(w *walk, x *subscriber) {
+		w.deliver(x)
+		x.rung, x.fresh = false, x.armed
+		x.seen = value[int](w.t, x.reader, sees, string(w.category))
+	})
+}
+
+// sSleep is by the client's rule: on a shared key only, after a read that began when
+// it was shared, and not if it was rung for since.
+func sSleep(i int) move {
+	return step(i, "sleep", func(w *walk, x *subscriber) {
+		w.deliver(x)
+		x.asleep = x.armed && x.fresh && !x.rung
+	})
+}
+
+// triggerSQL is what InstallNotify installs, for mutants.
+func triggerSQL(t testing.TB) string {
+	t.Helper()
+	sql, err := os.ReadFile("schema/notify.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(sql)
+}

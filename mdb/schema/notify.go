@@ -1,0 +1,72 @@
+package schema
+
+import (
+	"context"
+	_ "embed" // the trigger's SQL
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+//go:embed notify.sql
+var notifySQL string
+
+const notifyRemoval = `
+DROP TRIGGER IF EXISTS message_store_notify ON message_store.messages;
+DROP FUNCTION IF EXISTS message_store.notify_subscriptions()`
+
+// InstallNotify installs the trigger that wakes the subscriptions of stores made
+// with mdb.WithNotify, in place of one that is there already. Only the owner of the
+// table messages may do so.
+//
+// The trigger costs an insert the try for an advisory lock, and a NOTIFY only while a
+// subscription sleeps on the category. A transaction that has rung cannot be
+// prepared for two-phase commit. A transaction holds a lock for each category that it
+// writes to, so a bulk import over very many of them had better disable the trigger.
+//
+// Creating a trigger waits for the transactions that are writing to the table, and
+// writers that come later wait behind it. So the lock is asked for again and again,
+// for a tenth of a second each time, until ctx ends.
+func InstallNotify(ctx context.Context, db DB) error {
+	if err := inShortTries(ctx, db, notifySQL); err != nil {
+		return fmt.Errorf("schema: install the NOTIFY trigger: %w", err)
+	}
+	return nil
+}
+
+// UninstallNotify removes the trigger, if it is there, in the same manner.
+func UninstallNotify(ctx context.Context, db DB) error {
+	if err := inShortTries(ctx, db, notifyRemoval); err != nil {
+		return fmt.Errorf("schema: remove the NOTIFY trigger: %w", err)
+	}
+	return nil
+}
+
+// inShortTries runs the statements in a transaction that gives up its place in the
+// queue for a lock soon, and tries again. Installers take turns, as two of them at
+// once cannot replace a function.
+func inShortTries(ctx context.Context, db DB, sql string) error {
+	for {
+		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+			_, err := tx.Conn().PgConn().Exec(ctx, "SET LOCAL lock_timeout = '100ms';"+installLock+";"+sql).ReadAll()
+			return err
+		})
+		var pgErr *pgconn.PgError
+		switch {
+		case !errors.As(err, &pgErr):
+			return err
+		case pgErr.Code == "42501":
+			return fmt.Errorf("%w (only the owner of the table message_store.messages may)", err)
+		case pgErr.Code != "55P03":
+			return err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}

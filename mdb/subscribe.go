@@ -1,0 +1,359 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// A Handler handles a message. An error ends the subscription. The context is the
+// subscription's.
+type Handler func(ctx context.Context, m Message) error
+
+// A Retry tells of a failed read that a subscription is going to try again.
+type Retry struct {
+	// Attempt counts the failures in a row, from 1.
+	Attempt int
+	// Err is the failure.
+	Err error
+}
+
+// SubscribeToStream calls the handler for each message of a stream, in order: for
+// those that are there, from the beginning unless an option says otherwise, and
+// for those that are written later. It blocks; its return says that the
+// subscription has been dropped, and why. The error is never nil:
+//
+//   - context.Cause(ctx), when ctx ends;
+//   - a [*HandlerError], when a callback fails or panics;
+//   - an [*ArgumentError], at once, for what the call itself has wrong;
+//   - the server's refusal, where trying again cannot help.
+//
+// Failures that pass, such as a lost connection, are tried again for as long as
+// they last, which [OnRetry] tells of.
+//
+// Within one call each message is delivered once, and no message is left out. From
+// where a later call goes on is for the caller to keep, see [OnProgress]; what was
+// handled but not kept is delivered again.
+//
+// All callbacks are called from the caller's goroutine, one at a time. No connection
+// of the pool is in use while they run, or while the subscription waits. The
+// context is looked at between messages and while waiting.
+func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Handler, opts ...StreamSubscribeOption) error {
+	c := newSubscribeConfig(s.config, h)
+	c.faults.streamWithID(stream)
+	for _, opt := range opts {
+		opt.streamSubscribe(&c)
+	}
+	if err := c.check(s.config); err != nil {
+		return err
+	}
+	sleeper := s.bell.subscribe(stream, c.read) //nolint:contextcheck // the bell serves other subscriptions too, and outlives this one
+	defer sleeper.close()
+	sub := subscription{
+		subscribeConfig: c,
+		page: func(ctx context.Context, c readConfig) ([]Message, int64, error) {
+			return s.readStreamAndHead(ctx, stream, c)
+		},
+		head:     func(ctx context.Context) (int64, error) { return s.StreamVersion(ctx, stream) },
+		position: func(m *Message) int64 { return m.Position },
+		sleeper:  sleeper,
+		logger:   s.config.logger.With("stream", string(stream)),
+	}
+	return sub.run(ctx)
+}
+
+// SubscribeToCategory is SubscribeToStream for the messages of all streams of a
+// category, in the order of their global positions, which positions are here.
+func (s *Store) SubscribeToCategory(ctx context.Context, category Category, h Handler, opts ...CategorySubscribeOption) error {
+	c := newSubscribeConfig(s.config, h)
+	c.read.position = 1
+	c.faults.category("category", category)
+	for _, opt := range opts {
+		opt.categorySubscribe(&c)
+	}
+	if err := c.check(s.config); err != nil {
+		return err
+	}
+	sleeper := s.bell.subscribe(StreamName(category), c.read) //nolint:contextcheck // as above
+	defer sleeper.close()
+	sub := subscription{
+		subscribeConfig: c,
+		page: func(ctx context.Context, c readConfig) ([]Message, int64, error) {
+			return s.readCategoryAndHead(ctx, category, c)
+		},
+		head:     func(ctx context.Context) (int64, error) { return s.categoryHead(ctx, category) },
+		position: func(m *Message) int64 { return m.GlobalPosition },
+		sleeper:  sleeper,
+		logger:   s.config.logger.With("category", string(category)),
+	}
+	return sub.run(ctx)
+}
+
+// A subscription is a loop. What it reads and waits by are functions, so that a
+// test can drive it without a server and a clock.
+type subscription struct {
+	subscribeConfig
+
+	// page reads a page. The head is the position of the last message that was there
+	// before the read, whether or not a filter lets it through, or the one before all
+	// messages if nobody asked.
+	page     func(context.Context, readConfig) (page []Message, head int64, err error)
+	head     func(context.Context) (int64, error)
+	position func(*Message) int64
+	sleeper  sleeper
+	logger   *slog.Logger
+
+	begun    bool // a page has been read
+	full     int  // full pages in a row
+	live     *bool
+	seen     poll.Seen
+	reported int64 // the last position that OnProgress was given
+}
+
+// A sleeper waits until there may be something to read.
+type sleeper interface {
+	// wake is called before each read. What happens from here on ends the next sleep.
+	wake()
+	// sleep returns when d is over, or what the sleeper waits for has happened, or
+	// ctx ends. The last page had found messages.
+	sleep(ctx context.Context, d time.Duration, found int)
+	close()
+}
+
+func (s *subscription) run(ctx context.Context) error {
+	if s.read.fromEnd {
+		err := s.untilItWorks(ctx, func() error {
+			head, err := s.head(ctx)
+			s.read.position = head + 1
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	s.reported = s.read.position - 1
+	for {
+		var page []Message
+		var head int64
+		err := s.untilItWorks(ctx, func() (err error) {
+			s.sleeper.wake()
+			page, head, err = s.page(ctx, s.read)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.begun = true
+		full := int64(len(page)) == s.read.batchSize
+		if s.full++; !full {
+			s.full = 0
+		}
+		// One full page may be just what there was.
+		if s.full > 1 {
+			if err := s.setLive(false); err != nil {
+				return err
+			}
+		}
+		if err := s.deliver(ctx, page); err != nil {
+			return firstOf(err, s.report(ctx))
+		}
+		if !full {
+			// Up to the head, a short page has all that the filter lets through.
+			s.read.position = max(s.read.position, head+1)
+		}
+		if err := s.report(ctx); err != nil {
+			return err
+		}
+		if full {
+			s.seen = poll.Seen{} // the next poll comes without a delay, and behind messages
+			continue
+		}
+		if err := s.setLive(true); err != nil {
+			return err
+		}
+		delay, err := s.delay(len(page))
+		if err != nil {
+			return err
+		}
+		s.sleeper.sleep(ctx, delay, len(page))
+	}
+}
+
+// untilItWorks tries again what fails in a way that passes.
+func (s *subscription) untilItWorks(ctx context.Context, f func() error) error {
+	for attempt := 1; ; attempt++ {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		err := f()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !passes(err, s.begun):
+			return err
+		}
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "subscription's read is tried again", slog.Int("attempt", attempt), slog.Any("error", err))
+		if s.onRetry != nil {
+			if err := s.call(nil, func() error { s.onRetry(Retry{Attempt: attempt, Err: err}); return nil }); err != nil {
+				return err
+			}
+		}
+		if subscriptionRetry.wait(ctx, attempt) != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// subscriptionRetry has no last attempt.
+var subscriptionRetry = RetryPolicy{MinDelay: 20 * time.Millisecond, MaxDelay: 5 * time.Second}
+
+// passes tells whether a failed read may succeed later. What a subscription meets
+// at its very beginning, such as a missing schema or a wrong password, is a mistake
+// in its set-up; later the same is an upgrade, a failover or a rotation.
+func passes(err error, begun bool) bool {
+	switch classify(err) {
+	case classTransient, classNotSent, classUnknown, classStale, classAborted:
+		return true
+	case classSetup:
+		return begun
+	}
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		// A hook of the pool may have refused, but a closed pool stays closed. It has
+		// no error of its own that pgx exports.
+		var acquire *acquireError
+		return errors.As(err, &acquire) && !strings.Contains(acquire.Error(), "closed pool")
+	}
+	if pgErr.Code == "XX000" { // as when what a statement refers to is just being replaced
+		return begun
+	}
+	switch pgErr.Code[:min(2, len(pgErr.Code))] {
+	case "53", "57", "58", "25": // resources, intervention, the system, a standby
+		return true
+	}
+	return false
+}
+
+// deliver hands the page's messages to the handler. The position moves behind each
+// one that was handled.
+func (s *subscription) deliver(ctx context.Context, page []Message) error {
+	for i := range page {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := s.call(&page[i], func() error { return s.handler(ctx, page[i]) }); err != nil {
+			return err
+		}
+		s.read.position = s.position(&page[i]) + 1
+	}
+	return nil
+}
+
+// report gives OnProgress the last position that is done with, if it has moved.
+func (s *subscription) report(ctx context.Context) error {
+	done := s.read.position - 1
+	if s.onProgress == nil || done == s.reported {
+		return nil
+	}
+	s.reported = done
+	if ctx.Err() != nil {
+		ctx = context.WithoutCancel(ctx) // what was handled is still worth keeping
+	}
+	return s.call(nil, func() error { return s.onProgress(ctx, done) })
+}
+
+func (s *subscription) setLive(live bool) error {
+	if s.onLive == nil || s.live != nil && *s.live == live {
+		return nil
+	}
+	s.live = &live
+	return s.call(nil, func() error { s.onLive(live); return nil })
+}
+
+// delay asks the strategy.
+func (s *subscription) delay(found int) (delay time.Duration, err error) {
+	s.seen.Retrieved, s.seen.BatchSize = found, int(s.read.batchSize)
+	if s.seen.Empty++; found > 0 {
+		s.seen.Empty = 0
+	}
+	err = s.call(nil, func() error { delay = s.polling(s.seen); return nil })
+	s.seen.Previous = delay
+	return delay, err
+}
+
+// call calls a callback, and returns its error or panic as a HandlerError. m is the
+// message that it was about, if it was about one.
+func (s *subscription) call(m *Message, f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+		if err == nil {
+			return
+		}
+		handlerErr := &HandlerError{Position: s.read.position - 1, err: err}
+		if m != nil {
+			handlerErr.Stream, handlerErr.Position, handlerErr.GlobalPosition = m.Stream, m.Position, m.GlobalPosition
+		}
+		err = handlerErr
+	}()
+	return f()
+}
+
+// firstOf returns the first error, with the second one where there is one.
+func firstOf(first, second error) error {
+	if second == nil {
+		return first
+	}
+	return errors.Join(first, second)
+}
+
+// A HandlerError says that a callback of a subscription has failed or panicked,
+// which has ended the subscription.
+type HandlerError struct {
+	// Stream, Position and GlobalPosition are those of the message that the handler
+	// was given. For other callbacks Stream is empty, and Position is the last one
+	// that was handled.
+	Stream                   StreamName
+	Position, GlobalPosition int64
+
+	err error
+}
+
+func (e *HandlerError) Error() string {
+	if e.Stream == "" {
+		return fmt.Sprintf("mdb: a callback of the subscription failed behind position %d: %v", e.Position, e.err)
+	}
+	return fmt.Sprintf("mdb: the handler failed on %s/%d, global position %d: %v", e.Stream, e.Position, e.GlobalPosition, e.err)
+}
+
+// Unwrap returns the callback's error, or a [*PanicError].
+func (e *HandlerError) Unwrap() error { return e.err }
+
+// A PanicError is a panic of a callback.
+type PanicError struct {
+	// Value is what was given to panic.
+	Value any
+	// Stack is that of the goroutine, as [debug.Stack] returns it.
+	Stack []byte
+}
+
+// Error tells a panic of the Go runtime's in full, and of others only the type of
+// the value, which may hold a payload.
+func (e *PanicError) Error() string {
+	if err, ok := e.Value.(runtime.Error); ok {
+		return "panic: " + err.Error()
+	}
+	return fmt.Sprintf("panic with a value of type %T", e.Value)
+}

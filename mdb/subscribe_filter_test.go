@@ -1,0 +1,331 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// A spy sees what a pool's connections are asked. It tells statements apart by
+// their names, which the default exec mode sends.
+type spy struct {
+	mu        sync.Mutex
+	positions []int64    // those from which pages were read
+	batches   [][]string // the statements that were sent at once
+	onHead    func()     // if set, is called before a look at a head and behind it
+}
+
+type spyKey struct{}
+
+func (s *spy) attach(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = s }
+
+func isHead(sql string) bool {
+	return strings.Contains(sql, "category_head") || strings.Contains(sql, "stream_version")
+}
+
+func (s *spy) read(args []any) {
+	if len(args) < 3 {
+		return
+	}
+	if position, ok := args[1].(int64); ok { // which it is in reads and nowhere else
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.positions = append(s.positions, position)
+	}
+}
+
+func (s *spy) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	s.read(data.Args)
+	if s.onHead == nil || !isHead(data.SQL) {
+		return ctx
+	}
+	s.onHead()
+	return context.WithValue(ctx, spyKey{}, true)
+}
+
+func (s *spy) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if ctx.Value(spyKey{}) != nil {
+		s.onHead()
+	}
+}
+
+func (s *spy) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	var statements []string
+	for _, q := range data.Batch.QueuedQueries {
+		statements = append(statements, q.SQL)
+		s.read(q.Arguments)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches = append(s.batches, statements)
+	return ctx
+}
+
+func (s *spy) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (s *spy) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+// often is for tests that wait for the next poll.
+var often = mdb.WithPolling(poll.Constant(time.Millisecond))
+
+// TestSubscriptionOverForeignMessages has filters that leave out 100,000 messages.
+// They are looked at once: every later read begins behind them, and so does
+// a subscription that goes on from what OnProgress was told.
+func TestSubscriptionOverForeignMessages(t *testing.T) {
+	t.Parallel()
+	const foreign = 100_000
+	url := testdb.New(t)
+	pool := newPool(t, url)
+	exec(t, pool, `INSERT INTO message_store.messages (stream_name, position, type) SELECT 'account-1', i, 'Foreign' FROM generate_series(0, $1 - 1) AS i`, foreign)
+	exec(t, pool, `ANALYZE message_store.messages`)
+	hash := mdb.Hash64("1")
+	member := int(1 - max(hash, -hash)%2)
+	other := 2
+	for ; max(mdb.Hash64(fmt.Sprint(other)), -mdb.Hash64(fmt.Sprint(other)))%2 != int64(member); other++ {
+		continue
+	}
+
+	type recorded struct {
+		spy      spy
+		handled  []int64
+		progress []int64
+		told     chan int64
+		dropped  chan error
+		first    int64 // the progress behind the foreign messages
+		last     int64 // behind all
+		want     []int64
+	}
+	ctx, end := context.WithCancelCause(t.Context())
+	defer end(errStopped)
+	running := make(map[string]*recorded)
+	start := func(name string, position func(mdb.Message) int64, first, last int64, want []int64,
+		subscribe func(s *mdb.Store, h mdb.Handler, progress mdb.SubscribeOption) error,
+	) {
+		for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
+			r := &recorded{told: make(chan int64, 100), dropped: make(chan error, 1), first: first, last: last, want: want}
+			s := newStore(t, newPool(t, url, oneConnection, r.spy.attach), append(opts, often, mdb.WithConditions())...)
+			go func() {
+				r.dropped <- subscribe(s, func(_ context.Context, m mdb.Message) error {
+					r.handled = append(r.handled, position(m))
+					return nil
+				}, mdb.OnProgress(func(_ context.Context, position int64) error {
+					r.progress = append(r.progress, position)
+					r.told <- position
+					return nil
+				}))
+			}()
+			running[name+", "+way] = r
+		}
+	}
+	untilTold := func(where func(*recorded) int64) {
+		t.Helper()
+		for name, r := range running {
+			for told := int64(-1); told < where(r); {
+				select {
+				case told = <-r.told:
+				case err := <-r.dropped:
+					t.Fatalf("%s: dropped with %v", name, err)
+				case <-time.After(patience):
+					t.Fatalf("%s: OnProgress is never told %d", name, where(r))
+				}
+			}
+		}
+	}
+	// Three more messages will be at these global positions, and two of them at
+	// these positions of the stream.
+	const notWanted, elsewhere, wanted = foreign + 1, foreign + 2, foreign + 3
+	global := func(m mdb.Message) int64 { return m.GlobalPosition }
+	for name, tt := range map[string]struct {
+		opts []mdb.CategorySubscribeOption
+		want []int64
+	}{
+		"correlation":           {[]mdb.CategorySubscribeOption{mdb.WithCorrelation("origin")}, []int64{elsewhere}},
+		"group":                 {[]mdb.CategorySubscribeOption{mdb.AsConsumerGroup(member, 2)}, []int64{elsewhere}},
+		"correlation and group": {[]mdb.CategorySubscribeOption{mdb.WithCorrelation("origin"), mdb.AsConsumerGroup(member, 2)}, []int64{elsewhere}},
+		"condition":             {[]mdb.CategorySubscribeOption{mdb.WithCondition("type = 'Wanted'")}, []int64{elsewhere, wanted}},
+		"condition and group":   {[]mdb.CategorySubscribeOption{mdb.WithCondition("type = 'Wanted'"), mdb.AsConsumerGroup(member, 2)}, []int64{elsewhere}},
+	} {
+		start(name, global, foreign, wanted, tt.want, func(s *mdb.Store, h mdb.Handler, progress mdb.SubscribeOption) error {
+			return s.SubscribeToCategory(ctx, "account", h, append(tt.opts, progress)...)
+		})
+	}
+	start("stream", func(m mdb.Message) int64 { return m.Position }, foreign-1, foreign+1, []int64{foreign + 1},
+		func(s *mdb.Store, h mdb.Handler, progress mdb.SubscribeOption) error {
+			return s.SubscribeToStream(ctx, "account-1", h, mdb.WithCondition("type = 'Wanted'"), progress)
+		})
+
+	untilTold(func(r *recorded) int64 { return r.first })
+	s := newStore(t, pool)
+	write(t, s, "account-1", mdb.NewMessage("Foreign", nil))
+	untilTold(func(r *recorded) int64 { return r.first + 1 })
+	m := mdb.NewMessage("Wanted", nil)
+	m.Metadata = map[string]string{"correlationStreamName": "origin-1"}
+	write(t, s, mdb.Category("account").Stream(fmt.Sprint(other)), m)
+	if w := write(t, s, "account-1", mdb.NewMessage("Wanted", nil)); w.GlobalPosition != wanted {
+		t.Fatalf("the last message is at %d, want %d", w.GlobalPosition, wanted)
+	}
+	untilTold(func(r *recorded) int64 { return r.last })
+	end(errStopped)
+	for name, r := range running {
+		if err := <-r.dropped; !errors.Is(err, errStopped) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if !slices.Equal(r.handled, r.want) {
+			t.Errorf("%s: handled %v, want %v", name, r.handled, r.want)
+		}
+		if r.progress[0] != r.first || !slices.IsSorted(r.progress) || len(slices.Compact(slices.Clone(r.progress))) != len(r.progress) {
+			t.Errorf("%s: progress %v, want it to begin with %d and to grow", name, r.progress, r.first)
+		}
+		for i, position := range r.spy.positions {
+			if i > 0 && position <= r.first {
+				t.Errorf("%s: read %d begins at %d, among the foreign messages", name, i, position)
+			}
+		}
+		if len(r.spy.positions) < 3 {
+			t.Errorf("%s: reads from %v", name, r.spy.positions)
+		}
+	}
+}
+
+// TestSubscriptionLooksAtTheHeadFirst has a message written right before and right
+// behind each look at the head. If the look came behind the read, the position would
+// pass over what was written between the two.
+func TestSubscriptionLooksAtTheHeadFirst(t *testing.T) {
+	t.Parallel()
+	const messages = 60
+	url := testdb.Shared(t)
+	writer := newStore(t, newPool(t, url))
+	for _, kind := range []string{"stream", "category"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			stream := mdbtest.Category("head").Stream("1")
+			var sp spy
+			written := 0
+			sp.onHead = func() { // on the subscription's goroutine
+				if written < messages {
+					written++
+					write(t, writer, stream, mdb.NewMessage("Happened", nil))
+				}
+			}
+			s := newStore(t, newPool(t, url, sp.attach), mdb.WithConditions(), often)
+			var r *recipient
+			if kind == "stream" {
+				r = receiveStream(t, s, stream, mdb.WithCondition("true"), mdb.WithBatchSize(5))
+			} else {
+				r = receiveCategory(t, s, stream.Category(), mdb.WithCondition("true"), mdb.WithBatchSize(5))
+			}
+			for i, m := range r.next(t, messages) {
+				if m.Position != int64(i) {
+					t.Fatalf("message %d is that at %d", i, m.Position)
+				}
+			}
+			r.stop(t)
+		})
+	}
+	t.Run("at once", func(t *testing.T) {
+		t.Parallel()
+		var sp spy
+		s := newStore(t, newPool(t, url, sp.attach))
+		stream := mdbtest.Category("head").Stream("1")
+		write(t, s, stream, mdb.NewMessage("Happened", nil))
+		r := receiveCategory(t, s, stream.Category(), mdb.AsConsumerGroup(0, 1))
+		r.next(t, 1)
+		r.stop(t)
+		if first := sp.batches[0]; len(first) != 2 || !isHead(first[0]) || isHead(first[1]) {
+			t.Errorf("statements %v, want the head's and then the read's, in one round trip", first)
+		}
+	})
+}
+
+// newRole creates a role that may use Message DB's functions and nothing else of it.
+func newRole(t testing.TB, db database) string {
+	t.Helper()
+	role := string(mdbtest.Category("role"))
+	exec(t, db, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		_, _ = db.Exec(context.Background(), `DROP OWNED BY `+role)
+		if _, err := db.Exec(context.Background(), `DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	exec(t, db, `GRANT USAGE ON SCHEMA message_store TO `+role)
+	exec(t, db, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA message_store TO `+role)
+	return role
+}
+
+// TestSubscriptionWithoutTheTable has a role that can only call the procedures, as
+// on a proxy. The progress is then that of the messages that the filter lets
+// through.
+func TestSubscriptionWithoutTheTable(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	pool := newPool(t, url)
+	admin := newStore(t, pool)
+	exec(t, pool, `ALTER FUNCTION message_store.get_category_messages SECURITY DEFINER`)
+	role := newRole(t, pool)
+	want := make(map[mdb.StreamName]int64)
+	for i := range 20 {
+		stream := mdb.Category("account").Stream(fmt.Sprint(i))
+		w := write(t, admin, stream, mdb.NewMessage("Happened", nil))
+		if hash := mdb.Hash64(fmt.Sprint(i)); max(hash, -hash)%2 == 0 {
+			want[stream] = w.GlobalPosition
+		}
+	}
+	for _, opts := range [][]mdb.CategorySubscribeOption{
+		{mdb.AsConsumerGroup(0, 2)},
+		{mdb.AsConsumerGroup(0, 2), mdb.WithCondition("true")},
+	} {
+		s := newStore(t, newPool(t, url, asRole(role)), mdb.WithConditions(), often)
+		progress := make(chan int64, 100)
+		r := receiveCategory(t, s, "account", append(opts, mdb.OnRetry(func(r mdb.Retry) { t.Errorf("retry %v", r) }),
+			mdb.OnProgress(func(_ context.Context, position int64) error { progress <- position; return nil }))...)
+		last := int64(0)
+		for _, m := range r.next(t, len(want)) {
+			if want[m.Stream] != m.GlobalPosition {
+				t.Errorf("message %+v", m)
+			}
+			last = m.GlobalPosition
+		}
+		if told := <-progress; told != last {
+			t.Errorf("progress %d, want %d", told, last)
+		}
+		r.stop(t)
+	}
+
+	s := newStore(t, newPool(t, url, asRole(role)))
+	// Only the table tells where the end of a category is.
+	err := s.SubscribeToCategory(t.Context(), "account", func(context.Context, mdb.Message) error { return nil }, mdb.FromEnd())
+	wantCode(t, err, "42501")
+}
+
+// TestSubscriptionsAfterInstallation has a subscription begin too early. That Message
+// DB was not there then says nothing about what the role may read later.
+func TestSubscriptionsAfterInstallation(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, testdb.Empty(t))
+	s := newStore(t, pool, often)
+	h := func(context.Context, mdb.Message) error { return nil }
+	wantError[*mdb.SetupError](t, s.SubscribeToCategory(t.Context(), "account", h, mdb.WithCorrelation("origin")))
+	install(t, pool)
+	w := write(t, s, "account-1", mdb.NewMessage("Foreign", nil))
+	told := int64(0)
+	r := receiveCategory(t, s, "account", mdb.WithCorrelation("origin"),
+		mdb.OnProgress(func(_ context.Context, position int64) error { told = position; return nil }))
+	r.untilLive(t) // which it is behind the page, and behind what that has to tell
+	r.stop(t)
+	if told != w.GlobalPosition {
+		t.Errorf("progress %d, want %d, that of the message which is left out", told, w.GlobalPosition)
+	}
+}

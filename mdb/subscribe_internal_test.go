@@ -1,0 +1,366 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// A rehearsal is a subscription to a category without a server, and a diary of what
+// it does. Its sleeper is that of a bell that nobody rings, so in a bubble it sleeps
+// for as long as the strategy says.
+type rehearsal struct {
+	t *testing.T
+	subscription
+	sleeper
+
+	written  []bool  // whether the filter lets a message through; the first one's position is 1
+	filtered bool    // whether the head is asked for
+	failures []error // of the next reads; nil is a success
+	arrivals []int   // during each sleep; in the one behind the last the context ends
+
+	diary []string
+	end   context.CancelCauseFunc
+}
+
+var errEnd = errors.New("the end of the rehearsal")
+
+func rehearse(t *testing.T, written int, opts ...CategorySubscribeOption) *rehearsal {
+	t.Helper()
+	r := &rehearsal{t: t, written: slices.Repeat([]bool{true}, written)}
+	store := &storeConfig{logger: slog.New(slog.DiscardHandler), polling: poll.Backoff(10*time.Millisecond, time.Second, 2)}
+	c := newSubscribeConfig(store, func(_ context.Context, m Message) error {
+		r.note("handle %d", m.GlobalPosition)
+		return nil
+	})
+	c.read.position = 1
+	OnLive(func(live bool) { r.note("live %t", live) }).categorySubscribe(&c)
+	OnProgress(func(_ context.Context, position int64) error {
+		r.note("progress %d", position)
+		return nil
+	}).categorySubscribe(&c)
+	OnRetry(func(retry Retry) { r.note("retry %d", retry.Attempt) }).categorySubscribe(&c)
+	for _, opt := range opts {
+		opt.categorySubscribe(&c)
+	}
+	if err := c.check(store); err != nil {
+		t.Fatal(err)
+	}
+	strategy := c.polling
+	c.polling = func(seen poll.Seen) time.Duration {
+		r.note("ask %d/%d %d %v", seen.Retrieved, seen.BatchSize, seen.Empty, seen.Previous)
+		return strategy(seen)
+	}
+	r.sleeper = new(bell).subscribe("category", c.read)
+	r.subscription = subscription{
+		subscribeConfig: c,
+		page:            r.page,
+		head:            func(context.Context) (int64, error) { return r.head(), r.failure() },
+		position:        func(m *Message) int64 { return m.GlobalPosition },
+		sleeper:         r,
+		logger:          store.logger,
+	}
+	return r
+}
+
+// run runs the subscription to its end.
+func (r *rehearsal) run() error {
+	r.t.Helper()
+	ctx, end := context.WithCancelCause(r.t.Context())
+	r.end = end
+	return r.subscription.run(ctx)
+}
+
+func (r *rehearsal) note(format string, args ...any) {
+	r.diary = append(r.diary, fmt.Sprintf(format, args...))
+}
+
+func (r *rehearsal) want(diary string) {
+	r.t.Helper()
+	if got := strings.Join(r.diary, ", "); got != diary {
+		r.t.Errorf("diary\n\t%s\nwant\n\t%s", got, diary)
+	}
+}
+
+func (r *rehearsal) head() int64 { return int64(len(r.written)) }
+
+func (r *rehearsal) failure() (err error) {
+	if len(r.failures) > 0 {
+		err, r.failures = r.failures[0], r.failures[1:]
+	}
+	return err
+}
+
+func (r *rehearsal) page(_ context.Context, c readConfig) (page []Message, head int64, err error) {
+	r.note("read %d", c.position)
+	if err := r.failure(); err != nil {
+		return nil, 0, err
+	}
+	if r.filtered {
+		head = r.head()
+	}
+	return r.read(c), head, nil
+}
+
+func (r *rehearsal) read(c readConfig) (page []Message) {
+	for p := c.position; p <= r.head() && int64(len(page)) < c.batchSize; p++ {
+		if r.written[p-1] {
+			page = append(page, Message{Stream: "category-1", Position: p - 1, GlobalPosition: p})
+		}
+	}
+	return page
+}
+
+func (r *rehearsal) sleep(ctx context.Context, d time.Duration, found int) {
+	r.note("sleep %v", d)
+	if len(r.arrivals) == 0 {
+		r.end(errEnd)
+	} else {
+		r.written = append(r.written, slices.Repeat([]bool{true}, r.arrivals[0])...)
+		r.arrivals = r.arrivals[1:]
+	}
+	begun := time.Now()
+	r.sleeper.sleep(ctx, d, found)
+	if slept := time.Since(begun); slept != d && ctx.Err() == nil {
+		r.t.Errorf("slept for %v, want %v", slept, d)
+	}
+}
+
+func TestSubscriptionOrder(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		batch, written int
+		opts           []CategorySubscribeOption
+		arrivals       []int
+		want           string
+	}{
+		"nothing": {
+			batch: 2, arrivals: []int{0, 0},
+			want: "read 1, live true, ask 0/2 1 0s, sleep 10ms, read 1, ask 0/2 2 10ms, sleep 20ms, read 1, ask 0/2 3 20ms, sleep 40ms",
+		},
+		"a short page": {
+			batch: 3, written: 2, arrivals: []int{0},
+			want: "read 1, handle 1, handle 2, progress 2, live true, ask 2/3 0 0s, sleep 10ms, read 3, ask 0/3 1 10ms, sleep 10ms",
+		},
+		"a full page": { // which may be just what there was
+			batch: 2, written: 2,
+			want: "read 1, handle 1, handle 2, progress 2, read 3, live true, ask 0/2 1 0s, sleep 10ms",
+		},
+		"two full pages": {
+			batch: 2, written: 4,
+			want: "read 1, handle 1, handle 2, progress 2, read 3, live false, handle 3, handle 4, progress 4, read 5, live true, ask 0/2 1 0s, sleep 10ms",
+		},
+		"many full pages": {
+			batch: 1, written: 4,
+			want: "read 1, handle 1, progress 1, read 2, live false, handle 2, progress 2, read 3, handle 3, progress 3, read 4, handle 4, progress 4, " +
+				"read 5, live true, ask 0/1 1 0s, sleep 10ms",
+		},
+		"full pages and a short one": {
+			batch: 2, written: 5,
+			want: "read 1, handle 1, handle 2, progress 2, read 3, live false, handle 3, handle 4, progress 4, read 5, handle 5, progress 5, live true, ask 1/2 0 0s, sleep 10ms",
+		},
+		"single messages at batch size 1": { // each of which fills a page
+			batch: 1, arrivals: []int{1, 1},
+			want: "read 1, live true, ask 0/1 1 0s, sleep 10ms, read 1, handle 1, progress 1, read 2, ask 0/1 1 0s, sleep 10ms, " +
+				"read 2, handle 2, progress 2, read 3, ask 0/1 1 0s, sleep 10ms",
+		},
+		"just full pages, time after time": {
+			batch: 2, arrivals: []int{2, 2},
+			want: "read 1, live true, ask 0/2 1 0s, sleep 10ms, read 1, handle 1, handle 2, progress 2, read 3, ask 0/2 1 0s, sleep 10ms, " +
+				"read 3, handle 3, handle 4, progress 4, read 5, ask 0/2 1 0s, sleep 10ms",
+		},
+		"falling behind and catching up": {
+			batch: 1, arrivals: []int{2},
+			want: "read 1, live true, ask 0/1 1 0s, sleep 10ms, read 1, handle 1, progress 1, read 2, live false, handle 2, progress 2, read 3, live true, ask 0/1 1 0s, sleep 10ms",
+		},
+		"the delays grow anew behind a message": {
+			batch: 2, arrivals: []int{0, 0, 1, 0, 0},
+			want: "read 1, live true, ask 0/2 1 0s, sleep 10ms, read 1, ask 0/2 2 10ms, sleep 20ms, read 1, ask 0/2 3 20ms, sleep 40ms, " +
+				"read 1, handle 1, progress 1, ask 1/2 0 40ms, sleep 10ms, read 2, ask 0/2 1 10ms, sleep 10ms, read 2, ask 0/2 2 10ms, sleep 20ms",
+		},
+		"the delays grow anew behind a full page": {
+			batch: 1, arrivals: []int{0, 0, 1},
+			want: "read 1, live true, ask 0/1 1 0s, sleep 10ms, read 1, ask 0/1 2 10ms, sleep 20ms, read 1, ask 0/1 3 20ms, sleep 40ms, " +
+				"read 1, handle 1, progress 1, read 2, ask 0/1 1 0s, sleep 10ms",
+		},
+		"from a position": {
+			batch: 3, written: 5, opts: []CategorySubscribeOption{AfterGlobalPosition(3)},
+			want: "read 4, handle 4, handle 5, progress 5, live true, ask 2/3 0 0s, sleep 10ms",
+		},
+		"from the end": {
+			batch: 3, written: 5, opts: []CategorySubscribeOption{FromEnd()}, arrivals: []int{1},
+			want: "read 6, live true, ask 0/3 1 0s, sleep 10ms, read 6, handle 6, progress 6, ask 1/3 0 10ms, sleep 10ms",
+		},
+		"from the last option": {
+			batch: 3, written: 2, opts: []CategorySubscribeOption{FromEnd(), FromGlobalPosition(2)},
+			want: "read 2, handle 2, progress 2, live true, ask 1/3 0 0s, sleep 10ms",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, tt.written, append(tt.opts, WithBatchSize(tt.batch))...)
+				r.arrivals = tt.arrivals
+				if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
+					t.Errorf("error %v", err)
+				}
+				r.want(tt.want)
+			})
+		})
+	}
+}
+
+// TestSubscriptionPassesFilteredMessages has the position move to the head behind
+// short pages, and only behind those.
+func TestSubscriptionPassesFilteredMessages(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		written string // x: the filter lets it through
+		want    string
+	}{
+		"none written":      {"", "read 1, live true, ask 0/2 1 0s, sleep 10ms"},
+		"none let through":  {"....", "read 1, progress 4, live true, ask 0/2 1 0s, sleep 10ms"},
+		"some behind":       {".x..", "read 1, handle 2, progress 4, live true, ask 1/2 0 0s, sleep 10ms"},
+		"some before":       {"...x", "read 1, handle 4, progress 4, live true, ask 1/2 0 0s, sleep 10ms"},
+		"a full page first": {"x.x.....", "read 1, handle 1, handle 3, progress 3, read 4, progress 8, live true, ask 0/2 1 0s, sleep 10ms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 0, WithBatchSize(2))
+				r.filtered = true
+				for _, c := range tt.written {
+					r.written = append(r.written, c == 'x')
+				}
+				if err := r.run(); !errors.Is(err, errEnd) {
+					t.Errorf("error %v", err)
+				}
+				r.want(tt.want)
+			})
+		})
+	}
+}
+
+// TestSubscriptionAgainstWriters has messages written at any moment, between the
+// look at the head and the read too. Each that the filter lets through is handled
+// once and in order, and the progress never goes back or beyond what was there.
+func TestSubscriptionAgainstWriters(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		synctest.Test(t, func(t *testing.T) {
+			r := rehearse(t, 0, WithBatchSize(1+random.IntN(4)))
+			arrive := func() {
+				for range min(random.IntN(4), 300-len(r.written)) { // or it may never catch up
+					r.written = append(r.written, random.IntN(3) == 0)
+				}
+			}
+			var handled []int64
+			r.handler = func(_ context.Context, m Message) error {
+				arrive()
+				handled = append(handled, m.GlobalPosition)
+				return nil
+			}
+			kept := int64(0)
+			r.onProgress = func(_ context.Context, position int64) error {
+				if position <= kept || position > r.head() {
+					t.Errorf("progress %d follows %d, of %d messages", position, kept, r.head())
+				}
+				kept = position
+				return nil
+			}
+			r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+				if random.IntN(5) == 0 {
+					return nil, r.head(), errors.New("connection lost")
+				}
+				head := r.head()
+				arrive()
+				page := r.read(c)
+				arrive()
+				return page, head, nil
+			}
+			r.arrivals = make([]int, 50)
+			if err := r.run(); !errors.Is(err, errEnd) {
+				t.Errorf("error %v", err)
+			}
+			var want []int64
+			for i, through := range r.written[:kept] {
+				if through {
+					want = append(want, int64(i+1))
+				}
+			}
+			if !slices.Equal(handled, want) {
+				t.Fatalf("seed %d: handled %v, want %v", seed, handled, want)
+			}
+		})
+	}
+}
+
+// defaultPolling is what a store polls by that has not been told otherwise.
+func defaultPolling(t *testing.T) poll.Strategy {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), "host=/nowhere") // which connects to nothing yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	s, err := New(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.config.polling
+}
+
+// TestSubscriptionIdle counts the reads of a subscription to which nothing happens,
+// on its first day and on a day ten years later.
+func TestSubscriptionIdle(t *testing.T) {
+	t.Parallel()
+	const day = 24*time.Hour - time.Millisecond // or the end would race with a read
+	polling := defaultPolling(t)
+	for name, tt := range map[string]struct {
+		before poll.Seen
+		want   int
+	}{
+		// At 0, 10, 30, 70, 150, 310, 630 and 1270 ms, and then every second.
+		"first day":          {poll.Seen{}, 8 + 86_398},
+		"ten years later":    {poll.Seen{Empty: 10 * 365 * 86_400, Previous: time.Second}, 86_400},
+		"ages of ages later": {poll.Seen{Empty: 1 << 62, Previous: time.Second}, 86_400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 0)
+				r.polling, r.seen = polling, tt.before
+				r.subscription.sleeper = r.sleeper
+				reads := 0
+				r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) {
+					reads++
+					return nil, 0, nil
+				}
+				ctx, cancel := context.WithTimeoutCause(t.Context(), day, errEnd)
+				defer cancel()
+				begun := time.Now()
+				if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
+					t.Errorf("error %v", err)
+				}
+				if ran := time.Since(begun); ran != day {
+					t.Errorf("ran for %v, want a day", ran)
+				}
+				if reads != tt.want {
+					t.Errorf("%d reads, want %d", reads, tt.want)
+				}
+			})
+		})
+	}
+}

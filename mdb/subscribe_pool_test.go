@@ -1,0 +1,277 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// TestSubscriptionsShareOneConnection has eight subscriptions hand tokens on in a
+// ring, by writes within their handlers, on a pool of one connection.
+func TestSubscriptionsShareOneConnection(t *testing.T) {
+	t.Parallel()
+	const subscriptions, rounds = 8, 10
+	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
+	ring := mdbtest.Category("ring")
+	station := func(i int) mdb.Category { return mdb.Category(fmt.Sprintf("%s%d", ring, i%subscriptions)) }
+	ctx, end := context.WithCancelCause(t.Context())
+	defer end(errStopped)
+	var arrived sync.WaitGroup // the tokens
+	arrived.Add(subscriptions)
+	handler := func(i int) mdb.Handler {
+		return func(ctx context.Context, m mdb.Message) error {
+			var left int
+			if err := m.Decode(&left); err != nil {
+				return err
+			}
+			if left == 0 {
+				arrived.Done()
+				return nil
+			}
+			_, err := s.WriteMessage(ctx, station(i+1).Stream("1"), mdb.NewMessage("Moved", left-1))
+			return err
+		}
+	}
+	dropped := make(chan error, subscriptions)
+	for i := range subscriptions {
+		write(t, s, station(i).Stream("1"), mdb.NewMessage("Moved", subscriptions*rounds))
+		go func() {
+			switch i % 4 {
+			case 0:
+				dropped <- s.SubscribeToStream(ctx, station(i).Stream("1"), handler(i))
+			case 1:
+				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.WithBatchSize(1))
+			case 2:
+				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.AsConsumerGroup(0, 1))
+			default:
+				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i))
+			}
+		}()
+	}
+	all := make(chan struct{})
+	go func() { arrived.Wait(); close(all) }()
+	select {
+	case <-all:
+	case err := <-dropped:
+		t.Fatalf("dropped with %v", err)
+	case <-time.After(patience):
+		t.Fatal("the tokens do not arrive")
+	}
+	end(errStopped)
+	for range subscriptions {
+		if err := <-dropped; !errors.Is(err, errStopped) {
+			t.Errorf("dropped with %v", err)
+		}
+	}
+}
+
+// TestSubscriptionHoldsNoConnection looks at the pool from within all callbacks, and
+// while the subscription sleeps.
+func TestSubscriptionHoldsNoConnection(t *testing.T) {
+	t.Parallel()
+	for _, opts := range [][]mdb.CategorySubscribeOption{
+		nil,
+		{mdb.AsConsumerGroup(0, 1)},
+		{mdb.WithCondition("true")},
+		{mdb.FromEnd()},
+	} {
+		url := testdb.Shared(t)
+		writer := newStore(t, newPool(t, url))
+		pool := newPool(t, url)
+		s := newStore(t, pool, mdb.WithConditions())
+		stream := mdbtest.Category("free").Stream("1")
+		called := make(map[string]bool)
+		look := func(callback string) {
+			called[callback] = true
+			// The pool takes lost connections out of its books a little later. One that
+			// is held stays there for as long as the callback runs.
+			for end := time.Now().Add(patience); pool.Stat().AcquiredConns() != 0; runtime.Gosched() {
+				if time.Now().After(end) {
+					t.Errorf("%s: %d connections are in use", callback, pool.Stat().AcquiredConns())
+					return
+				}
+			}
+		}
+		asleep := make(chan struct{}, 100)
+		sabotage := sync.OnceFunc(func() {
+			conns := pool.AcquireAllIdle(t.Context())
+			for _, conn := range conns {
+				_ = conn.Conn().PgConn().Conn().Close() // which the pool does not notice
+				conn.Release()
+			}
+			write(t, s, stream, mdb.NewMessage("Happened", nil)) // which replaces one of them
+			for _, conn := range pool.AcquireAllIdle(t.Context()) {
+				_ = conn.Conn().PgConn().Conn().Close()
+				conn.Release()
+			}
+		})
+		r := receive(t, func(ctx context.Context, h mdb.Handler, live mdb.SubscribeOption) error {
+			handler := func(ctx context.Context, m mdb.Message) error {
+				look("handler")
+				sabotage()
+				return h(ctx, m)
+			}
+			return s.SubscribeToCategory(ctx, stream.Category(), handler, append(opts, mdb.WithBatchSize(1),
+				mdb.OnLive(func(live bool) { look(fmt.Sprintf("OnLive(%t)", live)) }),
+				mdb.OnProgress(func(context.Context, int64) error { look("OnProgress"); return nil }),
+				mdb.OnRetry(func(mdb.Retry) { look("OnRetry") }),
+				mdb.WithPolling(func(poll.Seen) time.Duration { look("strategy"); asleep <- struct{}{}; return time.Hour }))...)
+		})
+		<-asleep                                             // FromEnd has begun
+		write(t, s, stream, mdb.NewMessage("Happened", nil)) // which wakes it
+		write(t, writer, stream, mdb.NewMessage("Happened", nil))
+		r.next(t, 3)
+		<-asleep
+		look("asleep")
+		r.stop(t)
+		for _, callback := range []string{"handler", "OnLive(true)", "OnLive(false)", "OnProgress", "OnRetry", "strategy"} {
+			if !called[callback] {
+				t.Errorf("%s was not called", callback)
+			}
+		}
+	}
+}
+
+// TestSubscriptionsEndIdle has a hundred subscriptions end that sleep. The pool keeps
+// its connections.
+func TestSubscriptionsEndIdle(t *testing.T) {
+	t.Parallel()
+	const subscriptions = 100
+	pool := newPool(t, testdb.Shared(t))
+	asleep := make(chan struct{}, subscriptions)
+	s := newStore(t, pool, mdb.WithPolling(func(poll.Seen) time.Duration { asleep <- struct{}{}; return time.Hour }))
+	category := mdbtest.Category("idle")
+	running := make([]*recipient, subscriptions)
+	for i := range running {
+		switch i % 3 {
+		case 0:
+			running[i] = receiveCategory(t, s, category)
+		case 1:
+			running[i] = receiveCategory(t, s, category, mdb.AsConsumerGroup(0, 2))
+		case 2:
+			running[i] = receiveStream(t, s, category.Stream("1"))
+		}
+	}
+	for range running {
+		<-asleep
+	}
+	before := pool.Stat()
+	for _, r := range running {
+		r.end(errStopped) // all at once
+	}
+	for _, r := range running {
+		r.stop(t)
+	}
+	// A connection that was broken off would be missed now.
+	for range before.TotalConns() {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(conn.Release)
+	}
+	if after := pool.Stat(); after.NewConnsCount() != before.NewConnsCount() || after.TotalConns() != before.TotalConns() {
+		t.Errorf("%d connections of %d opened, before %d of %d", after.TotalConns(), after.NewConnsCount(), before.TotalConns(), before.NewConnsCount())
+	}
+}
+
+// TestSubscriptionsStartAndStop begins and ends a thousand subscriptions, at any
+// moment of what they do. Nothing is left of them.
+//
+// It is not parallel, because it counts the goroutines of the process.
+func TestSubscriptionsStartAndStop(t *testing.T) {
+	const subscriptions, atOnce = 1000, 10
+	url := testdb.Shared(t)
+	admin := newPool(t, url)
+	category := mdbtest.Category("stop")
+	writer := newStore(t, admin)
+	for i := range 20 {
+		if _, err := writer.WriteMessages(t.Context(), category.Stream(fmt.Sprint(i)), proposals(10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name := string(category)[:32]
+	goroutines := runtime.NumGoroutine()
+
+	pool := newPool(t, url, parameter("application_name", name), func(cfg *pgxpool.Config) { cfg.MaxConns = atOnce })
+	s := newStore(t, pool, mdb.WithConditions())
+	var handled, slept atomic.Int64
+	var wg sync.WaitGroup
+	for range atOnce {
+		wg.Go(func() {
+			for i := range subscriptions / atOnce {
+				cause := fmt.Errorf("stop %d", i)
+				ctx, end := context.WithCancelCause(t.Context())
+				soon := func() { time.AfterFunc(rand.N(3*time.Millisecond), func() { end(cause) }) }
+				// Most of those that end soon never get a connection, as those that
+				// end within a read break theirs off. So others wait for their moment.
+				message := -1
+				live := mdb.OnLive(func(bool) {})
+				switch i / 4 % 3 {
+				case 0:
+					soon()
+				case 1:
+					live = mdb.OnLive(func(bool) { soon() })
+				case 2:
+					message = rand.IntN(7)
+					live = mdb.OnLive(func(live bool) {
+						if live {
+							soon()
+						}
+					})
+				}
+				handler := func(context.Context, mdb.Message) error {
+					handled.Add(1)
+					if message--; message == -1 {
+						end(cause)
+					}
+					return nil
+				}
+				polling := mdb.WithPolling(func(poll.Seen) time.Duration { slept.Add(1); return time.Millisecond })
+				var err error
+				switch batch := mdb.WithBatchSize(1 + rand.IntN(50)); i % 4 {
+				case 0:
+					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling)
+				case 1:
+					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling, mdb.AsConsumerGroup(i%3, 3))
+				case 2:
+					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling, mdb.WithCondition("position > 3"))
+				case 3:
+					err = s.SubscribeToStream(ctx, category.Stream("1"), handler, batch, live, polling)
+				}
+				if err != cause { //nolint:errorlint // the cause itself
+					t.Errorf("dropped with %v (%T), want the cause", err, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if handled.Load() < subscriptions || slept.Load() == 0 {
+		t.Errorf("%d messages handled and %d sleeps, which is too few to tell anything", handled.Load(), slept.Load())
+	}
+	pool.Close()
+
+	until(t, admin, `SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1`, name)
+	for end := time.Now().Add(patience); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
+		if time.Now().After(end) {
+			var stacks strings.Builder
+			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+			t.Fatalf("%d goroutines, before %d:\n%s", runtime.NumGoroutine(), goroutines, stacks.String())
+		}
+	}
+}
