@@ -17,7 +17,8 @@ WITH
 SELECT
 	(SELECT array_agg(name) FROM unnest(ARRAY[
 		'write_message', 'get_stream_messages', 'get_category_messages', 'get_last_stream_message',
-		'stream_version', 'acquire_lock', 'message_store_version', 'messages', 'messages_global_position_seq'
+		'stream_version', 'acquire_lock', 'message_store_version', 'category', 'is_category', 'id', 'cardinal_id', 'hash_64',
+		'messages', 'messages_global_position_seq'
 	]) AS name WHERE name NOT IN (SELECT proname FROM functions UNION ALL SELECT relname FROM relations)),
 	EXISTS (SELECT FROM functions WHERE proname = 'get_last_stream_message' AND pronargs = 2),
 	(SELECT array_agg(what) FROM (

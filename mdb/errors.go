@@ -83,7 +83,10 @@ type DuplicateIDError struct {
 }
 
 func (e *DuplicateIDError) Error() string {
-	if len(e.IDs) == 1 {
+	switch len(e.IDs) {
+	case 0: // as a program may make one
+		return "mdb: a message with the ID exists already"
+	case 1:
 		return fmt.Sprintf("mdb: a message with ID %s exists already", e.IDs[0])
 	}
 	return fmt.Sprintf("mdb: a message with one of %d IDs exists already, the first of them %s", len(e.IDs), e.IDs[0])
@@ -104,6 +107,9 @@ type UnknownOutcomeError struct {
 }
 
 func (e *UnknownOutcomeError) Error() string {
+	if len(e.IDs) == 0 { // as a program may make one
+		return "mdb: the outcome of the write is unknown"
+	}
 	return fmt.Sprintf("mdb: the outcome of writing %d message(s), the first with ID %s, is unknown: %v", len(e.IDs), e.IDs[0], e.err)
 }
 

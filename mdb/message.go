@@ -83,7 +83,8 @@ type ProposedMessage struct {
 	// Data is the payload: a []byte or a [json.RawMessage] is JSON already and is
 	// sent as it is, anything else is marshalled by [json.Marshal]. nil is SQL
 	// NULL. A string is refused, because it may be meant as JSON or as a JSON
-	// string: convert it to json.RawMessage, or marshal it.
+	// string: convert it to json.RawMessage, or marshal it. Invalid UTF-8 is refused,
+	// but for what a MarshalJSON of the value's own has replaced already.
 	Data any
 	// Metadata is as Data.
 	Metadata any

@@ -100,7 +100,9 @@ const conditionSetting = "message_store.sql_condition"
 // server's default behind it, and pg_temp last, so that a temporary table cannot
 // take the place of the store's; and message_store.sql_condition=off.
 //
-// With that path, an unqualified CREATE TABLE goes to the schema message_store.
+// With that path, an unqualified CREATE TABLE goes to the schema message_store, and a
+// path set on the role or the database is not used: name its schemas in the
+// configuration's search_path.
 // PgBouncer refuses start-up parameters that it does not know: with it, set both on
 // the role instead, by ALTER ROLE … SET.
 func Configure(cfg *pgxpool.Config) {

@@ -22,7 +22,7 @@ const messageColumns = `SELECT id, stream_name, type, position, global_position,
 
 // writtenGlobalPosition is NULL where the sequence is not there or not for this
 // role to see, as when the functions are a proxy's.
-const writtenGlobalPosition = `CASE WHEN has_sequence_privilege(to_regclass('message_store.messages_global_position_seq'), 'SELECT')
+const writtenGlobalPosition = `CASE WHEN has_sequence_privilege(to_regclass('message_store.messages_global_position_seq'), 'USAGE, SELECT')
 	THEN currval(to_regclass('message_store.messages_global_position_seq')) END`
 
 var (
