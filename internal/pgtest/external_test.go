@@ -16,12 +16,7 @@ import (
 func TestExternal(t *testing.T) {
 	t.Parallel()
 
-	s, err := Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
-
+	s := Own(t)
 	stale := fmt.Sprintf("mdb_test_%d_ABCDEFGH_1", time.Now().Add(-2*time.Hour).Unix())
 	young := fmt.Sprintf("mdb_test_%d_ABCDEFGH_2", time.Now().Unix())
 	foreign := fmt.Sprintf("mdb_test_%d_ABCDEFGH_3", time.Now().Add(-2*time.Hour).Unix())

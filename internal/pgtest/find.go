@@ -15,7 +15,8 @@ import (
 	"strconv"
 )
 
-var errNotFound = fmt.Errorf("pgtest: found no PostgreSQL %d or later: install one (apt-get install postgresql), "+
+// ErrNotFound is the error where there are no programs to start a server from.
+var ErrNotFound = fmt.Errorf("pgtest: found no PostgreSQL %d or later: install one (apt-get install postgresql), "+
 	"or set MDB_TEST_DATABASE_URL to the URL of a server, or MDB_TEST_POSTGRES=17 to have one fetched with npm", oldest)
 
 // usualPlaces is a variable for the test of a machine without PostgreSQL.
@@ -33,29 +34,31 @@ type installation struct {
 	major int
 }
 
-// find returns the folder of PostgreSQL's programs.
-func find(ctx context.Context) (string, error) {
+// Find returns the folder of PostgreSQL's programs that Start starts, and their major
+// version.
+func Find(ctx context.Context) (bin string, major int, err error) {
 	found := installations(ctx)
 
 	wanted := os.Getenv("MDB_TEST_POSTGRES")
 	if wanted == "" {
 		if len(found) == 0 {
-			return "", errNotFound
+			return "", 0, ErrNotFound
 		}
-		return found[0].bin, nil
+		return found[0].bin, found[0].major, nil
 	}
 
-	major, err := strconv.Atoi(wanted)
+	major, err = strconv.Atoi(wanted)
 	if err != nil || major < oldest {
-		return "", fmt.Errorf("pgtest: MDB_TEST_POSTGRES is %q: give a major version, %d or later", wanted, oldest)
+		return "", 0, fmt.Errorf("pgtest: MDB_TEST_POSTGRES is %q: give a major version, %d or later", wanted, oldest)
 	}
 	for _, i := range found {
 		if i.major == major {
-			return i.bin, nil
+			return i.bin, major, nil
 		}
 	}
+	bin, err = fetch(ctx, major)
 
-	return fetch(ctx, major)
+	return bin, major, err
 }
 
 // installations returns the usable ones, first the one in PATH, which is the

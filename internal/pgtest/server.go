@@ -113,16 +113,20 @@ func (s *Server) Version() int {
 }
 
 // Restart restarts the server with a shutdown mode of pg_ctl: "fast" ends all
-// connections, "immediate" leaves the work to crash recovery. It returns when
-// the server takes connections again.
+// connections, "immediate" leaves the work to crash recovery. With "kill" the
+// server gets no chance to stop at all. It returns when the server takes
+// connections again.
 func (s *Server) Restart(mode string) error {
-	if mode != "fast" && mode != "immediate" {
-		return fmt.Errorf("pgtest: unknown restart mode %q: give fast or immediate", mode)
+	if mode != "fast" && mode != "immediate" && mode != "kill" {
+		return fmt.Errorf("pgtest: unknown restart mode %q: give fast, immediate or kill", mode)
 	}
 	if s.process == nil {
 		return errors.New("pgtest: the server of MDB_TEST_DATABASE_URL is not restarted: use Start")
 	}
 
+	if mode == "kill" {
+		return s.process.crash()
+	}
 	// Not to be cancelled: the answer would be taken for the next command's.
 	return s.process.ctl(context.Background(), "restart --mode="+mode)
 }

@@ -18,6 +18,7 @@ import (
 func TestServer(t *testing.T) {
 	t.Parallel()
 
+	NeedPrograms(t)
 	const name = `it's a \ name`
 	s, err := Start(t.Context(), Setting("max_connections", "30"), Setting("cluster_name", name))
 	if err != nil {
@@ -107,6 +108,7 @@ func TestServer(t *testing.T) {
 func TestStartTellsTheLog(t *testing.T) {
 	t.Parallel()
 
+	NeedPrograms(t)
 	s, err := Start(t.Context(), Setting("no_such_setting", "1"))
 	if err == nil {
 		_ = s.Stop()
@@ -129,8 +131,8 @@ func TestNoServer(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 1 {
 		t.Errorf("exit status %d, want 1", code)
 	}
-	if got := lines(stderr.String()); len(got) != 1 || got[0] != errNotFound.Error() {
-		t.Errorf("standard error is\n%s\nwant this one line: %v", stderr.String(), errNotFound)
+	if got := lines(stderr.String()); len(got) != 1 || got[0] != ErrNotFound.Error() {
+		t.Errorf("standard error is\n%s\nwant this one line: %v", stderr.String(), ErrNotFound)
 	}
 	if strings.Contains(stdout.String(), "FAIL") {
 		t.Errorf("tests failed one by one:\n%s", stdout.String())

@@ -33,10 +33,11 @@ type process struct {
 	pid      int // of the watchdog
 	commands io.WriteCloser
 	replies  chan string // closed when the watchdog has ended
+	port     string
 }
 
 func start(ctx context.Context, conf *strings.Builder) (*Server, error) {
-	bin, err := find(ctx)
+	bin, _, err := Find(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +63,7 @@ func start(ctx context.Context, conf *strings.Builder) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.stop())
 	}
+	p.port = port
 
 	s := &Server{
 		socket: &url.URL{
@@ -190,6 +192,26 @@ func (p *process) ctl(ctx context.Context, command string) error {
 	}
 
 	return p.reply(ctx, "pg_ctl "+command)
+}
+
+// crash kills the server's first process, and starts it again. The others end by
+// themselves as soon as they notice, and until then PostgreSQL refuses to start.
+func (p *process) crash() error {
+	ctx := context.Background() // the answers must not be taken for those of later commands
+	pidFile, err := os.ReadFile(filepath.Join(p.dir, "data", "postmaster.pid"))
+	if err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	pid, _, _ := strings.Cut(string(pidFile), "\n")
+	if err := p.ctl(ctx, "kill KILL "+pid); err != nil {
+		return err
+	}
+	for range 100 {
+		if err = p.ctl(ctx, "start -o -p"+p.port); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 func (p *process) reply(ctx context.Context, command string) error {

@@ -26,6 +26,7 @@ type owner struct {
 func startOwner(t *testing.T, mode string, env ...string) *owner {
 	t.Helper()
 
+	NeedPrograms(t)
 	o := &owner{cmd: command(t, nil, append(env, childMode+"="+mode)...)}
 	stdin, err := o.cmd.StdinPipe()
 	if err != nil {
@@ -146,6 +147,7 @@ func TestSweep(t *testing.T) {
 func TestStopWithoutWatchdog(t *testing.T) {
 	t.Parallel()
 
+	NeedPrograms(t)
 	s, err := Start(t.Context())
 	if err != nil {
 		t.Fatal(err)
