@@ -1,0 +1,42 @@
+package main_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestExamples runs the examples of the help on a small store. Where nothing is
+// found in it the status is 4.
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	help, _ := (&shell{env: environment()}).run(t, "mdb help")
+	names := regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help, -1)
+	if len(names) != 11 {
+		t.Fatalf("the help has %d commands:\n%s", len(names), help)
+	}
+	for _, name := range names {
+		t.Run(name[1], func(t *testing.T) {
+			t.Parallel()
+			sh := newShell(t, "$OTHER_URL")
+			if out, status := sh.run(t, `
+				echo '{"amount": 10}' > data.json; echo '{"type": "Deposited"}' > messages.jsonl
+				for type in Opened Deposited Closed; do mdb write account-123 $type < data.json || exit; done`); status != 0 {
+				t.Fatal(out)
+			}
+			help, _ := sh.run(t, "mdb help "+name[1])
+			_, examples, ok := strings.Cut(help, "\nExamples:\n")
+			if !ok {
+				t.Fatalf("no examples:\n%s", help)
+			}
+			for command := range strings.Lines(examples) {
+				if command = strings.TrimSpace(command); name[1] == "tail" {
+					command += " -from 0 -limit 1" // or it would not end
+				}
+				if out, status := sh.run(t, command); status != 0 && status != 4 {
+					t.Errorf("%s: exit status %d\n%s", command, status, out)
+				}
+			}
+		})
+	}
+}

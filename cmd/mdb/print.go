@@ -1,0 +1,129 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// A line is a message as a line of JSON, by the names of Message DB's columns. What
+// is SQL NULL is left out.
+type line struct {
+	ID             string          `json:"id"`
+	StreamName     string          `json:"stream_name"`
+	Type           string          `json:"type"`
+	Position       int64           `json:"position"`
+	GlobalPosition int64           `json:"global_position"`
+	Data           json.RawMessage `json:"data,omitempty"`
+	Metadata       json.RawMessage `json:"metadata,omitempty"`
+	Time           time.Time       `json:"time"`
+}
+
+// A printer prints messages, each by one call of Write, so that what follows the
+// output sees whole lines.
+type printer struct {
+	w              io.Writer
+	json, coloured bool
+}
+
+func (a *app) printer(asJSON bool) *printer {
+	return &printer{w: a.stdout, json: asJSON, coloured: coloured(a.stdout, a.env)}
+}
+
+func (p *printer) message(m mdb.Message) error {
+	if p.json {
+		return printJSON(p.w, line{
+			ID: m.ID.String(), StreamName: string(m.Stream), Type: m.Type,
+			Position: m.Position, GlobalPosition: m.GlobalPosition,
+			Data: m.Data, Metadata: m.Metadata, Time: m.Time,
+		})
+	}
+	text := fmt.Sprintf("%s  %d  %s  %s",
+		p.colour(dim, m.Time.Format("2006-01-02T15:04:05.000000Z07:00")), m.GlobalPosition,
+		p.colour(cyan, fmt.Sprintf("%s/%d", printable(string(m.Stream)), m.Position)),
+		p.colour(bold, printable(m.Type)))
+	if m.Data != nil {
+		text += "  " + printable(string(m.Data))
+	}
+	if m.Metadata != nil {
+		text += "  " + p.colour(dim, "metadata "+printable(string(m.Metadata)))
+	}
+	_, err := io.WriteString(p.w, text+"\n")
+	return err
+}
+
+// say prints a line or more to the output.
+func (a *app) say(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.stdout, format, args...)
+	return err
+}
+
+// aligned puts what is between tabs into columns.
+func aligned(text string) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	_, _ = io.WriteString(w, text) // a Builder takes everything
+	_ = w.Flush()
+	return b.String()
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// A colour is how a terminal is told it.
+type colour string
+
+const (
+	bold  colour = "\x1b[1m"
+	dim   colour = "\x1b[2m"
+	cyan  colour = "\x1b[36m"
+	reset colour = "\x1b[0m"
+)
+
+func (p *printer) colour(c colour, text string) string {
+	if !p.coloured {
+		return text
+	}
+	return string(c) + text + string(reset)
+}
+
+// coloured tells whether w is a terminal that colours are wanted on.
+func coloured(w io.Writer, env func(string) string) bool {
+	file, ok := w.(*os.File)
+	if !ok || env("NO_COLOR") != "" || env("TERM") == "dumb" {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// printable spells what a terminal would act on, and what would break the line. In
+// JSON it is inside of strings, where the spelling means the same.
+func printable(text string) string {
+	if strings.IndexFunc(text, unprintable) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if unprintable(r) && r <= 0xFFFF {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func unprintable(r rune) bool {
+	return unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029'
+}

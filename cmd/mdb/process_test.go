@@ -1,0 +1,322 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// patience bounds what only a broken test would wait for.
+const patience = time.Minute
+
+// A process is the command, running.
+type process struct {
+	cmd    *exec.Cmd
+	lines  *bufio.Scanner
+	stderr bytes.Buffer
+}
+
+func start(t *testing.T, url string, args ...string) *process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	p := &process{cmd: exec.CommandContext(ctx, program, args...)}
+	p.cmd.Env = environment("DATABASE_URL=" + url)
+	p.cmd.Stderr = &p.stderr
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.lines = bufio.NewScanner(out)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// line waits for a line of the output.
+func (p *process) line(t *testing.T) string {
+	t.Helper()
+	if !p.lines.Scan() {
+		t.Fatalf("the output has ended: %v, %s", p.lines.Err(), p.stderr.String())
+	}
+	return p.lines.Text()
+}
+
+// end waits for the end, and expects no further line.
+func (p *process) end(t *testing.T, status int) (stderr string) {
+	t.Helper()
+	if p.lines.Scan() {
+		t.Errorf("printed %q as well", p.lines.Text())
+	}
+	err := p.cmd.Wait()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if got := p.cmd.ProcessState.ExitCode(); got != status {
+		t.Errorf("exit status %d, want %d: %s", got, status, p.stderr.String())
+	}
+	return p.stderr.String()
+}
+
+func (p *process) interrupt(t *testing.T, signal os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func connect(t *testing.T, url string) *mdb.Store {
+	t.Helper()
+	s, err := mdb.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func write(t *testing.T, s *mdb.Store, stream mdb.StreamName, typ string) {
+	t.Helper()
+	if _, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage(typ, nil)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// until asks again and again, because the server does not tell when a session of
+// it sleeps or waits.
+func until(t *testing.T, s *mdb.Store, sql string) {
+	t.Helper()
+	for end, ok := time.Now().Add(patience), false; !ok; {
+		if err := s.Pool().QueryRow(t.Context(), "SELECT EXISTS ("+sql+")").Scan(&ok); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatalf("never true: %s", sql)
+		}
+	}
+}
+
+const (
+	// The page is read behind the end that tail begins at.
+	readOnce = `SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+		AND state = 'idle' AND query LIKE '%message_store.get\_%\_messages(%'`
+	armed = `SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+	waiting = `SELECT FROM pg_locks WHERE NOT granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+)
+
+func TestTail(t *testing.T) {
+	t.Parallel()
+	for _, name := range []mdb.StreamName{"account-1", "account"} {
+		for _, bell := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, doorbell %v", name, bell), func(t *testing.T) {
+				t.Parallel()
+				url := testdb.New(t)
+				s := connect(t, url)
+				begun := readOnce
+				if bell {
+					if err := schema.InstallNotify(t.Context(), s.Pool()); err != nil {
+						t.Fatal(err)
+					}
+					begun = armed
+				}
+				write(t, s, "account-1", "Before")
+				p := start(t, url, "tail", "-json", string(name))
+				until(t, s, begun)
+				if out, _ := (&shell{env: environment("DATABASE_URL=" + url)}).run(t, "mdb notify status"); bell &&
+					out != "the NOTIFY trigger is installed\nconnections that wait for it: 1, for categories: 1\n" {
+					t.Errorf("notify status says %s", out)
+				}
+				for i := int64(1); i <= 3; i++ {
+					write(t, s, "account-1", "Later")
+					write(t, s, "other-1", "Later")
+					// A line comes while the command runs, and so is not kept in a buffer.
+					var m struct {
+						Type     string
+						Position int64
+					}
+					if err := json.Unmarshal([]byte(p.line(t)), &m); err != nil || m.Type != "Later" || m.Position != i {
+						t.Errorf("printed %+v, %v, want position %d", m, err, i)
+					}
+				}
+				p.interrupt(t, os.Interrupt)
+				if stderr := p.end(t, 0); stderr != "" {
+					t.Errorf("complained: %s", stderr)
+				}
+			})
+		}
+	}
+}
+
+func TestTailSelects(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	s := connect(t, url)
+	for _, typ := range []string{"Opened", "Deposited", "Deposited", "Closed"} {
+		write(t, s, "account-1", typ)
+	}
+	for args, want := range map[string][]string{
+		"-from 0 -limit 2 account-1":                                  {"account-1/0  Opened", "account-1/1  Deposited"},
+		"-after 1 -limit 2 account":                                   {"account-1/1  Deposited", "account-1/2  Deposited"},
+		"-from 1 -limit 1 -type Closed account":                       {"account-1/3  Closed"},
+		"-from 0 -limit 2 -type Deposited account-1":                  {"account-1/1  Deposited", "account-1/2  Deposited"},
+		"-from 4 -limit 1 -group " + member("account-1") + " account": {"account-1/3  Closed"},
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			p := start(t, url, append([]string{"tail"}, strings.Fields(args)...)...)
+			for _, want := range want {
+				if got := p.line(t); !strings.HasSuffix(got, want) {
+					t.Errorf("printed %q, want %q", got, want)
+				}
+			}
+			p.end(t, 0)
+		})
+	}
+}
+
+// member tells which of two members of a group gets the stream.
+func member(stream mdb.StreamName) string {
+	hash := mdb.Hash64(stream.CardinalID())
+	return fmt.Sprintf("%d/2", max(hash%2, -hash%2))
+}
+
+func TestTailOutlastsItsConnection(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	s := connect(t, url)
+	p := start(t, url, "tail", "account")
+	until(t, s, readOnce)
+	if _, err := s.Pool().Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, "account-1", "Later")
+	if got := p.line(t); !strings.HasSuffix(got, "account-1/0  Later") {
+		t.Errorf("printed %q", got)
+	}
+	p.interrupt(t, syscall.SIGTERM)
+	if stderr := p.end(t, 0); stderr != "" && !strings.HasPrefix(stderr, "mdb: trying again: ") {
+		t.Errorf("complained: %s", stderr)
+	}
+}
+
+// TestInterrupted breaks a read and a write off while they wait for a lock.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]struct {
+		status int
+		stderr string
+	}{
+		"read account":           {130, "mdb: interrupted\n"},
+		"write account-1 Opened": {5, "is unknown"},
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.New(t)
+			s := connect(t, url)
+			tx, err := s.Pool().Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Rollback(context.Background())
+			if _, err := tx.Exec(t.Context(), "LOCK TABLE message_store.messages"); err != nil {
+				t.Fatal(err)
+			}
+			p := start(t, url, strings.Fields(args)...)
+			until(t, s, waiting)
+			p.interrupt(t, os.Interrupt)
+			if stderr := p.end(t, want.status); !strings.Contains(stderr, want.stderr) {
+				t.Errorf("complained: %s\nwant in it: %s", stderr, want.stderr)
+			}
+		})
+	}
+}
+
+// TestInterruptedInput stops a write whose input does not end.
+func TestInterruptedInput(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), program, "write", "account-1", "Opened")
+	cmd.Env = environment()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// More than a pipe holds, so that the command has begun to read.
+	if _, err := in.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 130 {
+		t.Errorf("exit status %d, want 130", got)
+	}
+}
+
+// TestWhereTheDatabaseIs gives each of the ways to say it, in the order in which
+// they count.
+func TestWhereTheDatabaseIs(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	write(t, connect(t, url), "account-1", "Opened")
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := []string{"PGHOST=" + cfg.Host, fmt.Sprintf("PGPORT=%d", cfg.Port), "PGUSER=" + cfg.User, "PGPASSWORD=" + cfg.Password, "PGSSLMODE=disable"}
+	const nowhere = "postgres://me:secret@127.0.0.1:1/none"
+	pairs := fmt.Sprintf("host=%s port=%d user=%s password='%s' dbname=%s sslmode=disable", cfg.Host, cfg.Port, cfg.User, cfg.Password, cfg.Database)
+	for name, c := range map[string]struct {
+		env, args []string
+		status    int
+	}{
+		"-d, a URL, before all":      {append(server, "PGDATABASE=none", "DATABASE_URL="+nowhere), []string{"-d", url}, 0},
+		"-d, key=value pairs":        {nil, []string{"-d", pairs}, 0},
+		"-d, a name":                 {server, []string{"-d", cfg.Database}, 0},
+		"DATABASE_URL before PG…":    {append(server, "PGDATABASE=none", "DATABASE_URL="+url), nil, 0},
+		"PGHOST and the like":        {append(server, "PGDATABASE="+cfg.Database), nil, 0},
+		"-d, nowhere":                {append(server, "PGDATABASE="+cfg.Database), []string{"-d", nowhere}, 1},
+		"-d, a name that is missing": {server, []string{"-d", `it's \none`}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, order := range [][]string{append(slices.Clone(c.args), "version", "account-1"), append([]string{"version", "account-1"}, c.args...)} {
+				cmd := exec.CommandContext(t.Context(), program, order...)
+				cmd.Env = environment(c.env...)
+				out, _ := cmd.CombinedOutput()
+				if got := cmd.ProcessState.ExitCode(); got != c.status {
+					t.Errorf("exit status %d, want %d: %s", got, c.status, out)
+				}
+				if c.status == 0 && string(out) != "0\n" {
+					t.Errorf("printed %s", out)
+				}
+				if bytes.Contains(out, []byte("secret")) {
+					t.Errorf("told the password: %s", out)
+				}
+			}
+		})
+	}
+}

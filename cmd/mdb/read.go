@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"iter"
+	"strconv"
+	"strings"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+var readCommand = command{
+	name:  "read",
+	args:  []string{"STREAM|CATEGORY"},
+	short: "print the messages of a stream or a category",
+	long: `Prints the messages of a stream, such as account-123, by their positions, or of a
+category, such as account, by their global positions: all of them, page after page,
+unless -limit says otherwise. A line has the time, the global position, the stream
+and the position, the type, the data and the metadata. -json prints lines of JSON
+that "write -lines" takes.`,
+	examples: `mdb read account-123
+mdb read -after 1000 -limit 20 account
+mdb read -group 0/3 account
+mdb read -json account-123 | mdb -d "$OTHER_URL" write -lines -idempotent account-123`,
+	setup: func(fs *flag.FlagSet) action {
+		var sel selection
+		sel.declare(fs)
+		return func(ctx context.Context, a *app, args []string) error {
+			if err := sel.check(args); err != nil {
+				return err
+			}
+			return a.withStore(ctx, func(s *mdb.Store) error {
+				return a.read(ctx, s, &sel)
+			})
+		}
+	},
+}
+
+func (a *app) read(ctx context.Context, s *mdb.Store, sel *selection) (err error) {
+	printer := a.printer(sel.json)
+	buffer := bufio.NewWriter(a.stdout)
+	printer.w = buffer
+	defer func() { err = errors.Join(err, buffer.Flush()) }()
+
+	var messages iter.Seq2[mdb.Message, error]
+	if sel.isCategory() {
+		messages = s.CategoryMessages(ctx, sel.name.Category(), as[mdb.CategoryReadOption](sel.category)...)
+	} else {
+		messages = s.StreamMessages(ctx, sel.name, as[mdb.StreamReadOption](sel.stream)...)
+	}
+	for m, err := range messages {
+		if err != nil {
+			return err
+		}
+		if err := sel.print(printer, m); errors.Is(err, errEnough) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	if sel.printed == 0 {
+		return noMessages(sel.name)
+	}
+	return nil
+}
+
+// A selection is which messages of a stream or a category read and tail print.
+type selection struct {
+	name  mdb.StreamName
+	limit int64 // 0: none
+	typ   string
+	json  bool
+
+	from, after *int64
+	correlation string
+	group       string
+
+	stream   []mdb.StreamOption
+	category []mdb.CategoryOption
+	printed  int64
+}
+
+func (sel *selection) declare(fs *flag.FlagSet) {
+	numberFlag(fs, "from", "begin with the message at the `POSITION`, which is global for a category", func(n int64) { sel.from = &n })
+	numberFlag(fs, "after", "begin behind the `POSITION`, which is global for a category", func(n int64) { sel.after = &n })
+	fs.Func("limit", "stop after `N` messages", func(given string) (err error) {
+		if sel.limit, err = strconv.ParseInt(given, 10, 64); err != nil || sel.limit < 1 {
+			return errors.New("want a number, at least 1")
+		}
+		return nil
+	})
+	fs.StringVar(&sel.typ, "type", "", "print only messages of this `TYPE`; all are read")
+	fs.StringVar(&sel.correlation, "correlation", "", "of a category, only messages correlated with this `CATEGORY`")
+	fs.StringVar(&sel.group, "group", "", "of a category, only the streams of `MEMBER/SIZE` of a consumer group, as in 0/3")
+	fs.BoolVar(&sel.json, "json", false, "print lines of JSON")
+}
+
+// check makes options for the library of those of the command.
+func (sel *selection) check(args []string) (err error) {
+	args, err = exactly(args, "STREAM|CATEGORY")
+	if err != nil {
+		return err
+	}
+	if sel.name, err = name(args[0]); err != nil {
+		return err
+	}
+	if sel.from != nil && sel.after != nil {
+		return usage("given -from and -after, want one of them")
+	}
+	if sel.limit > 0 && sel.limit < mdb.DefaultBatchSize && sel.typ == "" {
+		size := mdb.WithBatchSize(int(sel.limit))
+		sel.stream, sel.category = append(sel.stream, size), append(sel.category, size)
+	}
+	if sel.from != nil {
+		sel.stream = append(sel.stream, mdb.FromPosition(*sel.from))
+		sel.category = append(sel.category, mdb.FromGlobalPosition(*sel.from))
+	}
+	if sel.after != nil {
+		sel.stream = append(sel.stream, mdb.AfterPosition(*sel.after))
+		sel.category = append(sel.category, mdb.AfterGlobalPosition(*sel.after))
+	}
+	if !sel.isCategory() && (sel.correlation != "" || sel.group != "") {
+		return usage("given -correlation or -group with the stream %q, want a category", string(sel.name))
+	}
+	if sel.correlation != "" {
+		sel.category = append(sel.category, mdb.WithCorrelation(mdb.Category(sel.correlation)))
+	}
+	if sel.group != "" {
+		memberText, sizeText, _ := strings.Cut(sel.group, "/")
+		member, memberErr := strconv.Atoi(memberText)
+		size, sizeErr := strconv.Atoi(sizeText)
+		if memberErr != nil || sizeErr != nil {
+			return usage("given -group %q, want MEMBER/SIZE, as in 0/3", sel.group)
+		}
+		sel.category = append(sel.category, mdb.AsConsumerGroup(member, size))
+	}
+	return nil
+}
+
+// isCategory tells by the name, as the server does.
+func (sel *selection) isCategory() bool {
+	return !strings.Contains(string(sel.name), "-")
+}
+
+// as returns options as those of a read or a subscription, which they are.
+func as[To, From any](options []From) []To {
+	converted := make([]To, len(options))
+	for i, o := range options {
+		converted[i] = any(o).(To)
+	}
+	return converted
+}
+
+var errEnough = errors.New("as many messages as were asked for")
+
+// print prints the message if it is wanted. The error is errEnough when it was the
+// last one.
+func (sel *selection) print(p *printer, m mdb.Message) error {
+	if sel.typ != "" && m.Type != sel.typ {
+		return nil
+	}
+	if err := p.message(m); err != nil {
+		return err
+	}
+	if sel.printed++; sel.printed == sel.limit {
+		return errEnough
+	}
+	return nil
+}

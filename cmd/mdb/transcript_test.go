@@ -1,0 +1,181 @@
+package main_test
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+)
+
+var update = flag.Bool("update", false, "write what the commands print into the transcripts")
+
+// TestTranscripts runs sessions in a shell: behind each line with a dollar stands
+// what the command prints, to the output and the error output, and an exit status
+// that is not 0.
+func TestTranscripts(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../testdata/cli/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d transcripts, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := newShell(t, string(text)).replay(t, string(text))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			requireSame(t, got, string(text))
+		})
+	}
+}
+
+// TestDocumentation runs the commands of docs/command.md, in their order.
+func TestDocumentation(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/command.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) == 0 {
+		t.Fatal("the page shows no command")
+	}
+	sh := newShell(t, string(page))
+	for _, block := range blocks {
+		if block[1] != "console" {
+			t.Errorf("a block of the kind %q is not run:\n%s", block[1], block[2])
+			continue
+		}
+		requireSame(t, sh.replay(t, block[2]), block[2])
+	}
+}
+
+// TestLinks follows those between the pages.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^):#]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), link[1])); err != nil {
+				t.Errorf("a link of %s leads nowhere: %v", filepath.Base(page), err)
+			}
+		}
+	}
+}
+
+// requireSame compares line by line, so that a failure shows where.
+func requireSame(t *testing.T, got, want string) {
+	t.Helper()
+	gotLines, wantLines := strings.Split(normal(got), "\n"), strings.Split(normal(want), "\n")
+	if slices.Equal(gotLines, wantLines) {
+		return
+	}
+	i := 0
+	for i < min(len(gotLines), len(wantLines)) && gotLines[i] == wantLines[i] {
+		i++
+	}
+	t.Errorf("got:\n%s\nwant, from line %d on:\n%s", got, i+1, strings.Join(wantLines[min(i, len(wantLines)):], "\n"))
+}
+
+// normal replaces what differs from run to run.
+func normal(text string) string {
+	for _, varies := range []struct{ what, pattern string }{
+		{"UUID", `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`},
+		{"TIME", `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`},
+	} {
+		text = regexp.MustCompile(varies.pattern).ReplaceAllString(text, varies.what)
+	}
+	return text
+}
+
+// A shell runs commands in a folder and with databases of its own.
+type shell struct {
+	folder string
+	env    []string
+}
+
+// newShell gives a shell the databases that the text names: DATABASE_URL and
+// OTHER_URL have a Message DB, EMPTY_URL has none.
+func newShell(t *testing.T, text string) *shell {
+	t.Helper()
+	sh := &shell{folder: t.TempDir(), env: environment("DATABASE_URL=" + testdb.New(t))}
+	if strings.Contains(text, "$OTHER_URL") {
+		sh.env = append(sh.env, "OTHER_URL="+testdb.New(t))
+	}
+	if strings.Contains(text, "$EMPTY_URL") {
+		sh.env = append(sh.env, "EMPTY_URL="+testdb.Empty(t))
+	}
+	return sh
+}
+
+// environment is the process's, without what the command goes by, and with the
+// command in the path.
+func environment(more ...string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "DATABASE_URL=") || strings.HasPrefix(v, "NO_COLOR=")
+	})
+	path := filepath.Dir(program) + string(os.PathListSeparator) + os.Getenv("PATH")
+	return append(append(env, "PATH="+path), more...)
+}
+
+// replay runs the commands of a transcript and returns it with what they print now.
+func (sh *shell) replay(t *testing.T, transcript string) string {
+	t.Helper()
+	var b strings.Builder
+	lines := strings.SplitAfter(transcript, "\n")
+	for i := 0; i < len(lines); i++ {
+		command, ok := strings.CutPrefix(lines[i], "$ ")
+		if !ok {
+			if strings.HasPrefix(lines[i], "#") {
+				b.WriteString(lines[i])
+			}
+			continue // what the command printed before
+		}
+		b.WriteString(lines[i])
+		for ; i+1 < len(lines) && strings.HasPrefix(lines[i+1], "> "); i++ {
+			command += lines[i+1][2:]
+			b.WriteString(lines[i+1])
+		}
+		out, status := sh.run(t, command)
+		b.WriteString(normal(out))
+		if status != 0 {
+			b.WriteString("[" + strconv.Itoa(status) + "]\n")
+		}
+	}
+	return b.String()
+}
+
+func (sh *shell) run(t *testing.T, command string) (output string, status int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", command)
+	cmd.Dir, cmd.Env = sh.folder, sh.env
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return string(out), exit.ExitCode()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return string(out), 0
+}
