@@ -1,0 +1,111 @@
+// With-messagedb runs a command with a Message DB in a container:
+//
+//	with-messagedb [-image postgres:17] [-notify] [-setting NAME=VALUE]... -- COMMAND [ARGUMENT]...
+//
+// In the command's environment MDB_TEST_DATABASE_URL is the URL of the database, as a
+// superuser, which is what package mdbtest looks at. The container is removed when the
+// command ends.
+//
+// Its exit status is the command's. It is 125 if there is no container, 126 if the
+// command cannot be run, and 2 for a mistake in its own arguments.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/log"
+
+	"github.com/messagedb-go/messagedb/mdbcontainer"
+)
+
+const (
+	statusUsage       = 2
+	statusNoContainer = 125
+	statusNotRun      = 126
+)
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) (status int) {
+	flags := flag.NewFlagSet("with-messagedb", flag.ContinueOnError)
+	flags.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: with-messagedb [flags] -- COMMAND [ARGUMENT]...")
+		flags.PrintDefaults()
+	}
+	image := flags.String("image", "postgres:17", "the image, of PostgreSQL 14 to 18")
+	notify := flags.Bool("notify", false, "install the NOTIFY trigger too")
+	var opts []testcontainers.ContainerCustomizer
+	flags.Func("setting", "a `NAME=VALUE` of the server's, may be repeated", func(s string) error {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return errors.New("want NAME=VALUE")
+		}
+		opts = append(opts, mdbcontainer.WithSetting(name, value))
+		return nil
+	})
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		return statusUsage
+	}
+	if flags.NArg() == 0 {
+		flags.Usage()
+		return statusUsage
+	}
+	if *notify {
+		opts = append(opts, mdbcontainer.WithNotify())
+	}
+
+	log.SetDefault(log.NewNoopLogger()) // what it does goes to the terminal of the command
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	container, err := mdbcontainer.Run(ctx, *image, opts...)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "with-messagedb:", err)
+		return statusNoContainer
+	}
+	defer func() {
+		if err := container.Terminate(context.WithoutCancel(ctx)); err != nil {
+			fmt.Fprintln(os.Stderr, "with-messagedb: remove the container:", err)
+			status = max(status, 1)
+		}
+	}()
+	address, err := container.ConnectionString(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "with-messagedb:", err)
+		return statusNoContainer
+	}
+	return command(ctx, address, flags.Args())
+}
+
+// command runs the command to its end, whatever signals come: it gets those of the
+// terminal itself, and the others from here.
+func command(ctx context.Context, address string, args []string) int {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // to run what it is given is its purpose
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), "MDB_TEST_DATABASE_URL="+address)
+	err := cmd.Run()
+	var failed *exec.ExitError
+	switch {
+	case errors.As(err, &failed) && failed.ExitCode() >= 0:
+		return failed.ExitCode()
+	case errors.As(err, &failed): // by a signal
+		return 128 + int(failed.Sys().(syscall.WaitStatus).Signal())
+	case err != nil && cmd.ProcessState == nil:
+		fmt.Fprintln(os.Stderr, "with-messagedb:", err)
+		return statusNotRun
+	}
+	return 0
+}

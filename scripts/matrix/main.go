@@ -1,0 +1,53 @@
+// Matrix runs the tests on several versions of PostgreSQL, one after the other, and
+// prints one table of the results:
+//
+//	go run ./scripts/matrix [-record docs/compatibility.json] MAJOR...
+//
+// With -record it also keeps them in that file, for the documentation, and writes the
+// page beside it. Its exit status is 1 if a test fails, or a column has no tests.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	file := flag.String("record", "", "keep the results in this `file`")
+	flag.Parse()
+	if flag.NArg() == 0 {
+		fmt.Fprintln(os.Stderr, "usage: matrix [-record FILE] MAJOR...")
+		os.Exit(2)
+	}
+	if err := run(*file, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "matrix:", err)
+		os.Exit(1)
+	}
+}
+
+func run(file string, majors []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var results []result
+	for _, major := range majors {
+		r, err := test(ctx, major, os.Stdout)
+		if err != nil {
+			return err
+		}
+		results = append(results, r)
+	}
+	fmt.Printf("\n%s", table(results))
+	for _, r := range results {
+		if err := r.fault(); err != nil {
+			return err
+		}
+	}
+	if file != "" {
+		return record(file, results)
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// table is in Markdown, which reads well on a terminal too.
+func table(results []result) string {
+	var b strings.Builder
+	b.WriteString("| PostgreSQL |")
+	for _, c := range columns {
+		fmt.Fprintf(&b, " %s |", c.Title)
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(columns)) + "\n")
+	for _, r := range results {
+		fmt.Fprintf(&b, "| %s |", r.PostgreSQL)
+		for _, c := range r.Counts {
+			fmt.Fprintf(&b, " %s |", c)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func (c count) String() string {
+	s := fmt.Sprintf("%d passed", c.Passed)
+	if c.Failed > 0 {
+		s = fmt.Sprintf("%d failed, %s", c.Failed, s)
+	}
+	if c.Skipped > 0 {
+		s += fmt.Sprintf(", %d skipped", c.Skipped)
+	}
+	return s
+}
+
+// record keeps the results, in place of earlier ones on the same major versions, and
+// writes the page that shows them.
+func record(file string, results []result) error {
+	before, err := os.ReadFile(file) //nolint:gosec // the file that the caller names
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if results, err = merge(before, results); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	kept, err := json.MarshalIndent(results, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, append(kept, '\n'), 0o644); err != nil { //nolint:gosec // documentation is for all
+		return err
+	}
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		return err
+	}
+	text := page(results, string(mod))
+	return os.WriteFile(strings.TrimSuffix(file, ".json")+".md", []byte(text), 0o644) //nolint:gosec // as above
+}
+
+func merge(before []byte, results []result) ([]result, error) {
+	if len(before) == 0 {
+		return results, nil
+	}
+	var kept []result
+	if err := json.Unmarshal(before, &kept); err != nil {
+		return nil, err
+	}
+	kept = slices.DeleteFunc(kept, func(k result) bool {
+		return slices.ContainsFunc(results, func(r result) bool { return r.major() == k.major() })
+	})
+	kept = append(kept, results...)
+	slices.SortFunc(kept, func(a, b result) int { return strings.Compare(a.major(), b.major()) })
+	return kept, nil
+}
+
+// major is of two digits for all versions that are supported.
+func (r result) major() string {
+	major, _, _ := strings.Cut(r.PostgreSQL, ".")
+	return major
+}
+
+// page is the documentation's page, whose facts are all from elsewhere.
+func page(results []result, mod string) string {
+	return fmt.Sprintf(`<!-- Written by "make compatibility" from compatibility.json and go.mod; do not edit. -->
+
+# Compatibility
+
+| What | Version |
+|---|---|
+| Go | %s or later |
+| pgx | %s or later |
+| Message DB | %s, by its own script or by `+"`schema.Install`"+` |
+
+The tests with the race detector, by what they go through, on each major version of
+PostgreSQL:
+
+%s
+`+"`make test-matrix`"+` runs them, and fetches the versions that are missing.
+`, requirement(mod, "go"), requirement(mod, "github.com/jackc/pgx/v5"), schema.Version, table(results))
+}
+
+// requirement returns the version in a line of go.mod.
+func requirement(mod, name string) string {
+	for line := range strings.Lines(mod) {
+		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == name {
+			return fields[1]
+		}
+	}
+	return "unknown"
+}
