@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
@@ -78,6 +79,7 @@ func TestBank(t *testing.T) {
 
 	t.Run("a server of its own", func(t *testing.T) {
 		t.Parallel()
+		pgtest.NeedPrograms(t)
 		out, err := run(t, "", "", "-for", "500ms")
 		requireProof(t, out, err)
 	})

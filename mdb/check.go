@@ -72,7 +72,7 @@ func (s *Store) Check(ctx context.Context) error {
 	if len(missing) > 0 {
 		return &SetupError{
 			Problem: "Message DB is not installed in this database: it lacks " + strings.Join(missing, ", "),
-			Remedy:  "install it, for example by schema.Install of package mdb/schema",
+			Remedy:  "install it, for example by the command mdb install, or by schema.Install of package mdb/schema",
 		}
 	}
 

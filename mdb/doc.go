@@ -26,7 +26,8 @@
 // [ExpectNoStream] make it conditional on what the stream holds, which is how two
 // writers that decide on the same state are kept from both succeeding: one gets a
 // [*WrongVersionError], reads again and decides again. A write of several messages
-// is atomic.
+// is atomic. [Store.WriteEach] does many writes that have nothing to do with each
+// other in one round trip.
 //
 // # Reading
 //
@@ -45,6 +46,33 @@
 // whether the subscription has caught up. Package poll has the strategies by which
 // one that has caught up looks again; [WithNotify] wakes it instead.
 //
+// # Waking instead of polling
+//
+// Take [WithNotify], with the trigger of schema.InstallNotify, where a message should
+// be handled within about a millisecond, or where many subscriptions are idle most of
+// the time, whose polls would add up. Leave it out where the strategy's delay is short
+// enough; behind a pooler in transaction mode, unless [ListenOn] leads past it; on
+// standbys, which cannot listen; and with two-phase commit, which PostgreSQL refuses to
+// a transaction that notifies. Bulk imports should disable the trigger.
+// [Store.NotifyStats] shows its state, for metrics: whether the store hears, and how
+// many categories wait for rings (armed), are polled often for a while (cooling), or
+// are polled as without it (off). The logger of [WithLogger] is told what goes wrong.
+//
+// # Several workers
+//
+// A subscription calls its handler for one message at a time. Where the handler is
+// slower than messages arrive, [Partition] has n workers of the process call it, and
+// keeps the order of each cardinal id. The server reads and sends each message once,
+// and there is one position to keep, so it is the first thing to take. It suits
+// handlers that wait, for a database or another service, as well as those that
+// compute.
+//
+// [AsConsumerGroup] divides the streams among processes instead. Each member is a
+// subscription of its own, with a position of its own, and for each of them the server
+// looks at every message of the category, to leave out those of the others: n members
+// cost it n times as much. Take it where one process is not enough, or may not be the
+// only one. A member may be partitioned in turn.
+//
 // # Transactions
 //
 // [Store.WithTx] joins a transaction of the caller's, beside the service's own
@@ -57,6 +85,11 @@
 // The messages of a page share memory: the bytes of its rows are copied once, into
 // few large chunks, and strings and JSON are views of these. They may be kept.
 // Keeping one message keeps its chunk; [Message.Clone] frees it.
+//
+// However many rows a page of less than 64 KiB has, reading it allocates 6 times, 4
+// if it is empty; WriteMessage of JSON that is encoded already does so at most 7
+// times, whatever its size up to 1 MiB. A context that may end adds 4. This holds
+// for a [Store] in pgx's default mode, without options.
 //
 // # Errors
 //
@@ -75,7 +108,8 @@
 // # PgBouncer
 //
 // In transaction mode it needs version 1.21 with prepared statements on, or a pool
-// whose DefaultQueryExecMode is pgx.QueryExecModeExec. It refuses the start-up
-// parameters that [Configure] sets: leave it out, and set search_path and
-// message_store.sql_condition on the role.
+// whose DefaultQueryExecMode is pgx.QueryExecModeExec or QueryExecModeCacheDescribe.
+// It refuses the start-up parameters that [Configure] sets: leave it out, and set
+// search_path and message_store.sql_condition on the role. With [WithNotify],
+// [ListenOn] has to lead past it.
 package mdb

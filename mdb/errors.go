@@ -116,6 +116,26 @@ func (e *UnknownOutcomeError) Error() string {
 // Unwrap returns what broke the write off.
 func (e *UnknownOutcomeError) Unwrap() error { return e.err }
 
+// A SkippedError says that a write of [Store.WriteEach] was not done, because an
+// earlier one to the same stream in the call had failed. Nothing was written. It
+// unwraps to the earlier one's error, so ask for it first: errors.As finds a
+// [*DuplicateIDError] in it that is not about this write.
+type SkippedError struct {
+	// Stream is the stream that was to be written to.
+	Stream StreamName
+	// Failed is the index, among the writes of the call, of the one that failed.
+	Failed int
+
+	err error
+}
+
+func (e *SkippedError) Error() string {
+	return fmt.Sprintf("mdb: not written to stream %s, as write %d of the call, to the same stream, has failed: %v", e.Stream, e.Failed, e.err)
+}
+
+// Unwrap returns the error of the write that failed.
+func (e *SkippedError) Unwrap() error { return e.err }
+
 // A SetupError says that the database, the role or the connection is not set up
 // as Message DB needs it.
 type SetupError struct {
@@ -152,6 +172,13 @@ const (
 
 // classify is the one place that knows SQLSTATEs and the server's texts.
 func classify(err error) class {
+	var broken *brokenError
+	if errors.As(err, &broken) {
+		if broken.sent {
+			return classUnknown
+		}
+		return classNotSent
+	}
 	var acquire *acquireError
 	if errors.As(err, &acquire) && !isConnectError(err) {
 		return classRefused // by the pool, which was closed, or has a hook
@@ -308,7 +335,7 @@ func explainSetup(err error) error {
 	case pgErr.Code == "3F000" || strings.Contains(pgErr.Message, "message_store."):
 		return &SetupError{
 			Problem: "Message DB is not installed in this database, or in a version that lacks what was called (" + pgErr.Message + ")",
-			Remedy:  "install it, for example by schema.Install of package mdb/schema",
+			Remedy:  "install it, for example by the command mdb install, or by schema.Install of package mdb/schema",
 			err:     err,
 		}
 	case pgErr.Code == "42883" || pgErr.Code == "42P01":

@@ -76,6 +76,37 @@ func ExampleStore_WriteMessage_conflict() {
 	}
 }
 
+// What arrives at once, and has nothing to do with each other, is written at once. A
+// failure keeps nobody else from success.
+func ExampleStore_WriteEach() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	measured := func(celsius float64) mdb.ProposedMessage {
+		return mdb.NewMessage("Measured", map[string]float64{"celsius": celsius})
+	}
+	results := store.WriteEach(ctx, []mdb.Write{
+		{Stream: "sensor-1", Message: measured(20.5)},
+		{Stream: "sensor-2", Message: measured(19), Options: []mdb.WriteOption{mdb.ExpectVersion(7)}},
+		{Stream: "sensor-2", Message: measured(19.5)},
+		{Stream: "sensor-3", Message: measured(21)},
+	})
+	for i, result := range results {
+		var skipped *mdb.SkippedError
+		switch {
+		case errors.As(result.Err, &skipped):
+			fmt.Printf("%d: not written behind %d\n", i, skipped.Failed)
+		case result.Err != nil:
+			fmt.Printf("%d: %v\n", i, result.Err)
+		default:
+			fmt.Printf("%d: at position %d\n", i, result.Written.Position)
+		}
+	}
+}
+
 // Writing the same message again, by its ID, changes nothing: it is the thing to do
 // when nobody knows whether an earlier attempt has succeeded.
 func ExampleIdempotent() {

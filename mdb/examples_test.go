@@ -20,8 +20,14 @@ func TestExamples(t *testing.T) {
 		"New":                         {ExampleNew, "problems: <nil>\n"},
 		"Store_WriteMessage_conflict": {ExampleStore_WriteMessage_conflict, "reserved: true\ntoo late: mdb: stream seat-1a is at version 0, expected -1\n"},
 		"Idempotent":                  {ExampleIdempotent, "position 0, found there: false\nposition 0, found there: true\n"},
+		"Store_WriteEach":             {ExampleStore_WriteEach, "0: at position 0\n1: mdb: stream sensor-2 is at version -1, expected 7\n2: not written behind 1\n3: at position 0\n"},
 		"Store_Atomically":            {ExampleStore_Atomically, "<nil> 0\n"},
 		"Store_CategoryMessages":      {ExampleStore_CategoryMessages, "map[visit-0:3 visit-1:2]\n"},
+		"OnLive":                      {ExampleOnLive, "live: true map[page-home:3]\ndropped: shutdown\n"},
+		"OnProgress":                  {ExampleOnProgress, "ship order-1\ndropped: shutdown\nship order-2\ndropped: shutdown\n"},
+		"AsConsumerGroup":             {ExampleAsConsumerGroup, "a Lost parcel\n"},
+		"Partition":                   {ExamplePartition, "map[ann:[ann+1 ann+2] bob:[bob+1]] shutdown\n"},
+		"Store_NotifyStats":           {ExampleStore_NotifyStats, "categories: 1, reads: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := output(t, example.run); got != example.want {

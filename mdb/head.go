@@ -16,20 +16,22 @@ func (p *procedures) categoryHead(ctx context.Context, category Category) (int64
 // head from before. In this order: a message that becomes visible between the two
 // must not be passed over.
 func (s *Store) readCategoryAndHead(ctx context.Context, category Category, c readConfig) (page []Message, head int64, err error) {
+	r := &pageRead{readConfig: c, name: string(category)}
 	filtered := c.size != nil || c.correlation != nil || c.condition != nil
 	if !filtered || s.headless.Load() {
-		page, err = s.readCategory(ctx, category, c)
+		page, err = s.readCategory(ctx, r)
 		return page, 0, err
 	}
 	if c.condition != nil {
 		if head, err = s.categoryHead(ctx, category); err == nil {
-			page, err = s.readCategory(ctx, category, c)
+			page, err = s.readCategory(ctx, r)
 		}
 	} else {
-		st, args := s.categoryRead(category, c)
+		st, args := s.categoryRead(r)
 		err = s.runBatch(ctx, nil,
 			step{st: directCategoryHead, read: one(&head), args: []any{string(category)}},
-			step{st: st, read: messagesInto(&page), args: args})
+			step{st: st, read: r.read, args: args})
+		page = r.messages
 	}
 	switch {
 	case err == nil:
@@ -38,7 +40,7 @@ func (s *Store) readCategoryAndHead(ctx context.Context, category Category, c re
 	case classify(err) == classSetup && !s.headed.Load():
 		// Where the procedures are a proxy's the table may not be there. Then progress
 		// is that of the messages that the filter lets through.
-		if page, err = s.readCategory(ctx, category, c); err == nil {
+		if page, err = s.readCategory(ctx, r); err == nil {
 			s.headless.Store(true)
 		}
 		return page, 0, err
@@ -55,6 +57,6 @@ func (s *Store) readStreamAndHead(ctx context.Context, stream StreamName, c read
 			return nil, 0, err
 		}
 	}
-	page, err = s.readStream(ctx, stream, c)
+	page, err = s.readStream(ctx, &pageRead{readConfig: c, name: string(stream)})
 	return page, head, err
 }

@@ -197,16 +197,24 @@ func (s *bellSleeper) wake() {
 	}
 }
 
-func (s *bellSleeper) sleep(ctx context.Context, d time.Duration, found int) {
+func (s *bellSleeper) sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error {
 	d, fallback := s.bell.delay(s, d, found)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	s.fellBack = false
-	select {
-	case <-s.rung:
-	case <-timer.C:
-		s.fellBack = fallback
-	case <-ctx.Done():
+	for {
+		select {
+		case <-moved: // which is no reason to read
+			if err := progress(); err != nil {
+				return err
+			}
+			continue
+		case <-s.rung:
+		case <-timer.C:
+			s.fellBack = fallback
+		case <-ctx.Done():
+		}
+		return nil
 	}
 }
 
@@ -310,12 +318,7 @@ func (r *room) ring(stream StreamName) {
 	}
 }
 
-func (s *bellSleeper) signal() {
-	select {
-	case s.rung <- struct{}{}:
-	default:
-	}
-}
+func (s *bellSleeper) signal() { signal(s.rung) }
 
 func (r *room) signalAll() {
 	for s := range r.sleepers {

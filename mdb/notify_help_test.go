@@ -281,21 +281,13 @@ func dropRole(t testing.TB, url, role string) {
 // major version or a later one.
 func newServer(t testing.TB, version int, opts ...pgtest.Option) *pgtest.Server {
 	t.Helper()
-	server, err := pgtest.Default(t.Context())
+	pgtest.NeedPrograms(t)
+	_, major, err := pgtest.Find(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if server.Version() < version {
+	if major < version {
 		opts = nil
 	}
-	server, err = pgtest.Start(t.Context(), opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return server
+	return pgtest.Own(t, opts...)
 }

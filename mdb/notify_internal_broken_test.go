@@ -18,7 +18,7 @@ type clocked struct {
 // them comes, if one does, the test says.
 func (c clocked) fallBack(found int, ring func()) {
 	c.t.Helper()
-	if c.sleep(c.t.Context(), time.Hour, 0); !c.fellBack {
+	if _ = c.sleep(c.t.Context(), time.Hour, 0, nil, nil); !c.fellBack {
 		c.t.Fatal("it was woken by something else than the fallback")
 	}
 	c.read(found, ring)
@@ -82,7 +82,7 @@ func TestNotifyBroken(t *testing.T) {
 		}, false},
 		{"a ring at the same time as the fallback, and then a read that overtook its ring", func(b *bell, one, _ clocked) {
 			for range 10 {
-				one.sleep(one.t.Context(), time.Hour, 0)
+				_ = one.sleep(one.t.Context(), time.Hour, 0, nil, nil)
 				b.heard("a-1")
 				one.read(1, nil)
 				one.read(0, nil)

@@ -48,7 +48,7 @@ func (s *simulation) follow(ctx context.Context, subscriptions int, there *atomi
 				sleeper.wake()
 				found := there.Load() - seen
 				seen += found
-				sleeper.sleep(ctx, time.Second, int(found))
+				_ = sleeper.sleep(ctx, time.Second, int(found), nil, nil)
 			}
 		}()
 	}

@@ -168,7 +168,7 @@ func TestNotifySleep(t *testing.T) {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					s.sleep(t.Context(), long, 0)
+					_ = s.sleep(t.Context(), long, 0, nil, nil)
 				}()
 				synctest.Wait()
 				test.ring(b, "asleep")
@@ -189,7 +189,7 @@ func TestNotifySleep(t *testing.T) {
 			defer cancel()
 			begun := time.Now()
 			s.wake()
-			s.sleep(ctx, long, 0)
+			_ = s.sleep(ctx, long, 0, nil, nil)
 			if slept := time.Since(begun); slept != time.Second {
 				t.Errorf("slept for %v", slept)
 			}

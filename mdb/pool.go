@@ -85,8 +85,9 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 		return nil, err
 	}
 	config.retry = config.retry.withDefaults()
-	config.execMode = pool.Config().ConnConfig.DefaultQueryExecMode
-	runner := &poolRunner{pool: pool, mode: config.execMode}
+	conn := pool.Config().ConnConfig
+	config.execMode = conn.DefaultQueryExecMode
+	runner := &poolRunner{pool: pool, mode: config.execMode, tracer: conn.Tracer}
 	config.notify.logger = config.logger
 	bell := &bell{config: config.notify, budget: budget{perSecond: float64(config.notify.maxRings)}, listener: listener{pool: pool}}
 	return &Store{procedures: procedures{runner: runner, config: &config, bell: bell}, pool: pool}, nil

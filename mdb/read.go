@@ -27,11 +27,11 @@ type procedures struct {
 // The messages may be kept. Keeping one message keeps its chunk of the page;
 // [Message.Clone] frees it.
 func (p *procedures) GetStreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) ([]Message, error) {
-	c, err := p.configureStreamRead(stream, opts)
+	r, err := p.configureStreamRead(stream, opts)
 	if err != nil {
 		return nil, err
 	}
-	return p.readStream(ctx, stream, c)
+	return p.readStream(ctx, r)
 }
 
 // GetCategoryMessages reads the messages of all streams of a category in the
@@ -47,11 +47,11 @@ func (p *procedures) GetStreamMessages(ctx context.Context, stream StreamName, o
 // The messages may be kept. Keeping one message keeps its chunk of the page;
 // [Message.Clone] frees it.
 func (p *procedures) GetCategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) ([]Message, error) {
-	c, err := p.configureCategoryRead(category, opts)
+	r, err := p.configureCategoryRead(category, opts)
 	if err != nil {
 		return nil, err
 	}
-	return p.readCategory(ctx, category, c)
+	return p.readCategory(ctx, r)
 }
 
 // GetLastStreamMessage reads the last message of a stream, or with [OfType] the
@@ -124,9 +124,9 @@ func (p *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 // pool is in use while the loop's body runs. An error ends the sequence, as its
 // last pair. The sequence may be ranged over again, and then reads again.
 func (p *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) iter.Seq2[Message, error] {
-	c, err := p.configureStreamRead(stream, opts)
-	return pages(c, err, func(c readConfig) ([]Message, error) {
-		return p.readStream(ctx, stream, c)
+	r, err := p.configureStreamRead(stream, opts)
+	return pages(r, err, func(r *pageRead) ([]Message, error) {
+		return p.readStream(ctx, r)
 	}, func(m *Message) int64 { return m.Position })
 }
 
@@ -136,105 +136,118 @@ func (p *procedures) StreamMessages(ctx context.Context, stream StreamName, opts
 // of the pool is in use while the loop's body runs. An error ends the sequence, as
 // its last pair. The sequence may be ranged over again, and then reads again.
 func (p *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) iter.Seq2[Message, error] {
-	c, err := p.configureCategoryRead(category, opts)
-	return pages(c, err, func(c readConfig) ([]Message, error) {
-		return p.readCategory(ctx, category, c)
+	r, err := p.configureCategoryRead(category, opts)
+	return pages(r, err, func(r *pageRead) ([]Message, error) {
+		return p.readCategory(ctx, r)
 	}, func(m *Message) int64 { return m.GlobalPosition })
 }
 
 // pages yields page after page of what read reads, each from behind the position
 // of the last message of the one before.
-func pages(c readConfig, err error, read func(readConfig) ([]Message, error), position func(*Message) int64) iter.Seq2[Message, error] {
+func pages(first *pageRead, err error, read func(*pageRead) ([]Message, error), position func(*Message) int64) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		c, err := c, err
-		if err == nil && c.batchSize == unlimited {
+		r, err := *first, err
+		if err == nil && r.batchSize == unlimited {
 			err = &ArgumentError{Faults: []Fault{{"batch size", "Unlimited", "WithBatchSize, as pages follow one another to the end"}}}
 		}
 		for err == nil {
 			var messages []Message
-			messages, err = read(c)
+			messages, err = read(&r)
 			for i := range messages {
 				if !yield(messages[i], nil) {
 					return
 				}
 			}
 			if err == nil {
-				if int64(len(messages)) < c.batchSize {
+				if int64(len(messages)) < r.batchSize {
 					return
 				}
-				c.position = position(&messages[len(messages)-1]) + 1
+				r.position = position(&messages[len(messages)-1]) + 1
 			}
 		}
 		yield(Message{}, err)
 	}
 }
 
-func (p *procedures) configureStreamRead(stream StreamName, opts []StreamReadOption) (readConfig, error) {
-	c := readConfig{batchSize: DefaultBatchSize}
-	c.faults.streamWithID(stream)
-	for _, opt := range opts {
-		opt.streamRead(&c)
-	}
-	c.check(p.config)
-	return c, c.faults.err()
+// A pageRead is what reads a page. All that the read has to keep lies in it.
+type pageRead struct {
+	readConfig
+	name     string // of a stream or a category
+	args     [maxArguments]any
+	messages []Message
 }
 
-func (p *procedures) configureCategoryRead(category Category, opts []CategoryReadOption) (readConfig, error) {
+func (p *procedures) configureStreamRead(stream StreamName, opts []StreamReadOption) (*pageRead, error) {
+	r := &pageRead{name: string(stream), readConfig: readConfig{batchSize: DefaultBatchSize}}
+	r.faults.streamWithID(stream)
+	for _, opt := range opts {
+		opt.streamRead(&r.readConfig)
+	}
+	r.check(p.config)
+	return r, r.faults.err()
+}
+
+func (p *procedures) configureCategoryRead(category Category, opts []CategoryReadOption) (*pageRead, error) {
 	// The first global position is 1.
-	c := readConfig{position: 1, batchSize: DefaultBatchSize}
-	c.faults.category("category", category)
+	r := &pageRead{name: string(category), readConfig: readConfig{position: 1, batchSize: DefaultBatchSize}}
+	r.faults.category("category", category)
 	for _, opt := range opts {
-		opt.categoryRead(&c)
+		opt.categoryRead(&r.readConfig)
 	}
-	c.check(p.config)
-	return c, c.faults.err()
+	r.check(p.config)
+	return r, r.faults.err()
 }
 
-func (p *procedures) readStream(ctx context.Context, stream StreamName, c readConfig) ([]Message, error) {
-	var messages []Message
-	read := messagesInto(&messages)
-	var err error
+func (p *procedures) readStream(ctx context.Context, r *pageRead) ([]Message, error) {
+	st, args := getStreamMessages, r.arguments(&r.name, &r.position, &r.batchSize, r.condition)
+	if p.config.direct && r.condition == nil {
+		st, args = directStreamMessages, r.arguments(&r.name, &r.position, r.limit())
+	}
+	if err := p.runPage(ctx, r, st, args); err != nil {
+		return nil, explain("get messages of stream "+r.name, err)
+	}
+	return r.messages, nil
+}
+
+func (p *procedures) readCategory(ctx context.Context, r *pageRead) ([]Message, error) {
+	st, args := p.categoryRead(r)
+	if err := p.runPage(ctx, r, st, args); err != nil {
+		return nil, explain("get messages of category "+r.name, err)
+	}
+	return r.messages, nil
+}
+
+// categoryRead returns the statement that reads what r says, and its arguments.
+func (p *procedures) categoryRead(r *pageRead) (*statement, []any) {
 	switch {
-	case c.condition != nil:
-		err = p.runConditional(ctx, getStreamMessages, read, string(stream), c.position, c.batchSize, c.condition)
-	case p.config.direct:
-		err = p.run(ctx, directStreamMessages, read, string(stream), c.position, c.limit())
-	default:
-		err = p.run(ctx, getStreamMessages, read, string(stream), c.position, c.batchSize, nil)
+	case r.condition != nil || !p.config.direct:
+		return getCategoryMessages, r.arguments(&r.name, &r.position, &r.batchSize, r.correlation, r.member, r.size, r.condition)
+	case r.correlation == nil && r.size == nil:
+		return directCategoryMessages, r.arguments(&r.name, &r.position, r.limit())
+	case r.correlation == nil:
+		return directGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.member, r.size)
+	case r.size == nil:
+		return directCorrelated, r.arguments(&r.name, &r.position, r.limit(), r.correlation)
 	}
-	if err != nil {
-		return nil, explain("get messages of stream "+string(stream), err)
-	}
-	return messages, nil
+	return directCorrelatedGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.correlation, r.member, r.size)
 }
 
-func (p *procedures) readCategory(ctx context.Context, category Category, c readConfig) ([]Message, error) {
-	var messages []Message
-	st, args := p.categoryRead(category, c)
-	run := p.run
-	if c.condition != nil {
-		run = p.runConditional
-	}
-	if err := run(ctx, st, messagesInto(&messages), args...); err != nil {
-		return nil, explain("get messages of category "+string(category), err)
-	}
-	return messages, nil
+// arguments keeps the arguments in r. As pointers they cost nothing to hand on.
+func (r *pageRead) arguments(args ...any) []any {
+	return r.args[:copy(r.args[:], args)]
 }
 
-// categoryRead returns the statement that reads what c says, and its arguments.
-func (p *procedures) categoryRead(category Category, c readConfig) (*statement, []any) {
-	name := string(category)
-	switch {
-	case c.condition != nil || !p.config.direct:
-		return getCategoryMessages, []any{name, c.position, c.batchSize, c.correlation, c.member, c.size, c.condition}
-	case c.correlation == nil && c.size == nil:
-		return directCategoryMessages, []any{name, c.position, c.limit()}
-	case c.correlation == nil:
-		return directGroupMember, []any{name, c.position, c.limit(), c.member, c.size}
-	case c.size == nil:
-		return directCorrelated, []any{name, c.position, c.limit(), c.correlation}
+func (p *procedures) runPage(ctx context.Context, r *pageRead, st *statement, args []any) error {
+	r.messages = nil // the page before need not be kept
+	if r.condition != nil {
+		return p.runConditional(ctx, st, r.read, args...)
 	}
-	return directCorrelatedGroupMember, []any{name, c.position, c.limit(), c.correlation, c.member, c.size}
+	return p.run(ctx, st, r.read, args...)
+}
+
+func (r *pageRead) read(rows pgx.Rows) (err error) {
+	r.messages, err = readMessages(rows)
+	return err
 }
 
 // runConditional turns the setting that conditions need on before the statement

@@ -97,8 +97,18 @@ func readAll(rows pgx.Rows, err error, read func(pgx.Rows) error) error {
 // poolRunner runs statements on a connection of the pool, as a transaction of
 // their own.
 type poolRunner struct {
-	pool *pgxpool.Pool
-	mode pgx.QueryExecMode
+	pool   *pgxpool.Pool
+	mode   pgx.QueryExecMode
+	tracer pgx.QueryTracer // the pool's, if it has one
+}
+
+func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, read func(pgx.Rows) error, args []any) error {
+	if r.mode == pgx.QueryExecModeCacheStatement {
+		if ok, err := r.queryRaw(ctx, conn, st, read, args); ok {
+			return err
+		}
+	}
+	return query(ctx, conn, r.mode, st, read, args)
 }
 
 func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
@@ -107,13 +117,13 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 		return &acquireError{contextError(ctx, err)}
 	}
 	defer conn.Release()
-	err = query(ctx, conn.Conn(), r.mode, st, read, args)
+	err = r.query(ctx, conn.Conn(), st, read, args)
 	if err != nil && classify(err) == classStale {
 		// The server has refused the statement, and nothing else has happened.
 		if err := forget(ctx, conn.Conn(), st); err != nil {
 			return contextError(ctx, err)
 		}
-		err = query(ctx, conn.Conn(), r.mode, st, read, args)
+		err = r.query(ctx, conn.Conn(), st, read, args)
 	}
 	return contextError(ctx, err)
 }

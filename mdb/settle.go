@@ -19,56 +19,64 @@ import (
 // look for the IDs would not do: the look might come before the first attempt's
 // commit.
 func (p *procedures) settle(ctx context.Context, w *proposedWrite) error {
-	var lost error // why the outcome of an attempt is unknown, once one is
-	for attempt := 1; ; attempt++ {
-		err := p.attempt(ctx, w)
-		if err == nil {
-			return nil
-		}
-		again := false
-		switch class := classify(err); class {
-		case classDuplicateID, classWrongVersion:
-			if lost != nil || w.idempotent {
-				present, lookErr := p.look(ctx, w)
-				switch {
-				case lookErr != nil && lost != nil:
-					again, err = true, lookErr
-				case lookErr != nil:
-					return explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
-				case present == nil:
-					return nil
-				case class == classDuplicateID:
-					return &DuplicateIDError{IDs: present, err: scrub(err)}
-				}
-			}
-			// Where the default isolation is stricter than read committed, a write may
-			// come too late even if it expects nothing.
-			if overtaken := class == classWrongVersion && w.expected == nil; !again && !overtaken {
-				return w.explain(err)
-			}
-			again = true
-		case classUnknown:
-			again, lost = true, scrub(err)
-		case classNotSent, classTransient:
-			again = true
-		}
-		if !again || ctx.Err() != nil || attempt == p.config.retry.Attempts {
-			return w.giveUp(ctx, lost, err)
+	for {
+		again, err := p.judge(ctx, w, p.attempt(ctx, w))
+		if !again {
+			return err
 		}
 		p.config.logger.LogAttrs(ctx, slog.LevelWarn, "write is tried again",
-			slog.String("stream", string(w.stream)), slog.Int("attempt", attempt),
-			slog.Bool("outcome_unknown", lost != nil), slog.Any("error", scrub(err)))
-		if p.config.retry.wait(ctx, attempt) != nil {
-			return w.giveUp(ctx, lost, err)
+			slog.String("stream", string(w.stream)), slog.Int("attempt", w.attempts),
+			slog.Bool("outcome_unknown", w.lost != nil), slog.Any("error", scrub(err)))
+		if p.config.retry.wait(ctx, w.attempts) != nil {
+			return w.giveUp(ctx, err)
 		}
 	}
 }
 
+// judge takes what an attempt of w has come to, and tells whether to try again;
+// if not, the error is that of the write. It may use a connection of the pool.
+func (p *procedures) judge(ctx context.Context, w *proposedWrite, err error) (again bool, _ error) {
+	w.attempts++
+	if err == nil {
+		return false, nil
+	}
+	switch class := classify(err); class {
+	case classDuplicateID, classWrongVersion:
+		if w.lost != nil || w.idempotent {
+			present, lookErr := p.look(ctx, w)
+			switch {
+			case lookErr != nil && w.lost != nil:
+				again, err = true, lookErr
+			case lookErr != nil:
+				return false, explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
+			case present == nil:
+				return false, nil
+			case class == classDuplicateID:
+				return false, &DuplicateIDError{IDs: present, err: scrub(err)}
+			}
+		}
+		// Where the default isolation is stricter than read committed, a write may
+		// come too late even if it expects nothing.
+		if overtaken := class == classWrongVersion && w.expected == nil; !again && !overtaken {
+			return false, w.explain(err)
+		}
+		again = true
+	case classUnknown:
+		again, w.lost = true, scrub(err)
+	case classNotSent, classTransient:
+		again = true
+	}
+	if !again || ctx.Err() != nil || w.attempts >= p.config.retry.Attempts {
+		return false, w.giveUp(ctx, err)
+	}
+	return true, err
+}
+
 // giveUp returns the error of a write that will not be tried again: that its
 // outcome is unknown if any attempt's is, whatever became of the last one.
-func (w *proposedWrite) giveUp(ctx context.Context, lost, err error) error {
-	if lost != nil {
-		return &UnknownOutcomeError{IDs: w.ids, err: contextError(ctx, lost)}
+func (w *proposedWrite) giveUp(ctx context.Context, err error) error {
+	if w.lost != nil {
+		return &UnknownOutcomeError{IDs: w.ids, err: contextError(ctx, w.lost)}
 	}
 	return w.explain(contextError(ctx, err))
 }

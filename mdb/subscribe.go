@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -38,14 +39,17 @@ type Retry struct {
 //   - the server's refusal, where trying again cannot help.
 //
 // Failures that pass, such as a lost connection, are tried again for as long as
-// they last, which [OnRetry] tells of.
+// they last, which [OnRetry] tells of. A read without an answer for a minute is
+// taken for one whose connection leads nowhere: it is broken off, the pool's other
+// connections are replaced, and each further one in a row gets twice the time.
 //
 // Within one call each message is delivered once, and no message is left out. From
 // where a later call goes on is for the caller to keep, see [OnProgress]; what was
 // handled but not kept is delivered again.
 //
-// All callbacks are called from the caller's goroutine, one at a time. No connection
-// of the pool is in use while they run, or while the subscription waits. The
+// All callbacks are called from the caller's goroutine, one at a time; only
+// [Partition] has other goroutines call the handler, and reads meanwhile. No connection
+// of the pool is in use otherwise while they run, or while the subscription waits. The
 // context is looked at between messages and while waiting.
 func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Handler, opts ...StreamSubscribeOption) error {
 	c := newSubscribeConfig(s.config, h)
@@ -65,6 +69,7 @@ func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Hand
 		},
 		head:     func(ctx context.Context) (int64, error) { return s.StreamVersion(ctx, stream) },
 		position: func(m *Message) int64 { return m.Position },
+		suspect:  s.pool.Reset,
 		sleeper:  sleeper,
 		logger:   s.config.logger.With("stream", string(stream)),
 	}
@@ -92,6 +97,7 @@ func (s *Store) SubscribeToCategory(ctx context.Context, category Category, h Ha
 		},
 		head:     func(ctx context.Context) (int64, error) { return s.categoryHead(ctx, category) },
 		position: func(m *Message) int64 { return m.GlobalPosition },
+		suspect:  s.pool.Reset,
 		sleeper:  sleeper,
 		logger:   s.config.logger.With("category", string(category)),
 	}
@@ -109,42 +115,67 @@ type subscription struct {
 	page     func(context.Context, readConfig) (page []Message, head int64, err error)
 	head     func(context.Context) (int64, error)
 	position func(*Message) int64
+	suspect  func() // is called when connections may lead nowhere
 	sleeper  sleeper
 	logger   *slog.Logger
 
 	begun    bool // a page has been read
 	full     int  // full pages in a row
 	live     *bool
+	liveAt   int64 // when this has been handled, the subscription has caught up
 	seen     poll.Seen
+	handled  int64 // everything up to here has been, or a filter has left it out
 	reported int64 // the last position that OnProgress was given
+
+	partition *partition // nil: the loop handles messages itself
 }
+
+// notCaughtUp is a liveAt that is never reached.
+const notCaughtUp = math.MaxInt64
 
 // A sleeper waits until there may be something to read.
 type sleeper interface {
 	// wake is called before each read. What happens from here on ends the next sleep.
 	wake()
 	// sleep returns when d is over, or what the sleeper waits for has happened, or
-	// ctx ends. The last page had found messages.
-	sleep(ctx context.Context, d time.Duration, found int)
+	// ctx ends. The last page had found messages. It calls progress, whose error ends
+	// it, whenever something comes from moved.
+	sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error
 	close()
 }
 
 func (s *subscription) run(ctx context.Context) error {
+	s.handled = s.read.position - 1
 	if s.read.fromEnd {
-		err := s.untilItWorks(ctx, func() error {
+		err := s.untilItWorks(ctx, func(ctx context.Context) error {
 			head, err := s.head(ctx)
-			s.read.position = head + 1
+			s.read.position, s.handled = head+1, head
 			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
-	s.reported = s.read.position - 1
+	s.reported, s.liveAt = s.handled, notCaughtUp
+	var err error
+	if s.workers > 1 {
+		err = s.spread(ctx)
+	} else {
+		err = s.loop(ctx, ctx)
+	}
+	return firstOf(err, s.report(ctx))
+}
+
+// loop reads and handles. work is ctx, or ends before, when a worker fails.
+func (s *subscription) loop(ctx, work context.Context) error {
+	progress := func() error { return s.progress(ctx) }
 	for {
+		if err := s.partition.room(work, progress); err != nil {
+			return err
+		}
 		var page []Message
 		var head int64
-		err := s.untilItWorks(ctx, func() (err error) {
+		err := s.untilItWorks(work, func(ctx context.Context) (err error) {
 			s.sleeper.wake()
 			page, head, err = s.page(ctx, s.read)
 			return err
@@ -159,42 +190,46 @@ func (s *subscription) run(ctx context.Context) error {
 		}
 		// One full page may be just what there was.
 		if s.full > 1 {
+			s.liveAt = notCaughtUp
 			if err := s.setLive(false); err != nil {
 				return err
 			}
 		}
-		if err := s.deliver(ctx, page); err != nil {
-			return firstOf(err, s.report(ctx))
+		if n := len(page); n > 0 {
+			s.read.position = s.position(&page[n-1]) + 1
 		}
 		if !full {
 			// Up to the head, a short page has all that the filter lets through.
 			s.read.position = max(s.read.position, head+1)
+			s.liveAt = min(s.liveAt, s.read.position-1)
 		}
-		if err := s.report(ctx); err != nil {
+		if err := s.deliver(work, page); err != nil {
+			return err
+		}
+		if err := progress(); err != nil {
 			return err
 		}
 		if full {
 			s.seen = poll.Seen{} // the next poll comes without a delay, and behind messages
 			continue
 		}
-		if err := s.setLive(true); err != nil {
-			return err
-		}
 		delay, err := s.delay(len(page))
 		if err != nil {
 			return err
 		}
-		s.sleeper.sleep(ctx, delay, len(page))
+		if err := s.sleeper.sleep(work, delay, len(page), s.partition.moves(), progress); err != nil {
+			return err
+		}
 	}
 }
 
 // untilItWorks tries again what fails in a way that passes.
-func (s *subscription) untilItWorks(ctx context.Context, f func() error) error {
+func (s *subscription) untilItWorks(ctx context.Context, f func(context.Context) error) error {
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := f()
+		err := s.inTime(ctx, attempt, f)
 		switch {
 		case err == nil:
 			return nil
@@ -213,6 +248,23 @@ func (s *subscription) untilItWorks(ctx context.Context, f func() error) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// readPatience is how long a read may take at the first attempt. One that takes
+// longer may just have much to do, so the next ones may take longer.
+const readPatience = time.Minute
+
+// inTime breaks f off when it takes too long. Where the other end has gone without
+// a word, neither reading nor the network says so, at least not for hours. The
+// pool's idle connections are then no better, and would be met one by one.
+func (s *subscription) inTime(ctx context.Context, attempt int, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readPatience<<min(attempt-1, 6))
+	defer cancel()
+	err := f(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		s.suspect()
+	}
+	return err
 }
 
 // subscriptionRetry has no last attempt.
@@ -245,9 +297,14 @@ func passes(err error, begun bool) bool {
 	return false
 }
 
-// deliver hands the page's messages to the handler. The position moves behind each
-// one that was handled.
+// deliver hands the page's messages to the handler, or to the workers. What was read
+// ends where the next read begins, which may be behind the page's last message.
 func (s *subscription) deliver(ctx context.Context, page []Message) error {
+	end := s.read.position - 1
+	if s.partition != nil {
+		s.partition.add(page, end)
+		return nil
+	}
 	for i := range page {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -255,22 +312,37 @@ func (s *subscription) deliver(ctx context.Context, page []Message) error {
 		if err := s.call(&page[i], func() error { return s.handler(ctx, page[i]) }); err != nil {
 			return err
 		}
-		s.read.position = s.position(&page[i]) + 1
+		s.handled = s.position(&page[i])
 	}
+	s.handled = end
 	return nil
+}
+
+// progress tells of what has been handled since it was called before.
+func (s *subscription) progress(ctx context.Context) error {
+	if s.partition != nil {
+		s.handled = s.partition.settle()
+	}
+	if err := s.report(ctx); err != nil || s.handled < s.liveAt {
+		return err
+	}
+	return s.setLive(true)
 }
 
 // report gives OnProgress the last position that is done with, if it has moved.
 func (s *subscription) report(ctx context.Context) error {
-	done := s.read.position - 1
-	if s.onProgress == nil || done == s.reported {
+	if s.onProgress == nil || s.handled <= s.reported {
 		return nil
 	}
-	s.reported = done
+	s.reported = s.handled
 	if ctx.Err() != nil {
 		ctx = context.WithoutCancel(ctx) // what was handled is still worth keeping
 	}
-	return s.call(nil, func() error { return s.onProgress(ctx, done) })
+	err := s.call(nil, func() error { return s.onProgress(ctx, s.handled) })
+	if err != nil {
+		s.reported = math.MaxInt64 // it is not told what workers finish meanwhile
+	}
+	return err
 }
 
 func (s *subscription) setLive(live bool) error {
@@ -293,7 +365,7 @@ func (s *subscription) delay(found int) (delay time.Duration, err error) {
 }
 
 // call calls a callback, and returns its error or panic as a HandlerError. m is the
-// message that it was about, if it was about one.
+// message that it was about, if it was about one; then it may be called by a worker.
 func (s *subscription) call(m *Message, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -302,11 +374,11 @@ func (s *subscription) call(m *Message, f func() error) (err error) {
 		if err == nil {
 			return
 		}
-		handlerErr := &HandlerError{Position: s.read.position - 1, err: err}
-		if m != nil {
-			handlerErr.Stream, handlerErr.Position, handlerErr.GlobalPosition = m.Stream, m.Position, m.GlobalPosition
+		if m == nil {
+			err = &HandlerError{Position: s.handled, err: err}
+		} else {
+			err = &HandlerError{m.Stream, m.Position, m.GlobalPosition, err}
 		}
-		err = handlerErr
 	}()
 	return f()
 }

@@ -228,15 +228,7 @@ func TestSubscriptionsOutliveTermination(t *testing.T) {
 // and at last not start again.
 func TestSubscriptionsOutliveRestarts(t *testing.T) {
 	t.Parallel()
-	server, err := pgtest.Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := pgtest.Own(t)
 	url := server.URL("postgres")
 	pool := newPool(t, url)
 	install(t, pool)

@@ -40,10 +40,10 @@ func (s *spy) read(args []any) {
 	if len(args) < 3 {
 		return
 	}
-	if position, ok := args[1].(int64); ok { // which it is in reads and nowhere else
+	if position, ok := args[1].(*int64); ok { // which it is in reads and nowhere else
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.positions = append(s.positions, position)
+		s.positions = append(s.positions, *position)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,9 @@ type rehearsal struct {
 	filtered bool    // whether the head is asked for
 	failures []error // of the next reads; nil is a success
 	arrivals []int   // during each sleep; in the one behind the last the context ends
+	stream   func(globalPosition int64) StreamName
 
+	mu    sync.Mutex // for workers
 	diary []string
 	end   context.CancelCauseFunc
 }
@@ -38,7 +41,7 @@ var errEnd = errors.New("the end of the rehearsal")
 
 func rehearse(t *testing.T, written int, opts ...CategorySubscribeOption) *rehearsal {
 	t.Helper()
-	r := &rehearsal{t: t, written: slices.Repeat([]bool{true}, written)}
+	r := &rehearsal{t: t, written: slices.Repeat([]bool{true}, written), stream: func(int64) StreamName { return "category-1" }}
 	store := &storeConfig{logger: slog.New(slog.DiscardHandler), polling: poll.Backoff(10*time.Millisecond, time.Second, 2)}
 	c := newSubscribeConfig(store, func(_ context.Context, m Message) error {
 		r.note("handle %d", m.GlobalPosition)
@@ -68,6 +71,7 @@ func rehearse(t *testing.T, written int, opts ...CategorySubscribeOption) *rehea
 		page:            r.page,
 		head:            func(context.Context) (int64, error) { return r.head(), r.failure() },
 		position:        func(m *Message) int64 { return m.GlobalPosition },
+		suspect:         func() { r.note("suspect") },
 		sleeper:         r,
 		logger:          store.logger,
 	}
@@ -83,6 +87,8 @@ func (r *rehearsal) run() error {
 }
 
 func (r *rehearsal) note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.diary = append(r.diary, fmt.Sprintf(format, args...))
 }
 
@@ -116,13 +122,13 @@ func (r *rehearsal) page(_ context.Context, c readConfig) (page []Message, head 
 func (r *rehearsal) read(c readConfig) (page []Message) {
 	for p := c.position; p <= r.head() && int64(len(page)) < c.batchSize; p++ {
 		if r.written[p-1] {
-			page = append(page, Message{Stream: "category-1", Position: p - 1, GlobalPosition: p})
+			page = append(page, Message{Stream: r.stream(p), Position: p - 1, GlobalPosition: p})
 		}
 	}
 	return page
 }
 
-func (r *rehearsal) sleep(ctx context.Context, d time.Duration, found int) {
+func (r *rehearsal) sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error {
 	r.note("sleep %v", d)
 	if len(r.arrivals) == 0 {
 		r.end(errEnd)
@@ -131,10 +137,11 @@ func (r *rehearsal) sleep(ctx context.Context, d time.Duration, found int) {
 		r.arrivals = r.arrivals[1:]
 	}
 	begun := time.Now()
-	r.sleeper.sleep(ctx, d, found)
-	if slept := time.Since(begun); slept != d && ctx.Err() == nil {
+	err := r.sleeper.sleep(ctx, d, found, moved, progress)
+	if slept := time.Since(begun); slept != d && ctx.Err() == nil && err == nil {
 		r.t.Errorf("slept for %v, want %v", slept, d)
 	}
+	return err
 }
 
 func TestSubscriptionOrder(t *testing.T) {
@@ -207,17 +214,19 @@ func TestSubscriptionOrder(t *testing.T) {
 			want: "read 2, handle 2, progress 2, live true, ask 1/3 0 0s, sleep 10ms",
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				r := rehearse(t, tt.written, append(tt.opts, WithBatchSize(tt.batch))...)
-				r.arrivals = tt.arrivals
-				if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
-					t.Errorf("error %v", err)
-				}
-				r.want(tt.want)
+		for partition, opts := range map[string][]CategorySubscribeOption{"": nil, ", one worker": {Partition(3), Partition(1)}} {
+			t.Run(name+partition, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					r := rehearse(t, tt.written, append(append(opts, tt.opts...), WithBatchSize(tt.batch))...)
+					r.arrivals = tt.arrivals
+					if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
+						t.Errorf("error %v", err)
+					}
+					r.want(tt.want)
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -220,23 +220,25 @@ func TestSubscriptionEnds(t *testing.T) {
 	t.Parallel()
 	const moment = time.Hour + 1234567*time.Microsecond
 	lost := errors.New("connection lost")
-	for name, arrange := range map[string]func(r *rehearsal){
-		"asleep": func(r *rehearsal) { r.polling = func(poll.Seen) time.Duration { return math.MaxInt64 } },
-		"while it retries": func(r *rehearsal) {
+	for name, arrange := range map[string]func(r *rehearsal, ended <-chan struct{}){
+		"asleep": func(r *rehearsal, _ <-chan struct{}) {
+			r.polling = func(poll.Seen) time.Duration { return math.MaxInt64 }
+		},
+		"while it retries": func(r *rehearsal, _ <-chan struct{}) {
 			r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) { return nil, 0, lost }
 		},
-		"before its start": func(r *rehearsal) {
+		"before its start": func(r *rehearsal, _ <-chan struct{}) {
 			r.subscription.read.fromEnd, r.subscription.head = true, func(context.Context) (int64, error) { return 0, lost }
 		},
-		"within a read": func(r *rehearsal) {
+		"within a read": func(r *rehearsal, _ <-chan struct{}) {
 			r.subscription.page = func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
 				<-ctx.Done()
 				return nil, 0, lost // as the driver may say
 			}
 		},
-		"behind a read": func(r *rehearsal) { // which was done when the context ended
-			r.subscription.page = func(ctx context.Context, c readConfig) ([]Message, int64, error) {
-				<-ctx.Done()
+		"behind a read": func(r *rehearsal, ended <-chan struct{}) { // which was done when the context ended
+			r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+				<-ended
 				return r.read(c), 0, nil
 			}
 		},
@@ -246,13 +248,13 @@ func TestSubscriptionEnds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := rehearse(t, 3)
 				r.handler = func(context.Context, Message) error { return nil }
-				arrange(r)
+				ctx, cancel := context.WithTimeoutCause(t.Context(), moment, errEnd)
+				defer cancel()
+				arrange(r, ctx.Done())
 				if name == "behind a read" {
 					r.handler = func(context.Context, Message) error { t.Error("a message behind the end"); return nil }
 				}
 				r.subscription.sleeper = r.sleeper
-				ctx, cancel := context.WithTimeoutCause(t.Context(), moment, errEnd)
-				defer cancel()
 				begun := time.Now()
 				if err := r.subscription.run(ctx); err != errEnd { //nolint:errorlint // the cause itself
 					t.Errorf("error %v (%T), want the cause", err, err)

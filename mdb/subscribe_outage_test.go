@@ -181,15 +181,7 @@ func TestSubscriptionCutPages(t *testing.T) {
 // mistake in the set-up, which must not look like silence, and later it passes.
 func TestSubscriptionRefused(t *testing.T) {
 	t.Parallel()
-	server, err := pgtest.Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := pgtest.Own(t)
 	pool := newPool(t, server.URL("postgres"))
 	install(t, pool)
 	admin := newStore(t, pool)

@@ -51,13 +51,15 @@ func TestSubscriptionsShareOneConnection(t *testing.T) {
 	for i := range subscriptions {
 		write(t, s, station(i).Stream("1"), mdb.NewMessage("Moved", subscriptions*rounds))
 		go func() {
-			switch i % 4 {
+			switch i % 5 {
 			case 0:
 				dropped <- s.SubscribeToStream(ctx, station(i).Stream("1"), handler(i))
 			case 1:
 				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.WithBatchSize(1))
 			case 2:
 				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.AsConsumerGroup(0, 1))
+			case 3:
+				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.Partition(3))
 			default:
 				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i))
 			}
@@ -220,15 +222,15 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 				soon := func() { time.AfterFunc(rand.N(3*time.Millisecond), func() { end(cause) }) }
 				// Most of those that end soon never get a connection, as those that
 				// end within a read break theirs off. So others wait for their moment.
-				message := -1
+				var message atomic.Int64
 				live := mdb.OnLive(func(bool) {})
-				switch i / 4 % 3 {
+				switch i / 5 % 3 {
 				case 0:
 					soon()
 				case 1:
 					live = mdb.OnLive(func(bool) { soon() })
 				case 2:
-					message = rand.IntN(7)
+					message.Store(rand.Int64N(7) + 1)
 					live = mdb.OnLive(func(live bool) {
 						if live {
 							soon()
@@ -237,14 +239,14 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 				}
 				handler := func(context.Context, mdb.Message) error {
 					handled.Add(1)
-					if message--; message == -1 {
+					if message.Add(-1) == 0 {
 						end(cause)
 					}
 					return nil
 				}
 				polling := mdb.WithPolling(func(poll.Seen) time.Duration { slept.Add(1); return time.Millisecond })
 				var err error
-				switch batch := mdb.WithBatchSize(1 + rand.IntN(50)); i % 4 {
+				switch batch := mdb.WithBatchSize(1 + rand.IntN(50)); i % 5 {
 				case 0:
 					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling)
 				case 1:
@@ -253,6 +255,8 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling, mdb.WithCondition("position > 3"))
 				case 3:
 					err = s.SubscribeToStream(ctx, category.Stream("1"), handler, batch, live, polling)
+				case 4:
+					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling, mdb.Partition(1+rand.IntN(9)))
 				}
 				if err != cause { //nolint:errorlint // the cause itself
 					t.Errorf("dropped with %v (%T), want the cause", err, err)

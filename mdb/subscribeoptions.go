@@ -33,6 +33,7 @@ type subscribeConfig struct {
 	onLive     func(bool)
 	onProgress func(context.Context, int64) error
 	onRetry    func(Retry)
+	workers    int // 0 or 1: none but the caller
 	faults     faults
 }
 

@@ -20,6 +20,9 @@ type wire struct {
 	// trips counts the messages that make the server send all that it has to say,
 	// which the client then waits for.
 	trips atomic.Int64
+	// turns counts how often the client reads behind having written: of what it has
+	// sent in one go it waits for the answers together.
+	turns atomic.Int64
 	// answered is how long the answer was that was cut last.
 	answered atomic.Int64
 
@@ -78,10 +81,13 @@ type wireConn struct {
 	started bool         // the start-up message is over
 	pending []byte       // of a request, until its frame is complete
 	broken  atomic.Int64 // 1 more than the bytes to let through, 0 while whole
+	early   []byte       // of that answer, met by a read that waited before the request
 	rest    []byte       // of an answer that breaks off
+	wrote   atomic.Bool  // and has not read since
 }
 
 func (c *wireConn) Write(b []byte) (int, error) {
+	c.wrote.Store(true)
 	if cut, ok := c.wire.next(b); ok {
 		switch cut.answer {
 		case unsent:
@@ -120,8 +126,16 @@ func (c *wireConn) Write(b []byte) (int, error) {
 }
 
 func (c *wireConn) Read(b []byte) (int, error) {
+	if c.wrote.CompareAndSwap(true, false) {
+		c.wire.turns.Add(1)
+	}
 	if c.broken.Load() == 0 {
-		return c.Conn.Read(b)
+		n, err := c.Conn.Read(b)
+		if n == 0 || c.broken.Load() == 0 {
+			return n, err
+		}
+		// While a write takes long, pgx reads in the background.
+		c.early = bytes.Clone(b[:n])
 	}
 	if c.rest == nil {
 		answer, err := c.answer()
@@ -147,13 +161,14 @@ func (c *wireConn) Read(b []byte) (int, error) {
 // answer reads up to the message by which the server says that it is ready.
 func (c *wireConn) answer() ([]byte, error) {
 	answer := []byte{}
+	server := io.MultiReader(bytes.NewReader(c.early), c.Conn)
 	for {
 		var header [5]byte
-		if _, err := io.ReadFull(c.Conn, header[:]); err != nil {
+		if _, err := io.ReadFull(server, header[:]); err != nil {
 			return nil, err
 		}
 		body := make([]byte, binary.BigEndian.Uint32(header[1:])-4)
-		if _, err := io.ReadFull(c.Conn, body); err != nil {
+		if _, err := io.ReadFull(server, body); err != nil {
 			return nil, err
 		}
 		answer = append(append(answer, header[:]...), body...)

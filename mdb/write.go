@@ -2,6 +2,7 @@ package mdb
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 
@@ -53,9 +54,8 @@ func (p *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []
 // A proposedWrite is a write as it is sent, however often. Its texts are in
 // columns, as the statement over arrays wants them.
 type proposedWrite struct {
-	stream     StreamName
-	expected   *int64
-	idempotent bool
+	writeConfig
+	stream StreamName
 
 	ids            []uuid.UUID
 	minted         []bool // whether the ID is this call's own
@@ -63,51 +63,72 @@ type proposedWrite struct {
 	data, metadata []*string // JSON; nil: SQL NULL
 
 	written []Written
+
+	attempts int
+	lost     error // why the outcome of an attempt is unknown, once one is
+
+	// A single message's, so that it costs no more than the write itself.
+	single struct {
+		id      [1]uuid.UUID
+		minted  [1]bool
+		texts   [4]string
+		json    [2]*string
+		written [1]Written
+		args    [6]any
+	}
+}
+
+func (w *proposedWrite) makeRoom(n int) (texts []string) {
+	if n == 1 {
+		single := &w.single
+		w.ids, w.minted, w.written = single.id[:], single.minted[:], single.written[:]
+		w.data, w.metadata = single.json[:1:1], single.json[1:]
+		texts = single.texts[:]
+	} else {
+		w.ids, w.minted, w.written = make([]uuid.UUID, n), make([]bool, n), make([]Written, n)
+		w.data, w.metadata = make([]*string, n), make([]*string, n)
+		texts = make([]string, 4*n)
+	}
+	w.idTexts, w.types = texts[:n:n], texts[n:2*n:2*n]
+	return texts
 }
 
 // proposeWrite checks everything that can be checked here, all at once.
 func (p *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts []WriteOption) (*proposedWrite, error) {
-	var c writeConfig
-	c.faults.stream(stream)
+	w := &proposedWrite{stream: stream}
+	w.faults.stream(stream)
 	for _, opt := range opts {
-		opt.write(&c)
+		opt.write(&w.writeConfig)
 	}
-	if c.idempotent && p.tx != nil {
-		c.faults.add("option", "Idempotent on a Tx", "a Store, as the failure that leads to the look ends a transaction")
+	if w.idempotent && p.tx != nil {
+		w.faults.add("option", "Idempotent on a Tx", "a Store, as the failure that leads to the look ends a transaction")
 	}
 	n := len(ms)
-	texts := make([]string, 4*n)
-	w := &proposedWrite{
-		stream:     stream,
-		expected:   c.expected,
-		idempotent: c.idempotent,
-		ids:        make([]uuid.UUID, n),
-		minted:     make([]bool, n),
-		idTexts:    texts[:n:n],
-		types:      texts[n : 2*n : 2*n],
-		data:       make([]*string, n),
-		metadata:   make([]*string, n),
-		written:    make([]Written, n),
+	texts := w.makeRoom(n)
+	var seen map[uuid.UUID]int
+	if n > 1 {
+		seen = make(map[uuid.UUID]int, n)
 	}
-	seen := make(map[uuid.UUID]int, n)
 	for i, m := range ms {
 		what := ""
 		if n > 1 {
 			what = "message " + strconv.Itoa(i) + "'s "
 		}
-		c.faults.messageType(what+"type", m.Type)
-		data := p.encode(&c.faults, what+"data", m.Data)
-		metadata := p.encode(&c.faults, what+"metadata", m.Metadata)
+		w.faults.messageType(what+"type", m.Type)
+		data := p.encode(&w.faults, what+"data", m.Data)
+		metadata := p.encode(&w.faults, what+"metadata", m.Metadata)
 		if size := len(data) + len(metadata); size > p.config.maxSize {
-			c.faults.add(what+"size", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(p.config.maxSize)+", see WithMaxMessageSize")
+			w.faults.add(what+"size", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(p.config.maxSize)+", see WithMaxMessageSize")
 		}
 		if m.ID == uuid.Nil {
 			m.ID = newID()
 			w.minted[i] = true
 		} else if first, ok := seen[m.ID]; ok {
-			c.faults.add(what+"ID", m.ID.String()+", which is message "+strconv.Itoa(first)+"'s", "an ID of its own")
+			w.faults.add(what+"ID", m.ID.String()+", which is message "+strconv.Itoa(first)+"'s", "an ID of its own")
 		}
-		seen[m.ID] = i
+		if n > 1 {
+			seen[m.ID] = i
+		}
 		w.ids[i], w.idTexts[i], w.types[i] = m.ID, m.ID.String(), m.Type
 		if data != nil {
 			texts[2*n+i] = scan.String(data)
@@ -118,7 +139,23 @@ func (p *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 			w.metadata[i] = &texts[3*n+i]
 		}
 	}
-	return w, c.faults.err()
+	return w, w.faults.err()
+}
+
+// arguments are those of writeMessage: pointers, which cost nothing to be handed
+// on.
+func (w *proposedWrite) arguments() []any {
+	w.single.args = [...]any{&w.idTexts[0], (*string)(&w.stream), &w.types[0], w.data[0], w.metadata[0], w.expected}
+	return w.single.args[:]
+}
+
+// size is how many bytes the texts have.
+func (w *proposedWrite) size() int {
+	n := len(w.stream)
+	for _, text := range w.single.texts {
+		n += len(text)
+	}
+	return n
 }
 
 func (p *procedures) encode(f *faults, argument string, v any) []byte {
@@ -149,36 +186,59 @@ func (p *procedures) write(ctx context.Context, w *proposedWrite) error {
 
 // attempt sends w once.
 func (p *procedures) attempt(ctx context.Context, w *proposedWrite) error {
-	read := func(rows pgx.Rows) error {
-		n := 0
-		for ; rows.Next(); n++ {
-			if n == len(w.written) {
-				return fmt.Errorf("more than %d rows for as many messages", n)
-			}
-			var globalPosition *int64 // NULL where it is unknown
-			written := Written{ID: w.ids[n]}
-			if err := rows.Scan(&written.Position, &globalPosition); err != nil {
-				return err
-			}
-			if globalPosition != nil {
-				written.GlobalPosition = *globalPosition
-			}
-			w.written[n] = written
-		}
-		if rows.Err() == nil && n < len(w.written) {
-			return fmt.Errorf("%d rows for %d messages", n, len(w.written))
-		}
-		return rows.Err()
-	}
 	if len(w.ids) == 1 {
-		return p.run(ctx, writeMessage, read, w.idTexts[0], string(w.stream), w.types[0], w.data[0], w.metadata[0], w.expected)
+		return p.run(ctx, writeMessage, w.read, w.arguments()...)
 	}
 	if p.config.direct {
 		return p.runBatch(ctx, nil,
 			step{st: acquireLock, read: drain, args: []any{string(w.stream)}},
-			step{st: directWrite, read: read, args: []any{string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected}})
+			step{st: directWrite, read: w.read, args: []any{string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected}})
 	}
-	return p.run(ctx, writeMessages, read, string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected)
+	return p.run(ctx, writeMessages, w.read, string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected)
+}
+
+// read reads where the messages are.
+func (w *proposedWrite) read(rows pgx.Rows) error {
+	n := 0
+	for ; rows.Next(); n++ {
+		if n == len(w.written) {
+			return fmt.Errorf("more than %d rows for as many messages", n)
+		}
+		fields, values := rows.FieldDescriptions(), rows.RawValues()
+		if len(fields) != 2 || len(values) != 2 {
+			return fmt.Errorf("rows of %d columns", len(fields))
+		}
+		written := Written{ID: w.ids[n]}
+		var err error
+		if written.Position, err = integer(fields[0].Format, values[0]); err != nil {
+			return err
+		}
+		if values[1] != nil { // NULL where it is unknown
+			if written.GlobalPosition, err = integer(fields[1].Format, values[1]); err != nil {
+				return err
+			}
+		}
+		w.written[n] = written
+	}
+	if rows.Err() == nil && n < len(w.written) {
+		return fmt.Errorf("%d rows for %d messages", n, len(w.written))
+	}
+	return rows.Err()
+}
+
+// integer reads a bigint, or the integer that another version of the store may
+// have, without a detour through a pointer for each value.
+func integer(format int16, value []byte) (int64, error) {
+	if format == pgx.TextFormatCode {
+		return strconv.ParseInt(string(value), 10, 64)
+	}
+	switch len(value) {
+	case 4:
+		return int64(int32(binary.BigEndian.Uint32(value))), nil
+	case 8:
+		return int64(binary.BigEndian.Uint64(value)), nil
+	}
+	return 0, fmt.Errorf("an integer of %d bytes", len(value))
 }
 
 // explain returns the error of a write that has not happened.

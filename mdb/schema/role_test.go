@@ -19,15 +19,7 @@ import (
 // databases, and goes about it step by step.
 func TestInstallAndRoles(t *testing.T) {
 	t.Parallel()
-	server, err := pgtest.Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := pgtest.Own(t)
 	admin := connect(t, server.URL("postgres"))
 	run(t, admin, `
 		CREATE ROLE installer LOGIN CREATEROLE;

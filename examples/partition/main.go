@@ -1,0 +1,78 @@
+// A partition: one subscription, several workers. Letters to one town are delivered
+// in their order, by one worker, while those to other towns are on their way at the
+// same time.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+var errStopped = errors.New("stopped")
+
+// deliver delivers letters until the position has been kept, and returns them by town.
+func deliver(ctx context.Context, store *mdb.Store, last int64) (map[string][]string, error) {
+	var mu sync.Mutex // the handler is called by all workers
+	delivered := make(map[string][]string)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	err := store.SubscribeToCategory(ctx, "letter", func(_ context.Context, m mdb.Message) error {
+		mu.Lock()
+		defer mu.Unlock()
+		town := m.Stream.CardinalID()
+		delivered[town] = append(delivered[town], m.Stream.ID())
+		return nil
+	},
+		mdb.Partition(4),
+		mdb.OnProgress(func(_ context.Context, position int64) error {
+			// Everything up to the position is delivered, by whichever worker.
+			if position >= last {
+				stop(errStopped)
+			}
+			return nil
+		}))
+	if !errors.Is(err, errStopped) {
+		return nil, err
+	}
+	return delivered, nil
+}
+
+func run(ctx context.Context, url string) error {
+	store, err := mdb.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+
+	var last int64
+	for i := range 9 {
+		town := []string{"berlin", "oslo", "rome"}[i%3]
+		stream := mdb.Category("letter").Stream(mdb.CompoundID(town, fmt.Sprint(i)))
+		written, err := store.WriteMessage(ctx, stream, mdb.NewMessage("Posted", nil))
+		if err != nil {
+			return err
+		}
+		last = written.GlobalPosition
+	}
+	delivered, err := deliver(ctx, store, last)
+	if err != nil {
+		return err
+	}
+	for _, town := range []string{"berlin", "oslo", "rome"} {
+		fmt.Printf("%s: %v, in order: %t\n", town, delivered[town], slices.IsSorted(delivered[town]))
+	}
+	return nil
+}
+
+func main() {
+	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+		log.Fatal(err)
+	}
+}

@@ -1,0 +1,115 @@
+package mdb_test
+
+import (
+	"context"
+	"encoding/json"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// Allocations of a call, and what a context that may end adds to each.
+const (
+	readAllocs  = 6
+	emptyAllocs = 4
+	writeAllocs = 6
+	watchAllocs = 4
+)
+
+// measured runs a test with the rights to count: not in parallel, on a store of
+// each way whose statements are prepared, and with contexts of both kinds.
+func measured(t *testing.T, test func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64)) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("the race detector makes sync.Pool forget: make test runs this without it")
+	}
+	// So does a collection.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	// And each processor has a part of the pool to itself.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
+		s := newStore(t, newPool(t, testdb.Shared(t), oneConnection), opts...)
+		t.Run(way+", background", func(t *testing.T) {
+			test(t, s, context.Background(), 0)
+		})
+		t.Run(way+", cancellable", func(t *testing.T) { test(t, s, t.Context(), watchAllocs) })
+	}
+}
+
+func TestAllocsOfReads(t *testing.T) {
+	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
+		for _, tt := range []struct {
+			rows, size int
+			want       float64
+		}{
+			{0, 10, emptyAllocs},
+			{1, 10, readAllocs},
+			{10, 10, readAllocs},
+			{1000, 10, readAllocs},
+			// Beyond 64 KiB it is the arena's chunks, see internal/scan.
+			{1000, 200, readAllocs + 3},
+		} {
+			stream := mdbtest.Category("allocs").Stream("1")
+			ms := make([]mdb.ProposedMessage, tt.rows)
+			for i := range ms {
+				ms[i] = mdb.ProposedMessage{Type: "Happened", Data: i, Metadata: []string{strings.Repeat("x", tt.size)}}
+			}
+			if _, err := s.WriteMessages(t.Context(), stream, ms); err != nil {
+				t.Fatal(err)
+			}
+			for what, read := range map[string]func() ([]mdb.Message, error){
+				"GetStreamMessages":   func() ([]mdb.Message, error) { return s.GetStreamMessages(ctx, stream) },
+				"GetCategoryMessages": func() ([]mdb.Message, error) { return s.GetCategoryMessages(ctx, stream.Category()) },
+			} {
+				got := testing.AllocsPerRun(20, func() {
+					if ms, err := read(); err != nil || len(ms) != tt.rows {
+						t.Fatalf("%s: %d messages, error %v", what, len(ms), err)
+					}
+				})
+				if want := tt.want + watch; got != want {
+					t.Errorf("%s of %d rows of %d bytes: %v allocations, want %v", what, tt.rows, tt.size, got, want)
+				}
+			}
+		}
+	})
+}
+
+// TestAllocsOfWrites has the payload be copied into a buffer that is there already,
+// however large it is.
+func TestAllocsOfWrites(t *testing.T) {
+	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
+		stream := mdbtest.Category("allocs").Stream("1")
+		for _, size := range []int{100, 1 << 10, 10 << 10, 100 << 10, 1 << 20} {
+			var data any = json.RawMessage(`"` + strings.Repeat("x", size-2) + `"`)
+			write := func() {
+				if _, err := s.WriteMessage(ctx, stream, mdb.ProposedMessage{ID: uuid.New(), Type: "Happened", Data: data}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := writeAllocs + watch
+			if size >= 1<<10 {
+				want++ // pgproto3 makes itself a new buffer of 1 KiB behind a larger message
+			}
+			const runs = 20
+			if got := testing.AllocsPerRun(runs, write); got != want {
+				t.Errorf("%d bytes: %v allocations, want %v", size, got, want)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for range runs {
+				write()
+			}
+			runtime.ReadMemStats(&after)
+			if got := (after.TotalAlloc - before.TotalAlloc) / runs; got > 4<<10 {
+				t.Errorf("%d bytes: %d bytes allocated per call, want at most 4 KiB", size, got)
+			}
+		}
+	})
+}

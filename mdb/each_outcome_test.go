@@ -1,0 +1,246 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// TestWriteEachSettles loses the connection at several places. Each write happens
+// once, in the order of its stream, and says where it is.
+func TestWriteEachSettles(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, s *mdb.Store, w *wire) {
+		mode := s.Pool().Config().ConnConfig.DefaultQueryExecMode
+		write(t, s, "warm-1", mdb.NewMessage("Happened", nil))
+		for _, streams := range []int{12, 4, 1} {
+			for _, place := range []int{unsent, lost, 0, whole} {
+				if mode == pgx.QueryExecModeSimpleProtocol && place == whole {
+					continue // breaks behind the first write, which is known then
+				}
+				category := mdbtest.Category("settle")
+				ws := spread(category, 12, streams)
+				w.cut(cut{string(category), place})
+				written := each(t, s, ws)
+				if n := w.uncut(); n != 0 {
+					t.Fatalf("%d cuts have not happened", n)
+				}
+				// What the server did behind the first answer depends on when it noticed.
+				if first := written[0].Duplicate; place == 0 && !first || place == whole && streams == 12 && first {
+					t.Errorf("%d streams, cut at %d: the first write is %+v", streams, place, written[0])
+				}
+				for i := range written {
+					if written[i].Duplicate && place < 0 {
+						t.Errorf("%d streams, cut at %d: write %d is a duplicate", streams, place, i)
+					}
+					written[i].Duplicate = false
+				}
+				checkStored(t, s, category, ws, written)
+			}
+		}
+	})
+}
+
+// TestWriteEachUnsettled has a lost connection and no further attempt: all that was
+// sent is unknown, also what is behind another unknown write. The same call settles it.
+func TestWriteEachUnsettled(t *testing.T) {
+	t.Parallel()
+	for place, present := range map[int]bool{lost: false, 0: true} {
+		t.Run(fmt.Sprint("present ", present), func(t *testing.T) {
+			t.Parallel()
+			var w wire
+			s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection), attempts(1))
+			category := mdbtest.Category("unsettled")
+			ws := spread(category, 12, 4)
+			write(t, s, "warm-1", mdb.NewMessage("Happened", nil))
+			w.cut(cut{string(category), place})
+			for i, r := range s.WriteEach(t.Context(), ws) {
+				if unknown := wantError[*mdb.UnknownOutcomeError](t, r.Err); len(unknown.IDs) != 1 || unknown.IDs[0] != ws[i].Message.ID {
+					t.Errorf("write %d: IDs %v", i, unknown.IDs)
+				}
+				if is[*mdb.SkippedError](r.Err) {
+					t.Errorf("write %d: error %v, though it may have happened", i, r.Err)
+				}
+			}
+			for i := range ws {
+				ws[i].Options = []mdb.WriteOption{mdb.Idempotent()}
+			}
+			again := each(t, s, ws)
+			for i := range again {
+				// The server has done the first stream's before it could notice.
+				if inFirst := i%4 == 0; again[i].Duplicate != present && (inFirst || !present) {
+					t.Errorf("write %d: %+v, want a duplicate: %t", i, again[i], present)
+				}
+				again[i].Duplicate = false
+			}
+			checkStored(t, s, category, ws, again)
+		})
+	}
+}
+
+// TestWriteEachContextEnds has the context end while a write waits for its lock,
+// with some of those behind it sent and some not.
+func TestWriteEachContextEnds(t *testing.T) {
+	t.Parallel()
+	holder := mdbtest.SharedStore(t)
+	s := newStore(t, newPool(t, testdb.Shared(t)))
+	category := mdbtest.Category("ends")
+	ws := spread(category, 1000, 1000)
+	release := holdLock(t, holder, category)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan []mdb.WriteResult, 1)
+	go func() { done <- s.WriteEach(ctx, ws) }()
+	untilBlocked(t, holder.Pool(), category, 1)
+	cancel()
+	sent := 0
+	for i, r := range <-done {
+		if !errors.Is(r.Err, context.Canceled) {
+			t.Fatalf("write %d: error %v, want a cancelled context", i, r.Err)
+		}
+		if isUnknown(r.Err) {
+			if sent++; sent != i+1 {
+				t.Errorf("write %d is unknown, and one before it was not sent", i)
+			}
+		}
+	}
+	if sent == 0 || sent > 500 {
+		t.Errorf("%d of %d writes were sent ahead of their answers", sent, len(ws))
+	}
+	release()
+	for i := range ws {
+		ws[i].Options = []mdb.WriteOption{mdb.Idempotent()}
+	}
+	written := each(t, s, ws)
+	for i := range written {
+		if written[i].Duplicate && i >= sent {
+			t.Errorf("write %d was not sent, and is there", i)
+		}
+		written[i].Duplicate = false
+	}
+	checkStored(t, holder, category, ws, written)
+
+	// Over before it begins.
+	for _, r := range s.WriteEach(ctx, ws[:3]) {
+		if !errors.Is(r.Err, context.Canceled) || isUnknown(r.Err) {
+			t.Errorf("error %v, want a cancelled context and no unknown outcome", r.Err)
+		}
+	}
+}
+
+// TestWriteEachTerminated has an administrator end the session in the middle.
+func TestWriteEachTerminated(t *testing.T) {
+	t.Parallel()
+	holder := mdbtest.SharedStore(t)
+	var log journal
+	s := newStore(t, newPool(t, testdb.Shared(t)), log.option(), attempts(3))
+	first, second := mdbtest.Category("first"), mdbtest.Category("second")
+	ws := slices.Concat(spread(first, 6, 2), spread(second, 6, 2))
+	release := holdLock(t, holder, second)
+	done := make(chan []mdb.WriteResult, 1)
+	go func() { done <- s.WriteEach(t.Context(), ws) }()
+	untilBlocked(t, holder.Pool(), second, 1)
+	hash := mdb.Hash64(string(second))
+	pid := value[int](t, holder.Pool(), `SELECT pid FROM pg_locks WHERE NOT granted AND `+keyLocks, hash)
+	exec(t, holder.Pool(), `SELECT pg_terminate_backend($1)`, pid)
+	until(t, holder.Pool(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid <> $2 AND `+keyLocks+`)`, hash, pid)
+	release()
+	var written []mdb.Written
+	for i, r := range <-done {
+		if r.Err != nil || r.Written.Duplicate {
+			t.Errorf("write %d: %+v, error %v", i, r.Written, r.Err)
+		}
+		written = append(written, r.Written)
+	}
+	checkStored(t, holder, first, ws[:6], written[:6])
+	checkStored(t, holder, second, ws[6:], written[6:])
+	if n := log.retries(); n != 1 {
+		t.Errorf("%d retries, want 1", n)
+	}
+}
+
+// TestWriteEachCommitFails has a write fail only when it is committed, alone on its
+// stream and amid others: neither it nor those behind it happen.
+func TestWriteEachCommitFails(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), `
+		CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'refused'; END$$;
+		CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON message_store.messages DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW WHEN (NEW.type = 'Refused') EXECUTE FUNCTION public.refuse()`)
+	for _, mode := range execModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, newPool(t, url, oneConnection, execMode(mode)))
+			category := mdbtest.Category("commit")
+			// Long enough that a chain is sent in several pieces.
+			ws := spread(category, 300, 2)
+			alone := []mdb.Write{
+				{Stream: category.Stream("alone"), Message: mdb.NewMessage("Refused", nil)},
+				{Stream: category.Stream("last"), Message: mdb.NewMessage("Happened", nil)},
+			}
+			ws[21].Message.Type = "Refused"
+			refused := isPgError("P0001")
+			for i, r := range s.WriteEach(t.Context(), append(ws, alone...)) {
+				skipped := is[*mdb.SkippedError](r.Err)
+				switch {
+				case i == 21 || i == 300:
+					if !refused(r.Err) || skipped {
+						t.Errorf("write %d: error %v, want the trigger's", i, r.Err)
+					}
+				case i > 21 && i < 300 && i%2 == 1:
+					if !refused(r.Err) || !skipped {
+						t.Errorf("write %d: error %v, want it left out", i, r.Err)
+					}
+				case r.Err != nil:
+					t.Errorf("write %d: %v", i, r.Err)
+				}
+			}
+			for name, want := range map[string]int{"0": 150, "1": 10, "alone": 0, "last": 1} {
+				if got := positions(t, s.Pool(), category.Stream(name)); len(got) != want {
+					t.Errorf("stream %s: %d messages, want %d", name, len(got), want)
+				}
+			}
+		})
+	}
+}
+
+// TestWriteEachForgotten has the server forget the statement, which is prepared
+// anew even if nothing is tried again.
+func TestWriteEachForgotten(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection), attempts(1))
+	for range 2 {
+		category := mdbtest.Category("forgotten")
+		ws := spread(category, 12, 4)
+		checkStored(t, s, category, ws, each(t, s, ws))
+		exec(t, s.Pool(), `DEALLOCATE ALL`)
+	}
+}
+
+// TestWriteEachInvalidLast has an earlier write to the stream not go down with a
+// later one that is refused here.
+func TestWriteEachInvalidLast(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, s *mdb.Store, w *wire) {
+		category := mdbtest.Category("last")
+		ws := spread(category, 3, 1)
+		ws[1].Message.Type = ""
+		w.cut(cut{string(category), lost})
+		results := s.WriteEach(t.Context(), ws)
+		if results[0].Err != nil {
+			t.Errorf("error %v", results[0].Err)
+		}
+		wantError[*mdb.ArgumentError](t, results[1].Err)
+		if skipped := wantError[*mdb.SkippedError](t, results[2].Err); skipped.Failed != 1 {
+			t.Errorf("left out behind %d, want 1", skipped.Failed)
+		}
+	})
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package mdb_test
+
+const raceEnabled = false
