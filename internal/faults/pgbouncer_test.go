@@ -1,0 +1,174 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// pgBouncer starts one in transaction mode in front of the database, and returns
+// the database's URL through it. It needs no password, and lets nobody else in than
+// this machine.
+func pgBouncer(t *testing.T, target string) string {
+	t.Helper()
+	program, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		if program, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
+			t.Fatal("there is no pgbouncer: install it (Debian: apt-get install pgbouncer)")
+		}
+	}
+	cfg, err := pgx.ParseConfig(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+	listener.Close()
+	dir, err := os.MkdirTemp("", "mdb-pgbouncer-") //nolint:usetesting // other users may not enter the test's folder
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	ini := filepath.Join(dir, "pgbouncer.ini")
+	text := fmt.Sprintf(`[databases]
+* = host=%s port=%d user=%s
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %s
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 4
+max_client_conn = 200
+server_login_retry = 0.05
+`, cfg.Host, cfg.Port, cfg.User, port)
+	if err := errors.Join(os.WriteFile(ini, []byte(text), 0o644), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, ini)
+	var log strings.Builder
+	cmd.Stderr = &log
+	if os.Geteuid() == 0 { // it does not run as root
+		account, err := user.Lookup("nobody")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid, _ := strconv.ParseUint(account.Uid, 10, 32)
+		gid, _ := strconv.ParseUint(account.Gid, 10, 32)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	u := url.URL{
+		Scheme: "postgres", User: url.User(cfg.User), Host: "127.0.0.1:" + port,
+		Path: "/" + cfg.Database, RawQuery: "sslmode=disable",
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for { // until it answers
+		conn, err := pgx.Connect(ctx, u.String())
+		if err == nil {
+			_ = conn.Close(ctx)
+			return u.String()
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		settle()
+	}
+}
+
+// TestPgBouncer works through PgBouncer in transaction mode, which keeps neither
+// prepared statements nor settings, and refuses the start-up parameters that
+// Configure sets. What the documentation says is what is set here: a mode of pgx
+// that sends a statement with its arguments (not describe exec, which sends them
+// apart), and the role's settings instead of Configure's. The bell listens past it.
+func TestPgBouncer(t *testing.T) {
+	needsCI(t) // and a program that make test shall not need
+	for name, mode := range map[string]pgx.QueryExecMode{
+		"exec":           pgx.QueryExecModeExec,
+		"cache describe": pgx.QueryExecModeCacheDescribe,
+		"simple":         pgx.QueryExecModeSimpleProtocol,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, direct := ownServer(t)
+			admin := connect(t, direct)
+			execute(t, admin, `ALTER ROLE postgres SET search_path = message_store, "$user", public, pg_temp`)
+			execute(t, admin, `ALTER ROLE postgres SET message_store.sql_condition = 'off'`)
+			if err := schema.InstallNotify(t.Context(), admin); err != nil {
+				t.Fatal(err)
+			}
+			// It gets to the server through a proxy, which cuts its connections too.
+			p := newProxy(t, s.URL("postgres"))
+			bouncer := pgBouncer(t, p.url())
+			w := newWorld(direct, bouncer, *seedFlag)
+			w.messages, w.unpooled = scaled(300, 4000), true
+			w.prepare = func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode }
+			w.options = []mdb.StoreOption{mdb.WithNotify(mdb.ListenOn(direct))}
+			if mode == pgx.QueryExecModeExec {
+				w.options = append(w.options, mdb.WithDirectSQL())
+			}
+			w.grace = 0 // PgBouncer keeps its connections
+			violations := w.run(t, func(ctx context.Context) error {
+				return every(ctx, w.rng, 300*time.Millisecond, func() error {
+					w.fault()
+					p.cutAll()
+					return nil
+				})
+			})
+			w.judge(t, "T15", int(p.hits.Load()), violations)
+
+			store, pool := w.open(t)
+			defer pool.Close()
+			if err := store.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+			// The bell hears, past PgBouncer, what is written through it.
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			dropped := make(chan error, 1)
+			go func() {
+				dropped <- store.SubscribeToCategory(ctx, w.names[0], func(context.Context, mdb.Message) error { return nil })
+			}()
+			for end := time.Now().Add(patience); store.NotifyStats().Armed == 0; settle() {
+				if time.Now().After(end) {
+					t.Fatalf("the bell is not armed: %+v", store.NotifyStats())
+				}
+			}
+			stop()
+			if err := <-dropped; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+}
