@@ -1,31 +1,37 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 // TestOnce runs every rival of every case, so that none rots.
 func TestOnce(t *testing.T) {
+	pgtest.NeedPrograms(t)
 	e, err := newEnvironment(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Close)
+	h := &harness{postmaster: e.postmaster, rounds: 1, turn: time.Nanosecond}
 	for _, c := range e.cases() {
 		t.Run(c.name, func(t *testing.T) {
-			samples, err := measure(t.Context(), c, 1, time.Nanosecond)
+			samples, err := h.measure(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := 2 * len(e.clients); len(samples) != want {
+			if want := 2 * len(c.rivals); len(samples) != want {
 				t.Errorf("%d samples, want %d", len(samples), want)
 			}
-			table := report(c, summarize(c, samples))
-			for _, name := range e.names {
-				if !strings.Contains(table, name) {
-					t.Errorf("the table lacks %s:\n%s", name, table)
+			text := table(c, summarize(c, samples))
+			for _, r := range c.rivals {
+				if !strings.Contains(text, r.name) {
+					t.Errorf("the table lacks %s:\n%s", r.name, text)
 				}
 			}
 		})
@@ -49,5 +55,59 @@ func TestRatios(t *testing.T) {
 	rows := summarize(c, samples)
 	if r := rows[1].ratio; r.Center != 2 || r.Lo != 2 || r.Hi != 2 {
 		t.Errorf("ratio %v (%v–%v), want 2", r.Center, r.Lo, r.Hi)
+	}
+}
+
+// TestGrowth measures the smallest sizes, so that no dimension rots.
+func TestGrowth(t *testing.T) {
+	e, err := newServer(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	shrink = 100
+	t.Cleanup(func() { shrink = 1 })
+	o := options{rounds: 1, turn: time.Nanosecond, out: t.TempDir()}
+	for _, d := range dimensions {
+		t.Run(d.file, func(t *testing.T) {
+			d.sizes = d.sizes[:2]
+			if d.file == "store" {
+				d.sizes = []int{1000, 2000}
+			}
+			var w strings.Builder
+			if err := e.grow(t.Context(), o, d, &output{w: &w}); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := strings.Count(w.String(), "\n| "), 1+len(d.sizes); got != want {
+				t.Errorf("%d rows, want %d:\n%s", got, want, w.String())
+			}
+			if _, err := os.Stat(filepath.Join(o.out, "growth-"+d.file+".svg")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestFloors pins how a floor is judged: by the bound that is kinder.
+func TestFloors(t *testing.T) {
+	t.Parallel()
+	var samples []sample
+	for round := range 10 {
+		for rival, ns := range map[string]float64{floorName: 100, proceduresName: 114, stdlibOnce: 150} {
+			samples = append(samples, sample{Case: "Read a page of 1,000 messages of a category", Rival: rival, Round: round, NsPerOp: ns})
+		}
+	}
+	verdicts := judge(samples)
+	if len(verdicts) != 2 {
+		t.Fatalf("%d verdicts, want 2", len(verdicts))
+	}
+	if v := verdicts[0]; v.holds() { // 150 ÷ 114 < 1.4
+		t.Errorf("%s holds at %v", v.what, v.ratio)
+	}
+	if v := verdicts[1]; !v.holds() { // 1.14 ≤ 1.15
+		t.Errorf("%s fails at %v", v.what, v.ratio)
+	}
+	if _, hold := floorsTable(samples); hold {
+		t.Error("the table says that all hold")
 	}
 }

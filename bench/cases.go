@@ -2,157 +2,328 @@ package main
 
 import (
 	"context"
-	"database/sql"
+	"errors"
 	"fmt"
-	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver pgx of database/sql
-	_ "github.com/lib/pq"              // the driver postgres of database/sql
-
-	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
-	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// seed is what is in the store before anything is measured.
-const (
-	seedMessages   = 100_000
-	seedCategories = 16
-)
-
-// An environment is a server with a seeded store, and every client on it.
-type environment struct {
-	server  *pgtest.Server
-	names   []string
-	clients []client
-	close   []func()
+// cases are the tables of the report.
+func (e *environment) cases() []benchCase {
+	b := &builder{e: e}
+	b.writes()
+	b.reads()
+	b.concurrent()
+	b.subscriptions()
+	return b.cases
 }
 
-func (e *environment) Close() {
-	for _, c := range slices.Backward(e.close) {
-		c()
-	}
+// A builder makes cases. Writes go to streams of their own, so that no client's
+// streams are longer than another's.
+type builder struct {
+	e       *environment
+	cases   []benchCase
+	streams atomic.Int64
 }
 
-// newEnvironment starts a server that keeps its promises (fsync is on) and is
-// reached by TCP, as it would be over a network.
-func newEnvironment(ctx context.Context) (e *environment, err error) {
-	e = new(environment)
-	defer func() {
-		if err != nil {
-			e.Close()
+// each returns a rival for each client, without those whose names are given.
+func (b *builder) each(op func(c client, category string) func(context.Context) error, without ...string) []rival {
+	var rivals []rival
+	for i, c := range b.e.clients {
+		skip := false
+		for _, name := range without {
+			skip = skip || strings.Contains(b.e.names[i], name)
 		}
-	}()
-	if e.server, err = pgtest.Start(ctx, pgtest.Setting("fsync", "on"), pgtest.Setting("full_page_writes", "on")); err != nil {
-		return nil, err
-	}
-	e.close = append(e.close, func() { _ = e.server.Stop() })
-	url := e.server.TCP("postgres")
-
-	store, err := mdb.Connect(ctx, url)
-	if err != nil {
-		return nil, err
-	}
-	e.close = append(e.close, store.Close)
-	if err := schema.Install(ctx, store.Pool()); err != nil {
-		return nil, err
-	}
-	if err := e.seed(ctx, store); err != nil {
-		return nil, err
-	}
-	floor, err := newFloorClient(ctx, url)
-	if err != nil {
-		return nil, err
-	}
-	e.close = append(e.close, func() { _ = floor.conn.Close(context.WithoutCancel(ctx)) })
-	direct, err := mdb.New(store.Pool(), mdb.WithDirectSQL())
-	if err != nil {
-		return nil, err
-	}
-	e.add("floor (pgconn, rows unread)", floor)
-	e.add("mdb", mdbClient{store})
-	e.add("mdb, direct SQL", mdbClient{direct})
-	e.add("pgx, CollectRows", pgxClient{store.Pool()})
-	for _, driver := range []struct{ name, registered string }{{"lib/pq", "postgres"}, {"pgx stdlib", "pgx"}} {
-		for _, once := range []bool{true, false} {
-			db, err := sql.Open(driver.registered, url)
-			if err != nil {
-				return nil, err
-			}
-			e.close = append(e.close, func() { _ = db.Close() })
-			c, err := newSQLClient(ctx, db, once)
-			if err != nil {
-				return nil, err
-			}
-			how := "a Prepare per call"
-			if once {
-				how = "prepared once"
-			}
-			e.add(fmt.Sprintf("database/sql, %s, %s", driver.name, how), c)
+		if !skip {
+			rivals = append(rivals, rival{name: b.e.names[i], op: op(c, fmt.Sprintf("write%d", i))})
 		}
 	}
-	return e, nil
+	return rivals
 }
 
-func (e *environment) add(name string, c client) {
-	e.names, e.clients = append(e.names, name), append(e.clients, c)
+// names returns a function that takes a thousand streams in turn, so that they grow
+// slowly and alike. Their names are made before anything is measured.
+func names(format string) func() string {
+	var names [1000]string
+	for i := range names {
+		names[i] = fmt.Sprintf(format, i%seedCategories, i)
+	}
+	var next atomic.Int64
+	return func() string { return names[next.Add(1)%int64(len(names))] }
 }
 
-func (e *environment) seed(ctx context.Context, store *mdb.Store) error {
-	const insert = `INSERT INTO message_store.messages (stream_name, position, type, data, metadata)
-SELECT 'seed' || i % $2 || '-' || i / $2 % 100, i / $2 / 100, 'Deposited', $3::jsonb, '{"correlationStreamName": "transfer-1"}'
-FROM generate_series(0, $1::int - 1) AS i`
-	if _, err := store.Pool().Exec(ctx, insert, seedMessages, seedCategories, payload); err != nil {
+func (b *builder) add(c benchCase) { b.cases = append(b.cases, c) }
+
+func pgbenchWrite(size string) string {
+	return `\set stream random(1, 1000)
+SELECT message_store.write_message(gen_random_uuid()::varchar, 'pgbench-' || :stream, 'Deposited', ` + size + `)`
+}
+
+func quoted(data []byte) string { return "'" + string(data) + "'::jsonb" }
+
+func (b *builder) writes() {
+	write := func(data []byte) []rival {
+		return append(b.each(func(c client, category string) func(context.Context) error {
+			stream := names(category + "%[1]d-%[2]d")
+			return func(ctx context.Context) error { return c.write(ctx, stream(), data) }
+		}), b.e.pgbench.rival(pgbenchWrite(quoted(data))))
+	}
+	b.add(benchCase{name: "Write 1 message", quick: true, messages: 1, rivals: write(payload)})
+	for _, kilobytes := range []int{4, 100} {
+		data := []byte(`{"text": "` + strings.Repeat("0123456789abcdef", kilobytes*64) + `"}`)
+		b.add(benchCase{name: fmt.Sprintf("Write 1 message of %d KB", kilobytes), messages: 1, rivals: write(data)})
+	}
+	b.add(benchCase{name: "Write 1 message with a wrong expected version", rivals: b.each(
+		func(c client, _ string) func(context.Context) error {
+			return func(ctx context.Context) error { return c.conflict(ctx, "seed1-1") }
+		})})
+	for _, n := range []int{10, 100, 1000} {
+		rivals := b.each(func(c client, category string) func(context.Context) error {
+			return func(ctx context.Context) error {
+				return c.batch(ctx, fmt.Sprintf("batch%s-%d", category, b.streams.Add(1)), n)
+			}
+		})
+		if n == 100 {
+			rivals = append(rivals, rival{name: singlesName, op: func(ctx context.Context) error {
+				stream := fmt.Sprintf("singles-%d", b.streams.Add(1))
+				for range n {
+					if err := (mdbClient{b.e.store}).write(ctx, stream, payload); err != nil {
+						return err
+					}
+				}
+				return nil
+			}})
+		}
+		b.add(benchCase{name: fmt.Sprintf("Write %d messages to one stream, atomically", n), quick: n == 100, messages: n, rivals: rivals})
+	}
+	b.writeEach()
+}
+
+// writeEach is the same number of independent writes by whatever a client has for it.
+func (b *builder) writeEach() {
+	const n = 100
+	stream := names("each%[1]d-%[2]d")
+	each := func(s *mdb.Store) func(context.Context) error {
+		return func(ctx context.Context) error {
+			writes := make([]mdb.Write, n)
+			for i := range writes {
+				writes[i] = mdb.Write{Stream: mdb.StreamName(stream()), Message: mdb.NewMessage("Deposited", payload)}
+			}
+			for _, r := range s.WriteEach(ctx, writes) {
+				if r.Err != nil {
+					return r.Err
+				}
+			}
+			return nil
+		}
+	}
+	oneByOne := func(c client, _ string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			for range n {
+				if err := c.write(ctx, stream(), payload); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	rivals := b.each(oneByOne)
+	for i := range rivals {
+		rivals[i].name += ", one by one"
+	}
+	b.add(benchCase{
+		name: fmt.Sprintf("Write %d messages to as many streams, each for itself", n), messages: n,
+		rivals: append([]rival{{name: "mdb, WriteEach", op: each(b.e.store)}}, rivals...),
+	})
+}
+
+// spreadOfficial takes minutes in more than one round.
+const spreadOfficial = "The same spread on Message DB's own SQL"
+
+const singlesName = "mdb, one by one"
+
+// page returns an op that reads and counts.
+func want(n int, read func(ctx context.Context) (int, error)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		got, err := read(ctx)
+		if err == nil && got != n {
+			err = fmt.Errorf("%d messages, want %d", got, n)
+		}
 		return err
 	}
-	_, err := store.Pool().Exec(ctx, "VACUUM ANALYZE message_store.messages")
-	return err
 }
 
-// cases are the rows of the table. Writes go to streams of their own, so that
-// no client's streams are longer than another's.
-func (e *environment) cases() []benchCase {
-	var streams atomic.Int64
-	write := func(c client, i int) func(context.Context) error {
-		return func(ctx context.Context) error {
-			return c.write(ctx, fmt.Sprintf("write%d-%d", i, streams.Add(1)%1000))
-		}
+// categoryPage is where a page of n messages begins: at the end for an empty one, as
+// for a subscription that has caught up.
+func categoryPage(n int) (position int64, size int) {
+	if n == 0 {
+		return 1 << 40, mdb.DefaultBatchSize
 	}
-	batch := func(n int) func(client, int) func(context.Context) error {
-		return func(c client, i int) func(context.Context) error {
-			return func(ctx context.Context) error {
-				return c.batch(ctx, fmt.Sprintf("batch%d-%d", i, streams.Add(1)), n)
-			}
-		}
+	return seedMessages / 2, n
+}
+
+func (b *builder) categoryRivals(n int) []rival {
+	position, size := categoryPage(n)
+	return append(b.each(func(c client, _ string) func(context.Context) error {
+		return want(n, func(ctx context.Context) (int, error) { return c.category(ctx, "seed3", position, size) })
+	}), b.e.pgbench.rival(fmt.Sprintf("%sget_category_messages('seed3', %d, %d)", columns, position, size)))
+}
+
+func plural(n int) string {
+	switch n {
+	case 0:
+		return "an empty page"
+	case 1:
+		return "a page of 1 message"
+	case 1000:
+		return "a page of 1,000 messages"
 	}
-	page := func(n int) func(client, int) func(context.Context) error {
-		position, size := int64(seedMessages/2), n
-		if n == 0 { // at the end, as a subscription that has caught up
+	return fmt.Sprintf("a page of %d messages", n)
+}
+
+func (b *builder) reads() {
+	for _, n := range []int{0, 1, 10, 1000} {
+		b.add(benchCase{name: "Read " + plural(n) + " of a category", quick: n != 1, messages: n, rivals: b.categoryRivals(n)})
+	}
+	for _, n := range []int{0, 1, 10} {
+		position, size := int64(1), n
+		if n == 0 {
 			position, size = 1<<40, mdb.DefaultBatchSize
 		}
-		return func(c client, _ int) func(context.Context) error {
-			return func(ctx context.Context) error {
-				got, err := c.category(ctx, "seed3", position, size)
-				if err == nil && got != n {
-					err = fmt.Errorf("%d messages, want %d", got, n)
+		b.add(benchCase{name: "Read " + plural(n) + " of a stream", messages: n, rivals: append(
+			b.each(func(c client, _ string) func(context.Context) error {
+				return want(n, func(ctx context.Context) (int, error) { return c.stream(ctx, "seed3-7", position, size) })
+			}), b.e.pgbench.rival(fmt.Sprintf("%sget_stream_messages('seed3-7', %d, %d)", columns, position, size)))})
+	}
+	b.add(benchCase{name: "Read the last message of a stream", quick: true, messages: 1, rivals: append(
+		b.each(func(c client, _ string) func(context.Context) error {
+			return func(ctx context.Context) error { return c.last(ctx, "seed3-7") }
+		}), b.e.pgbench.rival(columns+"get_last_stream_message('seed3-7')"))})
+	b.add(benchCase{name: "Read a stream's version", rivals: append(
+		b.each(func(c client, _ string) func(context.Context) error {
+			return func(ctx context.Context) error { return c.version(ctx, "seed3-7") }
+		}), b.e.pgbench.rival("SELECT message_store.stream_version('seed3-7')"))})
+	member := func(c client) func(context.Context) error {
+		return want(100, func(ctx context.Context) (int, error) { return c.member(ctx, "shared0", 0, 100, 3, 16) })
+	}
+	b.add(benchCase{name: "Read " + plural(100) + " as a member of a consumer group of 16", messages: 100, rivals: append(
+		b.each(func(c client, _ string) func(context.Context) error { return member(c) }),
+		b.e.pgbench.rival(columns+"get_category_messages('shared0', 0, 100, NULL, 3, 16)"))})
+	if b.e.official != nil {
+		b.add(benchCase{name: "The same on Message DB's own SQL", messages: 100, rivals: []rival{
+			{name: proceduresName, op: member(mdbClient{b.e.official[0]})},
+			{name: directName, op: member(mdbClient{b.e.official[1]})},
+		}})
+	}
+}
+
+func (b *builder) concurrent() {
+	for _, n := range []int{8, 32} {
+		b.add(benchCase{name: fmt.Sprintf("Write 1 message, %d at the same time", n), messages: 1, workers: n, rivals: append(
+			b.each(func(c client, category string) func(context.Context) error {
+				stream := names(category + "c%[1]d-%[2]d")
+				return func(ctx context.Context) error { return c.write(ctx, stream(), payload) }
+			}), b.e.pgbench.rival(fmt.Sprintf(`\set stream random(1, 1000)
+SELECT message_store.write_message(gen_random_uuid()::varchar, 'pgbench' || :stream %% %d || '-' || :stream, 'Deposited', %s)`, seedCategories, quoted(payload))))})
+		b.add(benchCase{name: fmt.Sprintf("Read %s of a category, %d at the same time", plural(10), n), messages: 10, workers: n, rivals: b.categoryRivals(10)})
+	}
+}
+
+var errEnough = errors.New("enough")
+
+func (b *builder) subscriptions() {
+	const n = seedMessages / seedCategories
+	subscribe := func(s *mdb.Store) func(context.Context) error {
+		return func(ctx context.Context) error {
+			got := 0
+			err := s.SubscribeToCategory(ctx, "seed3", func(context.Context, mdb.Message) error {
+				if got++; got == n {
+					return errEnough
 				}
+				return nil
+			})
+			if !errors.Is(err, errEnough) {
+				return err
+			}
+			return nil
+		}
+	}
+	byHand := func(c client) func(context.Context) error {
+		return want(n, func(ctx context.Context) (int, error) {
+			// Each page begins where the one before has ended: in the seed, the
+			// category's messages are as far apart as there are categories.
+			total := 0
+			for position := int64(0); ; position += mdb.DefaultBatchSize * seedCategories {
+				got, err := c.category(ctx, "seed3", position, mdb.DefaultBatchSize)
+				if total += got; err != nil || got < mdb.DefaultBatchSize {
+					return total, err
+				}
+			}
+		})
+	}
+	b.spread()
+	b.add(benchCase{name: fmt.Sprintf("Catch up with a category of %d messages", n), messages: n, rivals: []rival{
+		{name: floorName, op: byHand(b.e.clients[0])},
+		{name: proceduresName, op: subscribe(b.e.store)},
+		{name: directName, op: subscribe(b.e.direct)},
+		{name: pgxName, op: byHand(b.e.clients[3])},
+	}})
+}
+
+// spread is the work of one subscription done by many.
+func (b *builder) spread() {
+	const ways = 16
+	// until runs subscriptions that count what they handle, until that is everything.
+	until := func(ctx context.Context, n int, subscribe func(ctx context.Context, i int, h mdb.Handler) error) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		var handled atomic.Int64
+		h := func(context.Context, mdb.Message) error {
+			if handled.Add(1) == sharedMessages {
+				cancel(errEnough)
+			}
+			return nil
+		}
+		errs := make([]error, n)
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() { errs[i] = subscribe(ctx, i, h) })
+		}
+		wg.Wait()
+		for _, err := range errs {
+			if !errors.Is(err, errEnough) {
 				return err
 			}
 		}
+		return nil
 	}
-	newCase := func(name string, messages int, op func(client, int) func(context.Context) error) benchCase {
-		c := benchCase{name: name, messages: messages}
-		for i := range e.clients {
-			c.rivals = append(c.rivals, rival{e.names[i], op(e.clients[i], i)})
+	partition := func(s *mdb.Store) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return until(ctx, 1, func(ctx context.Context, _ int, h mdb.Handler) error {
+				return s.SubscribeToCategory(ctx, "shared0", h, mdb.Partition(ways))
+			})
 		}
-		return c
 	}
-	return []benchCase{
-		newCase("Write 1 message", 1, write),
-		newCase("Write 100 messages to one stream, atomically", 100, batch(100)),
-		newCase("Read an empty page of a category", 0, page(0)),
-		newCase("Read a page of 10 messages of a category", 10, page(10)),
-		newCase("Read a page of 1,000 messages of a category", 1000, page(1000)),
+	members := func(s *mdb.Store) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return until(ctx, ways, func(ctx context.Context, i int, h mdb.Handler) error {
+				return s.SubscribeToCategory(ctx, "shared0", h, mdb.AsConsumerGroup(i, ways))
+			})
+		}
+	}
+	b.add(benchCase{name: fmt.Sprintf("Handle a category of %d messages, spread %d ways", sharedMessages, ways), messages: sharedMessages, rounds: 6, rivals: []rival{
+		{name: partitionName, op: partition(b.e.store)},
+		{name: partitionName + ", direct SQL", op: partition(b.e.direct)},
+		{name: membersName, op: members(b.e.store)},
+		{name: membersName + ", direct SQL", op: members(b.e.direct)},
+	}})
+	if b.e.official != nil {
+		b.add(benchCase{name: spreadOfficial, messages: sharedMessages, rounds: 1, rivals: []rival{
+			{name: partitionName, op: partition(b.e.official[0])},
+			{name: membersName, op: members(b.e.official[0])},
+		}})
 	}
 }

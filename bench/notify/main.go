@@ -23,8 +23,8 @@ type bench struct {
 
 func main() {
 	b := new(bench)
-	flag.IntVar(&b.rounds, "rounds", 10, "rounds of each comparison")
-	flag.DurationVar(&b.turn, "turn", 400*time.Millisecond, "how long each side runs in a turn, twice a round")
+	flag.IntVar(&b.rounds, "rounds", 6, "rounds of each comparison")
+	flag.DurationVar(&b.turn, "turn", 250*time.Millisecond, "how long each side runs in a turn, twice a round")
 	only := flag.String("only", "", "only writes, budget, latency or idle")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

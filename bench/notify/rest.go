@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/messagedb-go/messagedb/bench/internal/proctab"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -260,5 +261,9 @@ func cpu(ctx context.Context, store *mdb.Store) (client, server float64) {
 	var usage syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
 	client = time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
-	return client, serverCPU(ctx, store)
+	postmaster, err := proctab.Postmaster(ctx, store.Pool())
+	if err != nil {
+		return client, 0
+	}
+	return client, proctab.CPU(postmaster).Seconds()
 }

@@ -1,24 +1,23 @@
-package main
+//go:build linux
+
+// Package proctab tells what a server's processes have cost, from the process table.
+package proctab
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/messagedb-go/messagedb/mdb"
+	"time"
 )
 
-// serverCPU adds up the seconds of CPU time of the server's processes, those that
-// have ended included, from the process table.
-func serverCPU(ctx context.Context, store *mdb.Store) float64 {
-	var postmaster int
-	const pid = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int"
-	if err := store.Pool().QueryRow(ctx, pid).Scan(&postmaster); err != nil {
-		return 0
-	}
+// tick is the unit of the process table.
+const tick = 10 * time.Millisecond
+
+// CPU adds up the CPU time of a postmaster and its children, those that have ended
+// included.
+func CPU(postmaster int) time.Duration {
 	ticks := 0
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, file := range files {
@@ -42,5 +41,5 @@ func serverCPU(ctx context.Context, store *mdb.Store) float64 {
 			ticks += n
 		}
 	}
-	return float64(ticks) / 100
+	return time.Duration(ticks) * tick
 }
