@@ -1,27 +1,53 @@
 SHELL   := bash
 GO      ?= go
 FUZZTIME ?= 30s
-MODULES := $(dir $(shell git ls-files '*go.mod' 'go.mod'))
+REF     ?= HEAD
+CASE    ?= Write 1 message
+DURATION ?= 1h
+VERSIONS ?= 14 15 16 17 18
+MODULES := $(dir $(wildcard go.mod */go.mod))
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-official fuzz bench bench-quick bench-notify stress-notify lint fix verify vuln
+.PHONY: help demo test test-modules test-official test-containers test-matrix compatibility test-fresh test-faults soak fuzz bench bench-quick bench-report bench-compare profile bench-notify stress-notify lint fix verify vuln
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## run the main job on a PostgreSQL that is found or started (MDB_DATABASE_URL: on yours)
-	$(GO) run ./examples/bank
+	scripts/with-postgres MDB_DATABASE_URL $(GO) run ./examples/bank
 
-test: ## run all tests, of nested modules too, with the race detector
-	@for module in $(filter-out tools/,$(MODULES)); do \
+test: ## run all tests with the race detector, but for those of containers
+	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-modules
+
+test-modules: # on a PostgreSQL that is there
+	@for module in $(filter-out tools/ mdbcontainer/,$(MODULES)); do \
 		echo "# $$module" && (cd $$module && $(GO) test -race ./...) || exit 1; \
 	done
-	$(GO) test -run 'Alloc' ./internal/scan
+	$(GO) test -run 'Alloc' ./internal/scan ./mdb
+
+test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
+	cd mdbcontainer && $(GO) test -race ./...
+	cd mdbcontainer && $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race ./...
+
+test-matrix: ## run the tests of the root module on each of VERSIONS, which npm provides
+	$(GO) run ./scripts/matrix $(VERSIONS)
+
+compatibility: ## do so, and keep the results in docs/compatibility.md
+	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)
+
+test-fresh: ## prove make demo and make test in clean Debian roots, as root (FRESH: in some of them)
+	scripts/test-fresh $(FRESH)
 
 test-official: ## run the tests on Message DB's own SQL, which npm provides, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
 		$(GO) test -race -tags official ./mdb/...
+
+test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
+	$(GO) test -timeout 20m ./internal/faults -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
+
+soak: ## the same for DURATION, in an endless order of seeds
+	$(GO) test -timeout 0 ./internal/faults -size soak -run TestSoak -duration $(DURATION) -seed $(or $(SEED),0)
 
 fuzz: ## fuzz each target for FUZZTIME
 	@$(GO) list ./... | while read -r package; do \
@@ -31,11 +57,22 @@ fuzz: ## fuzz each target for FUZZTIME
 		done || exit 1; \
 	done
 
-bench-quick: ## measure against rivals and the floor, in under two minutes
-	cd bench && $(GO) run . -rounds 10 -turn 30ms
+bench-quick: ## measure what matters most against rivals and the floor, in under two minutes
+	cd bench && $(GO) run . -quick -rounds 6 -turn 30ms
 
-bench: ## the same, for longer
-	cd bench && $(GO) run .
+bench: ## the same for everything, on Message DB's own SQL as well
+	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
+
+bench-report: ## write bench/results/DATE: report, raw data, charts, and the README's table
+	scripts/bench-report
+
+bench-compare: ## compare the library with that of another commit, REF=main
+	scripts/bench-compare "$(REF)"
+
+profile: ## show where the client's time and memory go, CASE="Write 1 message"
+	cd bench && $(GO) run . -only "$(CASE)" -rival mdb -rounds 20 -profile profiles && \
+		$(GO) tool pprof -top -nodecount 25 profiles/cpu.pprof && \
+		$(GO) tool pprof -top -nodecount 25 -sample_index alloc_objects profiles/memory.pprof
 
 bench-notify: ## measure what the NOTIFY trigger costs and brings
 	cd bench && $(GO) run ./notify
