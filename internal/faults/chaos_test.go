@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -166,6 +167,10 @@ func TestFewConnections(t *testing.T) {
 				t.Cleanup(func() { execute(t, connect(t, url), "DROP ROLE "+role) })
 				p.target.User = role
 				w.through = p.url()
+				// Otherwise the writers' pool may keep both for half an hour.
+				w.prepare = func(cfg *pgxpool.Config) {
+					cfg.MaxConnLifetime, cfg.HealthCheckPeriod = 100*time.Millisecond, 20*time.Millisecond
+				}
 			}
 			violations := w.run(t, nil)
 			w.judge(t, "T16", limit, violations)
