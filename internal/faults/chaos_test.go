@@ -163,9 +163,9 @@ func TestFewConnections(t *testing.T) {
 				w.conns = 4
 				admin := connect(t, url)
 				role := "few" + strings.ToLower(admin.Config().Database)
-				execute(t, admin, "CREATE ROLE "+role+" LOGIN IN ROLE message_store CONNECTION LIMIT 2")
+				execute(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD '"+password+"' IN ROLE message_store CONNECTION LIMIT 2")
 				t.Cleanup(func() { execute(t, connect(t, url), "DROP ROLE "+role) })
-				p.target.User = role
+				p.target.User, p.target.Password = role, password
 				w.through = p.url()
 				// Otherwise the writers' pool may keep both for half an hour.
 				w.prepare = func(cfg *pgxpool.Config) {

@@ -153,7 +153,7 @@ func TestReader(t *testing.T) {
 	admin := connect(t, url)
 	role := "reader" + strings.ToLower(admin.Config().Database)
 	for _, sql := range []string{
-		"CREATE ROLE " + role + " LOGIN",
+		"CREATE ROLE " + role + " LOGIN PASSWORD '" + password + "'",
 		"GRANT USAGE ON SCHEMA message_store TO " + role,
 		"GRANT SELECT ON message_store.messages TO " + role,
 		"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA message_store TO " + role,
@@ -171,7 +171,9 @@ func TestReader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pool := openPool(t, url, 1, mdb.Configure, func(cfg *pgxpool.Config) { cfg.ConnConfig.User = role })
+	pool := openPool(t, url, 1, mdb.Configure, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.User, cfg.ConnConfig.Password = role, password
+	})
 	defer pool.Close()
 	for _, opts := range [][]mdb.StoreOption{nil, {mdb.WithDirectSQL()}} {
 		s, err := mdb.New(pool, opts...)

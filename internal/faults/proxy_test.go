@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -81,13 +82,14 @@ func newProxy(t testing.TB, target string) *proxy {
 	return p
 }
 
-// password is sent by every client, and has no business in logs and errors.
+// password is sent by every client whose server asks for no other one, and has no
+// business in logs and errors.
 const password = "canary-password"
 
 // url is where clients find the proxy.
 func (p *proxy) url() string {
 	u := url.URL{
-		Scheme: "postgres", User: url.UserPassword(p.target.User, password),
+		Scheme: "postgres", User: url.UserPassword(p.target.User, cmp.Or(p.target.Password, password)),
 		Host: p.listener.Addr().String(), Path: "/" + p.target.Database, RawQuery: "sslmode=disable",
 	}
 	return u.String()
