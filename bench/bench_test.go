@@ -86,6 +86,13 @@ func TestGrowth(t *testing.T) {
 			}
 		})
 	}
+	var w strings.Builder
+	if err := e.wholes(t.Context(), o, &output{w: &w}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Count(w.String(), "\n| "), 1+len(wholeSizes); got != want || strings.Contains(w.String(), "NaN") {
+		t.Errorf("%d rows of whole categories, want %d:\n%s", got, want, w.String())
+	}
 }
 
 // TestFloors pins how a floor is judged: by the bound that is kinder.

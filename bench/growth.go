@@ -144,15 +144,19 @@ func growth(ctx context.Context, o options, w *output) error {
 	}
 	defer e.Close()
 	w.printf("# Growth\n\n%s\n\nPostgreSQL %d; %d rounds of 2 × %v; medians\n", machine(), e.server.Version(), o.rounds, o.turn)
+	asked := func(name string) bool { return strings.Contains(name, o.only) }
 	for _, d := range dimensions {
-		if !strings.Contains(d.file, o.only) {
+		if !asked(d.file) {
 			continue
 		}
 		if err := e.grow(ctx, o, d, w); err != nil {
 			return fmt.Errorf("%s: %w", d.file, err)
 		}
 	}
-	return nil
+	if !asked("whole") {
+		return nil
+	}
+	return e.wholes(ctx, o, w)
 }
 
 func (e *environment) grow(ctx context.Context, o options, d dimension, w *output) error {
