@@ -44,7 +44,8 @@ test-official: ## run the tests on Message DB's own SQL, which npm provides, and
 		$(GO) test -race -tags official ./mdb/...
 
 test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
-	$(GO) test -timeout 20m ./internal/faults -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
+	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
+		$(GO) test -timeout 20m ./internal/faults -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
 
 soak: ## the same for DURATION, in an endless order of seeds
 	$(GO) test -timeout 0 ./internal/faults -size soak -run TestSoak -duration $(DURATION) -seed $(or $(SEED),0)

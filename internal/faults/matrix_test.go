@@ -36,7 +36,7 @@ var matrix = []matrixRow{
 	{"T12", "writes around write_message, a sequence with a cache", []string{"TestBypass"}, []string{"mdb.TestCheckAll"}, ""},
 	{"T13", "deadlocks, lock timeouts, stricter isolation", nil, []string{"mdb.TestNoDeadlock", "mdb.TestDeadlock", "mdb.TestLockTimeout", "mdb.TestLostRaceOfSnapshots", "mdb.TestStoreOfSnapshots", "mdb.TestAtomicallyDeadlock"}, ""},
 	{"T14", "Message DB is upgraded", nil, []string{"mdb.TestSubscriptionsOutliveUpgrades", "mdb.TestOutdatedStatements", "mdb.TestForgottenStatements"}, ""},
-	{"T15", "PgBouncer pools transactions", []string{"TestPgBouncer"}, nil, "only the PgBouncer that Debian has is run"},
+	{"T15", "PgBouncer pools transactions", []string{"TestPgBouncer"}, nil, ""},
 	{"T16", "one connection, none left, a slow network", []string{"TestFewConnections", "TestSlowNetwork"}, []string{"mdb.TestSubscriptionsShareOneConnection", "mdb.TestNotifyExhaustedPool"}, "loss of packets needs rights on the machine's network; a delay of each message is run instead"},
 	{"T17", "subscriptions start and stop", nil, []string{"mdb.TestSubscriptionsStartAndStop", "mdb.TestNotifyConnections"}, ""},
 	{"T19", "the clock, idle for years", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "mdb.TestNotifySleep", "mdb/poll.FuzzStrategies"}, "timers are monotonic, so that a jump of the wall clock reaches nothing"},
