@@ -1,6 +1,6 @@
 SHELL   := bash
 GO      ?= go
-FUZZTIME ?= 30s
+FUZZTIME ?= 100000x
 REF     ?= HEAD
 CASE    ?= Write 1 message
 DURATION ?= 1h
@@ -50,7 +50,7 @@ test-faults: ## break everything that can break, and write docs/reliability.md (
 soak: ## the same for DURATION, in an endless order of seeds
 	$(GO) test -timeout 0 ./internal/faults -size soak -run TestSoak -duration $(DURATION) -seed $(or $(SEED),0)
 
-fuzz: ## fuzz each target for FUZZTIME
+fuzz: ## fuzz each target for FUZZTIME, a count or a time
 	@$(GO) list ./... | while read -r package; do \
 		$(GO) test -list '^Fuzz' "$$package" | grep '^Fuzz' | while read -r target; do \
 			echo "# $$package $$target" && \
