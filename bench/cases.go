@@ -321,7 +321,7 @@ func (b *builder) spread() {
 		{name: membersName + ", direct SQL", op: members(b.e.direct)},
 	}})
 	if b.e.official != nil {
-		b.add(benchCase{name: spreadOfficial, messages: sharedMessages, rounds: 1, rivals: []rival{
+		b.add(benchCase{name: spreadOfficial, messages: sharedMessages, rounds: 6, rivals: []rival{
 			{name: partitionName, op: partition(b.e.official[0])},
 			{name: membersName, op: members(b.e.official[0])},
 		}})

@@ -13,7 +13,7 @@ func readmeTable(folder string, samples []sample) string {
 		{"mdb, direct SQL", directName},
 		{"pgx", pgxName},
 		{"database/sql, prepared once", stdlibOnce},
-		{"a Prepare per call", stdlibPerCall},
+		{"database/sql, Prepare per call", stdlibPerCall},
 		{"floor", floorName},
 	}
 	var w strings.Builder
