@@ -3,14 +3,14 @@ package scan
 import (
 	"bytes"
 	"math"
+	"math/bits"
 )
 
 const (
-	// scratchSize covers the common reads: whatever fits costs one allocation of
-	// exactly the bytes read, and the scratch itself is paid for once.
+	// scratchSize is that of the scratch at first. Whatever fits costs one allocation
+	// of exactly the bytes read, and the scratch itself is paid for once. It follows
+	// the pages that are read, up to maxChunk.
 	scratchSize = 64 << 10
-
-	firstChunk = 2 * scratchSize
 
 	// maxChunk limits both what an unlucky last chunk wastes and what a single
 	// kept field can hold in memory.
@@ -36,11 +36,13 @@ type arena struct {
 	cur    int // the chunk being filled; those after it hold a single value each
 	used   int // of chunks[cur]
 	next   int // size of the next chunk
+	total  int // bytes of the values that a scratch could hold with others
 
 	// While gathering is true chunks[0] is the scratch, which belongs to the pool
 	// and must never be handed out.
 	gathering bool
 	scratch   []byte
+	want      int // size of the next scratch
 }
 
 func (a *arena) reset() {
@@ -50,16 +52,19 @@ func (a *arena) reset() {
 	if cap(a.chunks) > keepChunks {
 		a.chunks = nil
 	}
-	a.cur, a.used, a.gathering = 0, 0, false
+	if size := min(a.total, maxChunk); size > max(len(a.scratch), scratchSize) {
+		a.scratch, a.want = nil, 1<<bits.Len(uint(size-1))
+	}
+	a.cur, a.used, a.total, a.gathering = 0, 0, 0, false
 }
 
 func (a *arena) start() {
 	// An empty page has no use for a scratch, so it is made on first need.
 	if a.scratch == nil {
-		a.scratch = make([]byte, scratchSize)
+		a.scratch = make([]byte, max(a.want, scratchSize))
 	}
 	a.chunks = append(a.chunks, a.scratch)
-	a.next = firstChunk
+	a.next = min(2*len(a.scratch), maxChunk)
 	a.gathering = true
 }
 
@@ -81,6 +86,9 @@ func (a *arena) put(b []byte) span {
 	}
 	if len(a.chunks) == 0 {
 		a.start()
+	}
+	if len(b) <= maxChunk/4 {
+		a.total += len(b)
 	}
 	if len(b) > len(a.chunks[a.cur])-a.used {
 		// A value this large would leave too much of the present chunk unused, or
