@@ -27,7 +27,7 @@ var matrix = []matrixRow{
 	{"T3", "every connection lives 50 ms to 1.5 s", []string{"TestChaos"}, nil, ""},
 	{"T4", "the server ends sessions", []string{"TestTerminations"}, []string{"mdb.TestTerminatedWrite", "mdb.TestTerminatedIdle", "mdb.TestSubscriptionsOutliveTermination"}, ""},
 	{"T5", "the server restarts, or is killed", []string{"TestRestarts"}, []string{"mdb.TestSubscriptionsOutliveRestarts", "mdb.TestNotifyRestart"}, ""},
-	{"T6", "a standby is promoted", nil, nil, "failover and reads from standbys come in a later version"},
+	{"T6", "the server becomes a read-only standby, and is promoted", []string{"TestStandby"}, nil, "failover to another server, and reads from standbys, come in a later version"},
 	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage"}, []string{"mdb.TestSubscriptionSilence"}, ""},
 	{"T8", "consumers and writers are killed", []string{"TestKilledConsumers", "TestKilledWriters"}, nil, ""},
 	{"T9", "the bell's connection ends, notifications are lost, the trigger goes", []string{"TestLostRings"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, ""},
@@ -41,6 +41,7 @@ var matrix = []matrixRow{
 	{"T17", "subscriptions start and stop", nil, []string{"mdb.TestSubscriptionsStartAndStop", "mdb.TestNotifyConnections"}, ""},
 	{"T19", "the clock, idle for years", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "mdb.TestNotifySleep", "mdb/poll.FuzzStrategies"}, "timers are monotonic, so that a jump of the wall clock reaches nothing"},
 	{"T20", "random operations, compared with a model", []string{"TestModel"}, []string{"mdb.FuzzNames"}, ""},
+	{"Inputs", "what the server refuses or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }
 
