@@ -71,9 +71,7 @@ bench-compare: ## compare the library with that of another commit, REF=main
 	scripts/bench-compare "$(REF)"
 
 profile: ## show where the client's time and memory go, CASE="Write 1 message"
-	cd bench && $(GO) run . -only "$(CASE)" -rival mdb -rounds 20 -profile profiles && \
-		$(GO) tool pprof -top -nodecount 25 profiles/cpu.pprof && \
-		$(GO) tool pprof -top -nodecount 25 -sample_index alloc_objects profiles/memory.pprof
+	scripts/profile "$(CASE)"
 
 bench-notify: ## measure what the NOTIFY trigger costs and brings
 	cd bench && $(GO) run ./notify

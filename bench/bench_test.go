@@ -95,26 +95,38 @@ func TestGrowth(t *testing.T) {
 	}
 }
 
-// TestFloors pins how a floor is judged: by the bound that is kinder.
+// TestFloors pins how a floor is judged: by the bound that is kinder, and not where the
+// time is the server's.
 func TestFloors(t *testing.T) {
 	t.Parallel()
-	var samples []sample
-	for round := range 10 {
-		for rival, ns := range map[string]float64{floorName: 100, proceduresName: 114, stdlibOnce: 150} {
-			samples = append(samples, sample{Case: "Read a page of 1,000 messages of a category", Rival: rival, Round: round, NsPerOp: ns})
+	const page = "Read a page of 1,000 messages of a category"
+	measured := func(times map[string]float64) (samples []sample) {
+		for round := range 10 {
+			for rival, ns := range times {
+				samples = append(samples, sample{Case: page, Rival: rival, Round: round, NsPerOp: ns})
+			}
 		}
+		return samples
 	}
+	samples := measured(map[string]float64{floorName: 100, proceduresName: 114, stdlibOnce: 150})
 	verdicts := judge(samples)
 	if len(verdicts) != 2 {
 		t.Fatalf("%d verdicts, want 2", len(verdicts))
 	}
-	if v := verdicts[0]; v.holds() { // 150 ÷ 114 < 1.4
-		t.Errorf("%s holds at %v", v.what, v.ratio)
+	if v := verdicts[0]; v.holds() || v.outOfReach() { // 150 ÷ 114 < 1.4 < 150 ÷ 100
+		t.Errorf("%s at %v: holds %t, out of reach %t", v.what, v.ratio, v.holds(), v.outOfReach())
 	}
 	if v := verdicts[1]; !v.holds() { // 1.14 ≤ 1.15
 		t.Errorf("%s fails at %v", v.what, v.ratio)
 	}
 	if _, hold := floorsTable(samples); hold {
 		t.Error("the table says that all hold")
+	}
+	slow := measured(map[string]float64{floorName: 100, proceduresName: 105, stdlibOnce: 130})
+	if v := judge(slow)[0]; v.holds() || !v.outOfReach() { // 130 ÷ 100 < 1.4
+		t.Errorf("%s at %v: holds %t, out of reach %t", v.what, v.ratio, v.holds(), v.outOfReach())
+	}
+	if table, hold := floorsTable(slow); !hold || !strings.Contains(table, "the floor itself gets 1.30") {
+		t.Errorf("hold %t:\n%s", hold, table)
 	}
 }

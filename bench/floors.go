@@ -41,6 +41,14 @@ const (
 type verdict struct {
 	floorRule
 	ratio benchmath.Summary
+	// reach is what the floor itself gets, which does as little as a client can; 0 if
+	// it was not measured.
+	reach float64
+}
+
+// outOfReach says that no client can hold the rule, because the time is the server's.
+func (v verdict) outOfReach() bool {
+	return v.least != 0 && v.reach != 0 && v.reach < v.least
 }
 
 // holds goes by the bound of the interval that is kinder: noise is no failure.
@@ -68,7 +76,11 @@ func judge(samples []sample) []verdict {
 		if len(slow) == 0 || len(slow) != len(fast) {
 			continue
 		}
-		verdicts = append(verdicts, verdict{rule, ratio(slow, fast)})
+		v := verdict{floorRule: rule, ratio: ratio(slow, fast)}
+		if floor := perRound(samples, rule.inCase, floorName, nanoseconds); len(floor) == len(slow) {
+			v.reach = ratio(slow, floor).Center
+		}
+		verdicts = append(verdicts, v)
 	}
 	return verdicts
 }
@@ -98,7 +110,13 @@ func floorsTable(samples []sample) (table string, hold bool) {
 	}
 	for _, v := range judge(samples) {
 		floor, target := v.wanted()
-		fmt.Fprintf(&w, "| %s | %s | %s | %.2f (%.2f–%.2f) | %s |\n", v.what, floor, target, v.ratio.Center, v.ratio.Lo, v.ratio.Hi, mark(v.holds()))
+		var result string
+		if !v.holds() && v.outOfReach() {
+			result = fmt.Sprintf("out of any client's reach: the floor itself gets %.2f", v.reach)
+		} else {
+			result = mark(v.holds())
+		}
+		fmt.Fprintf(&w, "| %s | %s | %s | %.2f (%.2f–%.2f) | %s |\n", v.what, floor, target, v.ratio.Center, v.ratio.Lo, v.ratio.Hi, result)
 	}
 	for _, rival := range []string{proceduresName, directName} {
 		if n, ok := allocationsPerRow(samples, rival); ok {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -35,7 +36,7 @@ func main() {
 	flag.DurationVar(&o.turn, "turn", 50*time.Millisecond, "how long each rival runs in a turn, twice a round")
 	flag.BoolVar(&o.quick, "quick", false, "only the cases that matter most")
 	flag.BoolVar(&o.growth, "growth", false, "measure how times grow with the store instead")
-	flag.StringVar(&o.only, "only", "", "only cases whose names contain this")
+	flag.StringVar(&o.only, "only", "", "only the case of this name, or cases whose names contain this")
 	flag.StringVar(&o.rival, "rival", "", "only rivals whose names begin with this")
 	flag.StringVar(&o.out, "out", "", "folder for the report, its raw data and its charts")
 	flag.StringVar(&o.gobench, "gobench", "", "file to add figures to, as of go test -bench")
@@ -124,8 +125,10 @@ func heading(ctx context.Context, e *environment, o options, w *output) error {
 
 func measureAll(ctx context.Context, e *environment, o options, w *output) (all []sample, err error) {
 	h := &harness{postmaster: e.postmaster, rounds: o.rounds, turn: o.turn}
-	for _, c := range e.cases() {
-		if o.quick && !c.quick || !strings.Contains(c.name, o.only) {
+	cases := e.cases()
+	exact := slices.ContainsFunc(cases, func(c benchCase) bool { return c.name == o.only })
+	for _, c := range cases {
+		if o.quick && !c.quick || !strings.Contains(c.name, o.only) || exact && c.name != o.only {
 			continue
 		}
 		if c = c.of(o.rival); len(c.rivals) == 0 {
