@@ -47,8 +47,8 @@ test-faults: ## break everything that can break, and write docs/reliability.md (
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
 		$(GO) test -timeout 20m ./internal/faults -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
 
-soak: ## the same for DURATION, in an endless order of seeds
-	$(GO) test -timeout 0 ./internal/faults -size soak -run TestSoak -duration $(DURATION) -seed $(or $(SEED),0)
+soak: ## the same for DURATION, in an endless order of seeds, and the load for ten minutes
+	$(GO) test -timeout 0 ./internal/faults -size soak -run 'TestSoak|TestLoad|TestReadWhileWritten' -duration $(DURATION) -seed $(or $(SEED),0)
 
 fuzz: ## fuzz each target for FUZZTIME, a count or a time
 	@$(GO) list ./... | while read -r package; do \
