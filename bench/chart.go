@@ -1,16 +1,39 @@
 package main
 
 import (
+	"bytes"
 	"math"
+	"os"
 	"slices"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
 )
 
 const width, height = 8 * vg.Inch, 5 * vg.Inch
+
+// newPlot returns one whose letters are all as wide, because the widths are measured
+// here, and whoever looks at the chart may have other fonts.
+func newPlot() *plot.Plot {
+	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Mono"}
+	return plot.New()
+}
+
+func savePlot(p *plot.Plot, w, h vg.Length, file string) error {
+	image, err := p.WriterTo(w, h, "svg")
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if _, err := image.WriteTo(&b); err != nil {
+		return err
+	}
+	text := bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Mono;"), []byte("font-family:Liberation Mono,monospace;"))
+	return os.WriteFile(file, text, 0o600)
+}
 
 // ratiosChart shows the times of this package's two ways, of the floor's.
 func ratiosChart(file string, samples []sample) error {
@@ -21,7 +44,7 @@ func ratiosChart(file string, samples []sample) error {
 		}
 	}
 	shown := []string{proceduresName, directName, pgxName, stdlibPerCall}
-	p := plot.New()
+	p := newPlot()
 	p.Title.Text = "Time as a multiple of the floor's"
 	p.X.Label.Text = "×"
 	p.Legend.Top = true
@@ -58,7 +81,8 @@ func ratiosChart(file string, samples []sample) error {
 		p.Legend.Add(shown[i], bars)
 	}
 	p.NominalY(kept...)
-	return p.Save(11*vg.Inch, vg.Length(len(kept))*0.4*vg.Inch+vg.Inch, file)
+	p.X.Max *= 1.3 // room for the legend
+	return savePlot(p, 13*vg.Inch, vg.Length(len(kept))*0.4*vg.Inch+vg.Inch, file)
 }
 
 // A curve is a line of a chart.
@@ -69,7 +93,7 @@ type curve struct {
 
 // growthChart draws times in milliseconds, both axes by powers of ten.
 func growthChart(file, title, x string, curves []curve) error {
-	p := plot.New()
+	p := newPlot()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, "ms"
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
@@ -90,5 +114,5 @@ func growthChart(file, title, x string, curves []curve) error {
 	p.Add(plotter.NewGrid())
 	// Room for the legend.
 	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(lowest))), math.Pow(10, math.Ceil(math.Log10(highest))+1)
-	return p.Save(width, height, file)
+	return savePlot(p, width, height, file)
 }
