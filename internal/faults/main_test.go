@@ -69,15 +69,7 @@ func database(t testing.TB) string {
 // with Message DB.
 func ownServer(t testing.TB, opts ...pgtest.Option) (*pgtest.Server, string) {
 	t.Helper()
-	s, err := pgtest.Start(t.Context(), opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	s := pgtest.Own(t, opts...)
 	url := s.URL("postgres")
 	conn := connect(t, url)
 	if err := testdb.InstallOurs(context.WithoutCancel(t.Context()), conn); err != nil {

@@ -70,6 +70,7 @@ func minting(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
 		for i := range o.ids {
 			o.ids[i] = uuid.New()
 		}
+		o.expected = nil // or the second attempt would be refused where the first has happened
 	}
 }
 
@@ -193,15 +194,15 @@ func TestValidators(t *testing.T) {
 	}{
 		{"Durable", "a write acknowledged before the server has", func(w *world, p *proxy) {
 			w.write, w.options = hasty, []mdb.StoreOption{single}
-			p.script(often(97))
+			p.script(often(41))
 		}},
 		{"NoGhost", "an unknown outcome taken for a failure", func(w *world, p *proxy) {
 			w.write, w.options = forgetful, []mdb.StoreOption{single}
-			p.script(often(97))
+			p.script(often(41))
 		}},
 		{"Once", "a new ID for each attempt", func(w *world, p *proxy) {
 			w.write, w.options = minting, []mdb.StoreOption{single}
-			p.script(often(97))
+			p.script(often(41))
 		}},
 		{"Ordered", "messages in the order in which they come", func(w *world, _ *proxy) {
 			w.consume = pages{read: backwards}.consume
