@@ -199,6 +199,9 @@ func (w *world) run(t *testing.T, fault func(ctx context.Context) error) map[str
 	defer pool.Close()
 	if err := w.caughtUp(ctx, pool, append(slices.Clone(w.names), target)); err != nil {
 		w.stuck = err
+		if cause := context.Cause(ctx); cause != nil {
+			w.stuck = cause
+		}
 	}
 	stop(errors.New("the world ends"))
 	consumers.Wait()

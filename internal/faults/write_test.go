@@ -93,7 +93,7 @@ func (w *world) resolve(ctx context.Context, s *mdb.Store) {
 				w.end(o, acked, written)
 			case errors.As(err, &wrong):
 				w.end(o, refused, nil)
-			case !errors.As(err, &unknown):
+			case !errors.As(err, &unknown) && !errors.Is(err, context.DeadlineExceeded): // without a connection in time, as when it takes a while to get one
 				w.abort(fmt.Errorf("%w: %s: %w", errDropped, o.name, err))
 			}
 		}
