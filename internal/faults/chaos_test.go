@@ -169,7 +169,7 @@ func TestFewConnections(t *testing.T) {
 				w.through = p.url()
 				// Otherwise the writers' pool may keep both for half an hour.
 				w.prepare = func(cfg *pgxpool.Config) {
-					cfg.MaxConnLifetime, cfg.HealthCheckPeriod = 100*time.Millisecond, 20*time.Millisecond
+					cfg.MaxConnLifetime, cfg.HealthCheckPeriod = time.Second, 100*time.Millisecond
 				}
 			}
 			violations := w.run(t, nil)
