@@ -105,23 +105,31 @@ func newEnvironment(ctx context.Context) (e *environment, err error) {
 	return e, err
 }
 
+// create makes a database, installs Message DB in it, and returns a connection to it.
+func (e *environment) create(ctx context.Context, database string, install func(context.Context, *pgx.Conn) error) (*pgx.Conn, error) {
+	if _, err := e.admin.Exec(ctx, "CREATE DATABASE "+database); err != nil {
+		return nil, err
+	}
+	conn, err := pgx.Connect(ctx, e.server.TCP(database))
+	if err != nil {
+		return nil, err
+	}
+	if err := install(ctx, conn); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
+	return conn, nil
+}
+
 // open installs Message DB in a database, fills it, and returns it both ways.
 func (e *environment) open(ctx context.Context, database string, install func(context.Context, *pgx.Conn) error) (procedures, direct *mdb.Store, err error) {
-	if _, err := e.admin.Exec(ctx, "CREATE DATABASE "+database); err != nil {
-		return nil, nil, err
-	}
-	address := e.server.TCP(database)
-	conn, err := pgx.Connect(ctx, address)
+	conn, err := e.create(ctx, database, install)
 	if err != nil {
 		return nil, nil, err
 	}
-	err = install(ctx, conn)
-	if err == nil {
-		err = seed(ctx, conn)
-	}
-	if closeErr := conn.Close(ctx); err != nil || closeErr != nil {
+	if err := errors.Join(seed(ctx, conn), conn.Close(ctx)); err != nil {
 		return nil, nil, err
 	}
+	address := e.server.TCP(database)
 	if procedures, err = mdb.Connect(ctx, withPool(address)); err != nil {
 		return nil, nil, err
 	}

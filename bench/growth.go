@@ -160,17 +160,11 @@ func growth(ctx context.Context, o options, w *output) error {
 }
 
 func (e *environment) grow(ctx context.Context, o options, d dimension, w *output) error {
-	if _, err := e.admin.Exec(ctx, "CREATE DATABASE "+d.file); err != nil {
-		return err
-	}
-	conn, err := pgx.Connect(ctx, e.server.TCP(d.file))
+	conn, err := e.create(ctx, d.file, testdb.InstallOurs)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	if err := testdb.InstallOurs(ctx, conn); err != nil {
-		return err
-	}
 	w.printf("\n## %s\n\n| %s | %s |\n|---:|%s\n", d.title, d.x, strings.Join(d.names(), " | "), strings.Repeat("---:|", len(d.names())))
 	curves := make([]curve, len(d.names()))
 	before := 0

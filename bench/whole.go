@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"runtime/metrics"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -27,18 +25,12 @@ func (p *heapPeak) look() {
 // wholes reads categories to their ends, which takes as long for each message and as
 // much memory however long they are.
 func (e *environment) wholes(ctx context.Context, o options, w *output) error {
-	if _, err := e.admin.Exec(ctx, "CREATE DATABASE whole"); err != nil {
-		return err
-	}
-	address := e.server.TCP("whole")
-	conn, err := pgx.Connect(ctx, address)
+	conn, err := e.create(ctx, "whole", testdb.InstallOurs)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	if err := testdb.InstallOurs(ctx, conn); err != nil {
-		return err
-	}
+	address := e.server.TCP("whole")
 	store, err := mdb.Connect(ctx, address)
 	if err != nil {
 		return err

@@ -30,16 +30,12 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: the stream is at %d, want 0", name, v)
 		}
 	}
-	for sql, want := range map[string]string{
+	checkAnswers(t, c, map[string]string{
 		"SELECT current_database()": mdbcontainer.DefaultDatabase,
 		"SELECT current_user":       "postgres",
 		"SHOW fsync":                "off",
 		"SHOW server_encoding":      "UTF8",
-	} {
-		if got := query[string](t, c, sql); got != want {
-			t.Errorf("%s: %s, want %s", sql, got, want)
-		}
-	}
+	})
 	if n := query[int](t, c, triggers); n != 0 {
 		t.Errorf("%d triggers that nobody asked for", n)
 	}
@@ -56,24 +52,30 @@ func TestOptions(t *testing.T) {
 		mdbcontainer.WithSetting("application_name", "it's = a name"),
 		mdbcontainer.WithInitScripts(table, file(t, "CREATE VIEW copies AS TABLE balances")),
 		mdbcontainer.WithNotify())
-	for sql, want := range map[string]string{
+	checkAnswers(t, c, map[string]string{
 		"SELECT current_database()":                    "a b/c",
 		"SELECT current_user":                          "me and you",
 		"SHOW fsync":                                   "on",
 		"SHOW application_name":                        "it's = a name",
 		"SELECT account FROM copies":                   "123",
 		"SELECT message_store.message_store_version()": "1.3.0",
-	} {
-		if got := query[string](t, c, sql); got != want {
-			t.Errorf("%s: %s, want %s", sql, got, want)
-		}
-	}
+	})
 	if n := query[int](t, c, triggers); n != 1 {
 		t.Errorf("%d triggers, want 1", n)
 	}
 	url, err := c.ConnectionString(t.Context())
 	if err != nil || !strings.Contains(url, "p%40ss%20w%25rd") {
 		t.Errorf("got %s, %v, want the password in it", url, err)
+	}
+}
+
+// checkAnswers compares what queries return.
+func checkAnswers(t *testing.T, c *mdbcontainer.Container, answers map[string]string) {
+	t.Helper()
+	for sql, want := range answers {
+		if got := query[string](t, c, sql); got != want {
+			t.Errorf("%s: %s, want %s", sql, got, want)
+		}
 	}
 }
 

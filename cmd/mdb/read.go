@@ -25,7 +25,12 @@ that "write -lines" takes.`,
 mdb read -after 1000 -limit 20 account
 mdb read -group 0/3 account
 mdb read -json account-123 | mdb -d "$OTHER_URL" write -lines -idempotent account-123`,
-	setup: func(fs *flag.FlagSet) action {
+	setup: selecting((*app).read),
+}
+
+// selecting returns the set-up of a command that does something with a selection.
+func selecting(do func(*app, context.Context, *mdb.Store, *selection) error, opts ...mdb.StoreOption) func(*flag.FlagSet) action {
+	return func(fs *flag.FlagSet) action {
 		var sel selection
 		sel.declare(fs)
 		return func(ctx context.Context, a *app, args []string) error {
@@ -33,10 +38,10 @@ mdb read -json account-123 | mdb -d "$OTHER_URL" write -lines -idempotent accoun
 				return err
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
-				return a.read(ctx, s, &sel)
-			})
+				return do(a, ctx, s, &sel)
+			}, opts...)
 		}
-	},
+	}
 }
 
 func (a *app) read(ctx context.Context, s *mdb.Store, sel *selection) (err error) {

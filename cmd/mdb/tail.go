@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 
 	"github.com/messagedb-go/messagedb/mdb"
@@ -20,18 +19,7 @@ is woken by it, otherwise it polls. It outlasts lost connections, and tells of t
 	examples: `mdb tail account
 mdb tail -from 0 -json account-123
 mdb tail -limit 1 -type Closed account-123`,
-	setup: func(fs *flag.FlagSet) action {
-		var sel selection
-		sel.declare(fs)
-		return func(ctx context.Context, a *app, args []string) error {
-			if err := sel.check(args); err != nil {
-				return err
-			}
-			return a.withStore(ctx, func(s *mdb.Store) error {
-				return a.tail(ctx, s, &sel)
-			}, mdb.WithNotify())
-		}
-	},
+	setup: selecting((*app).tail, mdb.WithNotify()),
 }
 
 func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {

@@ -86,16 +86,11 @@ func restarts(t *testing.T, seed uint64, times int) {
 	w.messages, w.options = 0, []mdb.StoreOption{persistent}
 	modes := []string{"fast", "immediate", "kill"}
 	faults := 0
-	// untilWritten waits until the world has got on.
-	untilWritten := func(ctx context.Context, messages int) error {
-		enough := w.acknowledged() + messages
-		return w.await(ctx, func() bool { return w.acks >= enough })
-	}
 	violations := w.run(t, func(ctx context.Context) error {
 		for range times {
 			w.rng.Shuffle(len(modes), func(i, j int) { modes[i], modes[j] = modes[j], modes[i] })
 			for _, mode := range modes {
-				if err := untilWritten(ctx, scaled(200, 1500)); err != nil {
+				if err := w.untilAcked(ctx, scaled(200, 1500)); err != nil {
 					return err
 				}
 				w.fault()
@@ -105,7 +100,7 @@ func restarts(t *testing.T, seed uint64, times int) {
 				}
 			}
 		}
-		return untilWritten(ctx, 200)
+		return w.untilAcked(ctx, 200)
 	})
 	w.judge(t, "T5", faults, violations)
 }
@@ -119,8 +114,7 @@ func TestBlackHole(t *testing.T) {
 	w := newWorld(url, p.url(), *seedFlag)
 	w.messages, w.deadline, w.patience = 5000, 2*time.Second, 5*time.Minute
 	violations := w.run(t, func(ctx context.Context) error {
-		enough := w.acknowledged() + 500
-		if err := w.await(ctx, func() bool { return w.acks >= enough }); err != nil {
+		if err := w.untilAcked(ctx, 500); err != nil {
 			return err
 		}
 		w.fault()

@@ -219,6 +219,12 @@ func (h *history) await(ctx context.Context, ready func() bool) error {
 	}
 }
 
+// untilAcked waits until so many more messages have been acknowledged.
+func (h *history) untilAcked(ctx context.Context, messages int) error {
+	enough := h.acknowledged() + messages
+	return h.await(ctx, func() bool { return h.acks >= enough })
+}
+
 // readStore returns the messages of the categories in the order of their global
 // positions, by SQL that has nothing to do with the client.
 func readStore(ctx context.Context, pool *pgxpool.Pool, categories []string) ([]stored, error) {

@@ -27,8 +27,7 @@ func TestStandby(t *testing.T) {
 	times := scaled(1, 4)
 	violations := w.run(t, func(ctx context.Context) error {
 		for range times {
-			enough := w.acknowledged() + scaled(200, 1500)
-			if err := w.await(ctx, func() bool { return w.acks >= enough }); err != nil {
+			if err := w.untilAcked(ctx, scaled(200, 1500)); err != nil {
 				return err
 			}
 			w.fault()
@@ -45,8 +44,7 @@ func TestStandby(t *testing.T) {
 				return err
 			}
 		}
-		enough := w.acknowledged() + 200
-		return w.await(ctx, func() bool { return w.acks >= enough })
+		return w.untilAcked(ctx, 200)
 	})
 	readOnly := func(err error) bool {
 		var pgErr *pgconn.PgError

@@ -5,6 +5,7 @@ package pgtest
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"strings"
 )
 
@@ -23,3 +24,6 @@ func (*process) ctl(context.Context, string) error { return nil }
 func (*process) crash() error { return nil }
 
 func (*process) stop() error { return nil }
+
+// Unprivileged leaves the command as it is.
+func Unprivileged(*exec.Cmd) error { return nil }

@@ -110,6 +110,16 @@ func account() (*syscall.Credential, error) {
 	return nil, errors.New("pgtest: PostgreSQL does not run as root: create a user named postgres")
 }
 
+// Unprivileged has the command run as another user where this one is root, as
+// whom neither PostgreSQL nor PgBouncer runs.
+func Unprivileged(cmd *exec.Cmd) error {
+	account, err := account()
+	if err == nil && account != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: account}
+	}
+	return err
+}
+
 func (p *process) launch(account *syscall.Credential, password, conf string) error {
 	cmd := exec.Command("/bin/sh", "-c", watchdog, "pgtest", p.bin, p.dir)
 	cmd.Dir = p.dir
