@@ -140,7 +140,6 @@ func (b *builder) writeEach() {
 	})
 }
 
-// spreadOfficial takes minutes in more than one round.
 const spreadOfficial = "The same spread on Message DB's own SQL"
 
 const singlesName = "mdb, one by one"

@@ -98,6 +98,11 @@ func (h *harness) measure(ctx context.Context, c benchCase) ([]sample, error) {
 // calibrate warms the rival up, and returns how many ops fill a turn.
 func (h *harness) calibrate(ctx context.Context, c benchCase, r rival) (int, error) {
 	n := max(1, c.workers)
+	// The first ops open connections and prepare statements on them, and say nothing
+	// of those that follow.
+	if _, err := r.do(ctx, n, n); err != nil {
+		return 0, err
+	}
 	for {
 		s, err := h.run(ctx, c, r, n)
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 const confidence = 0.95
 
 func summary(values []float64) benchmath.Summary {
+	values = slices.Clone(values) // as a sample sorts its own, and rounds are paired by their place
 	thresholds := benchmath.DefaultThresholds
 	return benchmath.AssumeNothing.Summary(benchmath.NewSample(values, &thresholds), confidence)
 }
