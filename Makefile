@@ -2,6 +2,7 @@ SHELL   := bash
 GO      ?= go
 FUZZTIME ?= 100000x
 REF     ?= HEAD
+ROUNDS  ?= 6
 CASE    ?= Write 1 message
 DURATION ?= 1h
 VERSIONS ?= 14 15 16 17 18
@@ -59,7 +60,7 @@ fuzz: ## fuzz each target for FUZZTIME, a count or a time
 	done
 
 bench-quick: ## measure what matters most against rivals and the floor, in under two minutes
-	cd bench && $(GO) run . -quick -rounds 6 -turn 30ms
+	cd bench && $(GO) run . -quick -rounds $(ROUNDS) -turn 30ms
 
 bench: ## the same for everything, on Message DB's own SQL as well
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .

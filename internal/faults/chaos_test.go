@@ -133,13 +133,42 @@ func TestOutage(t *testing.T) {
 	w.messages, w.deadline = scaled(150, 1000), 100*time.Millisecond
 	violations := w.run(t, func(ctx context.Context) error {
 		return every(ctx, w.rng, 50*time.Millisecond, func() error {
-			w.fault()
-			p.blackHole(true)
-			defer p.blackHole(false)
-			timer := time.NewTimer(time.Duration(w.rng.Int64N(int64(300 * time.Millisecond))))
-			<-timer.C
+			w.outage(p, time.Duration(w.rng.Int64N(int64(300*time.Millisecond))))
 			return nil
 		})
+	})
+	w.judge(t, "T7", int(p.hits.Load()), violations)
+}
+
+// outage has everything lead nowhere for so long, whoever waits for it.
+func (w *world) outage(p *proxy, length time.Duration) {
+	w.fault()
+	p.blackHole(true)
+	defer p.blackHole(false)
+	<-time.After(length)
+}
+
+// TestLongOutages has outages that outlast a writer's patience, and that of whoever
+// connects.
+func TestLongOutages(t *testing.T) {
+	needsCI(t)
+	longOutages(t, *seedFlag, 15*time.Second)
+}
+
+func longOutages(t *testing.T, seed uint64, longest time.Duration) {
+	const shortest = 5 * time.Second
+	url := database(t)
+	p := newProxy(t, url)
+	w := newWorld(url, p.url(), seed)
+	w.messages, w.deadline, w.patience = 0, time.Second, 10*time.Minute
+	violations := w.run(t, func(ctx context.Context) error {
+		for range 5 {
+			if err := w.untilAcked(ctx, 300); err != nil {
+				return err
+			}
+			w.outage(p, shortest+time.Duration(w.rng.Int64N(int64(longest-shortest))))
+		}
+		return w.untilAcked(ctx, 300)
 	})
 	w.judge(t, "T7", int(p.hits.Load()), violations)
 }
@@ -193,7 +222,8 @@ func TestSoak(t *testing.T) {
 			"chaos": chaos, "terminations": terminations,
 			"restarts":  func(t *testing.T, seed uint64) { restarts(t, seed, 4) },
 			"consumers": killedConsumers, "writers": killedWriters, "handlers": failingHandlers, "rings": lostRings,
-			"model": func(t *testing.T, seed uint64) { model(t, seed, 1000) },
+			"outages": func(t *testing.T, seed uint64) { longOutages(t, seed, time.Minute) },
+			"model":   func(t *testing.T, seed uint64) { model(t, seed, 1000) },
 		} {
 			seed := rng.Uint64()
 			t.Run(name, func(t *testing.T) { t.Logf("seed %d", seed); f(t, seed) })

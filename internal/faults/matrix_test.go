@@ -28,7 +28,7 @@ var matrix = []matrixRow{
 	{"T4", "the server ends sessions", []string{"TestTerminations"}, []string{"mdb.TestTerminatedWrite", "mdb.TestTerminatedIdle", "mdb.TestSubscriptionsOutliveTermination"}, ""},
 	{"T5", "the server restarts, or is killed", []string{"TestRestarts"}, []string{"mdb.TestSubscriptionsOutliveRestarts", "mdb.TestNotifyRestart"}, ""},
 	{"T6", "the server becomes a read-only standby, and is promoted", []string{"TestStandby"}, nil, "failover to another server, and reads from standbys, come in a later version"},
-	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage"}, []string{"mdb.TestSubscriptionSilence"}, "outages of 5 to 60 s in a row, as a longer one is no other than those of up to 0.3 s and the one without an end that are run"},
+	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage", "TestLongOutages"}, []string{"mdb.TestSubscriptionSilence"}, "outages of 15 s to a minute, which are left to `make soak`"},
 	{"T8", "consumers and writers are killed", []string{"TestKilledConsumers", "TestKilledWriters"}, nil, ""},
 	{"T9", "the bell's connection ends, notifications are lost, the trigger goes", []string{"TestLostRings"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, "that a lost ring costs no more than the fallback, as no test asserts a time; that the fallback finds what no ring told is run"},
 	{"T10", "handlers and their bookkeeping fail and panic", []string{"TestFailingHandlers"}, []string{"mdb.TestSubscriptionCallbackErrors", "mdb.TestSubscriptionPanics", "mdb.TestSubscriptionHoldsNoConnection"}, ""},
