@@ -17,10 +17,11 @@ import (
 
 // Allocations of a call, and what a context that may end adds to each.
 const (
-	readAllocs  = 6
-	emptyAllocs = 4
-	writeAllocs = 6
-	watchAllocs = 4
+	readAllocs    = 6
+	emptyAllocs   = 4
+	writeAllocs   = 6
+	versionAllocs = 6
+	watchAllocs   = 4
 )
 
 // measured runs a test with the rights to count: not in parallel, on a store of
@@ -77,6 +78,53 @@ func TestAllocsOfReads(t *testing.T) {
 					t.Errorf("%s of %d rows of %d bytes: %v allocations, want %v", what, tt.rows, tt.size, got, want)
 				}
 			}
+		}
+	})
+}
+
+func TestAllocsOfVersions(t *testing.T) {
+	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
+		stream := mdbtest.Category("allocs").Stream("1")
+		for want := mdb.NoStream; want < 1; want++ {
+			got := testing.AllocsPerRun(20, func() {
+				if version, err := s.StreamVersion(ctx, stream); err != nil || version != want {
+					t.Fatalf("version %d, error %v, want %d", version, err, want)
+				}
+			})
+			if want := versionAllocs + watch; got != want {
+				t.Errorf("%v allocations, want %v", got, want)
+			}
+			if _, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestAllocsOfBatches counts what one more message costs: the text of its ID, and what
+// pgx does to each element of an array.
+func TestAllocsOfBatches(t *testing.T) {
+	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, _ float64) {
+		const runs = 20
+		stream := mdbtest.Category("allocs").Stream("1")
+		var data any = json.RawMessage(`{"amount": 10}`)
+		allocs := func(n int) float64 {
+			batches := make([][]mdb.ProposedMessage, runs+1) // one to warm up
+			for i := range batches {
+				for range n {
+					batches[i] = append(batches[i], mdb.ProposedMessage{ID: uuid.New(), Type: "Happened", Data: data})
+				}
+			}
+			next := 0
+			return testing.AllocsPerRun(runs, func() {
+				if _, err := s.WriteMessages(ctx, stream, batches[next]); err != nil {
+					t.Fatal(err)
+				}
+				next++
+			})
+		}
+		if got := (allocs(200) - allocs(100)) / 100; got > 4.1 { // some buffers grow
+			t.Errorf("%v allocations a message, want 4", got)
 		}
 	})
 }

@@ -6,7 +6,7 @@ import "context"
 // 0. No procedure of Message DB tells it.
 func (p *procedures) categoryHead(ctx context.Context, category Category) (int64, error) {
 	var head int64
-	if err := p.run(ctx, directCategoryHead, one(&head), string(category)); err != nil {
+	if err := p.run(ctx, directCategoryHead, number(&head), string(category)); err != nil {
 		return 0, explain("find the end of category "+string(category), err)
 	}
 	return head, nil
@@ -29,7 +29,7 @@ func (s *Store) readCategoryAndHead(ctx context.Context, category Category, c re
 	} else {
 		st, args := s.categoryRead(r)
 		err = s.runBatch(ctx, nil,
-			step{st: directCategoryHead, read: one(&head), args: []any{string(category)}},
+			step{st: directCategoryHead, read: number(&head), args: []any{string(category)}},
 			step{st: st, read: r.read, args: args})
 		page = r.messages
 	}

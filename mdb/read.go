@@ -3,6 +3,7 @@ package mdb
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"iter"
 
 	"github.com/jackc/pgx/v5"
@@ -98,14 +99,11 @@ func (p *procedures) StreamVersion(ctx context.Context, stream StreamName) (int6
 	if p.config.direct {
 		st = directStreamVersion
 	}
-	var version *int64
-	if err := p.run(ctx, st, one(&version), string(stream)); err != nil {
+	version := NoStream // for which the server has NULL
+	if err := p.run(ctx, st, number(&version), string(stream)); err != nil {
 		return 0, explain("get the version of stream "+string(stream), err)
 	}
-	if version == nil {
-		return NoStream, nil
-	}
-	return *version, nil
+	return version, nil
 }
 
 // MessageStoreVersion returns the version of Message DB that is installed, such
@@ -319,6 +317,25 @@ func one(destinations ...any) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		for rows.Next() {
 			if err := rows.Scan(destinations...); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	}
+}
+
+// number reads a single integer, and leaves n alone if that is NULL.
+func number(n *int64) func(pgx.Rows) error {
+	return func(rows pgx.Rows) (err error) {
+		for rows.Next() {
+			fields, values := rows.FieldDescriptions(), rows.RawValues()
+			if len(fields) != 1 || len(values) != 1 {
+				return fmt.Errorf("rows of %d columns", len(fields))
+			}
+			if values[0] == nil {
+				continue
+			}
+			if *n, err = integer(fields[0].Format, values[0]); err != nil {
 				return err
 			}
 		}

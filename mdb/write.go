@@ -110,23 +110,23 @@ func (p *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 		seen = make(map[uuid.UUID]int, n)
 	}
 	for i, m := range ms {
-		what := ""
-		if n > 1 {
-			what = "message " + strconv.Itoa(i) + "'s "
-		}
-		w.faults.messageType(what+"type", m.Type)
-		data := p.encode(&w.faults, what+"data", m.Data)
-		metadata := p.encode(&w.faults, what+"metadata", m.Metadata)
+		before := len(w.faults)
+		w.faults.messageType("type", m.Type)
+		data := p.encode(&w.faults, "data", m.Data)
+		metadata := p.encode(&w.faults, "metadata", m.Metadata)
 		if size := len(data) + len(metadata); size > p.config.maxSize {
-			w.faults.add(what+"size", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(p.config.maxSize)+", see WithMaxMessageSize")
+			w.faults.add("size", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(p.config.maxSize)+", see WithMaxMessageSize")
 		}
 		if m.ID == uuid.Nil {
 			m.ID = newID()
 			w.minted[i] = true
 		} else if first, ok := seen[m.ID]; ok {
-			w.faults.add(what+"ID", m.ID.String()+", which is message "+strconv.Itoa(first)+"'s", "an ID of its own")
+			w.faults.add("ID", m.ID.String()+", which is message "+strconv.Itoa(first)+"'s", "an ID of its own")
 		}
 		if n > 1 {
+			for j := before; j < len(w.faults); j++ {
+				w.faults[j].Argument = "message " + strconv.Itoa(i) + "'s " + w.faults[j].Argument
+			}
 			seen[m.ID] = i
 		}
 		w.ids[i], w.idTexts[i], w.types[i] = m.ID, m.ID.String(), m.Type
