@@ -60,6 +60,7 @@ func TestRatios(t *testing.T) {
 
 // TestGrowth measures the smallest sizes, so that no dimension rots.
 func TestGrowth(t *testing.T) {
+	pgtest.NeedPrograms(t)
 	e, err := newServer(t.Context())
 	if err != nil {
 		t.Fatal(err)
