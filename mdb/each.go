@@ -44,7 +44,7 @@ type WriteResult struct {
 // has no pipeline, the writes are done one by one. In the other modes pgx's tracers
 // do not see them.
 func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
-	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int)}
+	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int), renewed: make(map[*pgx.Conn]bool)}
 	pending := e.propose(ws)
 	if s.config.execMode == pgx.QueryExecModeSimpleProtocol {
 		e.oneByOne(ctx, pending)
@@ -60,7 +60,7 @@ type eachCall struct {
 	store   *Store
 	results []WriteResult
 	failed  map[StreamName]int // the index of the first write to fail
-	renewed bool               // a statement that the server had forgotten
+	renewed map[*pgx.Conn]bool // those that had forgotten the statement
 }
 
 // An eachWrite is a write of a call, and what its last attempt has come to.
@@ -202,9 +202,9 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	defer conn.Release()
 	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode}
 	p.run(pending)
-	if p.stale && !e.renewed && forget(ctx, conn.Conn(), writeMessage) == nil {
+	if p.stale && !e.renewed[conn.Conn()] && forget(ctx, conn.Conn(), writeMessage) == nil {
 		// Prepared anew it is as good as never tried.
-		e.renewed = true
+		e.renewed[conn.Conn()] = true
 		for _, w := range pending {
 			if w.err != nil && classify(w.err) == classStale {
 				w.err = errSkipped

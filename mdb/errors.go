@@ -97,8 +97,10 @@ func (e *DuplicateIDError) Unwrap() error { return e.err }
 
 // An UnknownOutcomeError says that the connection was lost, or the context ended,
 // after a write was sent and before its outcome arrived: it may have happened or
-// not. Calling again with the same messages, their IDs included, and with
-// [Idempotent] settles it. errors.Is finds the context's error in it.
+// not. With [Idempotent] it may also say that messages with the IDs are there, and that
+// the look at them has failed. Calling again with the same messages, their IDs
+// included, and with [Idempotent] settles it. errors.Is finds the context's error in
+// it.
 type UnknownOutcomeError struct {
 	// IDs are those of the messages of the write, in order.
 	IDs []uuid.UUID

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -356,12 +357,17 @@ func (l *listener) connect(ctx context.Context, address string) (*pgx.Conn, erro
 	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
 	}
-	name := cfg.RuntimeParams["application_name"]
-	cfg.RuntimeParams["application_name"] = strings.TrimSpace(name + " message_store notify")
+	params := maps.Clone(cfg.RuntimeParams) // which a hook of the pool's may share
+	if params == nil {
+		params = make(map[string]string)
+	}
+	cfg.RuntimeParams = params
+	name := params["application_name"]
+	params["application_name"] = strings.TrimSpace(name + " message_store notify")
 	// No object of the user's may take the place of one of the server's.
-	cfg.RuntimeParams["search_path"] = "pg_catalog, pg_temp"
+	params["search_path"] = "pg_catalog, pg_temp"
 	// A process that is stopped or cut off would make every writer ring for it.
-	cfg.RuntimeParams["idle_session_timeout"] = "60000"
+	params["idle_session_timeout"] = "60000"
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = probePatience
 	}

@@ -220,8 +220,15 @@ func (s *bellSleeper) sleep(ctx context.Context, d time.Duration, found int, mov
 
 // delay returns how long s may sleep, and whether that is on the word of the bell.
 func (b *bell) delay(s *bellSleeper, d time.Duration, found int) (delay time.Duration, fallback bool) {
+	muted := false
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer func() {
+		b.mu.Unlock()
+		if muted { // A logger may ask the store.
+			b.config.logger.Warn("messages arrive without a ring: polling for a while",
+				"category", s.room.category, "remedy", "see whether the trigger of schema.InstallNotify is there and enabled")
+		}
+	}()
 	r, now := s.room, time.Now()
 	if r.state == stateOff && b.hearing && now.After(r.offUntil) {
 		r.state = stateCooling
@@ -232,6 +239,7 @@ func (b *bell) delay(s *bellSleeper, d time.Duration, found int) (delay time.Dur
 			r.unrung = now
 		} else if now.Sub(r.unrung) > latestRing {
 			b.mute(r, now)
+			muted = true
 		}
 	}
 	switch r.state {
@@ -357,8 +365,6 @@ func (b *bell) mute(r *room, now time.Time) {
 	r.offUntil = now.Add(b.config.recheck)
 	r.signalAll()
 	b.poke()
-	b.config.logger.Warn("messages arrive without a ring: polling for a while",
-		"category", r.category, "remedy", "see whether the trigger of schema.InstallNotify is there and enabled")
 }
 
 // hear is called when the connection has been proved, and when it is lost.

@@ -17,7 +17,7 @@ import (
 
 // A Store is a Message DB, reached through a pool of connections. It is safe for
 // concurrent use, and starts no goroutine of its own, but for
-// subscriptions with [WithNotify].
+// subscriptions with [WithNotify] or [Partition].
 type Store struct {
 	procedures
 	pool     *pgxpool.Pool

@@ -1,9 +1,11 @@
 package mdb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -45,8 +47,9 @@ func (p *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 		if w.lost != nil || w.idempotent {
 			present, lookErr := p.look(ctx, w)
 			switch {
-			case lookErr != nil && w.lost != nil:
-				again, err = true, lookErr
+			case lookErr != nil && (w.lost != nil || lost(lookErr)):
+				// It may be there already, so that is as good as unknown.
+				again, err, w.lost = true, lookErr, cmp.Or(w.lost, scrub(lookErr))
 			case lookErr != nil:
 				return false, explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
 			case present == nil:
@@ -72,11 +75,20 @@ func (p *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	return true, err
 }
 
+// lost tells whether a look has failed in a way that says nothing of the store.
+func lost(err error) bool {
+	switch classify(err) {
+	case classUnknown, classNotSent, classTransient:
+		return true
+	}
+	return false
+}
+
 // giveUp returns the error of a write that will not be tried again: that its
 // outcome is unknown if any attempt's is, whatever became of the last one.
 func (w *proposedWrite) giveUp(ctx context.Context, err error) error {
 	if w.lost != nil {
-		return &UnknownOutcomeError{IDs: w.ids, err: contextError(ctx, w.lost)}
+		return &UnknownOutcomeError{IDs: slices.Clone(w.ids), err: contextError(ctx, w.lost)}
 	}
 	return w.explain(contextError(ctx, err))
 }
@@ -117,7 +129,7 @@ func (p *procedures) look(ctx context.Context, w *proposedWrite) (present []uuid
 	case same && len(present) == len(w.ids):
 		return nil, nil
 	case len(present) == 0:
-		return w.ids, nil
+		return slices.Clone(w.ids), nil
 	}
 	return present, nil
 }

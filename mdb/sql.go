@@ -55,7 +55,7 @@ FROM message_store.write_message($1::varchar, $2::varchar, $3::varchar, $4::json
 	writeMessages = newStatement("write_messages",
 		`SELECT position, `+writtenGlobalPosition+`
 FROM (
-	SELECT message_store.write_message(m.id, $1::varchar, m.type, m.data::jsonb, m.metadata::jsonb, $6::bigint + m.index - 1) AS position
+	SELECT message_store.write_message(m.id, $1::varchar, m.type, m.data::jsonb, m.metadata::jsonb, $6::bigint + (m.index - 1)) AS position
 	FROM unnest($2::varchar[], $3::varchar[], $4::text[], $5::text[]) WITH ORDINALITY AS m(id, type, data, metadata, index)
 ) AS written`)
 

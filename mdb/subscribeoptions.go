@@ -78,7 +78,8 @@ func (o pollingOption) check(f *faults) {
 }
 
 // WithPolling sets how long a subscription that has caught up waits before it looks
-// again. The default is poll.Backoff(10 ms, 1 s, 2).
+// again. The default is poll.Backoff(10 ms, 1 s, 2). What the same [Store] writes wakes
+// its subscriptions at once.
 func WithPolling(strategy poll.Strategy) PollingOption {
 	return pollingOption{strategy}
 }

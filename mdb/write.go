@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -38,8 +39,8 @@ func (p *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 
 // WriteMessages writes messages to the end of a stream, one behind the other: all
 // of them or none. An expected version is that of the stream before the first. It
-// takes one round trip, however many they are. Without messages it does nothing
-// and checks nothing. All else is as with WriteMessage.
+// takes one round trip, however many they are. Without messages it checks
+// its arguments and sends nothing. All else is as with WriteMessage.
 func (p *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
 	w, err := p.proposeWrite(stream, ms, opts)
 	if err != nil || len(ms) == 0 {
@@ -48,7 +49,7 @@ func (p *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []
 	if err := p.write(ctx, w); err != nil {
 		return nil, err
 	}
-	return w.written, nil
+	return slices.Clone(w.written), nil // which may lie beside the message
 }
 
 // A proposedWrite is a write as it is sent, however often. Its texts are in
@@ -251,7 +252,7 @@ func (w *proposedWrite) explain(err error) error {
 		}
 		return &WrongVersionError{Stream: w.stream, Expected: expected, Actual: actualVersion(err), err: scrub(err)}
 	case classDuplicateID:
-		return &DuplicateIDError{IDs: w.ids, err: scrub(err)}
+		return &DuplicateIDError{IDs: slices.Clone(w.ids), err: scrub(err)}
 	}
 	return explain("write to stream "+string(w.stream), err)
 }
