@@ -121,7 +121,7 @@ func (h *harness) run(ctx context.Context, c benchCase, r rival, ops int) (sampl
 	// What the one before has left to collect is not this one's.
 	runtime.GC()
 	// Nor is what it has driven from the caches.
-	if r.op != nil && ops >= 10*warmUps {
+	if r.op != nil && ops >= 3*warmUps {
 		if _, err := r.do(ctx, warmUps, 1); err != nil {
 			return sample{}, err
 		}
