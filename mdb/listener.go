@@ -24,6 +24,8 @@ const (
 	pingInterval  = 20 * time.Second
 	probeInterval = time.Minute
 	probePatience = 5 * time.Second
+
+	lastingSession = time.Second
 )
 
 var listenRetry = RetryPolicy{MinDelay: 50 * time.Millisecond, MaxDelay: 10 * time.Second}
@@ -35,10 +37,17 @@ type listener struct {
 	held map[string]bool // categories whose keys are shared
 
 	probe     string // payload that is on its way, if any
-	probeSent chan error
+	probeSent chan sentProbe
 	probeEnds time.Time
 	nextProbe time.Time
 	nextPing  time.Time
+	nextArm   time.Time
+}
+
+// A sentProbe tells when a probe was sent, or why it was not.
+type sentProbe struct {
+	at  time.Time
+	err error
 }
 
 // start runs the goroutine if it does not run yet.
@@ -70,12 +79,14 @@ func (b *bell) stop() {
 func (b *bell) listen(ctx context.Context) {
 	said := ""
 	for attempt := 1; ctx.Err() == nil; attempt++ {
+		begun := time.Now()
 		heard, err := b.session(ctx)
 		b.hear(false)
 		if ctx.Err() != nil {
 			return
 		}
-		if heard {
+		// One that ends at once is no better than one that does not begin.
+		if heard && time.Since(begun) > lastingSession {
 			attempt, said = 1, ""
 		}
 		if said != err.Error() { // once for each reason
@@ -139,14 +150,14 @@ func (b *bell) session(ctx context.Context) (heard bool, err error) {
 func (b *bell) serve(ctx context.Context, heard *bool, capacity int64) error {
 	l := &b.listener
 	now := time.Now()
-	if err := l.checkProbe(now); err != nil {
+	if err := l.checkProbe(now, *heard); err != nil {
 		return err
 	}
 	unlock, arm, next := b.plan(now)
 	switch {
 	case len(unlock) > 0:
 		return l.unlock(ctx, unlock)
-	case len(arm) > 0:
+	case len(arm) > 0 && !l.nextArm.After(now):
 		if n := int64(len(l.held) + len(arm)); n > capacity/4 && int64(len(l.held)) <= capacity/4 {
 			b.config.logger.Warn("subscriptions share many keys of the server's lock table", "categories", n, "locks", capacity, "remedy", "raise max_locks_per_transaction")
 		}
@@ -155,12 +166,18 @@ func (b *bell) serve(ctx context.Context, heard *bool, capacity int64) error {
 			return err
 		}
 		b.armed(arm, granted)
+		// Some may be due again already: as much time belongs to the rings.
+		end := time.Now()
+		l.nextArm = end.Add(end.Sub(now))
 		return nil
 	case now.After(l.nextPing):
 		l.nextPing = now.Add(pingInterval)
 		return l.exec(ctx, "-- ping")
 	case *heard && now.After(l.nextProbe) && l.probe == "":
 		l.sendProbe(ctx)
+	}
+	if len(arm) > 0 {
+		next = l.nextArm
 	}
 	for _, t := range []time.Time{l.nextPing, l.probeEnds} {
 		if t.After(now) && (next.IsZero() || t.Before(next)) {
@@ -304,7 +321,7 @@ func (l *listener) exec(ctx context.Context, sql string) error {
 // that the server is a primary.
 func (l *listener) sendProbe(ctx context.Context) {
 	l.probe = probePrefix + uuid.NewString()
-	l.probeSent = make(chan error, 1)
+	l.probeSent = make(chan sentProbe, 1)
 	l.probeEnds = time.Now().Add(probePatience)
 	l.nextProbe = time.Now().Add(probeInterval + rand.N(probeInterval/4))
 	payload, sent, pool := l.probe, l.probeSent, l.pool
@@ -312,27 +329,47 @@ func (l *listener) sendProbe(ctx context.Context) {
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, probePatience)
 		defer cancel()
-		_, err := pool.Exec(ctx, "SELECT pg_catalog.pg_notify($1, $2)", pgx.QueryExecModeExec, notifyChannel, payload)
-		sent <- err
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			sent <- sentProbe{err: &acquireError{err}}
+			return
+		}
+		defer conn.Release()
+		at := time.Now()
+		_, err = conn.Exec(ctx, "SELECT pg_catalog.pg_notify($1, $2)", pgx.QueryExecModeExec, notifyChannel, payload)
+		sent <- sentProbe{at, err}
 	}()
 }
 
-// checkProbe fails when a probe was sent and has not arrived.
-func (l *listener) checkProbe(now time.Time) error {
+// checkProbe fails when a probe was sent and has not arrived. What the pool had no
+// connection for proves nothing: it leaves proved what was proved before.
+func (l *listener) checkProbe(now time.Time, heard bool) error {
 	if l.probe == "" || now.Before(l.probeEnds) {
 		return nil
 	}
+	sent := sentProbe{err: &acquireError{context.DeadlineExceeded}}
 	select {
-	case err := <-l.probeSent:
-		if err != nil {
-			return fmt.Errorf("notify through the pool: %w", err)
-		}
-		return &SetupError{
-			Problem: "a NOTIFY through the pool does not arrive at the connection that listens",
-			Remedy:  "let ListenOn lead to the same database directly, past any pooler",
-		}
+	case sent = <-l.probeSent:
 	default:
+	}
+	busy := errors.As(sent.err, new(*acquireError)) && errors.Is(sent.err, context.DeadlineExceeded)
+	switch {
+	case busy && heard:
+		l.probe, l.probeEnds = "", time.Time{}
+		return nil
+	case busy:
 		return errors.New("the pool had no connection to spare for a NOTIFY")
+	case sent.err != nil:
+		return fmt.Errorf("notify through the pool: %w", sent.err)
+	}
+	if ends := sent.at.Add(probePatience); now.Before(ends) {
+		l.probeEnds = ends
+		l.probeSent <- sent
+		return nil
+	}
+	return &SetupError{
+		Problem: "a NOTIFY through the pool does not arrive at the connection that listens",
+		Remedy:  "let ListenOn lead to the same database directly, past any pooler",
 	}
 }
 

@@ -251,9 +251,12 @@ func (b *bell) delay(s *bellSleeper, d time.Duration, found int) (delay time.Dur
 	case stateCooling:
 		// Many may find the same messages.
 		r.heat.add(now, float64(found)/float64(len(r.sleepers)))
-		if found == 0 && !r.wanted && b.budget.grant(now, r.heat.at(now)) {
-			r.wanted, r.refused, r.nextTry, r.patience = true, 0, now, d
-			b.poke()
+		if found == 0 {
+			r.patience = d
+			if !r.wanted && b.budget.grant(now, r.heat.at(now)) {
+				r.wanted, r.refused, r.nextTry = true, 0, now
+				b.poke()
+			}
 		}
 		return min(d, b.coolInterval()), false
 	default:
@@ -301,7 +304,7 @@ func (b *bell) wrote(stream StreamName) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r := b.rooms[string(stream.Category())]; r != nil && r.state != stateArmed {
+	if r := b.rooms[string(stream.Category())]; r != nil && r.state == stateOff {
 		r.ring(stream)
 	}
 }

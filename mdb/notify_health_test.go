@@ -3,6 +3,7 @@ package mdb_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -250,6 +251,79 @@ func TestNotifyExhaustedPool(t *testing.T) {
 	follows(t, db, f, stream, 10)
 	settled(t, s)
 	follows(t, db, f, stream, 10)
+}
+
+// TestNotifyRefused has the server refuse the bell what it needs, in each session
+// anew: it is said once, and the sessions become rare.
+func TestNotifyRefused(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	db := newSession(t, url)
+	exec(t, db, "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(int, int) FROM PUBLIC")
+	var sessions atomic.Int64
+	var j journal
+	s := newStore(t, newPool(t, url, asRole("message_store"), ofBell(func(conn net.Conn) net.Conn {
+		sessions.Add(1)
+		return conn
+	})), polled(&j)...)
+	stream := mdbtest.Category("refused").Stream("1")
+	f := followStream(t, s, stream)
+	eventually(t, db, "there are some sessions", func() bool { return sessions.Load() >= 5 })
+	follows(t, db, f, stream, 3)
+	if n := j.count(saysOff); n != 1 {
+		t.Errorf("it is said %d times, want once:\n%s", n, &j)
+	}
+	exec(t, db, "GRANT EXECUTE ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(int, int) TO PUBLIC")
+	settled(t, s)
+}
+
+// TestNotifyFarAway has a listener to which the way is long, and writers that keep it
+// from all but one category: trying again and again, it hears that one's rings.
+func TestNotifyFarAway(t *testing.T) {
+	t.Parallel()
+	url := bellDatabase(t)
+	var far atomic.Bool
+	s := newStore(t, newPool(t, url, ofBell(func(conn net.Conn) net.Conn { return &farConn{conn, &far} })),
+		mdb.WithNotify(mdb.Fallback(never), mdb.MaxRings(1_000_000)), mdb.WithPolling(poll.Constant(time.Millisecond)))
+	db, quiet := newSession(t, url), mdbtest.Category("quiet").Stream("1")
+	f := followStream(t, s, quiet)
+	settled(t, s)
+	far.Store(true)
+	busy := begin(t, newPool(t, url))
+	for range 8 {
+		category := mdbtest.Category("busy")
+		exec(t, busy, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(category.Stream("1")))
+		followCategory(t, s, category)
+	}
+	eventually(t, db, "the bell wants them all", func() bool { return s.NotifyStats().Cooling == 8 })
+	follows(t, db, f, quiet, 50)
+	stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1, Cooling: 8})
+}
+
+// ofBell wraps the connections of a store's bell.
+func ofBell(wrap func(net.Conn) net.Conn) func(*pgxpool.Config) {
+	return func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.AfterNetConnect = func(_ context.Context, c *pgconn.Config, conn net.Conn) (net.Conn, error) {
+			if strings.HasSuffix(c.RuntimeParams["application_name"], "message_store notify") {
+				return wrap(conn), nil
+			}
+			return conn, nil
+		}
+	}
+}
+
+// A farConn is a connection whose answers take a while, once it is far.
+type farConn struct {
+	net.Conn
+	far *atomic.Bool
+}
+
+func (c *farConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.far.Load() {
+		<-time.After(10 * time.Millisecond) // the way
+	}
+	return n, err
 }
 
 // TestNotifyConnection looks at what the bell opens its connection with.

@@ -145,6 +145,11 @@ func TestNotifySleep(t *testing.T) {
 				b.wrote("a-1")
 			}
 		}, true, true, 0},
+		{"written by the store itself, when cooling", func(b *bell, when string) {
+			if when == "read" {
+				b.wrote("a-1")
+			}
+		}, false, false, minCoolInterval},
 		{"nothing, when off", func(b *bell, when string) {
 			if when == "before" {
 				b.hear(false)

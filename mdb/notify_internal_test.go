@@ -293,6 +293,11 @@ func TestNotifyArmed(t *testing.T) {
 			if got, want := fmt.Sprint(retries), "[1ms 2ms 4ms 8ms 16ms 32ms 64ms 100ms 100ms]"; got != want {
 				t.Errorf("tries again after %s, want %s", got, want)
 			}
+			b.delay(s, time.Hour, 0) // the strategy has grown patient meanwhile
+			b.armed([]string{"a"}, []bool{false})
+			if _, _, next := b.plan(time.Now()); time.Until(next) != minArmRetry<<9 {
+				t.Errorf("tries again after %v, want %v", time.Until(next), minArmRetry<<9)
+			}
 			if rung(s) || s.room.state != stateCooling {
 				t.Error("armed, or woken for nothing")
 			}
