@@ -51,7 +51,13 @@ func UninstallNotify(ctx context.Context, db DB) error {
 func inShortTries(ctx context.Context, db DB, sql string) error {
 	for {
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-			_, err := tx.Conn().PgConn().Exec(ctx, "SET LOCAL lock_timeout = '100ms';"+installLock+";"+sql).ReadAll()
+			// Within a caller's transaction the setting would last to its end.
+			var timeout string
+			if err := tx.QueryRow(ctx, "SHOW lock_timeout", pgx.QueryExecModeSimpleProtocol).Scan(&timeout); err != nil {
+				return err
+			}
+			_, err := tx.Conn().PgConn().Exec(ctx, "SET LOCAL lock_timeout = '100ms';"+installLock+";"+sql+
+				";SET LOCAL lock_timeout = '"+timeout+"'").ReadAll()
 			return err
 		})
 		var pgErr *pgconn.PgError

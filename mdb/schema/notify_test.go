@@ -105,6 +105,26 @@ func TestInstallNotify(t *testing.T) {
 	}
 }
 
+// TestInstallNotifyLeavesSettings looks behind it, in a caller's transaction.
+func TestInstallNotifyLeavesSettings(t *testing.T) {
+	t.Parallel()
+	for _, timeout := range []string{"0", "20ms", "1min", "2500s"} {
+		conn := connect(t, testdb.New(t))
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, conn, "SET LOCAL lock_timeout = '"+timeout+"'")
+		if err := errors.Join(schema.InstallNotify(t.Context(), tx), schema.UninstallNotify(t.Context(), tx)); err != nil {
+			t.Fatal(err)
+		}
+		var left string
+		if err := tx.QueryRow(t.Context(), "SHOW lock_timeout").Scan(&left); err != nil || left != timeout {
+			t.Errorf("lock_timeout is left as %q, error %v, want %q", left, err, timeout)
+		}
+	}
+}
+
 // TestInstallNotifyConcurrently has many programs start at once, each of which
 // installs.
 func TestInstallNotifyConcurrently(t *testing.T) {
