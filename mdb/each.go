@@ -151,7 +151,14 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite
 	var again []*eachWrite
 	var tried *eachWrite // the one that was tried the most often of those that failed
 	var triedErr error
+	var repeated StreamName // whose last write was there already
 	for _, w := range pending {
+		if w.err == errSkipped && w.stream == repeated { //nolint:errorlint // never wrapped
+			// Sent again, each repeat would hold up those behind it for a round.
+			if !e.isThere(ctx, w) {
+				repeated = ""
+			}
+		}
 		repeat, err := true, w.err
 		var broken *brokenError
 		unsent := errors.As(w.err, &broken) && !broken.sent
@@ -176,7 +183,9 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite
 		case err != nil:
 			e.fail(w.stream, w.index, err)
 		default:
-			e.succeed(w)
+			if e.succeed(w); w.written[0].Duplicate {
+				repeated = w.stream
+			}
 		}
 	}
 	if tried != nil && len(again) > 0 {
@@ -187,6 +196,19 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite
 		_ = e.store.config.retry.wait(ctx, tried.attempts)
 	}
 	return again
+}
+
+// isThere looks for a write that was left out behind one that had happened before,
+// and if it has happened, too, takes its error away.
+func (e *eachCall) isThere(ctx context.Context, w *eachWrite) bool {
+	if !w.idempotent && w.lost == nil {
+		return false
+	}
+	if present, err := e.store.look(ctx, w.proposedWrite); err != nil || present != nil {
+		return false
+	}
+	w.err = nil
+	return true
 }
 
 // send sets the error of each write, which is nil if it has happened, and tells

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -223,6 +225,46 @@ func TestWriteEachForgotten(t *testing.T) {
 		checkStored(t, s, category, ws, each(t, s, ws))
 		exec(t, s.Pool(), `DEALLOCATE ALL`)
 	}
+}
+
+// TestWriteEachForgottenEverywhere has two connections that have both forgotten it,
+// and the call come to both.
+func TestWriteEachForgottenEverywhere(t *testing.T) {
+	t.Parallel()
+	var acquired atomic.Int64 // since the server forgot
+	s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
+		cfg.MaxConns = 2
+		cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return acquired.Add(1) != 2, nil }
+	}), attempts(1))
+	acquired.Store(10)
+	acquire := func() *pgxpool.Conn {
+		conn, err := s.Pool().Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	both := []*pgxpool.Conn{acquire(), acquire()}
+	for i, conn := range both {
+		prepared := conn.Conn()
+		conn.Release() // alone in the pool, it is the one that the next call gets
+		each(t, s, spread(mdbtest.Category("warm"), 3, 3))
+		if both[i] = acquire(); both[i].Conn() != prepared {
+			t.Fatal("the pool gives another connection")
+		}
+		exec(t, both[i], `DEALLOCATE ALL`)
+	}
+	for _, conn := range both {
+		conn.Release()
+	}
+	acquired.Store(0)
+	category := mdbtest.Category("forgotten")
+	ws := spread(category, 12, 4)
+	written := each(t, s, ws)
+	if n := acquired.Load(); n != 4 {
+		t.Errorf("%d connections were looked at, want one, one that goes, and one twice", n)
+	}
+	checkStored(t, s, category, ws, written)
 }
 
 // TestWriteEachInvalidLast has an earlier write to the stream not go down with a

@@ -229,6 +229,38 @@ func TestWriteEachIdempotent(t *testing.T) {
 	})
 }
 
+// TestWriteEachRepeated has a whole stream be there already: each write is looked
+// for, and none is sent again.
+func TestWriteEachRepeated(t *testing.T) {
+	t.Parallel()
+	const n = 50
+	onEach(t, func(t *testing.T, s *mdb.Store, w *wire) {
+		ws := spread(mdbtest.Category("repeated"), n, 1)
+		for i := range ws {
+			ws[i].Options = []mdb.WriteOption{mdb.Idempotent()}
+		}
+		first := each(t, s, ws)
+		each(t, s, ws[:2]) // prepares the look
+		before := w.turns.Load()
+		for i, again := range each(t, s, ws) {
+			first[i].Duplicate = true
+			if again != first[i] {
+				t.Errorf("write %d: %+v, want %+v", i, again, first[i])
+			}
+		}
+		turns, want := w.turns.Load()-before, int64(1+n)
+		switch s.Pool().Config().ConnConfig.DefaultQueryExecMode {
+		case pgx.QueryExecModeDescribeExec:
+			want = 1 + 2*n // a look is described each time
+		case pgx.QueryExecModeSimpleProtocol:
+			want = 2 * n // writes are sent one by one
+		}
+		if turns != want {
+			t.Errorf("waits %d times, want %d", turns, want)
+		}
+	})
+}
+
 // TestWriteEachMany has more writes than fit into any buffer, of which many fail:
 // neither side waits for the other to read. The longest stream is one chain.
 func TestWriteEachMany(t *testing.T) {
