@@ -290,7 +290,8 @@ func TestAllFaults(t *testing.T) {
 
 func TestStoreArguments(t *testing.T) {
 	t.Parallel()
-	pool := newPool(t, "postgres://nobody@nowhere.invalid/nothing")
+	const nowhere = "postgres://nobody@nowhere.invalid/nothing"
+	pool := newPool(t, nowhere)
 	for _, tt := range []struct {
 		name   string
 		pool   *pgxpool.Pool
@@ -298,6 +299,12 @@ func TestStoreArguments(t *testing.T) {
 		faults []mdb.Fault
 	}{
 		{"pool", nil, nil, []mdb.Fault{{"pool", "nil", "a *pgxpool.Pool"}}},
+		{"statement cache", newPool(t, nowhere+"?statement_cache_capacity=0"), nil, []mdb.Fault{
+			{"the pool's statement cache capacity", "0", `at least 1 in the exec mode "cache statement", or another mode`},
+		}},
+		{"description cache", newPool(t, nowhere+"?default_query_exec_mode=cache_describe&description_cache_capacity=0"), nil, []mdb.Fault{
+			{"the pool's description cache capacity", "0", `at least 1 in the exec mode "cache describe", or another mode`},
+		}},
 		{"size", pool, []mdb.StoreOption{mdb.WithMaxMessageSize(0)}, []mdb.Fault{{"maximal message size", "0", "at least 1 byte"}}},
 		{"logger", pool, []mdb.StoreOption{mdb.WithLogger(nil)}, []mdb.Fault{{"logger", "nil", "a *slog.Logger"}}},
 		{

@@ -128,6 +128,22 @@ func TestAtomicallyLockTimeout(t *testing.T) {
 	}
 }
 
+// TestAtomicallyOnClosedPool does not try for long what cannot succeed.
+func TestAtomicallyOnClosedPool(t *testing.T) {
+	t.Parallel()
+	var log journal
+	pool := newPool(t, testdb.Shared(t))
+	s := newStore(t, pool, log.option())
+	pool.Close()
+	err := s.Atomically(t.Context(), nil, func(*mdb.Tx) error {
+		t.Error("runs without a transaction")
+		return nil
+	})
+	if err == nil || isUnknown(err) || log.retries() != 0 {
+		t.Errorf("error %v after %d retries, want one and none", err, log.retries())
+	}
+}
+
 // TestAtomicallyCommitLost loses the connection around the commit.
 func TestAtomicallyCommitLost(t *testing.T) {
 	t.Parallel()

@@ -1,9 +1,12 @@
 package mdb
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // faults gathers what is wrong with a call, so that all of it is told at once.
@@ -64,5 +67,17 @@ func (f *faults) streamWithID(stream StreamName) {
 	f.stream(stream)
 	if stream != "" && !strings.Contains(string(stream), "-") {
 		f.add("stream", strconv.Quote(string(stream)), "a stream name, which has an id (read a category by the functions for categories)")
+	}
+}
+
+// caches refuses a pool whose mode needs a cache that is turned off: pgx would refuse
+// each batch on it, in a way that does not tell that nothing was sent.
+func (f *faults) caches(conn *pgx.ConnConfig) {
+	const allowed = "at least 1 in the exec mode %q, or another mode"
+	switch mode := conn.DefaultQueryExecMode; {
+	case mode == pgx.QueryExecModeCacheStatement && conn.StatementCacheCapacity < 1:
+		f.add("the pool's statement cache capacity", strconv.Itoa(conn.StatementCacheCapacity), fmt.Sprintf(allowed, mode))
+	case mode == pgx.QueryExecModeCacheDescribe && conn.DescriptionCacheCapacity < 1:
+		f.add("the pool's description cache capacity", strconv.Itoa(conn.DescriptionCacheCapacity), fmt.Sprintf(allowed, mode))
 	}
 }

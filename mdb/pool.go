@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/mdb/poll"
@@ -67,7 +68,8 @@ func connStringError(connString string, err error) error {
 
 // New returns a Store on the caller's pool, which Close leaves open. It does no
 // I/O. The pool's configuration should have been prepared by [Configure], or the
-// role's settings should do the same.
+// role's settings should do the same. A pool in one of the exec modes that cache
+// needs a cache, or the error is an [*ArgumentError].
 func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	config := storeConfig{
 		maxSize: DefaultMaxMessageSize,
@@ -81,11 +83,15 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	for _, opt := range opts {
 		opt.store(&config)
 	}
+	var conn *pgx.ConnConfig
+	if pool != nil {
+		conn = pool.Config().ConnConfig
+		config.faults.caches(conn)
+	}
 	if err := config.faults.err(); err != nil {
 		return nil, err
 	}
 	config.retry = config.retry.withDefaults()
-	conn := pool.Config().ConnConfig
 	config.execMode = conn.DefaultQueryExecMode
 	runner := &poolRunner{pool: pool, mode: config.execMode, tracer: conn.Tracer}
 	config.notify.logger = config.logger

@@ -98,7 +98,13 @@ func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*T
 const rollbackTimeout = 5 * time.Second
 
 func (s *Store) atomically(ctx context.Context, categories []Category, f func(*Tx) error) (again bool, err error) {
-	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		err = &acquireError{contextError(ctx, err)}
+		return classify(err) == classNotSent, explain("begin a transaction", err)
+	}
+	defer conn.Release()
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		// Nothing was asked of the server yet that could have happened.
 		class := classify(err)
