@@ -153,11 +153,9 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite
 	var triedErr error
 	var repeated StreamName // whose last write was there already
 	for _, w := range pending {
-		if w.err == errSkipped && w.stream == repeated { //nolint:errorlint // never wrapped
-			// Sent again, each repeat would hold up those behind it for a round.
-			if !e.isThere(ctx, w) {
-				repeated = ""
-			}
+		// Sent again, each repeat would hold up those behind it for a round.
+		if w.err == errSkipped && w.stream == repeated && !e.isThere(ctx, w) { //nolint:errorlint // never wrapped
+			repeated = ""
 		}
 		repeat, err := true, w.err
 		var broken *brokenError
@@ -214,10 +212,10 @@ func (e *eachCall) isThere(ctx context.Context, w *eachWrite) bool {
 // send sets the error of each write, which is nil if it has happened, and tells
 // whether the server has answered for any.
 func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered bool) {
-	conn, err := e.store.pool.Acquire(ctx)
+	conn, err := acquire(ctx, e.store.pool)
 	if err != nil {
 		for _, w := range pending {
-			w.err = &acquireError{contextError(ctx, err)}
+			w.err = err
 		}
 		return false
 	}

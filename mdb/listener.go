@@ -329,9 +329,9 @@ func (l *listener) sendProbe(ctx context.Context) {
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, probePatience)
 		defer cancel()
-		conn, err := pool.Acquire(ctx)
+		conn, err := acquire(ctx, pool)
 		if err != nil {
-			sent <- sentProbe{err: &acquireError{err}}
+			sent <- sentProbe{err: err}
 			return
 		}
 		defer conn.Release()

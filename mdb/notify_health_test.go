@@ -289,10 +289,10 @@ func TestNotifyFarAway(t *testing.T) {
 	f := followStream(t, s, quiet)
 	settled(t, s)
 	far.Store(true)
-	busy := begin(t, newPool(t, url))
+	busy := s.WithTx(begin(t, newPool(t, url)))
 	for range 8 {
 		category := mdbtest.Category("busy")
-		exec(t, busy, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(category.Stream("1")))
+		write(t, busy, category.Stream("1"), mdb.NewMessage("Happened", nil))
 		followCategory(t, s, category)
 	}
 	eventually(t, db, "the bell wants them all", func() bool { return s.NotifyStats().Cooling == 8 })

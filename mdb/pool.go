@@ -77,16 +77,15 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 		polling: poll.Backoff(10*time.Millisecond, time.Second, 2),
 		notify:  notifyConfig{fallback: DefaultFallback, maxRings: DefaultMaxRings, recheck: defaultRecheck},
 	}
+	var conn *pgx.ConnConfig
 	if pool == nil {
 		config.faults.add("pool", "nil", "a *pgxpool.Pool")
+	} else {
+		conn = pool.Config().ConnConfig
+		config.faults.caches(conn)
 	}
 	for _, opt := range opts {
 		opt.store(&config)
-	}
-	var conn *pgx.ConnConfig
-	if pool != nil {
-		conn = pool.Config().ConnConfig
-		config.faults.caches(conn)
 	}
 	if err := config.faults.err(); err != nil {
 		return nil, err

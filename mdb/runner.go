@@ -112,9 +112,9 @@ func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, r
 }
 
 func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	conn, err := r.pool.Acquire(ctx)
+	conn, err := acquire(ctx, r.pool)
 	if err != nil {
-		return &acquireError{contextError(ctx, err)}
+		return err
 	}
 	defer conn.Release()
 	err = r.query(ctx, conn.Conn(), st, read, args)
@@ -129,9 +129,9 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 }
 
 func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	conn, err := r.pool.Acquire(ctx)
+	conn, err := acquire(ctx, r.pool)
 	if err != nil {
-		return &acquireError{contextError(ctx, err)}
+		return err
 	}
 	defer conn.Release()
 	err = queryBatch(ctx, conn.Conn(), r.mode, steps)
@@ -204,6 +204,14 @@ func statements(steps []step) []*statement {
 		sts[i] = step.st
 	}
 	return sts
+}
+
+func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, &acquireError{contextError(ctx, err)}
+	}
+	return conn, nil
 }
 
 // acquireError is that of a call that got no connection and so sent nothing.

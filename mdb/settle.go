@@ -75,7 +75,8 @@ func (p *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	return true, err
 }
 
-// lost tells whether a look has failed in a way that says nothing of the store.
+// lost tells whether a look, or what comes before any write, has failed in a way that
+// says nothing of the store.
 func lost(err error) bool {
 	switch classify(err) {
 	case classUnknown, classNotSent, classTransient:

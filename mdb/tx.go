@@ -98,18 +98,15 @@ func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*T
 const rollbackTimeout = 5 * time.Second
 
 func (s *Store) atomically(ctx context.Context, categories []Category, f func(*Tx) error) (again bool, err error) {
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := acquire(ctx, s.pool)
 	if err != nil {
-		err = &acquireError{contextError(ctx, err)}
-		return classify(err) == classNotSent, explain("begin a transaction", err)
+		return lost(err), explain("begin a transaction", err)
 	}
 	defer conn.Release()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		// Nothing was asked of the server yet that could have happened.
-		class := classify(err)
-		again := class == classUnknown || class == classNotSent || class == classTransient
-		return again, explain("begin a transaction", contextError(ctx, err))
+		return lost(err), explain("begin a transaction", contextError(ctx, err))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)

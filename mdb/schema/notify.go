@@ -51,12 +51,11 @@ func UninstallNotify(ctx context.Context, db DB) error {
 func inShortTries(ctx context.Context, db DB, sql string) error {
 	for {
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-			// Within a caller's transaction the setting would last to its end.
-			var timeout string
-			if err := tx.QueryRow(ctx, "SHOW lock_timeout", pgx.QueryExecModeSimpleProtocol).Scan(&timeout); err != nil {
+			timeout, err := setting(ctx, tx, "lock_timeout")
+			if err != nil {
 				return err
 			}
-			_, err := tx.Conn().PgConn().Exec(ctx, "SET LOCAL lock_timeout = '100ms';"+installLock+";"+sql+
+			_, err = tx.Conn().PgConn().Exec(ctx, "SET LOCAL lock_timeout = '100ms';"+installLock+";"+sql+
 				";SET LOCAL lock_timeout = '"+timeout+"'").ReadAll()
 			return err
 		})

@@ -54,17 +54,23 @@ func (e *ForeignObjectsError) Error() string {
 // the oldest version supported.
 func Install(ctx context.Context, db DB) error {
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		// Within a caller's transaction the setting would last to its end.
-		var path string
-		if err := tx.QueryRow(ctx, "SHOW search_path", pgx.QueryExecModeSimpleProtocol).Scan(&path); err != nil {
+		path, err := setting(ctx, tx, "search_path")
+		if err != nil {
 			return fmt.Errorf("schema: look at the search path: %w", err)
 		}
 		if err := install(ctx, tx); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", path)
+		_, err = tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", path)
 		return err
 	})
+}
+
+// setting returns a setting's value, which is put back behind a change of it: within a
+// caller's transaction the change would last to its end.
+func setting(ctx context.Context, tx pgx.Tx, name string) (value string, err error) {
+	err = tx.QueryRow(ctx, "SHOW "+name, pgx.QueryExecModeSimpleProtocol).Scan(&value)
+	return value, err
 }
 
 // installLock is the advisory lock that installers of one database take. The
