@@ -6,6 +6,7 @@ ROUNDS  ?= 6
 CASE    ?= Write 1 message
 DURATION ?= 1h
 VERSIONS ?= 14 15 16 17 18
+SHORT   ?=
 MODULES := $(dir $(wildcard go.mod */go.mod))
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 
@@ -29,10 +30,10 @@ test-modules: # on a PostgreSQL that is there
 
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
-	cd mdbcontainer && $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race ./...
+	cd mdbcontainer && $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race $(SHORT) ./...
 
-test-matrix: ## run the tests of the root module on each of VERSIONS, which npm provides
-	$(GO) run ./scripts/matrix $(VERSIONS)
+test-matrix: ## run the tests of the root module on each of VERSIONS, which npm provides (SHORT=-short: less long)
+	$(GO) run ./scripts/matrix $(SHORT) $(VERSIONS)
 
 compatibility: ## do so, and keep the results in docs/compatibility.md
 	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)
@@ -42,7 +43,7 @@ test-fresh: ## prove make demo and make test in clean Debian roots, as root (FRE
 
 test-official: ## run the tests on Message DB's own SQL, which npm provides, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
-		$(GO) test -race -tags official ./mdb/...
+		$(GO) test -race $(SHORT) -tags official ./mdb/...
 
 test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \

@@ -366,7 +366,7 @@ func TestNotifyConnection(t *testing.T) {
 // than there are rings, and polls while the bell rests from them.
 func TestNotifyForged(t *testing.T) {
 	t.Parallel()
-	const rings = 10_000
+	const rings = 20 * mdb.DefaultMaxRings
 	for _, test := range []struct {
 		name    string
 		payload func(own mdb.StreamName, i int) string

@@ -91,7 +91,7 @@ func (w *witness) restart() error {
 func TestPartitionAgainstAll(t *testing.T) {
 	t.Parallel()
 	peak := 0
-	for seed := range uint64(200) {
+	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0)) // of the handlers, under the lock
 			fate := rand.New(rand.NewPCG(seed, 1))   // of the loop

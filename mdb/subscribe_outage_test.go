@@ -113,7 +113,8 @@ func (k *knife) Read(p []byte) (int, error) {
 // came of the page is not delivered, and all of it is later.
 func TestSubscriptionCutPages(t *testing.T) {
 	t.Parallel()
-	const page, pages = 10, 120
+	pgtest.NeedTime(t)
+	const page, pages = 10, 40
 	url := testdb.Shared(t)
 	writer := newStore(t, newPool(t, url))
 	category := mdbtest.Category("cut")
@@ -154,7 +155,7 @@ func TestSubscriptionCutPages(t *testing.T) {
 					// The next page is cut later than this one. If it is whole before,
 					// the one after it is not.
 					if left.Load() < 0 {
-						left.Store(13 * cuts)
+						left.Store(39 * cuts)
 						cuts++
 					}
 					return nil

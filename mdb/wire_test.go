@@ -131,10 +131,14 @@ func (c *wireConn) Read(b []byte) (int, error) {
 	}
 	if c.broken.Load() == 0 {
 		n, err := c.Conn.Read(b)
+		// While a write takes long, pgx reads in the background, and that read may still
+		// wait when the next request is sent.
+		if n > 0 && c.wrote.CompareAndSwap(true, false) {
+			c.wire.turns.Add(1)
+		}
 		if n == 0 || c.broken.Load() == 0 {
 			return n, err
 		}
-		// While a write takes long, pgx reads in the background.
 		c.early = bytes.Clone(b[:n])
 	}
 	if c.rest == nil {

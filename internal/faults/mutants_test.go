@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -188,6 +189,7 @@ func categoryKinds(w *world, category mdb.Category) (subs []*subscriber) {
 
 // TestValidators has each validator find what a client does wrong on purpose.
 func TestValidators(t *testing.T) {
+	pgtest.NeedTime(t)
 	for _, tt := range []struct {
 		validator, fault string
 		prepare          func(w *world, p *proxy)

@@ -38,3 +38,13 @@ func NeedPrograms(t testing.TB) {
 		t.Skip("needs a server of its own, and PostgreSQL's programs are not on this machine")
 	}
 }
+
+// NeedTime skips a test that takes long where the suite is repeated with -short, for the
+// sake of another server: it is for tests that find the same on any.
+func NeedTime(t testing.TB) {
+	t.Helper()
+
+	if testing.Short() {
+		t.Skip("takes long, and finds the same on any server: see make test")
+	}
+}

@@ -11,7 +11,8 @@ import (
 func TestArenaProportion(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
-	for n := range 200 {
+	all := make([]byte, 1<<20)
+	for n := range 100 {
 		var a arena
 		content, values := 0, 0
 		most := 1 << r.IntN(20)
@@ -20,8 +21,7 @@ func TestArenaProportion(t *testing.T) {
 			if r.IntN(20) == 0 {
 				size = r.IntN(1 << 19)
 			}
-			b := make([]byte, size)
-			s := a.put(b)
+			s := a.put(all[:size])
 			if got := len(a.view(s)); got != size {
 				t.Fatalf("page %d: view of %d bytes, want %d", n, got, size)
 			}
@@ -74,8 +74,9 @@ func TestArenaFewChunks(t *testing.T) {
 func TestArenaResetForgets(t *testing.T) {
 	t.Parallel()
 	var a arena
+	b := make([]byte, maxChunk/4+1)
 	for range 10 {
-		a.put(make([]byte, 1<<18))
+		a.put(b)
 	}
 	a.reset()
 	for i, c := range a.chunks[:cap(a.chunks)] {
@@ -84,7 +85,7 @@ func TestArenaResetForgets(t *testing.T) {
 		}
 	}
 	for range keepChunks + 1 {
-		a.put(make([]byte, maxChunk/4+1))
+		a.put(b)
 	}
 	a.reset()
 	if cap(a.chunks) > keepChunks {

@@ -48,7 +48,7 @@ func (r result) fault() error {
 }
 
 // test runs the suite on a major version, which is fetched if the machine lacks it.
-func test(ctx context.Context, major string, show io.Writer) (result, error) {
+func test(ctx context.Context, major string, short bool, show io.Writer) (result, error) {
 	env := append(os.Environ(), "MDB_TEST_POSTGRES="+major, "MDB_TEST_DATABASE_URL=")
 	find := exec.CommandContext(ctx, "go", "run", "./internal/pgtest/find-postgres")
 	find.Env, find.Stderr = env, os.Stderr
@@ -72,7 +72,7 @@ func test(ctx context.Context, major string, show io.Writer) (result, error) {
 	}
 	// This package's own test looks at what is about to be written.
 	packages := slices.DeleteFunc(strings.Fields(string(list)), func(p string) bool { return strings.HasSuffix(p, "/scripts/matrix") })
-	args := append([]string{"test", "-race", "-count=1", "-json"}, packages...)
+	args := append([]string{"test", "-race", "-count=1", "-json", fmt.Sprintf("-short=%t", short)}, packages...)
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // with packages of this module
 	cmd.Env, cmd.Stderr = env, os.Stderr
 	out, err := cmd.StdoutPipe()
