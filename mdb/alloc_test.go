@@ -44,6 +44,20 @@ func measured(t *testing.T, test func(t *testing.T, s *mdb.Store, ctx context.Co
 	}
 }
 
+// allocs counts what a call of f allocates. As whatever else the process does meanwhile
+// is counted too, more than is wanted is counted again.
+func allocs(want float64, f func()) float64 {
+	const runs, attempts = 20, 3
+	least := testing.AllocsPerRun(runs, f)
+	for range attempts - 1 {
+		if least <= want {
+			break
+		}
+		least = min(least, testing.AllocsPerRun(runs, f))
+	}
+	return least
+}
+
 func TestAllocsOfReads(t *testing.T) {
 	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
 		for _, tt := range []struct {
@@ -69,12 +83,13 @@ func TestAllocsOfReads(t *testing.T) {
 				"GetStreamMessages":   func() ([]mdb.Message, error) { return s.GetStreamMessages(ctx, stream) },
 				"GetCategoryMessages": func() ([]mdb.Message, error) { return s.GetCategoryMessages(ctx, stream.Category()) },
 			} {
-				got := testing.AllocsPerRun(20, func() {
+				want := tt.want + watch
+				got := allocs(want, func() {
 					if ms, err := read(); err != nil || len(ms) != tt.rows {
 						t.Fatalf("%s: %d messages, error %v", what, len(ms), err)
 					}
 				})
-				if want := tt.want + watch; got != want {
+				if got != want {
 					t.Errorf("%s of %d rows of %d bytes: %v allocations, want %v", what, tt.rows, tt.size, got, want)
 				}
 			}
@@ -85,13 +100,14 @@ func TestAllocsOfReads(t *testing.T) {
 func TestAllocsOfVersions(t *testing.T) {
 	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
 		stream := mdbtest.Category("allocs").Stream("1")
-		for want := mdb.NoStream; want < 1; want++ {
-			got := testing.AllocsPerRun(20, func() {
-				if version, err := s.StreamVersion(ctx, stream); err != nil || version != want {
-					t.Fatalf("version %d, error %v, want %d", version, err, want)
+		for last := mdb.NoStream; last < 1; last++ {
+			want := versionAllocs + watch
+			got := allocs(want, func() {
+				if version, err := s.StreamVersion(ctx, stream); err != nil || version != last {
+					t.Fatalf("version %d, error %v, want %d", version, err, last)
 				}
 			})
-			if want := versionAllocs + watch; got != want {
+			if got != want {
 				t.Errorf("%v allocations, want %v", got, want)
 			}
 			if _, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil)); err != nil {
@@ -108,7 +124,7 @@ func TestAllocsOfBatches(t *testing.T) {
 		const runs = 20
 		stream := mdbtest.Category("allocs").Stream("1")
 		var data any = json.RawMessage(`{"amount": 10}`)
-		allocs := func(n int) float64 {
+		ofBatch := func(n int) float64 {
 			batches := make([][]mdb.ProposedMessage, runs+1) // one to warm up
 			for i := range batches {
 				for range n {
@@ -123,7 +139,7 @@ func TestAllocsOfBatches(t *testing.T) {
 				next++
 			})
 		}
-		if got := (allocs(200) - allocs(100)) / 100; got > 4.1 { // some buffers grow
+		if got := (ofBatch(200) - ofBatch(100)) / 100; got > 4.1 { // some buffers grow
 			t.Errorf("%v allocations a message, want 4", got)
 		}
 	})
@@ -146,7 +162,7 @@ func TestAllocsOfWrites(t *testing.T) {
 				want++ // pgproto3 makes itself a new buffer of 1 KiB behind a larger message
 			}
 			const runs = 20
-			if got := testing.AllocsPerRun(runs, write); got != want {
+			if got := allocs(want, write); got != want {
 				t.Errorf("%d bytes: %v allocations, want %v", size, got, want)
 			}
 			var before, after runtime.MemStats

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -20,6 +21,7 @@ import (
 // once, in the order of its stream, and says where it is.
 func TestWriteEachSettles(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	onEach(t, func(t *testing.T, s *mdb.Store, w *wire) {
 		mode := s.Pool().Config().ConnConfig.DefaultQueryExecMode
 		write(t, s, "warm-1", mdb.NewMessage("Happened", nil))

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -82,6 +83,7 @@ func TestAppendToMessage(t *testing.T) {
 
 func TestLargePayload(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	s := mdbtest.SharedStore(t)
 	category := mdbtest.Category("payload")
 	const size = 1 << 20

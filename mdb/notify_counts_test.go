@@ -194,6 +194,7 @@ func TestNotifyLongNames(t *testing.T) {
 // first of it, and then only as often as it may.
 func TestNotifyBudget(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	const perSecond, writes = 50, 4000
 	for _, test := range []struct {
 		name    string

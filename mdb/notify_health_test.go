@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
@@ -229,6 +230,7 @@ func TestNotifyListenOn(t *testing.T) {
 // TestNotifyExhaustedPool has no connection for the bell to prove that it hears.
 func TestNotifyExhaustedPool(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	url := bellDatabase(t)
 	pool := newPool(t, url, connections(2))
 	var j journal
@@ -366,6 +368,7 @@ func TestNotifyConnection(t *testing.T) {
 // than there are rings, and polls while the bell rests from them.
 func TestNotifyForged(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	const rings = 20 * mdb.DefaultMaxRings
 	for _, test := range []struct {
 		name    string

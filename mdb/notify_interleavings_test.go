@@ -11,6 +11,7 @@ import (
 // TestNotifyInterleavings walks the protocol of the client with the trigger.
 func TestNotifyInterleavings(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	url := bellDatabase(t)
 	single := [][]move{ // one writer
 		{wInsert(0)},
@@ -87,6 +88,7 @@ func TestNotifyInterleavings(t *testing.T) {
 // not rung, and committed later.
 func TestNotifyInterleavingsPrepared(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	url := newServer(t, 14, pgtest.Setting("max_prepared_transactions", "4")).URL("postgres")
 	conn := newSession(t, url)
 	if err := testdb.InstallOurs(t.Context(), conn); err != nil {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 // A simulation is a bell with one category, without a server. Each of the server's
@@ -59,6 +61,7 @@ func (s *simulation) follow(ctx context.Context, subscriptions int, there *atomi
 // but for those on their way when it ends; and as long as it has room they are many.
 func TestNotifyBudgetKept(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	const perSecond, seconds = 100, 15
 	for _, test := range []struct {
 		what          string

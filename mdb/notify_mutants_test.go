@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 // TestNotifyMutants breaks the protocol in one place after the other. Each time
@@ -12,6 +14,7 @@ import (
 // all interleavings would prove nothing.
 func TestNotifyMutants(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	const try = "pg_catalog.pg_try_advisory_xact_lock("
 	rule := []move{sListen(0), sArm(0), sSnapshot(0), sRows(0), sSleep(0)}
 	for _, test := range []struct {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 // A witness watches a partitioned subscription, over all its restarts: that order
@@ -90,6 +92,7 @@ func (w *witness) restart() error {
 // that end, and goes on each time from the position that was kept. Nothing is lost.
 func TestPartitionAgainstAll(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	peak := 0
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -60,6 +61,7 @@ func (l *ledger) missing(want []mdb.Message, kept int64) (positions []int64) {
 // both ways and with all filters.
 func TestPartitionLosesNothing(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	const streams, rounds = 25, 4
 	failure := errors.New("refused")
 	for way, s := range bothWays(t, mdb.WithConditions()) {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -75,6 +76,7 @@ func (sh shape) write(t *testing.T, s *mdb.Store, stream mdb.StreamName, ms []md
 // where it is.
 func TestSettle(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	for _, sh := range shapes {
 		t.Run(sh.name, func(t *testing.T) {
 			t.Parallel()
@@ -138,6 +140,7 @@ func TestSettle(t *testing.T) {
 // TestSettleAgain loses one connection after the other, that of the look included.
 func TestSettleAgain(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	for _, sh := range shapes {
 		t.Run(sh.name, func(t *testing.T) {
 			t.Parallel()
@@ -177,6 +180,7 @@ func TestSettleAgain(t *testing.T) {
 // TestSettleWithOthers has others write between a lost attempt and the next one.
 func TestSettleWithOthers(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	other := mdbtest.SharedStore(t)
 	for _, sh := range shapes {
 		for _, reached := range []bool{false, true} {
@@ -286,6 +290,7 @@ func TestSettleRewritten(t *testing.T) {
 // and the same call settle it later.
 func TestUnsettled(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	for _, sh := range shapes {
 		if sh.mint {
 			continue // its IDs are gone with it, but for those in the error

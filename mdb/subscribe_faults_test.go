@@ -205,6 +205,7 @@ func (o *ordeal) retries() map[*gathering]int64 {
 // database, again and again.
 func TestSubscriptionsOutliveTermination(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	url := testdb.New(t)
 	admin := newPool(t, url, oneConnection)
 	s := newStore(t, newPool(t, url), persistent)
@@ -228,6 +229,7 @@ func TestSubscriptionsOutliveTermination(t *testing.T) {
 // and at last not start again.
 func TestSubscriptionsOutliveRestarts(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	server := pgtest.Own(t)
 	url := server.URL("postgres")
 	pool := newPool(t, url)

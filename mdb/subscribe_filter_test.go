@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
@@ -85,6 +86,7 @@ var often = mdb.WithPolling(poll.Constant(time.Millisecond))
 // a subscription that goes on from what OnProgress was told.
 func TestSubscriptionOverForeignMessages(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	const foreign = 100_000
 	url := testdb.New(t)
 	pool := newPool(t, url)

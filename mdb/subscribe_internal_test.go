@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
@@ -335,6 +336,7 @@ func defaultPolling(t *testing.T) poll.Strategy {
 // on its first day and on a day ten years later.
 func TestSubscriptionIdle(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	const day = 24*time.Hour - time.Millisecond // or the end would race with a read
 	polling := defaultPolling(t)
 	for name, tt := range map[string]struct {

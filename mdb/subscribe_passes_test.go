@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
@@ -144,6 +145,7 @@ func TestGomdb6BackoffOverflows(t *testing.T) {
 // must not do the same: the read behind such a page finds nothing.
 func TestGomdb17DynamicDrifts(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	for _, tt := range []struct {
 		batch     int
 		perSecond float64

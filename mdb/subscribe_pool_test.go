@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
@@ -197,6 +198,7 @@ func TestSubscriptionsEndIdle(t *testing.T) {
 //
 // It is not parallel, because it counts the goroutines of the process.
 func TestSubscriptionsStartAndStop(t *testing.T) {
+	pgtest.NeedTime(t)
 	const subscriptions, atOnce = 1000, 10
 	url := testdb.Shared(t)
 	admin := newPool(t, url)

@@ -193,6 +193,7 @@ func longOutages(t *testing.T, seed uint64, longest time.Duration) {
 // TestFewConnections has all subscriptions and writers, those in handlers too, share
 // one connection, or meet a server that has no more than two for them.
 func TestFewConnections(t *testing.T) {
+	pgtest.NeedTime(t)
 	for name, limit := range map[string]int{"one": 0, "refused": 2} {
 		t.Run(name, func(t *testing.T) {
 			url := database(t)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -216,7 +217,10 @@ func killedConsumers(t *testing.T, seed uint64) {
 
 // TestKilledWriters kills writers wherever they are, and settles what they have left
 // open.
-func TestKilledWriters(t *testing.T) { killedWriters(t, *seedFlag) }
+func TestKilledWriters(t *testing.T) {
+	pgtest.NeedTime(t)
+	killedWriters(t, *seedFlag)
+}
 
 func killedWriters(t *testing.T, seed uint64) {
 	url := database(t)

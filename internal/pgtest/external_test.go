@@ -15,6 +15,7 @@ import (
 
 func TestExternal(t *testing.T) {
 	t.Parallel()
+	NeedTime(t)
 
 	s := Own(t)
 	stale := fmt.Sprintf("mdb_test_%d_ABCDEFGH_1", time.Now().Add(-2*time.Hour).Unix())

@@ -39,12 +39,12 @@ func NeedPrograms(t testing.TB) {
 	}
 }
 
-// NeedTime skips a test that takes long where the suite is repeated with -short, for the
-// sake of another server: it is for tests that find the same on any.
+// NeedTime skips a test that takes long where -short asks for that, as CI does where it
+// repeats the suite for the sake of one more server.
 func NeedTime(t testing.TB) {
 	t.Helper()
 
 	if testing.Short() {
-		t.Skip("takes long, and finds the same on any server: see make test")
+		t.Skip("takes long, so left out with -short")
 	}
 }

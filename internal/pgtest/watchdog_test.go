@@ -70,6 +70,7 @@ func (o *owner) listening() bool {
 
 func TestServerEndsWithItsOwner(t *testing.T) {
 	t.Parallel()
+	NeedTime(t)
 
 	for _, test := range []struct {
 		mode   string
@@ -105,6 +106,7 @@ func TestServerEndsWithItsOwner(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	t.Parallel()
+	NeedTime(t)
 
 	// A folder of its own keeps the leftover from other runs' sweeps.
 	temp, err := os.MkdirTemp("/tmp", "mdb-sweep-")

@@ -3,9 +3,8 @@
 //
 //	go run ./scripts/matrix [-short] [-record docs/compatibility.json] MAJOR...
 //
-// With -short it leaves out what takes long and is the same on any server. With -record
-// it also keeps them in that file, for the documentation, and writes the
-// page beside it. Its exit status is 1 if a test fails, or a column has no tests.
+// With -short it leaves out what takes long. With -record it also keeps the results in
+// that file, for the documentation, and writes the page beside it. Its exit status is 1 if a test fails, or a column has no tests.
 package main
 
 import (
@@ -19,7 +18,7 @@ import (
 
 func main() {
 	file := flag.String("record", "", "keep the results in this `file`")
-	short := flag.Bool("short", false, "leave out what takes long and is the same on any server")
+	short := flag.Bool("short", false, "leave out what takes long")
 	flag.Parse()
 	if flag.NArg() == 0 || *short && *file != "" { // the documentation is of all tests
 		fmt.Fprintln(os.Stderr, "usage: matrix [-short] [-record FILE] MAJOR...")
