@@ -4,9 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/messagedb-go/messagedb/internal/testdb"
-
 	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
 // TestNotifyMutants breaks the protocol in one place after the other. Each time
