@@ -14,7 +14,7 @@ import (
 // larger are cases that differ from others in a number alone, and take long.
 var larger = regexp.MustCompile(`^Write 1000 |32 at the same time$`)
 
-// TestOnce runs every rival of every case, so that none rots.
+// TestOnce runs every rival of every case but the larger ones, so that none rots.
 func TestOnce(t *testing.T) {
 	pgtest.NeedPrograms(t)
 	e, err := newEnvironment(t.Context())
