@@ -74,11 +74,11 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // committed if f returns nil.
 //
 // If the server ends the transaction because of a deadlock, a serialization
-// failure, a lock timeout or a prepared statement that it has forgotten, all of it is done again, f included, as often as
-// [WithRetry] says; f may therefore run more than once. An error of f's own ends
-// the transaction and is returned as it is. If the connection is lost while the
-// transaction commits, the error is an [*UnknownOutcomeError] with the IDs of all
-// messages that f wrote.
+// failure, a lock timeout or a prepared statement that it has forgotten, all of it is
+// done again, f included, as often as [WithRetry] says; f may therefore run more than
+// once. An error of f's own ends the transaction and is returned as it is. If the
+// connection is lost while the transaction commits, the error is an
+// [*UnknownOutcomeError] with the IDs of all messages that f wrote.
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	for attempt := 1; ; attempt++ {
 		again, err := s.atomically(ctx, categories, f)

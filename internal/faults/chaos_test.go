@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -15,28 +14,38 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// every calls f again and again, after a random time up to twice the mean, until ctx
-// ends or f fails. It is for faults that clients get on with on any machine.
-func every(ctx context.Context, rng *rand.Rand, mean time.Duration, f func() error) error {
-	return repeat(ctx, math.MaxInt, rng, mean, f)
+// pause waits for a random time up to twice the mean, and reports whether ctx goes on.
+func pause(ctx context.Context, rng *rand.Rand, mean time.Duration) bool {
+	timer := time.NewTimer(time.Duration(rng.Int64N(int64(2 * mean))))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
-// repeat does so for so many times. It is for faults under which a slow machine may get
-// nothing done.
-func repeat(ctx context.Context, times int, rng *rand.Rand, mean time.Duration, f func() error) error {
-	for range times {
-		timer := time.NewTimer(time.Duration(rng.Int64N(int64(2 * mean))))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		}
+// every calls f again and again until ctx ends or f fails. It is for faults that
+// clients get on with on any machine.
+func every(ctx context.Context, rng *rand.Rand, mean time.Duration, f func() error) error {
+	for pause(ctx, rng, mean) {
 		if err := f(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// several calls f so many times, and then waits until writers get on. It is for faults
+// under which a slow machine may get nothing done.
+func (w *world) several(ctx context.Context, times int, mean time.Duration, f func() error) error {
+	for ; times > 0 && pause(ctx, w.rng, mean); times-- {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return w.untilAcked(ctx, 200)
 }
 
 // persistent makes writes outlast an outage.
@@ -69,7 +78,7 @@ func terminations(t *testing.T, seed uint64) {
 	admin := connect(t, url)
 	faults := 0
 	violations := w.run(t, func(ctx context.Context) error {
-		err := repeat(ctx, scaled(100, 900), w.rng, scaled(20*time.Millisecond, 50*time.Millisecond), func() error {
+		return w.several(ctx, scaled(100, 900), scaled(20*time.Millisecond, 50*time.Millisecond), func() error {
 			rows, _ := admin.Query(context.WithoutCancel(ctx), `SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid`)
 			pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
@@ -81,10 +90,6 @@ WHERE datname = current_database() AND backend_type = 'client backend' AND pid <
 			_, err = admin.Exec(context.WithoutCancel(ctx), `SELECT pg_terminate_backend($1)`, pids[w.rng.IntN(len(pids))])
 			return err
 		})
-		if err != nil {
-			return err
-		}
-		return w.untilAcked(ctx, 200)
 	})
 	w.judge(t, "T4", faults, violations)
 }
@@ -145,14 +150,10 @@ func TestOutage(t *testing.T) {
 	w := newWorld(url, p.url(), *seedFlag)
 	w.messages, w.deadline = 0, 100*time.Millisecond
 	violations := w.run(t, func(ctx context.Context) error {
-		err := repeat(ctx, scaled(20, 150), w.rng, 50*time.Millisecond, func() error {
+		return w.several(ctx, scaled(20, 150), 50*time.Millisecond, func() error {
 			w.outage(p, time.Duration(w.rng.Int64N(int64(300*time.Millisecond))))
 			return nil
 		})
-		if err != nil {
-			return err
-		}
-		return w.untilAcked(ctx, 100)
 	})
 	w.judge(t, "T7", int(p.hits.Load()), violations)
 }
