@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -247,7 +246,7 @@ func isConnectError(err error) bool {
 // classifyRaised goes by the text of an error that a function of Message DB has
 // raised. A proxy may have put something before it.
 func classifyRaised(message string) class {
-	if wrongVersion.MatchString(message) {
+	if _, ok := versionIn(message); ok {
 		return classWrongVersion
 	}
 	for _, text := range []string{
@@ -264,16 +263,27 @@ func classifyRaised(message string) class {
 	return classRefused
 }
 
-// wrongVersion is anchored at the end, because a stream's name may hold anything,
-// this very text included.
-var wrongVersion = regexp.MustCompile(`(?s)Wrong expected version: .*Stream Version: (-?\d+)\)$`)
+// versionIn returns the digits of the version in a text that tells of a wrong version.
+// It goes from the end, because a stream's name may hold anything, this very text
+// included. To lose a race is ordinary, so no regular expression has to be slow here.
+func versionIn(message string) (digits string, ok bool) {
+	const name = "Stream Version: "
+	message, closed := strings.CutSuffix(message, ")")
+	i := strings.LastIndex(message, name)
+	if !closed || i < 0 || !strings.Contains(message[:i], "Wrong expected version: ") {
+		return "", false
+	}
+	digits = message[i+len(name):]
+	unsigned := strings.TrimPrefix(digits, "-")
+	return digits, unsigned != "" && strings.Trim(unsigned, "0123456789") == ""
+}
 
 // actualVersion returns the version that the text of a wrong-version error tells.
 func actualVersion(err error) int64 {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		if match := wrongVersion.FindStringSubmatch(pgErr.Message); match != nil {
-			if version, err := strconv.ParseInt(match[1], 10, 64); err == nil {
+		if digits, ok := versionIn(pgErr.Message); ok {
+			if version, err := strconv.ParseInt(digits, 10, 64); err == nil {
 				return version
 			}
 		}
