@@ -8,10 +8,7 @@ import (
 	"math"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
@@ -39,9 +36,10 @@ type Retry struct {
 //   - the server's refusal, where trying again cannot help.
 //
 // Failures that pass, such as a lost connection, are tried again for as long as
-// they last, which [OnRetry] tells of. A read without an answer for a minute is
-// taken for one whose connection leads nowhere: it is broken off, the pool's other
-// connections are replaced, and each further one in a row gets twice the time.
+// they last, which [OnRetry] tells of. A read without an answer for ten seconds, or
+// twice as long as the one before took if that is more, is taken for one whose
+// connection leads nowhere: it is broken off, the pool's other connections are
+// replaced, and the next one gets twice the time.
 //
 // Within one call each message is delivered once, and no message is left out. From
 // where a later call goes on is for the caller to keep, see [OnProgress]; what was
@@ -69,7 +67,7 @@ func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Hand
 		},
 		head:     func(ctx context.Context) (int64, error) { return s.StreamVersion(ctx, stream) },
 		position: func(m *Message) int64 { return m.Position },
-		suspect:  s.pool.Reset,
+		suspect:  s.suspect,
 		sleeper:  sleeper,
 		logger:   s.config.logger.With("stream", string(stream)),
 	}
@@ -97,7 +95,7 @@ func (s *Store) SubscribeToCategory(ctx context.Context, category Category, h Ha
 		},
 		head:     func(ctx context.Context) (int64, error) { return s.categoryHead(ctx, category) },
 		position: func(m *Message) int64 { return m.GlobalPosition },
-		suspect:  s.pool.Reset,
+		suspect:  s.suspect,
 		sleeper:  sleeper,
 		logger:   s.config.logger.With("category", string(category)),
 	}
@@ -124,8 +122,9 @@ type subscription struct {
 	live     *bool
 	liveAt   int64 // when this has been handled, the subscription has caught up
 	seen     poll.Seen
-	handled  int64 // everything up to here has been, or a filter has left it out
-	reported int64 // the last position that OnProgress was given
+	patience time.Duration // how long the next read may take, if that is more than readPatience
+	handled  int64         // everything up to here has been, or a filter has left it out
+	reported int64         // the last position that OnProgress was given
 
 	partition *partition // nil: the loop handles messages itself
 }
@@ -221,80 +220,6 @@ func (s *subscription) loop(ctx, work context.Context) error {
 			return err
 		}
 	}
-}
-
-// untilItWorks tries again what fails in a way that passes.
-func (s *subscription) untilItWorks(ctx context.Context, f func(context.Context) error) error {
-	for attempt := 1; ; attempt++ {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		err := s.inTime(ctx, attempt, f)
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case !passes(err, s.begun):
-			return err
-		}
-		s.logger.LogAttrs(ctx, slog.LevelWarn, "subscription's read is tried again", slog.Int("attempt", attempt), slog.Any("error", err))
-		if s.onRetry != nil {
-			if err := s.call(nil, func() error { s.onRetry(Retry{Attempt: attempt, Err: err}); return nil }); err != nil {
-				return err
-			}
-		}
-		if subscriptionRetry.wait(ctx, attempt) != nil {
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// readPatience is how long a read may take at the first attempt. One that takes
-// longer may just have much to do, so the next ones may take longer.
-const readPatience = time.Minute
-
-// inTime breaks f off when it takes too long. Where the other end has gone without
-// a word, neither reading nor the network says so, at least not for hours. The
-// pool's idle connections are then no better, and would be met one by one.
-func (s *subscription) inTime(ctx context.Context, attempt int, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, readPatience<<min(attempt-1, 6))
-	defer cancel()
-	err := f(ctx)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		s.suspect()
-	}
-	return err
-}
-
-// subscriptionRetry has no last attempt.
-var subscriptionRetry = RetryPolicy{MinDelay: 20 * time.Millisecond, MaxDelay: 5 * time.Second}
-
-// passes tells whether a failed read may succeed later. What a subscription meets
-// at its very beginning, such as a missing schema or a wrong password, is a mistake
-// in its set-up; later the same is an upgrade, a failover or a rotation.
-func passes(err error, begun bool) bool {
-	switch classify(err) {
-	case classTransient, classNotSent, classUnknown, classStale, classAborted:
-		return true
-	case classSetup:
-		return begun
-	}
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		// A hook of the pool may have refused, but a closed pool stays closed. It has
-		// no error of its own that pgx exports.
-		var acquire *acquireError
-		return errors.As(err, &acquire) && !strings.Contains(acquire.Error(), "closed pool")
-	}
-	if pgErr.Code == "XX000" { // as when what a statement refers to is just being replaced
-		return begun
-	}
-	switch pgErr.Code[:min(2, len(pgErr.Code))] {
-	case "53", "57", "58", "25": // resources, intervention, the system, a standby
-		return true
-	}
-	return false
 }
 
 // deliver hands the page's messages to the handler, or to the workers. What was read

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -280,4 +281,45 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 			t.Fatalf("%d goroutines, before %d:\n%s", runtime.NumGoroutine(), goroutines, stacks.String())
 		}
 	}
+}
+
+// TestSuspect has the pool replace its connections when a read has got no answer, but
+// not where all are in use: then that may be why.
+func TestSuspect(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) { cfg.MaxConns = 2 })
+	s := newStore(t, pool)
+	conns := make([]*pgxpool.Conn, 2)
+	pids := make([]uint32, 2)
+	lend := func() {
+		for i := range conns {
+			var err error
+			if conns[i], err = pool.Acquire(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			pids[i] = conns[i].Conn().PgConn().PID()
+		}
+		slices.Sort(pids)
+	}
+	giveBack := func() {
+		for _, conn := range conns {
+			conn.Release()
+		}
+	}
+	lend()
+	before := slices.Clone(pids)
+	mdb.Suspect(s)
+	giveBack()
+	lend()
+	if !slices.Equal(pids, before) {
+		t.Errorf("sessions %v of a busy pool became %v", before, pids)
+	}
+	conns[0].Release()
+	mdb.Suspect(s)
+	conns[1].Release()
+	lend()
+	if slices.Contains(before, pids[0]) || slices.Contains(before, pids[1]) {
+		t.Errorf("sessions %v became %v", before, pids)
+	}
+	giveBack()
 }

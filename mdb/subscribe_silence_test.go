@@ -9,27 +9,82 @@ import (
 )
 
 // TestSubscriptionSilence has reads that get no answer, as from a machine that is
-// gone. Each is given up, the first one soonest, and none of the pool's other
-// connections is trusted.
+// gone, or none for long. Those that may lead nowhere are given up, the first one
+// soonest, and none of the pool's other connections is trusted.
 func TestSubscriptionSilence(t *testing.T) {
+	t.Parallel()
+	silent := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	unconnected := func(ctx context.Context) error { <-ctx.Done(); return &acquireError{ctx.Err()} }
+	slow := func(d time.Duration) func(context.Context) error {
+		return func(ctx context.Context) error {
+			select {
+			case <-time.After(d):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		reads []func(context.Context) error
+		want  string
+	}{
+		"silent": {
+			[]func(context.Context) error{silent, silent, silent},
+			"given up after 10s, suspect, retry 1, given up after 20s, suspect, retry 2, given up after 40s, suspect, retry 3, read after 0s",
+		},
+		// That tells nothing of how long a read takes.
+		"without a connection": {
+			[]func(context.Context) error{unconnected, unconnected, silent},
+			"given up after 10s, suspect, retry 1, given up after 10s, suspect, retry 2, given up after 10s, suspect, retry 3, read after 0s",
+		},
+		"slow": {
+			[]func(context.Context) error{slow(15 * time.Second), slow(15 * time.Second), silent, slow(time.Second), silent},
+			"given up after 10s, suspect, retry 1, read after 15s, " +
+				"given up after 30s, suspect, retry 1, read after 1s, given up after 10s, suspect, retry 1, read after 0s",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 0)
+				for reads := append(test.reads, slow(0)); len(reads) > 0; {
+					err := r.untilItWorks(t.Context(), func(ctx context.Context) error {
+						begun, f := time.Now(), reads[0]
+						reads = reads[1:]
+						err := f(ctx)
+						what := "read"
+						if err != nil {
+							what = "given up"
+						}
+						r.note("%s after %v", what, time.Since(begun))
+						return err
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				r.want(test.want)
+			})
+		})
+	}
+}
+
+// TestSubscriptionEndsInSilence has the subscription's own time be up while a read
+// gets no answer, which is no reason to suspect anything.
+func TestSubscriptionEndsInSilence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := rehearse(t, 1)
-		read, silent := r.subscription.page, 3
-		r.subscription.page = func(ctx context.Context, c readConfig) ([]Message, int64, error) {
-			if silent == 0 {
-				return read(ctx, c)
-			}
-			silent--
-			begun := time.Now()
+		r.subscription.page = func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
 			<-ctx.Done()
-			r.note("silence for %v", time.Since(begun))
 			return nil, 0, ctx.Err()
 		}
-		if err := r.run(); !errors.Is(err, errEnd) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := r.subscription.run(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v", err)
 		}
-		r.want("silence for 1m0s, suspect, retry 1, silence for 2m0s, suspect, retry 2, silence for 4m0s, suspect, retry 3, " +
-			"read 1, handle 1, progress 1, live true, ask 1/1000 0 0s, sleep 10ms")
+		r.want("")
 	})
 }
