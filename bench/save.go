@@ -55,11 +55,22 @@ func appendGoBench(file string, samples []sample) error {
 
 // machine describes what this runs on, and which commit it is.
 func machine() string {
-	commit := "commit unknown"
-	if out, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
-		commit = "commit " + strings.TrimSpace(string(out))
+	return fmt.Sprintf("%s for clients and server together; %s on %s; commit %s", shortMachine(), runtime.Version(), runtime.GOOS, commit())
+}
+
+// commit names the one that is measured, and says so if it has been changed.
+func commit() string {
+	head, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return "unknown"
 	}
-	return fmt.Sprintf("%s for clients and server together; %s on %s; %s", shortMachine(), runtime.Version(), runtime.GOOS, commit)
+	// A report that is being written is no change.
+	changes, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results").Output()
+	name := strings.TrimSpace(string(head))
+	if err != nil || len(changes) > 0 {
+		name += "-dirty"
+	}
+	return name
 }
 
 func shortMachine() string {
