@@ -47,10 +47,10 @@ test-official: ## run the tests on Message DB's own SQL, which npm provides, and
 
 test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
-		$(GO) test -timeout 20m ./internal/faults -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
+		$(GO) test -C internal/faults -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
 
 soak: ## the same for DURATION, in an endless order of seeds, and the load for ten minutes
-	$(GO) test -timeout 0 ./internal/faults -size soak -run 'TestSoak|TestLoad|TestReadWhileWritten' -duration $(DURATION) -seed $(or $(SEED),0)
+	$(GO) test -C internal/faults -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
 
 fuzz: ## fuzz each target for FUZZTIME, a count or a time
 	@$(GO) list ./... | while read -r package; do \
