@@ -60,14 +60,13 @@ func machine() string {
 
 // commit names the one that is measured, and says so if it has been changed.
 func commit() string {
-	head, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	out, err := exec.Command("git", "describe", "--always").Output()
 	if err != nil {
 		return "unknown"
 	}
+	name := strings.TrimSpace(string(out))
 	// A report that is being written is no change.
-	changes, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results").Output()
-	name := strings.TrimSpace(string(head))
-	if err != nil || len(changes) > 0 {
+	if exec.Command("git", "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)bench/results").Run() != nil {
 		name += "-dirty"
 	}
 	return name
