@@ -16,8 +16,8 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## run the main job on a PostgreSQL that is found or started (MDB_DATABASE_URL: on yours)
-	scripts/with-postgres MDB_DATABASE_URL $(GO) run ./examples/bank
+demo: ## run the main job on a PostgreSQL that is found or started (DATABASE_URL: on yours)
+	scripts/with-postgres DATABASE_URL $(GO) run ./examples/bank
 
 test: ## run all tests with the race detector, but for those of containers
 	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-modules
@@ -47,10 +47,10 @@ test-official: ## run the tests on Message DB's own SQL, which npm provides, and
 
 test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
-		$(GO) test -C internal/faults -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
+		$(GO) test -C internal/chaos -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
 
 soak: ## the same for DURATION, in an endless order of seeds, and the load for ten minutes
-	$(GO) test -C internal/faults -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
+	$(GO) test -C internal/chaos -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
 
 fuzz: ## fuzz each target for FUZZTIME, a count or a time
 	@$(GO) list ./... | while read -r package; do \

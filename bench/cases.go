@@ -302,7 +302,7 @@ func (b *builder) spread() {
 	partition := func(s *mdb.Store) func(context.Context) error {
 		return func(ctx context.Context) error {
 			return until(ctx, 1, func(ctx context.Context, _ int, h mdb.Handler) error {
-				return s.SubscribeToCategory(ctx, "shared0", h, mdb.Partition(ways))
+				return s.SubscribeToCategory(ctx, "shared0", h, mdb.WithWorkers(ways))
 			})
 		}
 	}

@@ -29,12 +29,12 @@ var floorRules = []floorRule{
 	{what: "a batch of 100 by direct SQL against single writes", inCase: "Write 100 messages to one stream, atomically", slow: singlesName, fast: directName, least: 12},
 	{what: "a batch of 100 by procedures against single writes", inCase: "Write 100 messages to one stream, atomically", slow: singlesName, fast: proceduresName, least: 3},
 	{what: "a group member of 16 by direct SQL against the procedures of Message DB's own SQL", inCase: "The same on Message DB's own SQL", slow: proceduresName, fast: directName, least: 2.5},
-	{what: "16 workers of Partition against 16 members on Message DB's own SQL", inCase: spreadOfficial, slow: membersName, fast: partitionName, least: 8},
+	{what: "16 workers of one subscription against 16 members on Message DB's own SQL", inCase: spreadOfficial, slow: membersName, fast: partitionName, least: 8},
 }
 
 const (
 	membersName   = "16 members of a consumer group"
-	partitionName = "Partition(16)"
+	partitionName = "WithWorkers(16)"
 )
 
 // A verdict is a rule with what was found.

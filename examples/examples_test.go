@@ -69,7 +69,7 @@ func TestBank(t *testing.T) {
 	run := func(t *testing.T, url, input string, args ...string) (string, error) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), program, args...)
-		cmd.Env = append(os.Environ(), "MDB_DATABASE_URL="+url)
+		cmd.Env = append(os.Environ(), "DATABASE_URL="+url)
 		cmd.Stdin = strings.NewReader(input)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out

@@ -61,7 +61,7 @@
 // # Several workers
 //
 // A subscription calls its handler for one message at a time. Where the handler is
-// slower than messages arrive, [Partition] has n workers of the process call it, and
+// slower than messages arrive, [WithWorkers] has n workers of the process call it, and
 // keeps the order of each cardinal id. The server reads and sends each message once,
 // and there is one position to keep, so it is the first thing to take. It suits
 // handlers that wait, for a database or another service, as well as those that

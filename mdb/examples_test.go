@@ -26,7 +26,7 @@ func TestExamples(t *testing.T) {
 		"OnLive":                      {ExampleOnLive, "live: true map[page-home:3]\ndropped: shutdown\n"},
 		"OnProgress":                  {ExampleOnProgress, "ship order-1\ndropped: shutdown\nship order-2\ndropped: shutdown\n"},
 		"AsConsumerGroup":             {ExampleAsConsumerGroup, "a Lost parcel\n"},
-		"Partition":                   {ExamplePartition, "map[ann:[ann+1 ann+2] bob:[bob+1]] shutdown\n"},
+		"WithWorkers":                 {ExampleWithWorkers, "map[ann:[ann+1 ann+2] bob:[bob+1]] shutdown\n"},
 		"Store_NotifyStats":           {ExampleStore_NotifyStats, "categories: 1, reads: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -127,8 +127,8 @@ func TestNotifyNobodySleeps(t *testing.T) {
 	// A subscription that has not caught up is busy with its handler.
 	f := followCategory(t, s, category)
 	f.next(t)
-	eventually(t, s.Pool(), "the bell hears", func() bool { return s.NotifyStats().Hearing })
-	stats(t, s, mdb.NotifyStats{Hearing: true, Cooling: 1})
+	eventually(t, s.Pool(), "the bell hears", func() bool { return s.NotifyStats().Listening })
+	stats(t, s, mdb.NotifyStats{Listening: true, Cooling: 1})
 	for range 10 {
 		write(t, writer, stream, mdb.NewMessage("Happened", nil))
 	}
@@ -137,7 +137,7 @@ func TestNotifyNobodySleeps(t *testing.T) {
 		f.next(t)
 	}
 	settled(t, s)
-	stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1})
+	stats(t, s, mdb.NotifyStats{Listening: true, Waiting: 1})
 	write(t, writer, stream, mdb.NewMessage("Happened", nil))
 	f.next(t)
 	e.expect(t, string(stream))
@@ -208,7 +208,7 @@ func TestNotifyBudget(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			url := bellDatabase(t)
-			s, e := bellStore(t, url, mdb.MaxRings(perSecond)), newEar(t, url)
+			s, e := bellStore(t, url, mdb.MaxNotifications(perSecond)), newEar(t, url)
 			category := mdbtest.Category("busy")
 			if test.streams == 0 {
 				f := followCategory(t, s, category)

@@ -65,7 +65,7 @@ func TestNotifyNotInstalled(t *testing.T) {
 	f := followStream(t, s, stream)
 	follows(t, db, f, stream, 10)
 	eventually(t, db, "the bell looks again", func() bool { return looks.Load() > 5 })
-	stats(t, s, mdb.NotifyStats{Off: 1})
+	stats(t, s, mdb.NotifyStats{Polling: 1})
 	if n := j.count(saysOff); n != 1 || !strings.Contains(j.String(), "schema.InstallNotify") {
 		t.Errorf("the bell is said to be off %d times, want once, with the remedy:\n%s", n, &j)
 	}
@@ -73,7 +73,7 @@ func TestNotifyNotInstalled(t *testing.T) {
 	installNotify(t, db)
 	settled(t, s)
 	follows(t, db, f, stream, 10)
-	stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1})
+	stats(t, s, mdb.NotifyStats{Listening: true, Waiting: 1})
 }
 
 // TestNotifyDisabled disables the trigger while a subscription waits for it. The
@@ -102,7 +102,7 @@ func TestNotifyDisabled(t *testing.T) {
 				follows(t, db, f, stream, 1)
 			}
 			follows(t, db, f, stream, 50)
-			stats(t, s, mdb.NotifyStats{Hearing: true, Off: 1})
+			stats(t, s, mdb.NotifyStats{Listening: true, Polling: 1})
 			if n := j.count(saysBroken); n != 1 {
 				t.Errorf("the bell is said to be broken %d times, want once:\n%s", n, &j)
 			}
@@ -125,9 +125,9 @@ func TestNotifyEnabledAgain(t *testing.T) {
 		follows(t, db, f, stream, 1)
 	}
 	exec(t, db, "ALTER TABLE message_store.messages ENABLE TRIGGER message_store_notify")
-	eventually(t, db, "it is armed again", func() bool { return s.NotifyStats().Armed == 1 })
-	rings := s.NotifyStats().Rings
-	for s.NotifyStats().Rings == rings {
+	eventually(t, db, "it is armed again", func() bool { return s.NotifyStats().Waiting == 1 })
+	rings := s.NotifyStats().Notifications
+	for s.NotifyStats().Notifications == rings {
 		follows(t, db, f, stream, 1)
 	}
 }
@@ -167,7 +167,7 @@ func TestNotifyKilled(t *testing.T) {
 		g.next(t)
 	}
 	settled(t, s)
-	stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1})
+	stats(t, s, mdb.NotifyStats{Listening: true, Waiting: 1})
 }
 
 // TestNotifyRestart restarts the server.
@@ -219,7 +219,7 @@ func TestNotifyListenOn(t *testing.T) {
 			}
 			eventually(t, db, "the store says why", func() bool { return j.count(test.says) > 0 })
 			follows(t, db, f, stream, 10)
-			stats(t, s, mdb.NotifyStats{Off: 1})
+			stats(t, s, mdb.NotifyStats{Polling: 1})
 			if j.count(saysOff) != 1 || j.count("canary") != 0 {
 				t.Errorf("it is said more than once, or too much:\n%s", &j)
 			}
@@ -246,7 +246,7 @@ func TestNotifyExhaustedPool(t *testing.T) {
 	}
 	f := followStream(t, s, stream)
 	eventually(t, db, "the store says why", func() bool { return j.count(saysOff) > 0 })
-	stats(t, s, mdb.NotifyStats{Off: 1})
+	stats(t, s, mdb.NotifyStats{Polling: 1})
 	for _, conn := range taken {
 		conn.Release()
 	}
@@ -286,7 +286,7 @@ func TestNotifyFarAway(t *testing.T) {
 	url := bellDatabase(t)
 	var far atomic.Bool
 	s := newStore(t, newPool(t, url, ofBell(func(conn net.Conn) net.Conn { return &farConn{conn, &far} })),
-		mdb.WithNotify(mdb.Fallback(never), mdb.MaxRings(1_000_000)), mdb.WithPolling(poll.Constant(time.Millisecond)))
+		mdb.WithNotify(mdb.Fallback(never), mdb.MaxNotifications(1_000_000)), mdb.WithPolling(poll.Constant(time.Millisecond)))
 	db, quiet := newSession(t, url), mdbtest.Category("quiet").Stream("1")
 	f := followStream(t, s, quiet)
 	settled(t, s)
@@ -299,7 +299,7 @@ func TestNotifyFarAway(t *testing.T) {
 	}
 	eventually(t, db, "the bell wants them all", func() bool { return s.NotifyStats().Cooling == 8 })
 	follows(t, db, f, quiet, 50)
-	stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1, Cooling: 8})
+	stats(t, s, mdb.NotifyStats{Listening: true, Waiting: 1, Cooling: 8})
 }
 
 // ofBell wraps the connections of a store's bell.
@@ -369,7 +369,7 @@ func TestNotifyConnection(t *testing.T) {
 func TestNotifyForged(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
-	const rings = 20 * mdb.DefaultMaxRings
+	const rings = 20 * mdb.DefaultMaxNotifications
 	for _, test := range []struct {
 		name    string
 		payload func(own mdb.StreamName, i int) string
@@ -386,7 +386,7 @@ func TestNotifyForged(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			url := bellDatabase(t)
-			s, db := bellStore(t, url, mdb.MaxRings(mdb.DefaultMaxRings)), newSession(t, url)
+			s, db := bellStore(t, url, mdb.MaxNotifications(mdb.DefaultMaxNotifications)), newSession(t, url)
 			stream := mdbtest.Category("forged").Stream("1")
 			f := followStream(t, s, stream)
 			settled(t, s)
@@ -403,7 +403,7 @@ func TestNotifyForged(t *testing.T) {
 			}
 			follows(t, db, f, stream, 1) // it follows all the same
 			after, elapsed := s.NotifyStats(), time.Since(begun)
-			reads, heard := after.Reads-before.Reads, after.Rings-before.Rings
+			reads, heard := after.Reads-before.Reads, after.Notifications-before.Notifications
 			most := 10 + 500*elapsed.Seconds()
 			if test.wakes {
 				most += float64(heard)

@@ -28,7 +28,7 @@ func TestNotifyRouting(t *testing.T) {
 		before := s.NotifyStats()
 		write()
 		rings := int64(len(e.rings(t)))
-		eventually(t, s.Pool(), "the bell hears the rings", func() bool { return s.NotifyStats().Rings == before.Rings+rings })
+		eventually(t, s.Pool(), "the bell hears the rings", func() bool { return s.NotifyStats().Notifications == before.Notifications+rings })
 		eventually(t, s.Pool(), what+" is read", func() bool { return s.NotifyStats().Reads >= before.Reads+want })
 		settled(t, s)
 		if reads := s.NotifyStats().Reads - before.Reads; reads != want {
@@ -43,7 +43,7 @@ func TestNotifyRouting(t *testing.T) {
 			followers[i] = followStream(t, s, stream(i))
 		}
 		settled(t, s)
-		stats(t, s, mdb.NotifyStats{Hearing: true, Armed: 1})
+		stats(t, s, mdb.NotifyStats{Listening: true, Waiting: 1})
 		for _, test := range []struct {
 			name  string
 			write func()

@@ -27,11 +27,11 @@ func TestNotifyStress(t *testing.T) {
 	pgtest.NeedTime(t)
 	const stressors = 4
 	for _, test := range []struct {
-		name     string
-		maxRings int
-		shared   bool // one bell for all
-		kills    bool
-		sessions int
+		name             string
+		maxNotifications int
+		shared           bool // one bell for all
+		kills            bool
+		sessions         int
 	}{
 		{"armed", 1_000_000, false, false, 4},
 		{"one bell", 1_000_000, true, false, 4},
@@ -51,7 +51,7 @@ func TestNotifyStress(t *testing.T) {
 				name := fmt.Sprintf("stress %d", i)
 				if !test.shared || i == 0 {
 					slow := func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = dawdler{pool} }
-					store = newStore(t, newPool(t, url, parameter("application_name", name), slow), sleepers(mdb.MaxRings(test.maxRings))...)
+					store = newStore(t, newPool(t, url, parameter("application_name", name), slow), sleepers(mdb.MaxNotifications(test.maxNotifications))...)
 				}
 				s := &stressor{store: store, writers: writers}
 				if test.kills {
@@ -303,7 +303,7 @@ func (s *stressor) diagnose(ctx context.Context) string {
 		return err.Error()
 	}
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		if stats := s.store.NotifyStats(); stats.Rings > before.Rings {
+		if stats := s.store.NotifyStats(); stats.Notifications > before.Notifications {
 			return fmt.Sprintf("a wake-up was lost; %+v", stats)
 		}
 		if err := dawdle(ctx, s.writers[0].Pool()); err != nil {

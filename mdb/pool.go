@@ -18,7 +18,7 @@ import (
 
 // A Store is a Message DB, reached through a pool of connections. It is safe for
 // concurrent use, and starts no goroutine of its own, but for
-// subscriptions with [WithNotify] or [Partition].
+// subscriptions with [WithNotify] or [WithWorkers].
 type Store struct {
 	procedures
 	pool     *pgxpool.Pool
@@ -75,7 +75,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 		maxSize: DefaultMaxMessageSize,
 		logger:  slog.New(slog.DiscardHandler),
 		polling: poll.Backoff(10*time.Millisecond, time.Second, 2),
-		notify:  notifyConfig{fallback: DefaultFallback, maxRings: DefaultMaxRings, recheck: defaultRecheck},
+		notify:  notifyConfig{fallback: DefaultNotifyFallback, maxNotifications: DefaultMaxNotifications, recheck: defaultRecheck},
 	}
 	var conn *pgx.ConnConfig
 	if pool == nil {
@@ -94,7 +94,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	config.execMode = conn.DefaultQueryExecMode
 	runner := &poolRunner{pool: pool, mode: config.execMode, tracer: conn.Tracer}
 	config.notify.logger = config.logger
-	bell := &bell{config: config.notify, budget: budget{perSecond: float64(config.notify.maxRings)}, listener: listener{pool: pool}}
+	bell := &bell{config: config.notify, budget: budget{perSecond: float64(config.notify.maxNotifications)}, listener: listener{pool: pool}}
 	return &Store{procedures: procedures{runner: runner, config: &config, bell: bell}, pool: pool}, nil
 }
 

@@ -27,12 +27,12 @@ type procedures struct {
 //
 // The messages may be kept. Keeping one message keeps its chunk of the page;
 // [Message.Clone] frees it.
-func (p *procedures) GetStreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) ([]Message, error) {
-	r, err := p.configureStreamRead(stream, opts)
+func (s *procedures) GetStreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) ([]Message, error) {
+	r, err := s.configureStreamRead(stream, opts)
 	if err != nil {
 		return nil, err
 	}
-	return p.readStream(ctx, r)
+	return s.readStream(ctx, r)
 }
 
 // GetCategoryMessages reads the messages of all streams of a category in the
@@ -47,18 +47,18 @@ func (p *procedures) GetStreamMessages(ctx context.Context, stream StreamName, o
 //
 // The messages may be kept. Keeping one message keeps its chunk of the page;
 // [Message.Clone] frees it.
-func (p *procedures) GetCategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) ([]Message, error) {
-	r, err := p.configureCategoryRead(category, opts)
+func (s *procedures) GetCategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) ([]Message, error) {
+	r, err := s.configureCategoryRead(category, opts)
 	if err != nil {
 		return nil, err
 	}
-	return p.readCategory(ctx, r)
+	return s.readCategory(ctx, r)
 }
 
 // GetLastStreamMessage reads the last message of a stream, or with [OfType] the
 // last one of a type. The error is [ErrNoMessage] if there is none. It takes one
 // round trip.
-func (p *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName, opts ...LastMessageOption) (Message, error) {
+func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName, opts ...LastMessageOption) (Message, error) {
 	var c lastConfig
 	c.faults.stream(stream)
 	for _, opt := range opts {
@@ -69,14 +69,14 @@ func (p *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 	}
 	var messages []Message
 	plain, ofType := getLastStreamMessage, getLastStreamMessageOfType
-	if p.config.direct {
+	if s.config.direct {
 		plain, ofType = directLastMessage, directLastMessageOfType
 	}
 	var err error
 	if c.typ == nil {
-		err = p.run(ctx, plain, messagesInto(&messages), string(stream))
+		err = s.run(ctx, plain, messagesInto(&messages), string(stream))
 	} else {
-		err = p.run(ctx, ofType, messagesInto(&messages), string(stream), *c.typ)
+		err = s.run(ctx, ofType, messagesInto(&messages), string(stream), *c.typ)
 	}
 	switch {
 	case err != nil:
@@ -89,18 +89,18 @@ func (p *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 
 // StreamVersion returns the position of the last message of a stream, or
 // [NoStream] if it has none. It takes one round trip.
-func (p *procedures) StreamVersion(ctx context.Context, stream StreamName) (int64, error) {
+func (s *procedures) StreamVersion(ctx context.Context, stream StreamName) (int64, error) {
 	var f faults
 	f.stream(stream)
 	if err := f.err(); err != nil {
 		return 0, err
 	}
 	st := streamVersion
-	if p.config.direct {
+	if s.config.direct {
 		st = directStreamVersion
 	}
 	version := NoStream // for which the server has NULL
-	if err := p.run(ctx, st, number(&version), string(stream)); err != nil {
+	if err := s.run(ctx, st, number(&version), string(stream)); err != nil {
 		return 0, explain("get the version of stream "+string(stream), err)
 	}
 	return version, nil
@@ -108,9 +108,9 @@ func (p *procedures) StreamVersion(ctx context.Context, stream StreamName) (int6
 
 // MessageStoreVersion returns the version of Message DB that is installed, such
 // as "1.3.0". It takes one round trip.
-func (p *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
+func (s *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 	var version string
-	if err := p.run(ctx, messageStoreVersion, one(&version)); err != nil {
+	if err := s.run(ctx, messageStoreVersion, one(&version)); err != nil {
 		return "", explain("get the version of Message DB", err)
 	}
 	return version, nil
@@ -121,10 +121,10 @@ func (p *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 // among them. The size of a page is that of [WithBatchSize]. No connection of the
 // pool is in use while the loop's body runs. An error ends the sequence, as its
 // last pair. The sequence may be ranged over again, and then reads again.
-func (p *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) iter.Seq2[Message, error] {
-	r, err := p.configureStreamRead(stream, opts)
+func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) iter.Seq2[Message, error] {
+	r, err := s.configureStreamRead(stream, opts)
 	return pages(r, err, func(r *pageRead) ([]Message, error) {
-		return p.readStream(ctx, r)
+		return s.readStream(ctx, r)
 	}, func(m *Message) int64 { return m.Position })
 }
 
@@ -133,10 +133,10 @@ func (p *procedures) StreamMessages(ctx context.Context, stream StreamName, opts
 // may be among them. The size of a page is that of [WithBatchSize]. No connection
 // of the pool is in use while the loop's body runs. An error ends the sequence, as
 // its last pair. The sequence may be ranged over again, and then reads again.
-func (p *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) iter.Seq2[Message, error] {
-	r, err := p.configureCategoryRead(category, opts)
+func (s *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) iter.Seq2[Message, error] {
+	r, err := s.configureCategoryRead(category, opts)
 	return pages(r, err, func(r *pageRead) ([]Message, error) {
-		return p.readCategory(ctx, r)
+		return s.readCategory(ctx, r)
 	}, func(m *Message) int64 { return m.GlobalPosition })
 }
 
@@ -175,50 +175,50 @@ type pageRead struct {
 	messages []Message
 }
 
-func (p *procedures) configureStreamRead(stream StreamName, opts []StreamReadOption) (*pageRead, error) {
+func (s *procedures) configureStreamRead(stream StreamName, opts []StreamReadOption) (*pageRead, error) {
 	r := &pageRead{name: string(stream), readConfig: readConfig{batchSize: DefaultBatchSize}}
 	r.faults.streamWithID(stream)
 	for _, opt := range opts {
 		opt.streamRead(&r.readConfig)
 	}
-	r.check(p.config)
+	r.check(s.config)
 	return r, r.faults.err()
 }
 
-func (p *procedures) configureCategoryRead(category Category, opts []CategoryReadOption) (*pageRead, error) {
+func (s *procedures) configureCategoryRead(category Category, opts []CategoryReadOption) (*pageRead, error) {
 	// The first global position is 1.
 	r := &pageRead{name: string(category), readConfig: readConfig{position: 1, batchSize: DefaultBatchSize}}
 	r.faults.category("category", category)
 	for _, opt := range opts {
 		opt.categoryRead(&r.readConfig)
 	}
-	r.check(p.config)
+	r.check(s.config)
 	return r, r.faults.err()
 }
 
-func (p *procedures) readStream(ctx context.Context, r *pageRead) ([]Message, error) {
+func (s *procedures) readStream(ctx context.Context, r *pageRead) ([]Message, error) {
 	st, args := getStreamMessages, r.arguments(&r.name, &r.position, &r.batchSize, r.condition)
-	if p.config.direct && r.condition == nil {
+	if s.config.direct && r.condition == nil {
 		st, args = directStreamMessages, r.arguments(&r.name, &r.position, r.limit())
 	}
-	if err := p.runPage(ctx, r, st, args); err != nil {
+	if err := s.runPage(ctx, r, st, args); err != nil {
 		return nil, explain("get messages of stream "+r.name, err)
 	}
 	return r.messages, nil
 }
 
-func (p *procedures) readCategory(ctx context.Context, r *pageRead) ([]Message, error) {
-	st, args := p.categoryRead(r)
-	if err := p.runPage(ctx, r, st, args); err != nil {
+func (s *procedures) readCategory(ctx context.Context, r *pageRead) ([]Message, error) {
+	st, args := s.categoryRead(r)
+	if err := s.runPage(ctx, r, st, args); err != nil {
 		return nil, explain("get messages of category "+r.name, err)
 	}
 	return r.messages, nil
 }
 
 // categoryRead returns the statement that reads what r says, and its arguments.
-func (p *procedures) categoryRead(r *pageRead) (*statement, []any) {
+func (s *procedures) categoryRead(r *pageRead) (*statement, []any) {
 	switch {
-	case r.condition != nil || !p.config.direct:
+	case r.condition != nil || !s.config.direct:
 		return getCategoryMessages, r.arguments(&r.name, &r.position, &r.batchSize, r.correlation, r.member, r.size, r.condition)
 	case r.correlation == nil && r.size == nil:
 		return directCategoryMessages, r.arguments(&r.name, &r.position, r.limit())
@@ -235,12 +235,12 @@ func (r *pageRead) arguments(args ...any) []any {
 	return r.args[:copy(r.args[:], args)]
 }
 
-func (p *procedures) runPage(ctx context.Context, r *pageRead, st *statement, args []any) error {
+func (s *procedures) runPage(ctx context.Context, r *pageRead, st *statement, args []any) error {
 	r.messages = nil // the page before need not be kept
 	if r.condition != nil {
-		return p.runConditional(ctx, st, r.read, args...)
+		return s.runConditional(ctx, st, r.read, args...)
 	}
-	return p.run(ctx, st, r.read, args...)
+	return s.run(ctx, st, r.read, args...)
 }
 
 func (r *pageRead) read(rows pgx.Rows) (err error) {
@@ -250,8 +250,8 @@ func (r *pageRead) read(rows pgx.Rows) (err error) {
 
 // runConditional turns the setting that conditions need on before the statement
 // and off behind it.
-func (p *procedures) runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	return p.runBatch(ctx, conditionOff,
+func (s *procedures) runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
+	return s.runBatch(ctx, conditionOff,
 		step{st: conditionOn, read: drain},
 		step{st: st, read: read, args: args},
 		step{st: conditionOff, read: drain})

@@ -11,19 +11,19 @@ import (
 // defaults.
 type RetryPolicy struct {
 	// Attempts is how often it is tried at most, the first time included. 1 turns
-	// trying again off. The default is [DefaultAttempts].
+	// trying again off. The default is [DefaultRetryAttempts].
 	Attempts int
 	// MinDelay is the pause before the second attempt; each further one is twice
 	// as long, up to MaxDelay, and all vary at random by up to a half. The
-	// defaults are [DefaultMinDelay] and [DefaultMaxDelay].
+	// defaults are [DefaultRetryMinDelay] and [DefaultRetryMaxDelay].
 	MinDelay, MaxDelay time.Duration
 }
 
 // The defaults of a [RetryPolicy].
 const (
-	DefaultAttempts = 8
-	DefaultMinDelay = 10 * time.Millisecond
-	DefaultMaxDelay = time.Second
+	DefaultRetryAttempts = 8
+	DefaultRetryMinDelay = 10 * time.Millisecond
+	DefaultRetryMaxDelay = time.Second
 )
 
 func (p RetryPolicy) check(f *faults) {
@@ -40,13 +40,13 @@ func (p RetryPolicy) check(f *faults) {
 
 func (p RetryPolicy) withDefaults() RetryPolicy {
 	if p.Attempts == 0 {
-		p.Attempts = DefaultAttempts
+		p.Attempts = DefaultRetryAttempts
 	}
 	if p.MinDelay == 0 {
-		p.MinDelay = DefaultMinDelay
+		p.MinDelay = DefaultRetryMinDelay
 	}
 	if p.MaxDelay == 0 {
-		p.MaxDelay = max(DefaultMaxDelay, p.MinDelay)
+		p.MaxDelay = max(DefaultRetryMaxDelay, p.MinDelay)
 	}
 	return p
 }

@@ -46,7 +46,7 @@ type Retry struct {
 // handled but not kept is delivered again.
 //
 // All callbacks are called from the caller's goroutine, one at a time; only
-// [Partition] has other goroutines call the handler, and reads meanwhile. No connection
+// [WithWorkers] has other goroutines call the handler, and reads meanwhile. No connection
 // of the pool is in use otherwise while they run, or while the subscription waits. The
 // context is looked at between messages and while waiting.
 func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Handler, opts ...StreamSubscribeOption) error {

@@ -215,7 +215,7 @@ func TestSubscriptionOrder(t *testing.T) {
 			want: "read 2, handle 2, progress 2, live true, ask 1/3 0 0s, sleep 10ms",
 		},
 	} {
-		for partition, opts := range map[string][]CategorySubscribeOption{"": nil, ", one worker": {Partition(3), Partition(1)}} {
+		for partition, opts := range map[string][]CategorySubscribeOption{"": nil, ", one worker": {WithWorkers(3), WithWorkers(1)}} {
 			t.Run(name+partition, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {

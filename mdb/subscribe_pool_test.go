@@ -61,7 +61,7 @@ func TestSubscriptionsShareOneConnection(t *testing.T) {
 			case 2:
 				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.AsConsumerGroup(0, 1))
 			case 3:
-				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.Partition(3))
+				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i), mdb.WithWorkers(3))
 			default:
 				dropped <- s.SubscribeToCategory(ctx, station(i), handler(i))
 			}
@@ -259,7 +259,7 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 				case 3:
 					err = s.SubscribeToStream(ctx, category.Stream("1"), handler, batch, live, polling)
 				case 4:
-					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling, mdb.Partition(1+rand.IntN(9)))
+					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling, mdb.WithWorkers(1+rand.IntN(9)))
 				}
 				if err != cause { //nolint:errorlint // the cause itself
 					t.Errorf("dropped with %v (%T), want the cause", err, err)

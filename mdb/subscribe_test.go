@@ -231,10 +231,10 @@ func TestSubscriptionArguments(t *testing.T) {
 		"correlation":         {s.SubscribeToCategory(t.Context(), "c", h, mdb.WithCorrelation("a-b")), "correlation"},
 		"group":               {s.SubscribeToCategory(t.Context(), "c", h, mdb.AsConsumerGroup(2, 2)), "consumer group member"},
 		"condition":           {s.SubscribeToStream(t.Context(), "c-1", h, mdb.WithCondition("true")), "condition"},
-		"no workers":          {s.SubscribeToCategory(t.Context(), "c", h, mdb.Partition(0)), "workers"},
-		"too many workers":    {s.SubscribeToCategory(t.Context(), "c", h, mdb.Partition(1001)), "workers"},
+		"no workers":          {s.SubscribeToCategory(t.Context(), "c", h, mdb.WithWorkers(0)), "workers"},
+		"too many workers":    {s.SubscribeToCategory(t.Context(), "c", h, mdb.WithWorkers(1001)), "workers"},
 		"all of it": {
-			s.SubscribeToCategory(t.Context(), "c-1", nil, mdb.WithPolling(nil), mdb.FromGlobalPosition(-1), mdb.WithBatchSize(-1), mdb.WithCorrelation(""), mdb.AsConsumerGroup(0, 0), mdb.WithCondition("true"), mdb.Partition(-1)),
+			s.SubscribeToCategory(t.Context(), "c-1", nil, mdb.WithPolling(nil), mdb.FromGlobalPosition(-1), mdb.WithBatchSize(-1), mdb.WithCorrelation(""), mdb.AsConsumerGroup(0, 0), mdb.WithCondition("true"), mdb.WithWorkers(-1)),
 			"handler, category, polling strategy, workers, global position, batch size, correlation, consumer group size, consumer group member, condition",
 		},
 	} {

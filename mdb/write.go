@@ -26,12 +26,12 @@ import (
 // allows, or the context ends, the error is an [*UnknownOutcomeError]. Failures to
 // connect and the server's transient failures are tried again as well. On a [Tx]
 // nothing is tried again.
-func (p *procedures) WriteMessage(ctx context.Context, stream StreamName, m ProposedMessage, opts ...WriteOption) (Written, error) {
-	w, err := p.proposeWrite(stream, []ProposedMessage{m}, opts)
+func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m ProposedMessage, opts ...WriteOption) (Written, error) {
+	w, err := s.proposeWrite(stream, []ProposedMessage{m}, opts)
 	if err != nil {
 		return Written{}, err
 	}
-	if err := p.write(ctx, w); err != nil {
+	if err := s.write(ctx, w); err != nil {
 		return Written{}, err
 	}
 	return w.written[0], nil
@@ -41,12 +41,12 @@ func (p *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 // of them or none. An expected version is that of the stream before the first. It
 // takes one round trip, however many they are. Without messages it checks
 // its arguments and sends nothing. All else is as with WriteMessage.
-func (p *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
-	w, err := p.proposeWrite(stream, ms, opts)
+func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
+	w, err := s.proposeWrite(stream, ms, opts)
 	if err != nil || len(ms) == 0 {
 		return nil, err
 	}
-	if err := p.write(ctx, w); err != nil {
+	if err := s.write(ctx, w); err != nil {
 		return nil, err
 	}
 	return slices.Clone(w.written), nil // which may lie beside the message
@@ -95,13 +95,13 @@ func (w *proposedWrite) makeRoom(n int) (texts []string) {
 }
 
 // proposeWrite checks everything that can be checked here, all at once.
-func (p *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts []WriteOption) (*proposedWrite, error) {
+func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts []WriteOption) (*proposedWrite, error) {
 	w := &proposedWrite{stream: stream}
 	w.faults.stream(stream)
 	for _, opt := range opts {
 		opt.write(&w.writeConfig)
 	}
-	if w.idempotent && p.tx != nil {
+	if w.idempotent && s.tx != nil {
 		w.faults.add("option", "Idempotent on a Tx", "a Store, as the failure that leads to the look ends a transaction")
 	}
 	n := len(ms)
@@ -113,10 +113,10 @@ func (p *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 	for i, m := range ms {
 		before := len(w.faults)
 		w.faults.messageType("type", m.Type)
-		data := p.encode(&w.faults, "data", m.Data)
-		metadata := p.encode(&w.faults, "metadata", m.Metadata)
-		if size := len(data) + len(metadata); size > p.config.maxSize {
-			w.faults.add("size", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(p.config.maxSize)+", see WithMaxMessageSize")
+		data := s.encode(&w.faults, "data", m.Data)
+		metadata := s.encode(&w.faults, "metadata", m.Metadata)
+		if size := len(data) + len(metadata); size > s.config.maxSize {
+			w.faults.add("size", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(s.config.maxSize)+", see WithMaxMessageSize")
 		}
 		if m.ID == uuid.Nil {
 			m.ID = newID()
@@ -159,7 +159,7 @@ func (w *proposedWrite) size() int {
 	return n
 }
 
-func (p *procedures) encode(f *faults, argument string, v any) []byte {
+func (s *procedures) encode(f *faults, argument string, v any) []byte {
 	raw, err := encode(v)
 	if err != nil {
 		f.add(argument, err.Error(), "valid JSON that PostgreSQL can store")
@@ -169,33 +169,33 @@ func (p *procedures) encode(f *faults, argument string, v any) []byte {
 
 // write does w in a transaction as it is, and on a Store until its outcome is
 // known.
-func (p *procedures) write(ctx context.Context, w *proposedWrite) error {
-	if p.tx == nil {
-		err := p.settle(ctx, w)
+func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
+	if s.tx == nil {
+		err := s.settle(ctx, w)
 		if err == nil {
-			p.bell.wrote(w.stream)
+			s.bell.wrote(w.stream)
 		}
 		return err
 	}
-	if err := p.attempt(ctx, w); err != nil {
+	if err := s.attempt(ctx, w); err != nil {
 		return w.explain(err)
 	}
-	p.tx.written = append(p.tx.written, w.ids...)
-	p.tx.streams = append(p.tx.streams, w.stream)
+	s.tx.written = append(s.tx.written, w.ids...)
+	s.tx.streams = append(s.tx.streams, w.stream)
 	return nil
 }
 
 // attempt sends w once.
-func (p *procedures) attempt(ctx context.Context, w *proposedWrite) error {
+func (s *procedures) attempt(ctx context.Context, w *proposedWrite) error {
 	if len(w.ids) == 1 {
-		return p.run(ctx, writeMessage, w.read, w.arguments()...)
+		return s.run(ctx, writeMessage, w.read, w.arguments()...)
 	}
-	if p.config.direct {
-		return p.runBatch(ctx, nil,
+	if s.config.direct {
+		return s.runBatch(ctx, nil,
 			step{st: acquireLock, read: drain, args: []any{string(w.stream)}},
 			step{st: directWrite, read: w.read, args: []any{string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected}})
 	}
-	return p.run(ctx, writeMessages, w.read, string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected)
+	return s.run(ctx, writeMessages, w.read, string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected)
 }
 
 // read reads where the messages are.

@@ -54,20 +54,20 @@ func (b *bench) ringBudget(ctx context.Context) error {
 			}
 		}
 		client, before := cpu(ctx, writer)
-		rings := stores[0].NotifyStats().Rings
+		rings := stores[0].NotifyStats().Notifications
 		begin := time.Now()
 		written := paced(ctx, slow*perSecond, seconds*time.Second, func(i int) error {
 			_, err := writer.WriteMessage(ctx, name(i%slow).Stream("1"), mdb.NewMessage("Happened", nil))
 			return err
 		})
 		took := time.Since(begin).Seconds()
-		rate := float64(stores[0].NotifyStats().Rings-rings) / took
+		rate := float64(stores[0].NotifyStats().Notifications-rings) / took
 		clientAfter, after := cpu(ctx, writer)
 		arrivals := l.take()
 		fmt.Printf("| %d | %.0f | %.0f | %v | %v | %.0f %% | %.0f %% |\n", n, float64(written)/took, rate,
 			quantile(arrivals, 0.5).Round(10*time.Microsecond), quantile(arrivals, 0.99).Round(10*time.Microsecond),
 			100*(clientAfter-client)/took, 100*(after-before)/took)
-		b.require(rate <= 1.2*mdb.DefaultMaxRings, "%d stores: %.0f rings/s, want at most %.0f", n, rate, 1.2*mdb.DefaultMaxRings)
+		b.require(rate <= 1.2*mdb.DefaultMaxNotifications, "%d stores: %.0f rings/s, want at most %.0f", n, rate, 1.2*mdb.DefaultMaxNotifications)
 		for i := range stores {
 			if err := stops[i](); err != nil {
 				return err
@@ -228,7 +228,7 @@ func (b *bench) idle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for store.NotifyStats().Armed < n {
+	for store.NotifyStats().Waiting < n {
 		time.Sleep(10 * time.Millisecond)
 	}
 	time.Sleep(time.Second)
@@ -246,7 +246,7 @@ func (b *bench) idle(ctx context.Context) error {
 	fmt.Printf("\n## %d idle subscriptions on one store\n\n| reads/s | connections besides the pool's | client CPU | server CPU |\n|---:|---:|---:|---:|\n", n)
 	fmt.Printf("| %.0f | %d | %.1f %% | %.1f %% |\n", rate, extra, 100*(clientAfter-client)/seconds, 100*(after-before)/seconds)
 	// The fallback comes up to a quarter early, so that they do not come at once.
-	most := n/mdb.DefaultFallback.Seconds()/0.75 + 1
+	most := n/mdb.DefaultNotifyFallback.Seconds()/0.75 + 1
 	b.require(rate <= most, "idle: %.0f reads/s, want at most %.0f", rate, most)
 	b.require(extra == 1, "idle: %d connections besides the pool's, want 1", extra)
 	if err := stop(); err != nil {

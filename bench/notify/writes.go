@@ -178,13 +178,13 @@ func (s *side) turn(ctx context.Context, who string, n int, d time.Duration) (ra
 		return 0, nil, 0, err
 	}
 	l.take()
-	before := reader.NotifyStats().Rings
+	before := reader.NotifyStats().Notifications
 	turn, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	begin := time.Now()
 	written, err := write(turn, writer, n)
 	took := time.Since(begin).Seconds()
-	rings = float64(reader.NotifyStats().Rings-before) / took
+	rings = float64(reader.NotifyStats().Notifications-before) / took
 	if err == nil {
 		err = stop()
 	}

@@ -6,7 +6,7 @@
 // subscribes to the category, woken by the NOTIFY trigger. At the end it proves that no money was lost or made, and
 // that each message was seen by exactly one member of the group.
 //
-// Without MDB_DATABASE_URL it starts a PostgreSQL of its own from the programs on
+// Without DATABASE_URL it starts a PostgreSQL of its own from the programs on
 // the machine, and removes it afterwards.
 package main
 
@@ -35,7 +35,7 @@ func main() {
 	flag.IntVar(&b.accounts, "accounts", 20, "how many accounts there are")
 	flag.IntVar(&b.writers, "writers", 4, "how many writers move money at once")
 	flag.BoolVar(&b.polling, "polling", false, "let the group poll instead of waiting for the NOTIFY trigger")
-	yes := flag.Bool("yes", false, "install Message DB in the database of MDB_DATABASE_URL without asking")
+	yes := flag.Bool("yes", false, "install Message DB in the database of DATABASE_URL without asking")
 	flag.Parse()
 
 	os.Exit(status(&b, *yes))
@@ -83,7 +83,7 @@ func (b *bank) options() []mdb.StoreOption {
 
 // open returns a store that the demo may write to, and what undoes it.
 func open(ctx context.Context, b *bank, yes bool) (*mdb.Store, func(), error) {
-	if url := os.Getenv("MDB_DATABASE_URL"); url != "" {
+	if url := os.Getenv("DATABASE_URL"); url != "" {
 		// Somebody may have accounts of their own there.
 		b.category = mdb.Category("demoAccount" + strings.ReplaceAll(uuid.NewString(), "-", ""))
 		s, err := mdb.Connect(ctx, url, b.options()...)
@@ -134,7 +134,7 @@ func offerInstall(ctx context.Context, s *mdb.Store, yes bool) error {
 		return err
 	}
 	if !yes {
-		fmt.Print("Message DB is not installed in the database of MDB_DATABASE_URL. Install it there? [y/N] ")
+		fmt.Print("Message DB is not installed in the database of DATABASE_URL. Install it there? [y/N] ")
 		answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 		if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
 			return errors.New("not installed, as you wish; -yes installs without asking")

@@ -30,7 +30,7 @@ func deliver(ctx context.Context, store *mdb.Store, last int64) (map[string][]st
 		delivered[town] = append(delivered[town], m.Stream.ID())
 		return nil
 	},
-		mdb.Partition(4),
+		mdb.WithWorkers(4),
 		mdb.OnProgress(func(_ context.Context, position int64) error {
 			// Everything up to the position is delivered, by whichever worker.
 			if position >= last {

@@ -1,0 +1,237 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// An outcome is what became of a write, as its writer was told.
+type outcome int
+
+const (
+	pending outcome = iota // nobody knows, or knows yet
+	acked
+	refused // with an error that says that nothing was written
+)
+
+// An op is one write. Its IDs are noted before they are sent.
+type op struct {
+	name     string // in the data of its messages, whatever IDs they get
+	stream   mdb.StreamName
+	ids      []uuid.UUID
+	expected *int64
+
+	outcome    outcome
+	unknown    bool // it was at some time
+	written    []mdb.Written
+	sent, done time.Time
+}
+
+// messages are the same each time that they are asked for.
+func (o *op) messages() []mdb.ProposedMessage {
+	ms := make([]mdb.ProposedMessage, len(o.ids))
+	for i, id := range o.ids {
+		ms[i] = mdb.ProposedMessage{
+			ID: id, Type: "Happened",
+			Data:     map[string]any{"op": o.name, "index": i, "text": payload},
+			Metadata: map[string]any{"correlationStreamName": correlation(o.name) + "-1"},
+		}
+	}
+	return ms
+}
+
+// payload is in every message, and has no business in logs and errors.
+const payload = "canary-payload"
+
+// correlation says by an op's name which of two categories it belongs to.
+func correlation(name string) string {
+	return fmt.Sprintf("origin%d", uuid.NewSHA1(uuid.Nil, []byte(name))[0]%2)
+}
+
+// A stored message is what the store has of one.
+type stored struct {
+	id               uuid.UUID
+	stream           mdb.StreamName
+	position, global int64
+	op               string
+	index            int
+}
+
+// A delivery is a message that a subscription has handled.
+type delivery struct {
+	id               uuid.UUID
+	stream           mdb.StreamName
+	position, global int64
+}
+
+// An incarnation is one life of a subscription, from its call to its end.
+type incarnation struct {
+	from       int64 // the position behind which it began
+	deliveries []delivery
+}
+
+// A subscriber is a subscription through all its lives. The exported fields are for
+// a child process.
+type subscriber struct {
+	Name        string
+	Category    mdb.Category
+	Stream      mdb.StreamName // of one stream, if set
+	Member, Of  int            // of a consumer group, if Of is set
+	Correlation mdb.Category   // or none
+	Batch       int
+
+	group        string // whose members have to be apart
+	crashes      bool   // it may be killed, and then meets up to a batch again
+	incarnations []*incarnation
+	last         int64 // position delivered last
+}
+
+func (s *subscriber) wants(m *stored) bool {
+	switch {
+	case s.Stream != "":
+		return m.stream == s.Stream
+	case m.stream.Category() != s.Category:
+		return false
+	case s.Of > 0:
+		hash := mdb.Hash64(m.stream.CardinalID())
+		return max(hash, -hash)%int64(s.Of) == int64(s.Member)
+	case s.Correlation != "":
+		return correlation(m.op) == string(s.Correlation)
+	}
+	return true
+}
+
+// position is what the subscription counts by.
+func (s *subscriber) position(position, global int64) int64 {
+	if s.Stream != "" {
+		return position
+	}
+	return global
+}
+
+func (s *subscriber) beginning() int64 {
+	if s.Stream != "" {
+		return mdb.NoStream
+	}
+	return 0
+}
+
+// A history is what clients did and were told.
+type history struct {
+	mu          sync.Mutex
+	changed     chan struct{} // holds something when there is more
+	ops         []*op
+	subscribers []*subscriber
+	errors      []error // that clients met
+	faults      []time.Time
+	leaks       []string
+	acks        int   // messages that were acknowledged
+	stuck       error // why not everything was received
+	stored      int   // messages, in the end
+}
+
+func newHistory() *history { return &history{changed: make(chan struct{}, 1)} }
+
+func (h *history) send(o *op) *op {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o.sent = time.Now()
+	h.ops = append(h.ops, o)
+	return o
+}
+
+func (h *history) end(o *op, result outcome, written []mdb.Written) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o.outcome, o.written, o.done = result, written, time.Now()
+	if result == acked {
+		h.acks += len(o.ids)
+	}
+	h.signal()
+}
+
+func (h *history) met(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil && len(h.errors) < 10_000 {
+		h.errors = append(h.errors, err)
+	}
+}
+
+func (h *history) begin(s *subscriber, from int64) *incarnation {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := &incarnation{from: from}
+	s.incarnations = append(s.incarnations, i)
+	return i
+}
+
+func (h *history) deliver(s *subscriber, i *incarnation, d delivery) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i.deliveries = append(i.deliveries, d)
+	s.last = max(s.last, s.position(d.position, d.global))
+	h.signal()
+}
+
+func (h *history) fault() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.faults = append(h.faults, time.Now())
+}
+
+func (h *history) signal() {
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+// acknowledged counts messages.
+func (h *history) acknowledged() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.acks
+}
+
+// await waits until ready, which is asked with the history locked.
+func (h *history) await(ctx context.Context, ready func() bool) error {
+	for {
+		h.mu.Lock()
+		ok := ready()
+		h.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-h.changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// untilAcked waits until so many more messages have been acknowledged.
+func (h *history) untilAcked(ctx context.Context, messages int) error {
+	enough := h.acknowledged() + messages
+	return h.await(ctx, func() bool { return h.acks >= enough })
+}
+
+// readStore returns the messages of the categories in the order of their global
+// positions, by SQL that has nothing to do with the client.
+func readStore(ctx context.Context, pool *pgxpool.Pool, categories []string) ([]stored, error) {
+	rows, _ := pool.Query(ctx, `SELECT id, stream_name, position, global_position, coalesce(data->>'op', ''), coalesce((data->>'index')::int, 0)
+FROM message_store.messages WHERE split_part(stream_name, '-', 1) = ANY ($1) ORDER BY global_position`, categories)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (m stored, err error) {
+		err = row.Scan(&m.id, &m.stream, &m.position, &m.global, &m.op, &m.index)
+		return m, err
+	})
+}

@@ -1,0 +1,79 @@
+package chaos
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
+)
+
+var (
+	sizeFlag = flag.String("size", "small", "small, for make test; ci, for make test-faults; soak")
+	seedFlag = flag.Uint64("seed", 0, "what the random decisions follow from; 0: a new one")
+	duration = flag.Duration("duration", time.Minute, "of TestSoak at the size soak")
+	page     = flag.String("page", "", "the page to write the results to, in Markdown")
+)
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childVariable); spec != "" {
+		os.Exit(child(spec))
+	}
+	flag.Parse()
+	switch *sizeFlag {
+	case "small", "ci", "soak":
+	default:
+		fmt.Fprintf(os.Stderr, "faults: size %q, want small, ci or soak\n", *sizeFlag)
+		os.Exit(2)
+	}
+	if *seedFlag == 0 {
+		*seedFlag = rand.Uint64()>>32 + 1
+	}
+	code := m.Run()
+	if err := results.end(code == 0); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// scaled is the number for the size of this run.
+func scaled[T int | time.Duration](small, ci T) T {
+	if *sizeFlag == "small" {
+		return small
+	}
+	return ci
+}
+
+// needsCI ends a test that has no small size.
+func needsCI(t *testing.T) {
+	t.Helper()
+	if *sizeFlag == "small" {
+		t.Skip("of the size ci, see make test-faults")
+	}
+}
+
+// database returns the URL of a database with Message DB, of the test's own, on the
+// server that tests share.
+func database(t testing.TB) string {
+	t.Helper()
+	return testdb.New(t)
+}
+
+// ownServer returns a server that a test may end, and the URL of a database of it
+// with Message DB.
+func ownServer(t testing.TB, opts ...pgtest.Option) (*pgtest.Server, string) {
+	t.Helper()
+	s := pgtest.Own(t, opts...)
+	url := s.URL("postgres")
+	conn := connect(t, url)
+	if err := testdb.InstallOurs(context.WithoutCancel(t.Context()), conn); err != nil {
+		t.Fatal(err)
+	}
+	return s, url
+}

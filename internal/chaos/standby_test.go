@@ -1,0 +1,82 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// TestStandby has the server come back as a standby, which answers reads, refuses
+// writes and lets nobody listen, until it is promoted.
+func TestStandby(t *testing.T) {
+	s, url := ownServer(t, pgtest.Setting("max_connections", "60"))
+	if err := schema.InstallNotify(t.Context(), connect(t, url)); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(url, url, *seedFlag)
+	w.messages, w.options = 0, []mdb.StoreOption{persistent, mdb.WithNotify()}
+	times := scaled(1, 4)
+	violations := w.run(t, func(ctx context.Context) error {
+		for range times {
+			if err := w.untilAcked(ctx, scaled(200, 1500)); err != nil {
+				return err
+			}
+			w.fault()
+			if err := demote(ctx, s, url); err != nil {
+				return err
+			}
+			demoted := time.Now()
+			if err := w.await(ctx, func() bool {
+				return slices.ContainsFunc(w.ops, func(o *op) bool { return o.outcome == refused && o.sent.After(demoted) })
+			}); err != nil {
+				return err
+			}
+			if err := promote(ctx, url); err != nil {
+				return err
+			}
+		}
+		return w.untilAcked(ctx, 200)
+	})
+	readOnly := func(err error) bool {
+		var pgErr *pgconn.PgError
+		return errors.As(err, &pgErr) && pgErr.Code == "25006"
+	}
+	if !slices.ContainsFunc(w.errors, readOnly) {
+		t.Error("no write was refused by a standby")
+	}
+	w.judge(t, "T6", times, violations)
+}
+
+// demote restarts the server as a standby of nobody.
+func demote(ctx context.Context, s *pgtest.Server, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, `DO $$ BEGIN
+	EXECUTE format('COPY (SELECT) TO %L', current_setting('data_directory') || '/standby.signal');
+END $$`)
+	return errors.Join(err, conn.Close(ctx), s.Restart("fast"))
+}
+
+func promote(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	var promoted bool
+	err = conn.QueryRow(ctx, "SELECT pg_promote()").Scan(&promoted)
+	if err == nil && !promoted {
+		err = errors.New("the standby was not promoted")
+	}
+	return errors.Join(err, conn.Close(ctx))
+}

@@ -1,0 +1,400 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// separate has the messages go to the workers in turn, by their streams.
+func separate(r *rehearsal) {
+	p := &partition{workers: make([]worker, r.workers), group: 1}
+	ids := make([]string, r.workers)
+	for n := 0; slices.Contains(ids, ""); n++ {
+		id := fmt.Sprint(n)
+		for i := range p.workers {
+			if p.worker(Category("category").Stream(id)) == &p.workers[i] {
+				ids[i] = id
+			}
+		}
+	}
+	r.stream = func(p int64) StreamName { return Category("category").Stream(ids[int(p-1)%len(ids)]) }
+}
+
+// take makes the handler take the time given for a message, in milliseconds, unless
+// its context ends, and then return the result. It notes what it has handled.
+func (r *rehearsal) take(milliseconds map[int64]int, result func(context.Context, Message) error) {
+	r.handler = func(ctx context.Context, m Message) error {
+		if d := milliseconds[m.GlobalPosition]; d > 0 {
+			select {
+			case <-time.After(time.Duration(d) * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+		err := result(ctx, m)
+		if err == nil {
+			r.note("handled %d", m.GlobalPosition)
+		}
+		return err
+	}
+}
+
+func handled(context.Context, Message) error { return nil }
+
+// TestPartitionProgress has workers handle messages at different speeds. All that is
+// told comes in order, and a slow worker holds up nothing but the progress.
+func TestPartitionProgress(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		batch, written int
+		filtered       string // as written, x: the filter lets it through
+		take           map[int64]int
+		arrivals       []int
+		want           string
+	}{
+		"a short page, the first slow": {
+			batch: 4, written: 3, take: map[int64]int{1: 7, 2: 3, 3: 5}, arrivals: []int{0},
+			want: "read 1, ask 3/4 0 0s, sleep 10ms, handled 2, handled 3, handled 1, progress 3, live true, read 4, ask 0/4 1 10ms, sleep 10ms",
+		},
+		"slower than many reads": { // each of which is asked for by the strategy
+			batch: 4, written: 2, take: map[int64]int{1: 35, 2: 3}, arrivals: []int{0, 0, 0},
+			want: "read 1, ask 2/4 0 0s, sleep 10ms, handled 2, read 3, ask 0/4 1 10ms, sleep 10ms, read 3, ask 0/4 2 10ms, sleep 20ms, " +
+				"handled 1, progress 2, live true, read 3, ask 0/4 3 20ms, sleep 40ms",
+		},
+		"others arrive": { // and are handled meanwhile
+			batch: 4, written: 1, take: map[int64]int{1: 25, 2: 3, 3: 3}, arrivals: []int{1, 1, 0},
+			want: "read 1, ask 1/4 0 0s, sleep 10ms, read 2, ask 1/4 0 10ms, sleep 10ms, handled 2, read 3, ask 1/4 0 10ms, sleep 10ms, handled 3, " +
+				"handled 1, progress 3, live true, read 4, ask 0/4 1 10ms, sleep 10ms",
+		},
+		"many short pages": { // live with the first
+			batch: 4, written: 1, take: map[int64]int{1: 15, 2: 15, 3: 3}, arrivals: []int{1, 1, 0},
+			want: "read 1, ask 1/4 0 0s, sleep 10ms, read 2, ask 1/4 0 10ms, sleep 10ms, handled 1, progress 1, live true, read 3, " +
+				"ask 1/4 0 10ms, sleep 10ms, handled 3, handled 2, progress 3, read 4, ask 0/4 1 10ms, sleep 10ms",
+		},
+		"full pages": {
+			batch: 2, written: 5, take: map[int64]int{1: 1, 2: 2, 3: 4, 4: 3, 5: 5}, arrivals: []int{0},
+			want: "read 1, read 3, live false, read 5, ask 1/2 0 0s, sleep 10ms, handled 1, handled 2, progress 2, handled 4, handled 3, progress 4, " +
+				"handled 5, progress 5, live true, read 6, ask 0/2 1 10ms, sleep 10ms",
+		},
+		"pages done in the wrong order": {
+			batch: 2, written: 4, take: map[int64]int{1: 9, 2: 1, 3: 2, 4: 3}, arrivals: []int{0},
+			want: "read 1, read 3, live false, read 5, ask 0/2 1 0s, sleep 10ms, handled 2, handled 3, handled 4, handled 1, progress 4, live true, " +
+				"read 5, ask 0/2 2 10ms, sleep 20ms",
+		},
+		"behind again before it was live": {
+			batch: 2, written: 1, take: map[int64]int{1: 15, 2: 2, 3: 3, 4: 4, 5: 25}, arrivals: []int{4, 0, 0},
+			want: "read 1, ask 1/2 0 0s, sleep 10ms, read 2, read 4, live false, read 6, ask 0/2 1 0s, sleep 10ms, handled 2, handled 3, handled 4, " +
+				"handled 1, progress 3, read 6, ask 0/2 2 10ms, sleep 20ms, handled 5, progress 5, live true, read 6, ask 0/2 3 20ms, sleep 40ms",
+		},
+		"messages left out": {
+			batch: 4, filtered: "..x.x..", take: map[int64]int{3: 3, 5: 2}, arrivals: []int{0},
+			want: "read 1, ask 2/4 0 0s, sleep 10ms, handled 5, handled 3, progress 7, live true, read 8, ask 0/4 1 10ms, sleep 10ms",
+		},
+		"messages left out only": {
+			batch: 4, filtered: "...", arrivals: []int{0},
+			want: "read 1, progress 3, live true, ask 0/4 1 0s, sleep 10ms, read 4, ask 0/4 2 10ms, sleep 20ms",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, tt.written, WithBatchSize(tt.batch), WithWorkers(5))
+				separate(r)
+				for _, c := range tt.filtered {
+					r.filtered, r.written = true, append(r.written, c == 'x')
+				}
+				r.arrivals = tt.arrivals
+				r.take(tt.take, handled)
+				if err := r.run(); !errors.Is(err, errEnd) {
+					t.Errorf("error %v", err)
+				}
+				r.want(tt.want)
+			})
+		})
+	}
+}
+
+// TestPartitionStopsReading has a worker that does not come to an end. The others go
+// on, but not for ever: reads stop when so many messages are in hand as are allowed.
+func TestPartitionStopsReading(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ batch, workers, reads, messages int }{
+		{1000, 2, 2, 2000},
+		{1000, 124, 2, 2000}, // 1,984 for the workers
+		{1000, 125, 3, 3000}, // 2,000
+		{100, 4, 2, 200},
+		{10, 4, 7, 70}, // 64, and a page
+		{1, 2, 33, 33},
+	} {
+		t.Run(fmt.Sprint(tt), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 5*tt.messages, WithBatchSize(tt.batch), WithWorkers(tt.workers))
+				separate(r)
+				r.arrivals = []int{0} // a sleep, in which the workers come to their end
+				reads, others := 0, 0
+				r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+					reads++
+					return r.read(c), 0, nil
+				}
+				goOn := make(chan struct{})
+				r.handler = func(_ context.Context, m Message) error {
+					if m.GlobalPosition == 1 {
+						<-goOn
+					}
+					r.mu.Lock()
+					defer r.mu.Unlock()
+					others++
+					return nil
+				}
+				var progress []int64
+				r.onProgress = func(_ context.Context, position int64) error {
+					progress = append(progress, position)
+					return nil
+				}
+				done := make(chan error)
+				go func() { done <- r.run() }()
+				synctest.Wait()
+				blocked := (tt.messages + tt.workers - 1) / tt.workers // those of the first one's worker
+				if reads != tt.reads || others != tt.messages-blocked || len(progress) > 0 {
+					t.Errorf("%d reads, %d messages handled, progress %v, want %d, %d, none", reads, others, progress, tt.reads, tt.messages-blocked)
+				}
+				close(goOn)
+				if err := <-done; !errors.Is(err, errEnd) {
+					t.Errorf("error %v", err)
+				}
+				if n := 5 * tt.messages; reads != n/tt.batch+2 || others != n || progress[len(progress)-1] != int64(n) {
+					t.Errorf("%d reads, %d messages handled, progress %v, want %d, %d, %d", reads, others, progress, n/tt.batch+2, n, n)
+				}
+			})
+		})
+	}
+}
+
+// TestPartitionFails has a handler fail in all ways, with others running that heed
+// their context and one that does not. The first failure is the one that is told.
+func TestPartitionFails(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func() error{
+		"error": func() error { return errHandler },
+		"panic": func() error { panic(errHandler) },
+		"exit":  func() error { runtime.Goexit(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 20, WithBatchSize(6), WithWorkers(5))
+				separate(r)
+				r.arrivals = []int{0}
+				// 1 and 3 are done. 2, 4 and 5 are running when 8 fails, as the second one
+				// of the third worker's; 5 does not notice.
+				take := map[int64]int{1: 2, 2: 100, 3: 1, 4: 100, 6: 100, 8: 5}
+				causes := make(map[int64]error)
+				r.take(take, func(ctx context.Context, m Message) error {
+					switch p := m.GlobalPosition; p {
+					case 8:
+						return fail()
+					case 5:
+						<-time.After(20 * time.Millisecond)
+					case 2, 4, 6:
+						r.mu.Lock()
+						defer r.mu.Unlock()
+						causes[p] = context.Cause(ctx)
+						if p != 2 {
+							return ctx.Err()
+						}
+					}
+					return nil
+				})
+				begun := time.Now()
+				err := r.run()
+				if ran := time.Since(begun).Round(time.Millisecond); ran != 20*time.Millisecond {
+					t.Errorf("ran for %v, want 20ms, to when the last handler returned", ran)
+				}
+				var h *HandlerError
+				if !errors.As(err, &h) || h.GlobalPosition != 8 || h.Position != 7 || h.Stream != r.stream(8) {
+					t.Fatalf("error %v, want one at 8", err)
+				}
+				for p, cause := range causes {
+					if cause != err { //nolint:errorlint // the error itself
+						t.Errorf("the context of message %d ends with %v", p, cause)
+					}
+				}
+				if len(causes) != 3 {
+					t.Errorf("%d handlers noticed the end, want 3", len(causes))
+				}
+				r.want("read 1, read 7, live false, read 13, read 19, ask 2/6 0 0s, sleep 10ms, handled 3, handled 1, handled 2, handled 5, progress 3")
+				var p *PanicError
+				switch name {
+				case "error":
+					if !errors.Is(err, errHandler) {
+						t.Errorf("error %v", err)
+					}
+				case "panic":
+					if !errors.As(err, &p) || p.Value != any(errHandler) || !strings.Contains(string(p.Stack), "TestPartitionFails") {
+						t.Errorf("error %v with stack\n%s", err, p.Stack)
+					}
+				case "exit":
+					if !errors.Is(err, errHandlerExits) {
+						t.Errorf("error %v", err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestPartitionCallbacksFail has the other callbacks fail while handlers are running,
+// which are then told to end. What they have handled counts.
+func TestPartitionCallbacksFail(t *testing.T) {
+	t.Parallel()
+	refused := &pgconn.PgError{Code: "42601"}
+	for name, tt := range map[string]struct {
+		arrange func(r *rehearsal)
+		want    string
+	}{
+		"OnProgress": { // which is not told what is handled later
+			func(r *rehearsal) {
+				r.onProgress = func(_ context.Context, p int64) error { r.note("progress %d", p); return errHandler }
+			},
+			"read 1, read 3, live false, read 5, ask 0/2 1 0s, sleep 10ms, handled 1, handled 2, progress 2, handled 3",
+		},
+		"OnLive": {
+			func(r *rehearsal) { r.onLive = func(bool) { panic(errHandler) } },
+			"read 1, read 3, handled 1, handled 2, progress 2",
+		},
+		"a read": {
+			func(r *rehearsal) { r.failures = []error{nil, nil, refused} },
+			"read 1, read 3, live false, read 5, handled 1, handled 2, handled 3, progress 3",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 4, WithBatchSize(2), WithWorkers(4))
+				separate(r)
+				r.arrivals = []int{0}
+				r.subscription.page = func(ctx context.Context, c readConfig) ([]Message, int64, error) {
+					synctest.Wait() // until all workers are at work
+					return r.page(ctx, c)
+				}
+				tt.arrange(r)
+				r.take(map[int64]int{1: 1, 2: 2, 3: 100, 4: 101}, func(ctx context.Context, m Message) error {
+					if m.GlobalPosition == 4 {
+						return ctx.Err()
+					}
+					return nil
+				})
+				err := r.run()
+				var h *HandlerError
+				var p *PanicError
+				switch name {
+				case "OnProgress":
+					if !errors.As(err, &h) || h.Stream != "" || h.Position != 2 || !errors.Is(err, errHandler) {
+						t.Errorf("error %+v", err)
+					}
+				case "OnLive":
+					if !errors.As(err, &h) || h.Stream != "" || h.Position != 0 || !errors.As(err, &p) {
+						t.Errorf("error %+v", err)
+					}
+				case "a read":
+					if err != error(refused) { //nolint:errorlint // the error itself
+						t.Errorf("error %v", err)
+					}
+				}
+				got := slices.Clone(r.diary)
+				slices.Sort(got[max(0, len(got)-4):]) // those that are ended together
+				want := strings.Split(tt.want, ", ")
+				slices.Sort(want[max(0, len(want)-4):])
+				if !slices.Equal(got, want) {
+					t.Errorf("diary %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestPartitionEnds has the context end while handlers are running. The subscription
+// returns when they have, with the cause, or what a handler says of it.
+func TestPartitionEnds(t *testing.T) {
+	t.Parallel()
+	for name, says := range map[string]error{"handlers come to an end": nil, "a handler says so": context.Canceled} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 10, WithBatchSize(20), WithWorkers(3))
+				separate(r)
+				r.arrivals = []int{0, 0}
+				r.take(map[int64]int{1: 1, 2: 100, 3: 100, 4: 5}, func(ctx context.Context, m Message) error {
+					switch m.GlobalPosition {
+					case 4:
+						r.end(errEnd)
+					case 3:
+						return says
+					}
+					return nil
+				})
+				told := r.onProgress
+				r.onProgress = func(ctx context.Context, position int64) error {
+					if ctx.Err() != nil {
+						t.Errorf("progress is told to a context with error %v", ctx.Err())
+					}
+					return told(ctx, position)
+				}
+				err := r.run()
+				want, progress := errEnd, "progress 4"
+				if says != nil {
+					want, progress = says, "progress 2"
+				}
+				var h *HandlerError
+				if !errors.Is(err, want) || errors.As(err, &h) != (says != nil) {
+					t.Errorf("error %v", err)
+				}
+				if last := r.diary[len(r.diary)-1]; last != progress || slices.Contains(r.diary, "handled 5") {
+					t.Errorf("diary %q, want %q at last", r.diary, progress)
+				}
+			})
+		})
+	}
+}
+
+// TestPartitionWorker has streams of one cardinal id belong to the same worker, which
+// is the member of that number in a group of that size, and those of one member of a
+// group to all workers in turn.
+func TestPartitionWorker(t *testing.T) {
+	t.Parallel()
+	const workers, ids = 4, 4000
+	alone := &partition{workers: make([]worker, workers), group: 1}
+	member := &partition{workers: make([]worker, workers), group: workers}
+	count := make(map[*worker]int)
+	members := 0
+	for n := range ids {
+		stream, sibling := StreamName(fmt.Sprintf("c-%d", n)), StreamName(fmt.Sprintf("c-%d+x", n))
+		hash := Hash64(stream.CardinalID())
+		number := max(hash, -hash) % workers
+		if alone.worker(stream) != &alone.workers[number] || alone.worker(sibling) != alone.worker(stream) || member.worker(sibling) != member.worker(stream) {
+			t.Errorf("stream %s belongs to another worker than its cardinal id", stream)
+		}
+		if number == 1 {
+			members++
+			count[member.worker(stream)]++
+		}
+	}
+	for i := range member.workers {
+		if n := count[&member.workers[i]]; n < members/workers*8/10 {
+			t.Errorf("worker %d has %d of a member's %d streams", i, n, members)
+		}
+	}
+	none := Hash64("")
+	if alone.worker("c") != &alone.workers[max(none, -none)%workers] {
+		t.Error("a stream without an id belongs to another worker than that of no id")
+	}
+}
