@@ -86,10 +86,10 @@
 // few large chunks, and strings and JSON are views of these. They may be kept.
 // Keeping one message keeps its chunk; [Message.Clone] frees it.
 //
-// However many rows a page of up to 1 MiB has, reading it allocates 6 times, 4 if it is
-// empty, once pages like it have been read before; WriteMessage of JSON that is encoded
-// already does so at most 7 times, whatever its size up to 1 MiB. A context that may end
-// adds 4. This holds for a [Store] in pgx's default mode, without options.
+// Once warm, reading a page of up to 1 MiB costs 6 allocations regardless of its rows,
+// 4 if it is empty. WriteMessage of JSON that is encoded already costs at most 7, up to
+// 1 KB; a larger message costs two more, of about its own size together. A context that
+// can end adds 4. This holds for a [Store] in pgx's default mode, without options.
 //
 // # Errors
 //

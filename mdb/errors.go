@@ -1,14 +1,12 @@
 package mdb
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"runtime"
 	"strings"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ErrNoMessage is returned by GetLastStreamMessage when there is none.
@@ -155,216 +153,41 @@ func (e *SetupError) Error() string {
 // Unwrap returns the server's error, if it was one that showed the problem.
 func (e *SetupError) Unwrap() error { return e.err }
 
-// A class says what an error means for the call that met it.
-type class int
+// A HandlerError says that a callback of a subscription has failed or panicked,
+// which has ended the subscription.
+type HandlerError struct {
+	// Stream, Position and GlobalPosition are those of the message that the handler
+	// was given. For other callbacks Stream is empty, and Position is the last one
+	// that was handled.
+	Stream                   StreamName
+	Position, GlobalPosition int64
 
-const (
-	classRefused      class = iota // the server refused the statement for a reason of its own
-	classWrongVersion              // the stream is not at the expected version
-	classDuplicateID               // a message with the ID exists
-	classArgument                  // the server found fault with an argument
-	classSetup                     // Message DB is not there, or not reachable
-	classTransient                 // nothing happened, and the same may succeed later
-	classStale                     // the prepared statement is gone or outdated; nothing happened
-	classAborted                   // an earlier error has ended the transaction
-	classNotSent                   // nothing was sent
-	classUnknown                   // sent, and no answer came
-)
-
-// classify is the one place that knows SQLSTATEs and the server's texts.
-func classify(err error) class {
-	var broken *brokenError
-	if errors.As(err, &broken) {
-		if broken.sent {
-			return classUnknown
-		}
-		return classNotSent
-	}
-	var acquire *acquireError
-	if errors.As(err, &acquire) && !isConnectError(err) {
-		return classRefused // by the pool, which was closed, or has a hook
-	}
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		// By the simple protocol, a connection that breaks while the answer is awaited
-		// is reported as one that was closed before, and as safe to retry.
-		sent := errors.Is(err, pgconn.ErrConnClosed)
-		if pgconn.SafeToRetry(err) && !sent || isConnectError(err) {
-			return classNotSent
-		}
-		return classUnknown
-	}
-	if isConnectError(err) {
-		if strings.HasPrefix(pgErr.Code, "28") || pgErr.Code == "3D000" {
-			return classSetup // a wrong role, password or database
-		}
-		return classNotSent
-	}
-	severity := pgErr.SeverityUnlocalized
-	if severity == "" { // as from servers that only speak like PostgreSQL
-		severity = pgErr.Severity
-	}
-	if severity == "FATAL" || severity == "PANIC" {
-		return classUnknown
-	}
-	switch pgErr.Code {
-	case "P0001":
-		return classifyRaised(pgErr.Message)
-	case "23505":
-		switch pgErr.ConstraintName {
-		case "messages_id":
-			return classDuplicateID
-		case "messages_stream":
-			return classWrongVersion
-		case "messages_pkey": // the next number of the sequence may be free
-			return classTransient
-		}
-	case "40001", "40P01", "55P03":
-		return classTransient
-	case "0A000", "26000":
-		return classStale
-	case "25P02":
-		return classAborted
-	case "40003":
-		return classUnknown
-	case "22P02", "22P05", "22021", "22003", "2201W", "23502", "54000", "54001", "42601", "42703":
-		return classArgument
-	case "42883", "42P01", "3F000", "42501":
-		return classSetup
-	}
-	if strings.HasPrefix(pgErr.Code, "08") {
-		return classUnknown
-	}
-	return classRefused
+	err error
 }
 
-func isConnectError(err error) bool {
-	var connectErr *pgconn.ConnectError
-	return errors.As(err, &connectErr)
+func (e *HandlerError) Error() string {
+	if e.Stream == "" {
+		return fmt.Sprintf("mdb: a callback of the subscription failed behind position %d: %v", e.Position, e.err)
+	}
+	return fmt.Sprintf("mdb: the handler failed on %s/%d, global position %d: %v", e.Stream, e.Position, e.GlobalPosition, e.err)
 }
 
-// classifyRaised goes by the text of an error that a function of Message DB has
-// raised. A proxy may have put something before it.
-func classifyRaised(message string) class {
-	if _, ok := versionIn(message); ok {
-		return classWrongVersion
-	}
-	for _, text := range []string{
-		"Must be a stream name: ",
-		"Must be a category: ",
-		"Correlation must be a category ",
-		"Consumer group ",
-		"Retrieval with SQL condition is not activated",
-	} {
-		if strings.Contains(message, text) {
-			return classArgument
-		}
-	}
-	return classRefused
+// Unwrap returns the callback's error, or a [*PanicError].
+func (e *HandlerError) Unwrap() error { return e.err }
+
+// A PanicError is a panic of a callback.
+type PanicError struct {
+	// Value is what was given to panic.
+	Value any
+	// Stack is that of the goroutine, as [debug.Stack] returns it.
+	Stack []byte
 }
 
-// versionIn returns the digits of the version in a text that tells of a wrong version.
-// It goes from the end, because a stream's name may hold anything, this very text
-// included. To lose a race is ordinary, so no regular expression has to be slow here.
-func versionIn(message string) (digits string, ok bool) {
-	const name = "Stream Version: "
-	message, closed := strings.CutSuffix(message, ")")
-	i := strings.LastIndex(message, name)
-	if !closed || i < 0 || !strings.Contains(message[:i], "Wrong expected version: ") {
-		return "", false
+// Error tells a panic of the Go runtime's in full, and of others only the type of
+// the value, which may hold a payload.
+func (e *PanicError) Error() string {
+	if err, ok := e.Value.(runtime.Error); ok {
+		return "panic: " + err.Error()
 	}
-	digits = message[i+len(name):]
-	unsigned := strings.TrimPrefix(digits, "-")
-	return digits, unsigned != "" && strings.Trim(unsigned, "0123456789") == ""
-}
-
-// actualVersion returns the version that the text of a wrong-version error tells.
-func actualVersion(err error) int64 {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		if digits, ok := versionIn(pgErr.Message); ok {
-			if version, err := strconv.ParseInt(digits, 10, 64); err == nil {
-				return version
-			}
-		}
-	}
-	return unknownVersion
-}
-
-// scrub returns err without the parts of a server's error that quote rows, JSON
-// or statements.
-func scrub(err error) error {
-	var pgErr *pgconn.PgError
-	if isConnectError(err) || !errors.As(err, &pgErr) {
-		return err
-	}
-	clean := *pgErr
-	clean.Detail, clean.Where, clean.InternalQuery = "", "", ""
-	if strings.HasPrefix(clean.Code, "22") {
-		// Data exceptions quote the datum, each language in its own way.
-		if i := strings.IndexAny(clean.Message, "\"«»„“”「『"); i >= 0 {
-			clean.Message = strings.TrimRight(clean.Message[:i], ": ：")
-		}
-	}
-	for _, cause := range []error{context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, cause) {
-			return fmt.Errorf("%w (%w)", &clean, cause)
-		}
-	}
-	return &clean
-}
-
-// explain returns the error of a call that did something about a stream, a
-// category or nothing in particular.
-func explain(what string, err error) error {
-	class := classify(err)
-	err = scrub(err)
-	switch class {
-	case classSetup:
-		if setup := explainSetup(err); setup != nil {
-			return setup
-		}
-	case classAborted:
-		return fmt.Errorf("mdb: %s: an earlier error has ended the transaction, roll it back: %w", what, err)
-	}
-	return fmt.Errorf("mdb: %s: %w", what, err)
-}
-
-// explainSetup tells the cases apart by names, which are the same in every
-// language that the server speaks.
-func explainSetup(err error) error {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return nil
-	}
-	switch {
-	case pgErr.Code == "42501":
-		return &SetupError{
-			Problem: pgErr.Message,
-			Remedy:  "grant the role message_store to the role that connects: GRANT message_store TO …",
-			err:     err,
-		}
-	case pgErr.Code == "3F000" || strings.Contains(pgErr.Message, "message_store."):
-		return &SetupError{
-			Problem: "Message DB is not installed in this database, or in a version that lacks what was called (" + pgErr.Message + ")",
-			Remedy:  "install it, for example by the command mdb install, or by schema.Install of package mdb/schema",
-			err:     err,
-		}
-	case pgErr.Code == "42883" || pgErr.Code == "42P01":
-		return &SetupError{
-			Problem: "the search path does not lead to the schema message_store (" + pgErr.Message + ")",
-			Remedy:  "let Configure prepare the pool's configuration, or ALTER ROLE … SET search_path = message_store, …",
-			err:     err,
-		}
-	}
-	return nil
-}
-
-// contextError makes sure that an error that a context's end has caused is also
-// the context's error: pgx reports some of them as a network timeout.
-func contextError(ctx context.Context, err error) error {
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
-		return fmt.Errorf("%w (%w)", err, cause)
-	}
-	return err
+	return fmt.Sprintf("panic with a value of type %T", e.Value)
 }

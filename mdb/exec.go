@@ -80,20 +80,6 @@ func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []
 	return nil
 }
 
-// readAll reads to the end of the rows, where the server says whether it has done
-// what was asked: a row alone proves nothing.
-func readAll(rows pgx.Rows, err error, read func(pgx.Rows) error) error {
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	if err := read(rows); err != nil {
-		return err
-	}
-	rows.Close()
-	return rows.Err()
-}
-
 // poolRunner runs statements on a connection of the pool, as a transaction of
 // their own.
 type poolRunner struct {
@@ -213,9 +199,3 @@ func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
 	}
 	return conn, nil
 }
-
-// acquireError is that of a call that got no connection and so sent nothing.
-type acquireError struct{ err error }
-
-func (e *acquireError) Error() string { return "no connection: " + e.err.Error() }
-func (e *acquireError) Unwrap() error { return e.err }

@@ -10,13 +10,12 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// A rawCall is what a call needs to hand its arguments to the connection without
-// a copy of them on the way: pgx would encode them into a buffer that it makes
-// anew for each call of more than a few hundred bytes.
+// A rawCall has what a call needs to hand its arguments to the connection without
+// a copy of them on the way: pgx would encode them into a buffer that it allocates
+// for each call of more than a few hundred bytes.
 type rawCall struct {
 	params [maxArguments][]byte
 	digits [maxArguments * len("-9223372036854775808")]byte
-	buffer lentBuffer
 }
 
 // maxArguments is how many get_category_messages has.
@@ -28,9 +27,6 @@ func newRawCall() *rawCall { return rawCalls.Get().(*rawCall) }
 
 func (c *rawCall) release() {
 	clear(c.params[:])
-	if cap(c.buffer.own) > maxLent {
-		c.buffer.own = nil
-	}
 	rawCalls.Put(c)
 }
 
@@ -67,57 +63,6 @@ func (c *rawCall) encode(args []any) (params [][]byte, ok bool) {
 	return params, true
 }
 
-// A lentBuffer is lent to a connection to write from. The connection keeps no
-// buffer of its own of more than a kilobyte, and would let it grow anew in each
-// call. As a message that is sent it is the buffer that the messages behind it are
-// put into.
-type lentBuffer struct {
-	own []byte // ours
-	its []byte // the connection's
-}
-
-// maxLent is the largest buffer that is kept: it has room for a message of 1 MiB.
-const maxLent = 2 << 20
-
-func (b *lentBuffer) Frontend() {}
-
-// Decode is there because messages have it.
-func (b *lentBuffer) Decode([]byte) error { return nil }
-
-// Encode puts our buffer into the place of the connection's, or the connection's
-// back into its place.
-func (b *lentBuffer) Encode(dst []byte) ([]byte, error) {
-	if b.its == nil {
-		b.its = dst
-		return append(b.own[:0], dst...), nil
-	}
-	its := b.its
-	b.its = nil
-	return its[:0], nil
-}
-
-// lend gives the connection room for so many bytes.
-func (c *rawCall) lend(conn *pgx.Conn, size int) {
-	if size <= 1024 {
-		return // which it has
-	}
-	if cap(c.buffer.own) < size {
-		c.buffer.own = make([]byte, 0, size)
-	}
-	conn.PgConn().Frontend().Send(&c.buffer)
-}
-
-// takeBack takes it away, once all of it has been sent. A connection that has broken
-// meanwhile says good-bye in a goroutine of its own, and may keep what it has.
-func (c *rawCall) takeBack(conn *pgx.Conn) {
-	switch {
-	case conn.IsClosed():
-		c.buffer = lentBuffer{}
-	case c.buffer.its != nil:
-		conn.PgConn().Frontend().Send(&c.buffer)
-	}
-}
-
 var binaryResults = []int16{pgx.BinaryFormatCode}
 
 // queryRaw does what query does for a prepared statement, with less to do for the
@@ -136,13 +81,7 @@ func (r *poolRunner) queryRaw(ctx context.Context, conn *pgx.Conn, st *statement
 	if r.tracer != nil {
 		ctx = r.tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: st.name})
 	}
-	size := len(st.name) + 100
-	for _, param := range params {
-		size += 4 + len(param)
-	}
-	c.lend(conn, size)
 	rr := conn.PgConn().ExecStatement(ctx, description, params, nil, binaryResults)
-	c.takeBack(conn)
 	rows := pgx.RowsFromResultReader(conn.TypeMap(), rr)
 	err = readAll(rows, nil, read)
 	if r.tracer != nil {

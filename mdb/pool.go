@@ -28,6 +28,15 @@ type Store struct {
 	headed, headless atomic.Bool
 }
 
+// procedures are Message DB's, called on a Store or within a Tx. The methods that
+// follow are those of both.
+type procedures struct {
+	runner
+	config *storeConfig
+	bell   *bell
+	tx     *txState // nil on a Store
+}
+
 // Connect opens a pool for the connection string, in the form of libpq's, with
 // the settings of pgxpool.ParseConfig, prepares it by [Configure], and makes sure
 // that the server answers. Close closes the pool.

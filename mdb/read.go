@@ -2,23 +2,10 @@ package mdb
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"iter"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/messagedb-go/messagedb/internal/scan"
 )
-
-// procedures are Message DB's, called on a Store or within a Tx. The methods that
-// follow are those of both.
-type procedures struct {
-	runner
-	config *storeConfig
-	bell   *bell
-	tx     *txState // nil on a Store
-}
 
 // GetStreamMessages reads the messages of a stream in the order of their
 // positions: from the beginning, [DefaultBatchSize] of them at most, unless
@@ -255,98 +242,4 @@ func (s *procedures) runConditional(ctx context.Context, st *statement, read fun
 		step{st: conditionOn, read: drain},
 		step{st: st, read: read, args: args},
 		step{st: conditionOff, read: drain})
-}
-
-func messagesInto(messages *[]Message) func(pgx.Rows) error {
-	return func(rows pgx.Rows) (err error) {
-		*messages, err = readMessages(rows)
-		return err
-	}
-}
-
-// readMessages reads all rows. What pgx lends is copied by the page before the
-// next row overwrites it.
-func readMessages(rows pgx.Rows) ([]Message, error) {
-	page := scan.NewPage()
-	defer page.Release()
-	for rows.Next() {
-		if page.Len() == 0 {
-			if err := describe(page, rows); err != nil {
-				return nil, err
-			}
-		}
-		if err := page.Add(rows.RawValues()); err != nil {
-			return nil, err
-		}
-	}
-	if page.Len() == 0 || rows.Err() != nil {
-		return nil, rows.Err()
-	}
-	messages := make([]Message, page.Len())
-	for i := range messages {
-		row := page.Row(i)
-		messages[i] = Message{
-			ID:             row.ID,
-			Stream:         StreamName(row.Stream),
-			Type:           row.Type,
-			Position:       row.Position,
-			GlobalPosition: row.GlobalPosition,
-			Time:           row.Time,
-			Data:           json.RawMessage(row.Data),
-			Metadata:       json.RawMessage(row.Metadata),
-		}
-	}
-	return messages, nil
-}
-
-func describe(page *scan.Page, rows pgx.Rows) error {
-	fields := rows.FieldDescriptions()
-	if err := page.Begin(len(fields)); err != nil {
-		return err
-	}
-	for i := range fields {
-		if err := page.Column(i, fields[i].Name, fields[i].DataTypeOID, fields[i].Format); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// one reads a single row into the destinations.
-func one(destinations ...any) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		for rows.Next() {
-			if err := rows.Scan(destinations...); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	}
-}
-
-// number reads a single integer, and leaves n alone if that is NULL.
-func number(n *int64) func(pgx.Rows) error {
-	return func(rows pgx.Rows) (err error) {
-		for rows.Next() {
-			fields, values := rows.FieldDescriptions(), rows.RawValues()
-			if len(fields) != 1 || len(values) != 1 {
-				return fmt.Errorf("rows of %d columns", len(fields))
-			}
-			if values[0] == nil {
-				continue
-			}
-			if *n, err = integer(fields[0].Format, values[0]); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	}
-}
-
-// drain reads rows that say nothing.
-func drain(rows pgx.Rows) error {
-	for rows.Next() {
-		continue
-	}
-	return rows.Err()
 }

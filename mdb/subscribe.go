@@ -3,10 +3,8 @@ package mdb
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
-	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -314,43 +312,4 @@ func firstOf(first, second error) error {
 		return first
 	}
 	return errors.Join(first, second)
-}
-
-// A HandlerError says that a callback of a subscription has failed or panicked,
-// which has ended the subscription.
-type HandlerError struct {
-	// Stream, Position and GlobalPosition are those of the message that the handler
-	// was given. For other callbacks Stream is empty, and Position is the last one
-	// that was handled.
-	Stream                   StreamName
-	Position, GlobalPosition int64
-
-	err error
-}
-
-func (e *HandlerError) Error() string {
-	if e.Stream == "" {
-		return fmt.Sprintf("mdb: a callback of the subscription failed behind position %d: %v", e.Position, e.err)
-	}
-	return fmt.Sprintf("mdb: the handler failed on %s/%d, global position %d: %v", e.Stream, e.Position, e.GlobalPosition, e.err)
-}
-
-// Unwrap returns the callback's error, or a [*PanicError].
-func (e *HandlerError) Unwrap() error { return e.err }
-
-// A PanicError is a panic of a callback.
-type PanicError struct {
-	// Value is what was given to panic.
-	Value any
-	// Stack is that of the goroutine, as [debug.Stack] returns it.
-	Stack []byte
-}
-
-// Error tells a panic of the Go runtime's in full, and of others only the type of
-// the value, which may hold a payload.
-func (e *PanicError) Error() string {
-	if err, ok := e.Value.(runtime.Error); ok {
-		return "panic: " + err.Error()
-	}
-	return fmt.Sprintf("panic with a value of type %T", e.Value)
 }

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // untilItWorks tries again what fails in a way that passes.
@@ -22,7 +19,7 @@ func (s *subscription) untilItWorks(ctx context.Context, f func(context.Context)
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !passes(err, s.begun):
+		case !classify(err).retryRead(s.begun):
 			return err
 		}
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "subscription's read is tried again", slog.Int("attempt", attempt), slog.Any("error", err))
@@ -61,40 +58,16 @@ func (s *subscription) inTime(ctx context.Context, f func(context.Context) error
 	return err
 }
 
-// suspect replaces the pool's connections: those that are idle may lead nowhere too,
-// and would be met one by one. Where none is idle the pool may just be busy.
+// suspect replaces the pool's connections: the idle ones may be dead too, and would be
+// found one by one. Where none is idle the pool may just be busy. The pool may be shared
+// with the rest of the program, which should be able to find out why its connections
+// were closed.
 func (s *Store) suspect() {
-	if s.pool.Stat().IdleConns() > 0 {
+	if idle := s.pool.Stat().IdleConns(); idle > 0 {
+		s.config.logger.Warn("a subscription's read was not answered: replacing the pool's connections", "idle", idle)
 		s.pool.Reset()
 	}
 }
 
 // subscriptionRetry has no last attempt.
 var subscriptionRetry = RetryPolicy{MinDelay: 20 * time.Millisecond, MaxDelay: 5 * time.Second}
-
-// passes tells whether a failed read may succeed later. What a subscription meets
-// at its very beginning, such as a missing schema or a wrong password, is a mistake
-// in its set-up; later the same is an upgrade, a failover or a rotation.
-func passes(err error, begun bool) bool {
-	switch classify(err) {
-	case classTransient, classNotSent, classUnknown, classStale, classAborted:
-		return true
-	case classSetup:
-		return begun
-	}
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		// A hook of the pool may have refused, but a closed pool stays closed. It has
-		// no error of its own that pgx exports.
-		var acquire *acquireError
-		return errors.As(err, &acquire) && !strings.Contains(acquire.Error(), "closed pool")
-	}
-	if pgErr.Code == "XX000" { // as when what a statement refers to is just being replaced
-		return begun
-	}
-	switch pgErr.Code[:min(2, len(pgErr.Code))] {
-	case "53", "57", "58", "25": // resources, intervention, the system, a standby
-		return true
-	}
-	return false
-}

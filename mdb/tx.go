@@ -100,13 +100,13 @@ const rollbackTimeout = 5 * time.Second
 func (s *Store) atomically(ctx context.Context, categories []Category, f func(*Tx) error) (again bool, err error) {
 	conn, err := acquire(ctx, s.pool)
 	if err != nil {
-		return lost(err), explain("begin a transaction", err)
+		return classify(err).retryWrite(), explain("begin a transaction", err)
 	}
 	defer conn.Release()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		// Nothing was asked of the server yet that could have happened.
-		return lost(err), explain("begin a transaction", contextError(ctx, err))
+		return classify(err).retryWrite(), explain("begin a transaction", contextError(ctx, err))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
@@ -118,12 +118,12 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 
 	t := s.WithTx(tx)
 	if err := t.LockCategories(ctx, categories...); err != nil {
-		return repeatable(err), err
+		return classify(err).retryTransaction(), err
 	}
 	if err := f(t); err != nil {
 		// An error with such a code may be f's own, from another database.
 		ended := tx.Conn().PgConn().TxStatus() == 'E'
-		return ended && repeatable(err), err
+		return ended && classify(err).retryTransaction(), err
 	}
 
 	wasClosed := tx.Conn().IsClosed()
@@ -137,16 +137,9 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	case errors.Is(err, pgx.ErrTxCommitRollback) && t.tx.failed != nil:
 		// f has kept to itself that a call had failed.
 		err = fmt.Errorf("mdb: the transaction was rolled back, because a call in it had failed: %w", scrub(t.tx.failed))
-		return repeatable(t.tx.failed), err
-	case classify(err) == classUnknown && !wasClosed && len(t.tx.written) > 0:
+		return classify(t.tx.failed).retryTransaction(), err
+	case classify(err).lost() && !wasClosed && len(t.tx.written) > 0:
 		return false, &UnknownOutcomeError{IDs: t.tx.written, err: err}
 	}
-	return repeatable(err), explain("commit", err)
-}
-
-// repeatable tells whether a transaction that the error has ended may succeed when
-// it is done again. A statement that the server has forgotten is prepared then.
-func repeatable(err error) bool {
-	class := classify(err)
-	return class == classTransient || class == classStale
+	return classify(err).retryTransaction(), explain("commit", err)
 }

@@ -2,7 +2,6 @@ package mdb
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"strconv"
@@ -66,7 +65,7 @@ type proposedWrite struct {
 	written []Written
 
 	attempts int
-	lost     error // why the outcome of an attempt is unknown, once one is
+	unknown  error // why the outcome of an attempt is unknown, once one is
 
 	// A single message's, so that it costs no more than the write itself.
 	single struct {
@@ -225,21 +224,6 @@ func (w *proposedWrite) read(rows pgx.Rows) error {
 		return fmt.Errorf("%d rows for %d messages", n, len(w.written))
 	}
 	return rows.Err()
-}
-
-// integer reads a bigint, or the integer that another version of the store may
-// have, without a detour through a pointer for each value.
-func integer(format int16, value []byte) (int64, error) {
-	if format == pgx.TextFormatCode {
-		return strconv.ParseInt(string(value), 10, 64)
-	}
-	switch len(value) {
-	case 4:
-		return int64(int32(binary.BigEndian.Uint32(value))), nil
-	case 8:
-		return int64(binary.BigEndian.Uint64(value)), nil
-	}
-	return 0, fmt.Errorf("an integer of %d bytes", len(value))
 }
 
 // explain returns the error of a write that has not happened.

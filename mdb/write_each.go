@@ -75,15 +75,6 @@ type eachWrite struct {
 // one, which says nothing about it.
 var errSkipped = errors.New("left out behind an earlier write")
 
-// brokenError is that of the writes on a connection that has broken.
-type brokenError struct {
-	sent bool
-	err  error
-}
-
-func (e *brokenError) Error() string { return "the connection broke: " + e.err.Error() }
-func (e *brokenError) Unwrap() error { return e.err }
-
 // propose returns the writes that may be sent, those to one stream next to each
 // other.
 func (e *eachCall) propose(ws []Write) []*eachWrite {
@@ -170,7 +161,7 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite
 		if repeat {
 			if skipped := e.skip(w.proposedWrite, w.index); skipped != nil {
 				// Lost, it may have happened behind the one that is given up.
-				if repeat, err = false, skipped; w.lost != nil {
+				if repeat, err = false, skipped; w.unknown != nil {
 					err = w.giveUp(ctx, skipped)
 				}
 			}
@@ -189,7 +180,7 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite
 	if tried != nil && len(again) > 0 {
 		e.store.config.logger.LogAttrs(ctx, slog.LevelWarn, "writes are tried again",
 			slog.Int("writes", len(again)), slog.String("stream", string(tried.stream)), slog.Int("attempt", tried.attempts),
-			slog.Bool("outcome_unknown", tried.lost != nil), slog.Any("error", scrub(triedErr)))
+			slog.Bool("outcome_unknown", tried.unknown != nil), slog.Any("error", scrub(triedErr)))
 		// If ctx ends, the next round finds that out for each write.
 		_ = e.store.config.retry.wait(ctx, tried.attempts)
 	}
@@ -199,7 +190,7 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite
 // isThere looks for a write that was left out behind one that had happened before,
 // and if it has happened, too, takes its error away.
 func (e *eachCall) isThere(ctx context.Context, w *eachWrite) bool {
-	if !w.idempotent && w.lost == nil {
+	if !w.idempotent && w.unknown == nil {
 		return false
 	}
 	if present, err := e.store.look(ctx, w.proposedWrite); err != nil || present != nil {

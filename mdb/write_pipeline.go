@@ -126,7 +126,7 @@ func (p *pipeline) do(unsent, unanswered *[]span) (err error) {
 			n++
 		}
 		if n > 0 {
-			err := p.send((*unsent)[:n], size)
+			err := p.send((*unsent)[:n])
 			if err == nil || !pgconn.SafeToRetry(err) {
 				*unanswered = append(*unanswered, (*unsent)[:n]...)
 				*unsent = (*unsent)[n:]
@@ -153,14 +153,7 @@ func (p *pipeline) do(unsent, unanswered *[]span) (err error) {
 	return nil
 }
 
-func (p *pipeline) send(spans []span, size int) error {
-	if p.statement == nil {
-		for _, s := range spans {
-			size += len(s.writes) * len(writeMessage.sql)
-		}
-	}
-	p.call.lend(p.conn, size)
-	defer p.call.takeBack(p.conn)
+func (p *pipeline) send(spans []span) error {
 	for _, s := range spans {
 		if s.begin && s.chained {
 			p.SendQueryParams("BEGIN", nil, nil, nil, nil)
@@ -206,7 +199,7 @@ func (p *pipeline) receive(s span) error {
 		case !s.chained || i == 0 && s.begin:
 		// No transaction: the last one has failed at its end, and so has had none to go
 		// on in. What was done since is undone, as it could not be committed.
-		case classify(err) == classAborted || pgErr.Code == "25P01":
+		case classify(err) == classAborted:
 			w.err = errSkipped
 		}
 		for _, w := range s.writes[i+1:] {

@@ -28,7 +28,7 @@ func (s *procedures) settle(ctx context.Context, w *proposedWrite) error {
 		}
 		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "write is tried again",
 			slog.String("stream", string(w.stream)), slog.Int("attempt", w.attempts),
-			slog.Bool("outcome_unknown", w.lost != nil), slog.Any("error", scrub(err)))
+			slog.Bool("outcome_unknown", w.unknown != nil), slog.Any("error", scrub(err)))
 		if s.config.retry.wait(ctx, w.attempts) != nil {
 			return w.giveUp(ctx, err)
 		}
@@ -44,12 +44,12 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	}
 	switch class := classify(err); class {
 	case classDuplicateID, classWrongVersion:
-		if w.lost != nil || w.idempotent {
+		if w.unknown != nil || w.idempotent {
 			present, lookErr := s.look(ctx, w)
 			switch {
-			case lookErr != nil && (w.lost != nil || lost(lookErr)):
+			case lookErr != nil && (w.unknown != nil || classify(lookErr).retryWrite()):
 				// It may be there already, so that is as good as unknown.
-				again, err, w.lost = true, lookErr, cmp.Or(w.lost, scrub(lookErr))
+				again, err, w.unknown = true, lookErr, cmp.Or(w.unknown, scrub(lookErr))
 			case lookErr != nil:
 				return false, explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
 			case present == nil:
@@ -64,10 +64,10 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 			return false, w.explain(err)
 		}
 		again = true
-	case classUnknown:
-		again, w.lost = true, scrub(err)
-	case classNotSent, classTransient:
-		again = true
+	default:
+		if again = class.retryWrite(); class.lost() {
+			w.unknown = scrub(err)
+		}
 	}
 	if !again || ctx.Err() != nil || w.attempts >= s.config.retry.Attempts {
 		return false, w.giveUp(ctx, err)
@@ -75,21 +75,11 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	return true, err
 }
 
-// lost tells whether a look, or what comes before any write, has failed in a way that
-// says nothing of the store.
-func lost(err error) bool {
-	switch classify(err) {
-	case classUnknown, classNotSent, classTransient:
-		return true
-	}
-	return false
-}
-
 // giveUp returns the error of a write that will not be tried again: that its
 // outcome is unknown if any attempt's is, whatever became of the last one.
 func (w *proposedWrite) giveUp(ctx context.Context, err error) error {
-	if w.lost != nil {
-		return &UnknownOutcomeError{IDs: slices.Clone(w.ids), err: contextError(ctx, w.lost)}
+	if w.unknown != nil {
+		return &UnknownOutcomeError{IDs: slices.Clone(w.ids), err: contextError(ctx, w.unknown)}
 	}
 	return w.explain(contextError(ctx, err))
 }

@@ -1,0 +1,123 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// scrub returns err with a text that quotes nothing of a row. The server's error is
+// in it as it was.
+func scrub(err error) error {
+	var pgErr *pgconn.PgError
+	if isConnectError(err) || !errors.As(err, &pgErr) || errors.As(err, new(*serverError)) {
+		return err
+	}
+	return &serverError{pgErr, err}
+}
+
+// A serverError has the text of a server's error, or another one where that may quote
+// a row.
+type serverError struct {
+	server *pgconn.PgError
+	err    error // which wraps server
+}
+
+func (e *serverError) Error() string {
+	text := e.server.Severity + ": " + serverText(e.server) + " (SQLSTATE " + e.server.Code + ")"
+	for _, cause := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(e.err, cause) {
+			return text + " (" + cause.Error() + ")"
+		}
+	}
+	return text
+}
+
+func (e *serverError) Unwrap() error { return e.err }
+
+// serverText returns what the server says, if that cannot contain a part of a row,
+// and otherwise what its SQLSTATE means.
+func serverText(e *pgconn.PgError) string {
+	if e.Code == "P0001" {
+		if i := raisedAt(e.Message); i >= 0 {
+			return e.Message[i:]
+		}
+	}
+	// A trigger may raise any SQLSTATE with any text.
+	if textIsSafe(e) && e.Routine != "exec_stmt_raise" {
+		return e.Message
+	}
+	if meaning := meanings[e.Code]; meaning != "" {
+		return meaning
+	}
+	if len(e.Code) == 5 {
+		if meaning := meanings[e.Code[:2]]; meaning != "" {
+			return meaning
+		}
+	}
+	return "error"
+}
+
+// textIsSafe reports whether the server's own text for the SQLSTATE, in any language,
+// names at most objects, settings, sizes and words of our own statement.
+func textIsSafe(e *pgconn.PgError) bool {
+	switch e.Code {
+	case "0A000", // a feature that is not supported, a plan that must not change
+		"23502", "23503", "23505", "23514", "23P01", // constraints, whose rows are in the detail
+		"25001", "25006", "25P01", "25P02", "25P03", "25P04",
+		"26000", "28000", "28P01", "3D000",
+		"40001", "40003", "40P01", "42501",
+		"54000", "54001", "55P03",
+		"57014", "57P01", "57P02", "57P03", "57P05":
+		return true
+	case "3F000", "42601", "42703", "42883", "42P01", "42P02", "42P18":
+		// A function may make a statement of a row, and quote that.
+		return e.InternalQuery == ""
+	}
+	return strings.HasPrefix(e.Code, "08") || strings.HasPrefix(e.Code, "53") || strings.HasPrefix(e.Code, "58")
+}
+
+// meanings are PostgreSQL's names for SQLSTATEs and their classes, in its manual's
+// appendix A.
+var meanings = map[string]string{
+	"22":    "data exception",
+	"22001": "string data, right truncation",
+	"22003": "numeric value out of range",
+	"22007": "invalid datetime format",
+	"22008": "datetime field overflow",
+	"22012": "division by zero",
+	"22021": "character not in repertoire",
+	"22023": "invalid parameter value",
+	"22030": "duplicate JSON object key value",
+	"22032": "invalid JSON text",
+	"2201W": "invalid row count in LIMIT clause",
+	"22P02": "invalid text representation",
+	"22P03": "invalid binary representation",
+	"22P05": "untranslatable character",
+
+	"3F000": "invalid schema name",
+	"42601": "syntax error",
+	"42703": "undefined column",
+	"42883": "undefined function",
+	"42P01": "undefined table",
+
+	"0A": "feature not supported",
+	"21": "cardinality violation",
+	"23": "integrity constraint violation",
+	"25": "invalid transaction state",
+	"27": "triggered data change violation",
+	"38": "external routine exception",
+	"39": "external routine invocation exception",
+	"40": "transaction rollback",
+	"42": "syntax error or access rule violation",
+	"44": "WITH CHECK OPTION violation",
+	"54": "program limit exceeded",
+	"55": "object not in prerequisite state",
+	"57": "operator intervention",
+	"F0": "configuration file error",
+	"HV": "foreign data wrapper error",
+	"P0": "exception raised by a function",
+	"XX": "internal error",
+}

@@ -1,0 +1,198 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// TestSubscriptionFailures has a read fail at the very beginning, and later. What
+// passes is tried again; what is wrong with the set-up is a mistake at the beginning
+// and an upgrade later; everything else ends the subscription.
+func TestSubscriptionFailures(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err                   error
+		passesFirst, passesAt bool
+	}{
+		{io.ErrUnexpectedEOF, true, true},
+		{context.DeadlineExceeded, true, true}, // of somebody else's context
+		{&acquireError{errors.New("connection refused")}, true, true},
+		{&pgconn.PgError{Severity: "FATAL", Code: "57P01"}, true, true}, // terminated
+		{&pgconn.PgError{Severity: "FATAL", Code: "57P02"}, true, true}, // crash
+		{&pgconn.PgError{Severity: "FATAL", Code: "57P05"}, true, true}, // idle for too long
+		{&pgconn.PgError{Severity: "ERROR", Code: "57014"}, true, true}, // timeout of the statement
+		{&pgconn.PgError{Severity: "ERROR", Code: "40001"}, true, true}, // conflict with recovery, on a standby
+		{&pgconn.PgError{Severity: "ERROR", Code: "40P01"}, true, true},
+		{&pgconn.PgError{Severity: "ERROR", Code: "55P03"}, true, true},
+		{&pgconn.PgError{Severity: "ERROR", Code: "53200"}, true, true}, // out of memory
+		{&pgconn.PgError{Severity: "ERROR", Code: "53300"}, true, true}, // too many connections
+		{&pgconn.PgError{Severity: "ERROR", Code: "58030"}, true, true}, // I/O
+		{&pgconn.PgError{Severity: "ERROR", Code: "25006"}, true, true}, // a standby
+		{&pgconn.PgError{Severity: "ERROR", Code: "08006"}, true, true},
+		{&pgconn.PgError{Severity: "ERROR", Code: "0A000"}, true, true}, // outdated statement
+		{&pgconn.PgError{Severity: "ERROR", Code: "26000"}, true, true},
+
+		{&pgconn.PgError{Severity: "ERROR", Code: "42883"}, false, true},
+		{&pgconn.PgError{Severity: "ERROR", Code: "42P01"}, false, true},
+		{&pgconn.PgError{Severity: "ERROR", Code: "3F000"}, false, true},
+		{&pgconn.PgError{Severity: "ERROR", Code: "42501"}, false, true},
+		{&pgconn.PgError{Severity: "ERROR", Code: "XX000"}, false, true}, // could not open relation
+
+		{&pgconn.PgError{Severity: "ERROR", Code: "42601"}, false, false}, // the condition's syntax
+		{&pgconn.PgError{Severity: "ERROR", Code: "22P02"}, false, false},
+		{&pgconn.PgError{Severity: "ERROR", Code: "P0001", Message: "Retrieval with SQL condition is not activated"}, false, false},
+		{&pgconn.PgError{Severity: "ERROR", Code: "XX001"}, false, false}, // damaged data
+		{&pgconn.PgError{Severity: "ERROR"}, false, false},                // of something like PostgreSQL
+	} {
+		err := explain("get messages", tt.err)
+		for first, passes := range map[bool]bool{true: tt.passesFirst, false: tt.passesAt} {
+			for _, fromEnd := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%v, first %t, from the end %t", tt.err, first, fromEnd), func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						r := rehearse(t, 0)
+						r.subscription.read.fromEnd = fromEnd
+						r.arrivals = []int{0}
+						want, failures := "read 1, live true, ask 0/1000 1 0s, sleep 10ms, read 1", []error{nil, err}
+						if first {
+							want, failures = "read 1", []error{err}
+						}
+						if fromEnd {
+							// A look at the head comes before, which succeeds.
+							failures = slices.Insert(failures, 0, nil)
+						}
+						if passes {
+							want += ", retry 1, read 1"
+							if first {
+								want += ", live true, ask 0/1000 1 0s, sleep 10ms, read 1, ask 0/1000 2 10ms, sleep 20ms"
+							} else {
+								want += ", ask 0/1000 2 10ms, sleep 20ms"
+							}
+						}
+						r.failures = failures
+						got := r.run()
+						r.want(want)
+						if passes && !errors.Is(got, errEnd) || !passes && got != err { //nolint:errorlint // the error itself
+							t.Errorf("error %v", got)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// TestSubscriptionFindsNoEnd has the look at the end fail, before anything is read.
+func TestSubscriptionFindsNoEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lost, missing := explain("find the end", io.ErrUnexpectedEOF), explain("find the end", &pgconn.PgError{Code: "42P01"})
+		r := rehearse(t, 5, FromEnd())
+		r.failures = []error{lost, lost, nil, lost}
+		if err := r.run(); !errors.Is(err, errEnd) {
+			t.Errorf("error %v", err)
+		}
+		r.want("retry 1, retry 2, read 6, retry 1, read 6, live true, ask 0/1000 1 0s, sleep 10ms")
+
+		r = rehearse(t, 5, FromEnd())
+		r.failures = []error{lost, missing}
+		var setup *SetupError
+		if err := r.run(); !errors.As(err, &setup) {
+			t.Errorf("error %v, want that of the set-up", err)
+		}
+		r.want("retry 1")
+	})
+}
+
+// TestGomdb6BackoffOverflows has a subscription poll by gomdb's strategy for an
+// hour. There the delay became negative with the 38th empty poll, and the polling a
+// busy loop.
+func TestGomdb6BackoffOverflows(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := rehearse(t, 0, WithPolling(poll.Backoff(50*time.Millisecond, 5*time.Second, 2)))
+		r.subscription.sleeper = r.sleeper
+		reads := 0
+		r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) {
+			reads++
+			return nil, 0, nil
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errEnd)
+		defer cancel()
+		if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
+			t.Errorf("error %v", err)
+		}
+		// At 0, 50, 150, 350, 750, 1550, 3150 and 6350 ms, and then every five seconds.
+		if want := 8 + 718; reads != want {
+			t.Errorf("%d reads, want %d", reads, want)
+		}
+	})
+}
+
+// TestGomdb17DynamicDrifts has a steady flow come in. gomdb compared each page with
+// a full one, so that the delay went to its maximum. Pages that a few messages fill
+// must not do the same: the read behind such a page finds nothing.
+func TestGomdb17DynamicDrifts(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	for _, tt := range []struct {
+		batch     int
+		perSecond float64
+		least     time.Duration
+		most      time.Duration
+	}{
+		{1000, 20, 250 * time.Millisecond, time.Second}, // ideal: 10 messages, 500 ms
+		{1000, 100, 50 * time.Millisecond, 200 * time.Millisecond},
+		{1, 2, 0, 100 * time.Millisecond}, // always more than the target
+		{10, 1000, 0, 100 * time.Millisecond},
+	} {
+		t.Run(fmt.Sprintf("%g a second by %d", tt.perSecond, tt.batch), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := rehearse(t, 0, WithBatchSize(tt.batch), WithPolling(poll.Dynamic(0.01, 5*time.Millisecond, 5*time.Millisecond, 2*time.Second)))
+				r.handler = func(context.Context, Message) error { return nil }
+				r.subscription.sleeper = r.sleeper
+				begun := time.Now()
+				r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+					written := int64(time.Since(begun).Seconds() * tt.perSecond)
+					n := min(max(written-c.position+1, 0), c.batchSize)
+					page := make([]Message, n)
+					for i := range page {
+						page[i].GlobalPosition = c.position + int64(i)
+					}
+					return page, 0, nil
+				}
+				var delays, total time.Duration
+				strategy := r.polling
+				r.polling = func(seen poll.Seen) time.Duration {
+					delay := strategy(seen)
+					if time.Since(begun) > 2*time.Minute { // when it has settled
+						delays++
+						total += delay
+					}
+					return delay
+				}
+				r.diary = nil
+				ctx, cancel := context.WithTimeoutCause(t.Context(), 4*time.Minute, errEnd)
+				defer cancel()
+				if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
+					t.Errorf("error %v", err)
+				}
+				if mean := total / delays; mean < tt.least || mean > tt.most {
+					t.Errorf("settles at %v, want %v to %v", mean, tt.least, tt.most)
+				}
+			})
+		})
+	}
+}
