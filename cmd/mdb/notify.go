@@ -2,11 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
@@ -47,32 +43,15 @@ mdb notify status`,
 	},
 }
 
-// notifyStatus asks the catalogue, and who shares keys that the trigger tries to
-// take.
 func (a *app) notifyStatus(ctx context.Context, s *mdb.Store) error {
-	const trigger = `
-SELECT t.tgenabled IN ('O', 'A')
-FROM pg_catalog.pg_trigger AS t
-WHERE t.tgname = 'message_store_notify' AND t.tgrelid = pg_catalog.to_regclass('message_store.messages')`
-	const waiting = `
-SELECT count(DISTINCT pid), count(DISTINCT objid)
-FROM pg_catalog.pg_locks
-WHERE locktype = 'advisory' AND classid = 1296319044 AND objsubid = 2 AND mode = 'ShareLock' AND granted
-	AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
-
-	var enabled bool
-	err := s.Pool().QueryRow(ctx, trigger).Scan(&enabled)
+	state, err := schema.NotifyStatus(ctx, s.Pool())
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nothing("the NOTIFY trigger is not installed")
 	case err != nil:
-		return fmt.Errorf("look for the NOTIFY trigger: %w", err)
-	case !enabled:
+		return err
+	case !state.Installed:
+		return nothing("the NOTIFY trigger is not installed")
+	case !state.Enabled:
 		return nothing("the NOTIFY trigger is disabled")
 	}
-	var stores, categories int
-	if err := s.Pool().QueryRow(ctx, waiting).Scan(&stores, &categories); err != nil {
-		return fmt.Errorf("look who waits for the NOTIFY trigger: %w", err)
-	}
-	return a.say("the NOTIFY trigger is installed\nconnections that wait for it: %d, for categories: %d\n", stores, categories)
+	return a.say("the NOTIFY trigger is installed\nconnections that wait for it: %d, for categories: %d\n", state.Connections, state.Categories)
 }

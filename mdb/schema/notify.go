@@ -9,13 +9,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
 //go:embed notify.sql
 var notifySQL string
 
 const notifyRemoval = `
-DROP TRIGGER IF EXISTS message_store_notify ON message_store.messages;
+DROP TRIGGER IF EXISTS ` + trigger.Name + ` ON message_store.messages;
 DROP FUNCTION IF EXISTS message_store.notify_subscriptions()`
 
 // InstallNotify installs the trigger that wakes the subscriptions of stores made
@@ -43,6 +45,38 @@ func UninstallNotify(ctx context.Context, db DB) error {
 		return fmt.Errorf("schema: remove the NOTIFY trigger: %w", err)
 	}
 	return nil
+}
+
+// NotifyState is the state of the NOTIFY trigger in a database. [NotifyStatus] returns it.
+type NotifyState struct {
+	// Installed reports whether the trigger exists.
+	Installed bool
+
+	// Enabled reports whether the trigger exists and fires for writes. A trigger that is
+	// disabled, or enabled for replication only, does not.
+	Enabled bool
+
+	// Connections is the number of connections that wait for notifications: usually one
+	// for each store with subscriptions that have caught up.
+	Connections int
+
+	// Categories is the number of categories for which they wait.
+	Categories int
+}
+
+// NotifyStatus reports whether the NOTIFY trigger is installed and enabled, and how many
+// connections wait for its notifications. It needs no right to the schema message_store,
+// and no Message DB.
+func NotifyStatus(ctx context.Context, db DB) (state NotifyState, err error) {
+	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		status, err := trigger.Look(ctx, tx)
+		state = NotifyState(status)
+		return err
+	})
+	if err != nil {
+		return NotifyState{}, fmt.Errorf("schema: look up the NOTIFY trigger: %w", err)
+	}
+	return state, nil
 }
 
 // inShortTries runs the statements in a transaction that gives up its place in the

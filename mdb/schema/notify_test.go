@@ -3,6 +3,9 @@ package schema_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/internal/trigger"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
@@ -36,12 +40,27 @@ func notifyPool(t *testing.T, url string, role string) *pgxpool.Pool {
 	return pool
 }
 
-// notifyObjects describes what is there of the trigger and its function.
+// The trigger's states without a connection that waits.
+var (
+	notifyMissing   = schema.NotifyState{}
+	notifyInstalled = schema.NotifyState{Installed: true, Enabled: true}
+	notifyDisabled  = schema.NotifyState{Installed: true}
+)
+
+func wantNotify(t *testing.T, db schema.DB, want schema.NotifyState) {
+	t.Helper()
+	if got, err := schema.NotifyStatus(t.Context(), db); err != nil || got != want {
+		t.Errorf("NotifyStatus: %+v, %v, want %+v", got, err, want)
+	}
+}
+
+// notifyObjects describes the trigger and its function as the catalogue has them.
 func notifyObjects(t *testing.T, pool *pgxpool.Pool) string {
 	t.Helper()
 	const sql = `SELECT
-		(SELECT count(*) FROM pg_proc WHERE proname = 'notify_subscriptions') || ' functions, triggers: ' ||
-		(SELECT coalesce(string_agg(tgname || ' ' || tgenabled::text, ', '), 'none') FROM pg_trigger WHERE tgrelid = 'message_store.messages'::regclass)`
+		'functions: ' || (SELECT count(*) FROM pg_proc WHERE proname = 'notify_subscriptions') || ', triggers: ' ||
+		(SELECT coalesce(string_agg(concat_ws(' ', trigger_name, action_timing, action_orientation), ', '), 'none')
+			FROM information_schema.triggers WHERE event_object_schema = 'message_store')`
 	var objects string
 	if err := pool.QueryRow(t.Context(), sql).Scan(&objects); err != nil {
 		t.Fatal(err)
@@ -49,25 +68,74 @@ func notifyObjects(t *testing.T, pool *pgxpool.Pool) string {
 	return objects
 }
 
-const (
-	notifyInstalled = "1 functions, triggers: message_store_notify O"
-	notifyMissing   = "0 functions, triggers: none"
-)
+// TestNotifyStatus checks each state of the trigger, and that waiting connections and
+// their categories are counted: only those of this database that share a key.
+func TestNotifyStatus(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	conn := connect(t, url)
+	wantNotify(t, conn, notifyMissing)
+	if err := schema.InstallNotify(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		alter string
+		want  schema.NotifyState
+	}{
+		{"DISABLE", notifyDisabled},
+		{"ENABLE REPLICA", notifyDisabled},
+		{"ENABLE ALWAYS", notifyInstalled},
+		{"ENABLE", notifyInstalled},
+	} {
+		run(t, conn, "ALTER TABLE message_store.messages "+test.alter+" TRIGGER "+trigger.Name)
+		wantNotify(t, conn, test.want)
+	}
 
-func wantNotify(t *testing.T, pool *pgxpool.Pool, want string) {
-	t.Helper()
-	if got := notifyObjects(t, pool); got != want {
-		t.Errorf("there is %q, want %q", got, want)
+	key := strconv.Itoa(trigger.Key)
+	first, second, elsewhere := connect(t, url), connect(t, url), connect(t, testdb.Empty(t))
+	for _, waiting := range []*pgx.Conn{first, second, elsewhere} {
+		run(t, waiting, "SELECT pg_advisory_lock_shared("+key+", hashtext('account'))")
+	}
+	run(t, first, "SELECT pg_advisory_lock_shared("+key+", hashtext('order'))")
+	run(t, second, "SELECT pg_advisory_lock_shared(1, 2), pg_advisory_lock_shared("+key+"), pg_advisory_lock("+key+", 1)")
+	wantNotify(t, conn, schema.NotifyState{Installed: true, Enabled: true, Connections: 2, Categories: 2})
+
+	// Without any right, and within a caller's transaction.
+	run(t, conn, "REVOKE USAGE ON SCHEMA message_store FROM message_store; SET ROLE message_store; SET search_path = pg_catalog")
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantNotify(t, tx, schema.NotifyState{Installed: true, Enabled: true, Connections: 2, Categories: 2})
+	wantNotify(t, elsewhere, schema.NotifyState{Connections: 1, Categories: 1})
+}
+
+// TestNotifyConstants checks that the trigger's SQL uses the constants of package trigger.
+func TestNotifyConstants(t *testing.T) {
+	t.Parallel()
+	sql, err := os.ReadFile("notify.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"TRIGGER " + trigger.Name + "\n",
+		"pg_notify('" + trigger.Channel + "'",
+		fmt.Sprintf("pg_try_advisory_xact_lock(%d, pg_catalog.hashtext(", trigger.Key),
+	} {
+		if !strings.Contains(string(sql), want) {
+			t.Errorf("notify.sql does not contain %q", want)
+		}
 	}
 }
 
 func TestInstallNotify(t *testing.T) {
 	t.Parallel()
 	pool := notifyPool(t, testdb.New(t), "")
+	const missing, installed = "functions: 0, triggers: none", "functions: 1, triggers: message_store_notify AFTER ROW"
 	for _, test := range []struct {
 		name string
 		do   func(context.Context, schema.DB) error
-		want string
+		want schema.NotifyState
 	}{
 		{"uninstall nothing", schema.UninstallNotify, notifyMissing},
 		{"install", schema.InstallNotify, notifyInstalled},
@@ -99,8 +167,15 @@ func TestInstallNotify(t *testing.T) {
 		if err := test.do(t.Context(), pool); err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		}
-		if got := notifyObjects(t, pool); got != test.want {
-			t.Errorf("%s: there is %q, want %q", test.name, got, test.want)
+		if got, err := schema.NotifyStatus(t.Context(), pool); err != nil || got != test.want {
+			t.Errorf("%s: %+v, %v, want %+v", test.name, got, err, test.want)
+		}
+		want := missing
+		if test.want.Installed {
+			want = installed
+		}
+		if got := notifyObjects(t, pool); got != want {
+			t.Errorf("%s: %s, want %s", test.name, got, want)
 		}
 	}
 }
@@ -134,7 +209,7 @@ func TestInstallNotifyConcurrently(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		do   func(context.Context, schema.DB) error
-		want string
+		want schema.NotifyState
 	}{
 		{"install", schema.InstallNotify, notifyInstalled},
 		{"install again", schema.InstallNotify, notifyInstalled},
@@ -163,7 +238,7 @@ func TestInstallNotifyWaits(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name          string
-		before, after string
+		before, after schema.NotifyState
 		do            func(context.Context, schema.DB) error
 	}{
 		{"install", notifyMissing, notifyInstalled, schema.InstallNotify},

@@ -18,6 +18,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
 // Version is the version of Message DB whose contract [Install] provides.
@@ -76,7 +78,7 @@ func setting(ctx context.Context, tx pgx.Tx, name string) (value string, err err
 // installLock is the advisory lock that installers of one database take. The
 // two-number keys are apart from the single-number ones that Message DB locks
 // categories with.
-const installLock = "SELECT pg_catalog.pg_advisory_xact_lock(1296319044, 1)"
+var installLock = fmt.Sprintf("SELECT pg_catalog.pg_advisory_xact_lock(%d, 1)", trigger.Key)
 
 func install(ctx context.Context, tx pgx.Tx) error {
 	// With a stricter isolation the catalogue would be that from before the wait, and
