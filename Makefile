@@ -79,7 +79,7 @@ bench-notify: ## measure what the NOTIFY trigger costs and brings
 	cd bench && $(GO) run ./notify
 
 stress-notify: ## try a hundred times to lose a wake-up
-	$(GO) test -race -run 'TestNotifyStress|TestNotifyInterleavings' -count=100 -timeout 3h ./mdb
+	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell
 
 lint: ## run the linters
 	@for module in $(filter-out tools/,$(MODULES)); do \

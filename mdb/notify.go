@@ -1,11 +1,22 @@
 package mdb
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/doorbell"
+	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
 // Defaults of [WithNotify].
@@ -14,6 +25,7 @@ const (
 	DefaultMaxNotifications = 100
 
 	defaultRecheck = time.Minute
+	listenTimeout  = 5 * time.Second // to connect, where the pool has none
 )
 
 // A NotifyOption is something that [WithNotify] can be told.
@@ -104,20 +116,82 @@ type NotifyStats struct {
 
 // NotifyStats returns a snapshot, for logs and metrics.
 func (s *Store) NotifyStats() NotifyStats {
-	b := s.bell
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	stats := b.stats
-	stats.Listening = b.hearing
-	for _, r := range b.rooms {
-		switch r.state {
-		case stateArmed:
-			stats.Waiting++
-		case stateCooling:
-			stats.Cooling++
-		default:
-			stats.Polling++
+	stats := s.bell.Stats()
+	return NotifyStats{
+		Listening:     stats.Listening,
+		Waiting:       stats.Armed,
+		Cooling:       stats.Cooling,
+		Polling:       stats.Off,
+		Notifications: stats.Rings,
+		Reads:         stats.Reads,
+	}
+}
+
+// newBell returns the store's doorbell. Without WithNotify it only wakes subscriptions
+// for what the same store writes.
+func newBell(pool *pgxpool.Pool, c *storeConfig) *doorbell.Bell {
+	config := doorbell.Config{
+		Fallback:  c.notify.fallback,
+		Recheck:   c.notify.recheck,
+		PerSecond: c.notify.maxNotifications,
+		Logger:    c.logger,
+	}
+	if c.notify.enabled {
+		config.Connect = func(ctx context.Context) (*pgx.Conn, error) { return connectToListen(ctx, pool, c.notify.listenOn) }
+		config.Notify = func(ctx context.Context, payload string) (time.Time, error) { return notify(ctx, pool, payload) }
+	}
+	return doorbell.New(config)
+}
+
+// notify sends a notification through the pool, and returns when.
+func notify(ctx context.Context, pool *pgxpool.Pool, payload string) (sent time.Time, err error) {
+	conn, err := acquire(ctx, pool)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return time.Time{}, fmt.Errorf("%w: %w", doorbell.ErrBusy, err)
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer conn.Release()
+	sent = time.Now()
+	_, err = conn.Exec(ctx, "SELECT pg_catalog.pg_notify($1, $2)", pgx.QueryExecModeExec, trigger.Channel, payload)
+	return sent, err
+}
+
+// connectToListen opens a connection with the pool's configuration, or on an address of
+// its own.
+func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*pgx.Conn, error) {
+	config := pool.Config()
+	cfg := config.ConnConfig
+	if address != "" {
+		var err error
+		if cfg, err = pgx.ParseConfig(address); err != nil {
+			return nil, connStringError(address, err)
+		}
+	} else if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, cfg); err != nil {
+			return nil, err
 		}
 	}
-	return stats
+	cfg.OnNotification = nil
+	cfg.Tracer = nil
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
+	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+	}
+	params := maps.Clone(cfg.RuntimeParams) // which a hook of the pool's may share
+	if params == nil {
+		params = make(map[string]string)
+	}
+	cfg.RuntimeParams = params
+	name := params["application_name"]
+	params["application_name"] = strings.TrimSpace(name + " message_store notify")
+	// No object of the user's may take the place of one of the server's.
+	params["search_path"] = "pg_catalog, pg_temp"
+	// A process that is stopped or cut off would make every writer ring for it.
+	params["idle_session_timeout"] = "60000"
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = listenTimeout
+	}
+	return pgx.ConnectConfig(ctx, cfg)
 }

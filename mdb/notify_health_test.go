@@ -30,8 +30,8 @@ func (j *journal) count(text string) int { return strings.Count(j.String(), text
 
 // What the bell says of itself, and of a category.
 const (
-	saysOff    = "the NOTIFY trigger wakes no subscription"
-	saysBroken = "messages arrive without a ring"
+	saysOff    = "notifications are unavailable"
+	saysBroken = "messages arrive without a notification"
 )
 
 const killBells = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

@@ -3,6 +3,7 @@ package mdb_test
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -290,4 +291,14 @@ func newServer(t testing.TB, version int, opts ...pgtest.Option) *pgtest.Server 
 		opts = nil
 	}
 	return pgtest.Own(t, opts...)
+}
+
+// triggerSQL is what InstallNotify installs.
+func triggerSQL(t testing.TB) string {
+	t.Helper()
+	sql, err := os.ReadFile("schema/notify.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(sql)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/doorbell"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
@@ -23,6 +24,7 @@ type Store struct {
 	procedures
 	pool     *pgxpool.Pool
 	ownsPool bool
+	bell     *doorbell.Bell
 
 	// Whether the table can be asked for a category's head, once that is known.
 	headed, headless atomic.Bool
@@ -33,8 +35,8 @@ type Store struct {
 type procedures struct {
 	runner
 	config *storeConfig
-	bell   *bell
-	tx     *txState // nil on a Store
+	wrote  func(StreamName) // is called after a write of a Store's own
+	tx     *txState         // nil on a Store
 }
 
 // Connect opens a pool for the connection string, in the form of libpq's, with
@@ -102,9 +104,8 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
 	runner := &poolRunner{pool: pool, mode: config.execMode, tracer: conn.Tracer}
-	config.notify.logger = config.logger
-	bell := &bell{config: config.notify, budget: budget{perSecond: float64(config.notify.maxNotifications)}, listener: listener{pool: pool}}
-	return &Store{procedures: procedures{runner: runner, config: &config, bell: bell}, pool: pool}, nil
+	bell := newBell(pool, &config)
+	return &Store{procedures: procedures{runner: runner, config: &config, wrote: func(stream StreamName) { bell.Wrote(string(stream)) }}, pool: pool, bell: bell}, nil
 }
 
 const conditionSetting = "message_store.sql_condition"

@@ -2,9 +2,10 @@ package mdb
 
 import (
 	"context"
-	"math/rand/v2"
 	"strconv"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
 // A RetryPolicy says how a failed write is tried again. The zero value means the
@@ -51,18 +52,7 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 	return p
 }
 
-// wait pauses after the attempt, which is 1 for the first, unless ctx ends.
+// wait sleeps after the attempt, which is 1 for the first, unless ctx ends.
 func (p RetryPolicy) wait(ctx context.Context, attempt int) error {
-	delay := p.MaxDelay
-	if shifted := p.MinDelay << min(attempt-1, 30); shifted > 0 && shifted < delay {
-		delay = shifted
-	}
-	timer := time.NewTimer(delay/2 + rand.N(delay/2+1))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return backoff.Policy{Min: p.MinDelay, Max: p.MaxDelay}.Wait(ctx, attempt)
 }

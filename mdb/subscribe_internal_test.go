@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/doorbell"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
@@ -66,15 +67,18 @@ func rehearse(t *testing.T, written int, opts ...CategorySubscribeOption) *rehea
 		r.note("ask %d/%d %d %v", seen.Retrieved, seen.BatchSize, seen.Empty, seen.Previous)
 		return strategy(seen)
 	}
-	r.sleeper = new(bell).subscribe("category", c.read)
+	bell := doorbell.New(doorbell.Config{Logger: store.logger})
+	r.sleeper = bell.Subscribe(doorbell.Interest{Category: "category"})
 	r.subscription = subscription{
 		subscribeConfig: c,
-		page:            r.page,
-		head:            func(context.Context) (int64, error) { return r.head(), r.failure() },
-		position:        func(m *Message) int64 { return m.GlobalPosition },
-		suspect:         func() { r.note("suspect") },
-		sleeper:         r,
-		logger:          store.logger,
+		source: source{
+			page:     r.page,
+			head:     func(context.Context) (int64, error) { return r.head(), r.failure() },
+			position: func(m *Message) int64 { return m.GlobalPosition },
+		},
+		suspect: func() { r.note("suspect") },
+		sleeper: r,
+		logger:  store.logger,
 	}
 	return r
 }
@@ -129,7 +133,7 @@ func (r *rehearsal) read(c readConfig) (page []Message) {
 	return page
 }
 
-func (r *rehearsal) sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error {
+func (r *rehearsal) Sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error {
 	r.note("sleep %v", d)
 	if len(r.arrivals) == 0 {
 		r.end(errEnd)
@@ -138,7 +142,7 @@ func (r *rehearsal) sleep(ctx context.Context, d time.Duration, found int, moved
 		r.arrivals = r.arrivals[1:]
 	}
 	begun := time.Now()
-	err := r.sleeper.sleep(ctx, d, found, moved, progress)
+	err := r.sleeper.Sleep(ctx, d, found, moved, progress)
 	if slept := time.Since(begun); slept != d && ctx.Err() == nil && err == nil {
 		r.t.Errorf("slept for %v, want %v", slept, d)
 	}

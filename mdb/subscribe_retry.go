@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
 // untilItWorks tries again what fails in a way that passes.
@@ -28,7 +30,7 @@ func (s *subscription) untilItWorks(ctx context.Context, f func(context.Context)
 				return err
 			}
 		}
-		if subscriptionRetry.wait(ctx, attempt) != nil {
+		if subscriptionRetry.Wait(ctx, attempt) != nil {
 			return context.Cause(ctx)
 		}
 	}
@@ -70,4 +72,4 @@ func (s *Store) suspect() {
 }
 
 // subscriptionRetry has no last attempt.
-var subscriptionRetry = RetryPolicy{MinDelay: 20 * time.Millisecond, MaxDelay: 5 * time.Second}
+var subscriptionRetry = backoff.Policy{Min: 20 * time.Millisecond, Max: 5 * time.Second}

@@ -131,7 +131,7 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	switch {
 	case err == nil:
 		for _, stream := range t.tx.streams {
-			s.bell.wrote(stream)
+			s.wrote(stream)
 		}
 		return false, nil
 	case errors.Is(err, pgx.ErrTxCommitRollback) && t.tx.failed != nil:

@@ -172,7 +172,7 @@ func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
 	if s.tx == nil {
 		err := s.settle(ctx, w)
 		if err == nil {
-			s.bell.wrote(w.stream)
+			s.wrote(w.stream)
 		}
 		return err
 	}

@@ -119,7 +119,7 @@ func (e *eachCall) fail(stream StreamName, index int, err error) {
 
 func (e *eachCall) succeed(w *eachWrite) {
 	e.results[w.index].Written = w.written[0]
-	e.store.bell.wrote(w.stream)
+	e.store.wrote(w.stream)
 }
 
 func (e *eachCall) oneByOne(ctx context.Context, pending []*eachWrite) {

@@ -1,4 +1,4 @@
-package mdb
+package doorbell
 
 import (
 	"context"
@@ -7,21 +7,22 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/names"
 )
 
-func TestNotifyBellRouting(t *testing.T) {
+func TestBellRouting(t *testing.T) {
 	t.Parallel()
-	member := func(member, size int64) readConfig { return readConfig{member: &member, size: &size} }
 	b := newBell(1000)
-	sleepers := map[string]*bellSleeper{
-		"stream":   b.subscribe("a-1", readConfig{}),
-		"part":     b.subscribe("a-1+x", readConfig{}),
-		"category": b.subscribe("a", readConfig{}),
-		"member 0": b.subscribe("a", member(0, 2)),
-		"member 1": b.subscribe("a", member(1, 2)),
-		"other":    b.subscribe("b", readConfig{}),
+	sleepers := map[string]*Sleeper{
+		"stream":   b.on("a-1"),
+		"part":     b.on("a-1+x"),
+		"category": b.on("a"),
+		"member 0": b.Subscribe(Interest{Category: "a", Member: 0, Size: 2}),
+		"member 1": b.Subscribe(Interest{Category: "a", Member: 1, Size: 2}),
+		"other":    b.on("b"),
 	}
-	owner := fmt.Sprint("member ", max(Hash64("1"), -Hash64("1"))%2)
+	owner := fmt.Sprint("member ", max(names.Hash64("1"), -names.Hash64("1"))%2)
 	for payload, want := range map[string][]string{
 		"a-1":      {"stream", "category", owner},
 		"a-1+x":    {"part", "category", owner}, // they have one cardinal id
@@ -36,13 +37,13 @@ func TestNotifyBellRouting(t *testing.T) {
 		"":         {"stream", "part", "category", "member 0", "member 1", "other"},
 		"\x00\xff": {},
 	} {
-		b.heard(payload)
+		b.onNotification(payload)
 		var got []string
 		for name, s := range sleepers {
 			if rung(s) {
 				got = append(got, name)
 			}
-			s.wake()
+			s.BeforeRead()
 		}
 		slices.Sort(got)
 		slices.Sort(want)
@@ -52,128 +53,128 @@ func TestNotifyBellRouting(t *testing.T) {
 	}
 }
 
-func TestNotifyHear(t *testing.T) {
+func TestHear(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBell(100)
-		s, muted := b.subscribe("a", readConfig{}), b.subscribe("m", readConfig{})
-		muted.room.offUntil = time.Now().Add(time.Minute)
-		expect := func(what string, state, other bellState) {
+		s, muted := b.on("a"), b.on("m")
+		muted.category.offUntil = time.Now().Add(time.Minute)
+		expect := func(what string, state, other state) {
 			t.Helper()
-			if s.room.state != state || muted.room.state != other || s.room.wanted || !rung(s) || !rung(muted) {
-				t.Errorf("%s: %+v, %+v; woken: %v, %v", what, s.room, muted.room, rung(s), rung(muted))
+			if s.category.state != state || muted.category.state != other || s.category.wanted || !rung(s) || !rung(muted) {
+				t.Errorf("%s: %+v, %+v; woken: %v, %v", what, s.category, muted.category, rung(s), rung(muted))
 			}
-			s.wake()
-			muted.wake()
+			s.BeforeRead()
+			muted.BeforeRead()
 		}
-		b.hear(true)
+		b.setListening(true)
 		expect("the bell hears", stateCooling, stateOff)
-		s.room.state = stateArmed
-		b.hear(false)
+		s.category.state = stateArmed
+		b.setListening(false)
 		expect("the connection is lost", stateOff, stateOff)
-		if d, fallback := b.delay(s, time.Hour, 0); d != time.Hour || fallback || s.room.wanted {
-			t.Errorf("without a connection it sleeps for %v, and is to be armed: %v", d, s.room.wanted)
+		if d, fallback := b.delay(s, time.Hour, 0); d != time.Hour || fallback || s.category.wanted {
+			t.Errorf("without a connection it sleeps for %v, and is to be armed: %v", d, s.category.wanted)
 		}
 		<-time.After(2 * time.Minute)
-		b.hear(true)
+		b.setListening(true)
 		expect("the bell hears again", stateCooling, stateCooling)
 	})
 }
 
 // TestNotifySleep keeps a ring that comes while the subscription is not asleep.
-func TestNotifySleep(t *testing.T) {
+func TestSleep(t *testing.T) {
 	t.Parallel()
 	const long = time.Hour
 	for _, test := range []struct {
 		name   string
-		ring   func(b *bell, when string)
+		ring   func(b *Bell, when string)
 		wakes  bool // early
 		armed  bool
 		sleeps time.Duration // at most, if it is not woken
 	}{
-		{"a ring before the read", func(b *bell, when string) {
+		{"a ring before the read", func(b *Bell, when string) {
 			if when == "before" {
-				b.heard("a-1")
+				b.onNotification("a-1")
 			}
 		}, false, true, 4 * time.Second},
-		{"a ring during the read", func(b *bell, when string) {
+		{"a ring during the read", func(b *Bell, when string) {
 			if when == "read" {
-				b.heard("a-1")
+				b.onNotification("a-1")
 			}
 		}, true, true, 0},
-		{"a ring during the sleep", func(b *bell, when string) {
+		{"a ring during the sleep", func(b *Bell, when string) {
 			if when == "asleep" {
-				b.heard("a-1")
+				b.onNotification("a-1")
 			}
 		}, true, true, 0},
-		{"the connection is lost during the read", func(b *bell, when string) {
+		{"the connection is lost during the read", func(b *Bell, when string) {
 			if when == "read" {
-				b.hear(false)
+				b.setListening(false)
 			}
 		}, true, true, 0},
-		{"the connection is lost during the sleep", func(b *bell, when string) {
+		{"the connection is lost during the sleep", func(b *Bell, when string) {
 			if when == "asleep" {
-				b.hear(false)
+				b.setListening(false)
 			}
 		}, true, true, 0},
-		{"cooled during the read", func(b *bell, when string) {
+		{"cooled during the read", func(b *Bell, when string) {
 			if when == "read" {
 				b.cool(time.Now())
 			}
 		}, true, true, 0},
-		{"cooled during the sleep", func(b *bell, when string) {
+		{"cooled during the sleep", func(b *Bell, when string) {
 			if when == "asleep" {
 				b.cool(time.Now())
 			}
 		}, true, true, 0},
-		{"armed during the read", func(b *bell, when string) {
+		{"armed during the read", func(b *Bell, when string) {
 			if when == "read" {
-				b.rooms["a"].wanted = true
+				b.categories["a"].wanted = true
 				b.armed([]string{"a"}, []bool{true})
 			}
 		}, true, false, 0},
-		{"written by the store itself, when armed", func(b *bell, when string) {
+		{"written by the store itself, when armed", func(b *Bell, when string) {
 			if when == "read" {
-				b.wrote("a-1")
+				b.Wrote("a-1")
 			}
 		}, false, true, 4 * time.Second},
-		{"written by the store itself, when off", func(b *bell, when string) {
+		{"written by the store itself, when off", func(b *Bell, when string) {
 			if when == "before" {
-				b.hear(false)
+				b.setListening(false)
 			}
 			if when == "read" {
-				b.wrote("a-1")
+				b.Wrote("a-1")
 			}
 		}, true, true, 0},
-		{"written by the store itself, when cooling", func(b *bell, when string) {
+		{"written by the store itself, when cooling", func(b *Bell, when string) {
 			if when == "read" {
-				b.wrote("a-1")
+				b.Wrote("a-1")
 			}
 		}, false, false, minCoolInterval},
-		{"nothing, when off", func(b *bell, when string) {
+		{"nothing, when off", func(b *Bell, when string) {
 			if when == "before" {
-				b.hear(false)
+				b.setListening(false)
 			}
 		}, false, true, long},
-		{"nothing, when cooling", func(*bell, string) {}, false, false, minCoolInterval},
+		{"nothing, when cooling", func(*Bell, string) {}, false, false, minCoolInterval},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				b := newBell(100)
-				s := b.subscribe("a-1", readConfig{})
-				b.hear(true)
+				s := b.on("a-1")
+				b.setListening(true)
 				if test.armed {
 					settle(b, s)
 				}
 				test.ring(b, "before")
-				s.wake()
+				s.BeforeRead()
 				test.ring(b, "read")
 				begun := time.Now()
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					_ = s.sleep(t.Context(), long, 0, nil, nil)
+					_ = s.Sleep(t.Context(), long, 0, nil, nil)
 				}()
 				synctest.Wait()
 				test.ring(b, "asleep")
@@ -189,12 +190,12 @@ func TestNotifySleep(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			b := newBell(100)
-			s := b.subscribe("a-1", readConfig{})
+			s := b.on("a-1")
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			begun := time.Now()
-			s.wake()
-			_ = s.sleep(ctx, long, 0, nil, nil)
+			s.BeforeRead()
+			_ = s.Sleep(ctx, long, 0, nil, nil)
 			if slept := time.Since(begun); slept != time.Second {
 				t.Errorf("slept for %v", slept)
 			}

@@ -1,4 +1,4 @@
-package mdb_test
+package doorbell_test
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/messagedb-go/messagedb/mdb"
-	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+	"github.com/messagedb-go/messagedb/internal/names"
+	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
 // The tests of interleavings walk all of those of writers and subscribers, which are
@@ -48,7 +48,7 @@ type sleeper struct {
 // A walk is one interleaving, in a category of its own.
 type walk struct {
 	*stage
-	category mdb.Category
+	category string
 	written  int // steps that writers took
 }
 
@@ -76,11 +76,11 @@ func newStage(t testing.TB, url string) *stage {
 // run takes the steps in that order, and tells whether a subscriber sleeps though
 // there is something to read, and nothing is going to wake it.
 func (s *stage) run(moves []move) (lost bool, sleepers []sleeper) {
-	w := &walk{stage: s, category: mdbtest.Category("walk")}
+	w := &walk{stage: s, category: "walk" + strings.ReplaceAll(uuid.NewString(), "-", "")}
 	for _, m := range moves {
 		m.do(w)
 	}
-	committed := value[int](s.t, s.observer, sees, string(w.category))
+	committed := value[int](s.t, s.observer, sees, w.category)
 	for _, x := range s.subscribers {
 		w.deliver(x)
 		if x.asleep && !x.rung && x.seen < committed {
@@ -103,9 +103,9 @@ func (w *walk) deliver(x *subscriber) {
 	}
 	x.delivered = w.written
 	sentinel := "-" + uuid.NewString()
-	ring(w.t, w.observer, sentinel)
+	notify(w.t, w.observer, sentinel)
 	for {
-		ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+		ctx, cancel := context.WithTimeout(w.t.Context(), testTimeout)
 		n, err := x.bell.WaitForNotification(ctx)
 		cancel()
 		if err != nil {
@@ -114,7 +114,7 @@ func (w *walk) deliver(x *subscriber) {
 		switch {
 		case n.Payload == sentinel:
 			return
-		case mdb.StreamName(n.Payload).Category() == w.category:
+		case names.Category(n.Payload) == w.category:
 			x.rung = true
 		}
 	}
@@ -143,7 +143,7 @@ func merges(programs ...[]move) [][]move {
 	return all
 }
 
-func names(moves []move) string {
+func steps(moves []move) string {
 	var b strings.Builder
 	for _, m := range moves {
 		b.WriteString(" " + m.name)
@@ -172,7 +172,7 @@ func wUndo(i int) move      { return statement(i, "rollback-to-savepoint", "ROLL
 func wInsert(i int) move {
 	return move{fmt.Sprintf("W%d.insert", i), func(w *walk) {
 		w.write(i, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')",
-			string(w.category.Stream("1")))
+			w.category+"-1")
 	}}
 }
 
@@ -189,7 +189,7 @@ func wInsertSub(i int) move {
 func wInsertRow(i int) move {
 	return move{fmt.Sprintf("W%d.insert-row", i), func(w *walk) {
 		w.write(i, "INSERT INTO message_store.messages (stream_name, type, position) VALUES ($1, 'Happened', 0)",
-			string(w.category.Stream(fmt.Sprint("row", i))))
+			fmt.Sprint(w.category, "-row", i))
 	}}
 }
 
@@ -209,7 +209,7 @@ func step(i int, name string, do func(*walk, *subscriber)) move {
 
 func sListen(i int) move {
 	return step(i, "listen", func(w *walk, x *subscriber) {
-		exec(w.t, x.bell, "LISTEN message_store")
+		exec(w.t, x.bell, "LISTEN "+trigger.Channel)
 		x.listening = true
 	})
 }
@@ -217,7 +217,7 @@ func sListen(i int) move {
 func sArm(i int) move {
 	return step(i, "arm", func(w *walk, x *subscriber) {
 		if !x.armed {
-			x.armed = value[bool](w.t, x.bell, "SELECT pg_try_advisory_lock_shared(1296319044, hashtext($1))", string(w.category))
+			x.armed = value[bool](w.t, x.bell, "SELECT pg_try_advisory_lock_shared($1, hashtext($2))", trigger.Key, w.category)
 			x.refused = x.refused || !x.armed
 		}
 	})
@@ -226,7 +226,7 @@ func sArm(i int) move {
 func sUnlock(i int) move {
 	return step(i, "unlock", func(w *walk, x *subscriber) {
 		if x.armed {
-			exec(w.t, x.bell, "SELECT pg_advisory_unlock_shared(1296319044, hashtext($1))", string(w.category))
+			exec(w.t, x.bell, "SELECT pg_advisory_unlock_shared($1, hashtext($2))", trigger.Key, w.category)
 			x.armed = false
 		}
 	})
@@ -246,7 +246,7 @@ func sSnapshot(i int) move {
 
 func sRows(i int) move {
 	return step(i, "rows", func(w *walk, x *subscriber) {
-		x.seen = value[int](w.t, x.reader, sees, string(w.category))
+		x.seen = value[int](w.t, x.reader, sees, w.category)
 		exec(w.t, x.reader, "COMMIT")
 	})
 }
@@ -255,7 +255,7 @@ func sRead(i int) move {
 	return step(i, "read", func(w *walk, x *subscriber) {
 		w.deliver(x)
 		x.rung, x.fresh = false, x.armed
-		x.seen = value[int](w.t, x.reader, sees, string(w.category))
+		x.seen = value[int](w.t, x.reader, sees, w.category)
 	})
 }
 
@@ -271,7 +271,7 @@ func sSleep(i int) move {
 // triggerSQL is what InstallNotify installs, for mutants.
 func triggerSQL(t testing.TB) string {
 	t.Helper()
-	sql, err := os.ReadFile("schema/notify.sql")
+	sql, err := os.ReadFile("../../mdb/schema/notify.sql")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,18 +1,21 @@
-package mdb_test
+package doorbell_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
 // TestNotifyInterleavings walks the protocol of the client with the trigger.
-func TestNotifyInterleavings(t *testing.T) {
+func TestInterleavings(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
-	url := bellDatabase(t)
+	url := triggerDatabase(t)
 	single := [][]move{ // one writer
 		{wInsert(0)},
 		{wBegin(0), wInsert(0), wCommit(0)},
@@ -61,7 +64,7 @@ func TestNotifyInterleavings(t *testing.T) {
 			}
 			lost, sleepers := s.run(moves)
 			if lost {
-				t.Errorf("sleeps and is not rung for: %s", names(moves))
+				t.Errorf("sleeps and is not rung for: %s", steps(moves))
 			}
 			walked++
 			for _, x := range sleepers {
@@ -86,10 +89,11 @@ func TestNotifyInterleavings(t *testing.T) {
 
 // TestNotifyInterleavingsPrepared has the writer's transaction prepared, if it has
 // not rung, and committed later.
-func TestNotifyInterleavingsPrepared(t *testing.T) {
+func TestInterleavingsPrepared(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
-	url := newServer(t, 14, pgtest.Setting("max_prepared_transactions", "4")).URL("postgres")
+	pgtest.NeedPrograms(t)
+	url := pgtest.Own(t, pgtest.Setting("max_prepared_transactions", "4")).URL("postgres")
 	conn := newSession(t, url)
 	if err := testdb.InstallOurs(t.Context(), conn); err != nil {
 		t.Fatal(err)
@@ -103,7 +107,9 @@ func TestNotifyInterleavingsPrepared(t *testing.T) {
 		w.written++
 		_, err := s.writers[0].Exec(t.Context(), "PREPARE TRANSACTION 'walk'")
 		if prepared = err == nil; !prepared {
-			wantCode(t, err, "0A000")
+			if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != "0A000" {
+				t.Fatal(err)
+			}
 			refused++
 		}
 	}}
@@ -118,7 +124,7 @@ func TestNotifyInterleavingsPrepared(t *testing.T) {
 		[]move{sListen(0), sArm(0), sSnapshot(0), sRows(0), sSleep(0)},
 	) {
 		if lost, _ := s.run(moves); lost {
-			t.Errorf("sleeps and is not rung for: %s", names(moves))
+			t.Errorf("sleeps and is not rung for: %s", steps(moves))
 		}
 	}
 	if committed == 0 || refused == 0 {

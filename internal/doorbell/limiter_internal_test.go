@@ -1,4 +1,4 @@
-package mdb
+package doorbell
 
 import (
 	"context"
@@ -8,32 +8,33 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 // A simulation is a bell with one category, without a server. Each of the server's
 // answers takes a while.
 type simulation struct {
-	*bell
+	*Bell
 	shared atomic.Bool // the key
 }
 
-func simulate(ctx context.Context, perSecond float64, latency time.Duration) *simulation {
-	s := &simulation{bell: newBell(perSecond)}
-	s.config.fallback = time.Hour
-	s.listener.held = make(map[string]bool)
+func simulate(ctx context.Context, perSecond int, latency time.Duration) *simulation {
+	s := &simulation{Bell: newBell(perSecond)}
+	s.config.Fallback = time.Hour
+	s.listener.shared = make(map[string]bool)
 	go func() {
 		for ctx.Err() == nil {
-			pause(ctx, latency)
+			_ = backoff.Sleep(ctx, latency)
 			unlock, arm, _ := s.plan(time.Now())
 			if len(unlock) > 0 {
-				pause(ctx, latency)
+				_ = backoff.Sleep(ctx, latency)
 				s.shared.Store(false)
-				clear(s.listener.held)
+				clear(s.listener.shared)
 			} else if len(arm) > 0 {
 				s.shared.Store(true)
-				s.listener.held["a"] = true
-				pause(ctx, latency)
+				s.listener.shared["a"] = true
+				_ = backoff.Sleep(ctx, latency)
 				s.armed(arm, []bool{true})
 			}
 		}
@@ -44,22 +45,22 @@ func simulate(ctx context.Context, perSecond float64, latency time.Duration) *si
 // follow begins subscriptions. Their reads are told how much there is.
 func (s *simulation) follow(ctx context.Context, subscriptions int, there *atomic.Int64) {
 	for range subscriptions {
-		sleeper := s.subscribe("a-1", readConfig{})
+		sleeper := s.on("a-1")
 		go func() {
 			for seen := int64(0); ctx.Err() == nil; {
-				sleeper.wake()
+				sleeper.BeforeRead()
 				found := there.Load() - seen
 				seen += found
-				_ = sleeper.sleep(ctx, time.Second, int(found), nil, nil)
+				_ = sleeper.Sleep(ctx, time.Second, int(found), nil, nil)
 			}
 		}()
 	}
-	s.hear(true)
+	s.setListening(true)
 }
 
-// TestNotifyBudgetKept writes at all paces. The rings are never more than the budget,
+// TestLimiterKept writes at all paces. The rings are never more than the budget,
 // but for those on their way when it ends; and as long as it has room they are many.
-func TestNotifyBudgetKept(t *testing.T) {
+func TestLimiterKept(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	const perSecond, seconds = 100, 15
@@ -85,7 +86,7 @@ func TestNotifyBudgetKept(t *testing.T) {
 						written, rings := 0, 0
 						s.follow(ctx, test.subscriptions, &there)
 						for range seconds * pace {
-							pause(ctx, time.Second/time.Duration(pace))
+							_ = backoff.Sleep(ctx, time.Second/time.Duration(pace))
 							synctest.Wait()
 							written++
 							if test.writes == "a-1" {
@@ -93,7 +94,7 @@ func TestNotifyBudgetKept(t *testing.T) {
 							}
 							if s.shared.Load() {
 								rings++
-								s.heard(test.writes)
+								s.onNotification(test.writes)
 							}
 						}
 						t.Logf("%d rings for %d writes", rings, written)
@@ -110,9 +111,9 @@ func TestNotifyBudgetKept(t *testing.T) {
 	}
 }
 
-// TestNotifyBudgetAfterABurst has the bell ring again when it is calm, however many
+// TestLimiterAfterABurst has the bell ring again when it is calm, however many
 // subscriptions find each message.
-func TestNotifyBudgetAfterABurst(t *testing.T) {
+func TestLimiterAfterABurst(t *testing.T) {
 	t.Parallel()
 	for _, subscriptions := range []int{1, 50} {
 		t.Run(fmt.Sprintf("%d subscriptions", subscriptions), func(t *testing.T) {
@@ -125,12 +126,12 @@ func TestNotifyBudgetAfterABurst(t *testing.T) {
 				s.follow(ctx, subscriptions, &there)
 				write := func(pace, seconds int) (rings int) {
 					for range seconds * pace {
-						pause(ctx, time.Second/time.Duration(pace))
+						_ = backoff.Sleep(ctx, time.Second/time.Duration(pace))
 						synctest.Wait()
 						there.Add(1)
 						if s.shared.Load() {
 							rings++
-							s.heard("a-1")
+							s.onNotification("a-1")
 						}
 					}
 					return rings

@@ -1,4 +1,4 @@
-package mdb
+package doorbell
 
 import (
 	"fmt"
@@ -9,33 +9,41 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/names"
 )
 
-func newBell(perSecond float64) *bell {
-	return &bell{
-		config: notifyConfig{fallback: 4 * time.Second, recheck: time.Minute, logger: slog.New(slog.DiscardHandler)},
-		budget: budget{perSecond: perSecond},
+func newBell(perSecond int) *Bell {
+	return New(Config{Fallback: 4 * time.Second, Recheck: time.Minute, PerSecond: perSecond, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// on adds a subscription to a stream, or to a category if the name has no ID.
+func (b *Bell) on(name string) *Sleeper {
+	in := Interest{Category: names.Category(name)}
+	if names.ID(name) != "" {
+		in.Stream = name
 	}
+	return b.Subscribe(in)
 }
 
 // settle makes the category armed, and its subscriptions have read since.
-func settle(b *bell, sleepers ...*bellSleeper) {
-	b.hear(true)
+func settle(b *Bell, sleepers ...*Sleeper) {
+	b.setListening(true)
 	for _, s := range sleepers {
-		s.room.wanted = true
-		b.armed([]string{s.room.category}, []bool{true})
+		s.category.wanted = true
+		b.armed([]string{s.category.name}, []bool{true})
 	}
 	for _, s := range sleepers {
-		s.wake()
+		s.BeforeRead()
 	}
 }
 
-func rung(s *bellSleeper) bool { return len(s.rung) > 0 }
+func rung(s *Sleeper) bool { return len(s.rung) > 0 }
 
-func TestNotifyHeat(t *testing.T) {
+func TestRate(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	var h heat
+	var h rate
 	for range 10 {
 		h.add(now, 1)
 	}
@@ -57,13 +65,13 @@ func TestNotifyHeat(t *testing.T) {
 	}
 }
 
-func TestNotifyBudgetSpend(t *testing.T) {
+func TestLimiterTake(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	b := budget{perSecond: 100}
+	b := limiter{perSecond: 100}
 	spend := func(n int) (over int) {
 		for range n {
-			if b.spend(now) {
+			if b.take(now) {
 				over++
 			}
 		}
@@ -86,17 +94,17 @@ func TestNotifyBudgetSpend(t *testing.T) {
 	} {
 		now = now.Add(test.wait)
 		if over := spend(test.n); over != test.over {
-			t.Errorf("%s: %d of %d are over the budget, want %d", test.what, over, test.n, test.over)
+			t.Errorf("%s: %d of %d are over the limit, want %d", test.what, over, test.n, test.over)
 		}
 	}
 }
 
-func TestNotifyBudgetGrant(t *testing.T) {
+func TestLimiterReserve(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	for _, test := range []struct {
 		spent int
-		heat  float64
+		rate  float64
 		want  bool
 		left  float64
 	}{
@@ -111,21 +119,21 @@ func TestNotifyBudgetGrant(t *testing.T) {
 		{76, 0, false, 24},
 		{150, 0, false, -50},
 	} {
-		b := budget{perSecond: 100}
+		b := limiter{perSecond: 100}
 		for range test.spent {
-			b.spend(now)
+			b.take(now)
 		}
-		if got := b.grant(now, test.heat); got != test.want {
-			t.Errorf("%d spent, heat %v: granted %v, want %v", test.spent, test.heat, got, test.want)
+		if got := b.reserve(now, test.rate); got != test.want {
+			t.Errorf("%d spent, rate %v: granted %v, want %v", test.spent, test.rate, got, test.want)
 		}
 		// What has been given away is missing, or else many could have it at once.
 		if !b.last.IsZero() && b.left != test.left {
-			t.Errorf("%d spent, heat %v: %v left, want %v", test.spent, test.heat, b.left, test.left)
+			t.Errorf("%d spent, rate %v: %v left, want %v", test.spent, test.rate, b.left, test.left)
 		}
 	}
 }
 
-func TestNotifyCool(t *testing.T) {
+func TestCool(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		heats  map[string]float64
@@ -139,31 +147,31 @@ func TestNotifyCool(t *testing.T) {
 		{map[string]float64{"a": 1, "b": 2, "c": 3, "d": 4}, []string{"a", "b", "c"}, []string{"d"}},
 	} {
 		b := newBell(100)
-		sleepers := make(map[string]*bellSleeper)
+		sleepers := make(map[string]*Sleeper)
 		now := time.Now()
 		for category, heat := range test.heats {
-			sleepers[category] = b.subscribe(StreamName(category), readConfig{})
+			sleepers[category] = b.on(category)
 			settle(b, sleepers[category])
-			sleepers[category].room.heat.add(now, heat)
+			sleepers[category].category.rate.add(now, heat)
 		}
 		for category, s := range sleepers { // a later one has the bell heard anew
-			s.room.state = stateArmed
-			s.wake()
+			s.category.state = stateArmed
+			s.BeforeRead()
 			_ = category
 		}
-		cold := b.subscribe("cold", readConfig{})
-		cold.room.state = stateCooling
-		b.poked = false
+		cold := b.on("cold")
+		cold.category.state = stateCooling
+		b.woken = false
 		b.cool(now)
 		var armed, cooled []string
 		for category, s := range sleepers {
-			if s.room.state == stateArmed {
+			if s.category.state == stateArmed {
 				armed = append(armed, category)
 			} else {
 				cooled = append(cooled, category)
 			}
-			if rung(s) != (s.room.state == stateCooling) {
-				t.Errorf("%v: a subscription in %s, which is in state %d, was woken: %v", test.heats, category, s.room.state, rung(s))
+			if rung(s) != (s.category.state == stateCooling) {
+				t.Errorf("%v: a subscription in %s, which is in state %d, was woken: %v", test.heats, category, s.category.state, rung(s))
 			}
 		}
 		slices.Sort(armed)
@@ -171,13 +179,13 @@ func TestNotifyCool(t *testing.T) {
 		if !slices.Equal(armed, test.armed) || !slices.Equal(cooled, test.cooled) {
 			t.Errorf("%v: armed %v, want %v; cooled %v, want %v", test.heats, armed, test.armed, cooled, test.cooled)
 		}
-		if !b.poked || rung(cold) {
+		if !b.woken || rung(cold) {
 			t.Errorf("%v: the key is not given up, or somebody else is woken", test.heats)
 		}
 	}
 }
 
-func TestNotifyCoolInterval(t *testing.T) {
+func TestCoolInterval(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		cooling, armed int
@@ -193,10 +201,10 @@ func TestNotifyCoolInterval(t *testing.T) {
 	} {
 		b := newBell(100)
 		for i := range test.cooling {
-			b.subscribe(StreamName(fmt.Sprintf("cooling%d-%d", i%7, i)), readConfig{}).room.state = stateCooling
+			b.on(fmt.Sprintf("cooling%d-%d", i%7, i)).category.state = stateCooling
 		}
 		for i := range test.armed {
-			b.subscribe(StreamName(fmt.Sprintf("armed-%d", i)), readConfig{}).room.state = stateArmed
+			b.on(fmt.Sprintf("armed-%d", i)).category.state = stateArmed
 		}
 		if got := b.coolInterval(); got != test.want {
 			t.Errorf("%d cooling, %d armed: %v, want %v", test.cooling, test.armed, got, test.want)
@@ -204,12 +212,12 @@ func TestNotifyCoolInterval(t *testing.T) {
 	}
 }
 
-func TestNotifyPlan(t *testing.T) {
+func TestPlan(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	b := newBell(100)
-	b.listener.held = map[string]bool{"armed": true, "cooled": true, "gone": true, "again": true, "off": true}
-	for category, r := range map[string]room{
+	b.listener.shared = map[string]bool{"armed": true, "cooled": true, "gone": true, "again": true, "off": true}
+	for category, r := range map[string]category{
 		"armed":  {state: stateArmed},
 		"cooled": {state: stateCooling},
 		"again":  {state: stateCooling, wanted: true}, // is given up first, and shared anew
@@ -220,9 +228,9 @@ func TestNotifyPlan(t *testing.T) {
 		"idle":   {state: stateCooling},
 		"lost":   {state: stateOff, wanted: true},
 	} {
-		b.subscribe(StreamName(category), readConfig{})
-		r.category, r.sleepers = category, b.rooms[category].sleepers
-		*b.rooms[category] = r
+		b.on(category)
+		r.name, r.sleepers = category, b.categories[category].sleepers
+		*b.categories[category] = r
 	}
 	unlock, arm, next := b.plan(now)
 	slices.Sort(unlock)
@@ -238,30 +246,30 @@ func TestNotifyPlan(t *testing.T) {
 	}
 }
 
-func TestNotifyArmed(t *testing.T) {
+func TestArmed(t *testing.T) {
 	t.Parallel()
 	t.Run("granted", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			b := newBell(100)
-			b.hearing = true
-			s, other := b.subscribe("a-1", readConfig{}), b.subscribe("b-1", readConfig{})
+			b.listening = true
+			s, other := b.on("a-1"), b.on("b-1")
 			for want := range int64(3) {
-				s.room.state, s.room.wanted = stateCooling, true
-				s.wake()
+				s.category.state, s.category.wanted = stateCooling, true
+				s.BeforeRead()
 				// The last subscription to the third one has ended meanwhile.
 				b.armed([]string{"a", "b", "c"}, []bool{true, true, true})
-				if s.room.state != stateArmed || s.room.wanted || s.room.epoch != want+1 || !rung(s) {
-					t.Errorf("the room is %+v, the subscription is woken: %v", s.room, rung(s))
+				if s.category.state != stateArmed || s.category.wanted || s.category.epoch != want+1 || !rung(s) {
+					t.Errorf("the room is %+v, the subscription is woken: %v", s.category, rung(s))
 				}
-				if s.epoch == s.room.epoch {
+				if s.epoch == s.category.epoch {
 					t.Error("a read from before counts")
 				}
 				if d, fallback := b.delay(s, time.Hour, 0); d != 0 || fallback {
 					t.Errorf("sleeps for %v before it has read", d)
 				}
 			}
-			if other.room.state != stateCooling || rung(other) {
+			if other.category.state != stateCooling || rung(other) {
 				t.Error("a category is armed that was not wanted")
 			}
 		})
@@ -270,11 +278,11 @@ func TestNotifyArmed(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			b := newBell(100)
-			b.hearing = true
-			s := b.subscribe("a", readConfig{})
-			s.wake()
+			b.listening = true
+			s := b.on("a")
+			s.BeforeRead()
 			b.delay(s, 100*time.Millisecond, 0)
-			if !b.poked || !s.room.wanted {
+			if !b.woken || !s.category.wanted {
 				t.Fatal("an empty read does not arm")
 			}
 			var retries []time.Duration
@@ -298,7 +306,7 @@ func TestNotifyArmed(t *testing.T) {
 			if _, _, next := b.plan(time.Now()); time.Until(next) != minArmRetry<<9 {
 				t.Errorf("tries again after %v, want %v", time.Until(next), minArmRetry<<9)
 			}
-			if rung(s) || s.room.state != stateCooling {
+			if rung(s) || s.category.state != stateCooling {
 				t.Error("armed, or woken for nothing")
 			}
 		})

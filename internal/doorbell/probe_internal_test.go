@@ -1,8 +1,9 @@
-package mdb
+package doorbell
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,10 +11,10 @@ import (
 
 // TestNotifyProbe looks at probes that have not arrived in time: only one that was
 // sent proves anything.
-func TestNotifyProbe(t *testing.T) {
+func TestProbe(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	busy := &acquireError{context.DeadlineExceeded}
+	busy := fmt.Errorf("%w: %w", ErrBusy, context.DeadlineExceeded)
 	for _, test := range []struct {
 		name  string
 		sent  *sentProbe // nil: nothing is known yet
@@ -25,11 +26,11 @@ func TestNotifyProbe(t *testing.T) {
 		{"no connection, once proved", &sentProbe{err: busy}, true, "", 0},
 		{"nothing known, at first", nil, false, "no connection to spare", 0},
 		{"nothing known, once proved", nil, true, "", 0},
-		{"a closed pool", &sentProbe{err: &acquireError{errors.New("closed pool")}}, true, "closed pool", 0},
+		{"a closed pool", &sentProbe{err: errors.New("closed pool")}, true, "closed pool", 0},
 		{"refused, once proved", &sentProbe{err: errors.New("a standby")}, true, "a standby", 0},
-		{"sent and lost, at first", &sentProbe{at: now.Add(-probePatience)}, false, "does not arrive", 0},
-		{"sent and lost, once proved", &sentProbe{at: now.Add(-probePatience)}, true, "does not arrive", 0},
-		{"sent late, and under way", &sentProbe{at: now.Add(-time.Second)}, true, "", probePatience - time.Second},
+		{"sent and lost, at first", &sentProbe{at: now.Add(-statementTimeout)}, false, "does not arrive", 0},
+		{"sent and lost, once proved", &sentProbe{at: now.Add(-statementTimeout)}, true, "does not arrive", 0},
+		{"sent late, and under way", &sentProbe{at: now.Add(-time.Second)}, true, "", statementTimeout - time.Second},
 	} {
 		l := listener{probe: "p", probeEnds: now, probeSent: make(chan sentProbe, 1)}
 		if test.sent != nil {

@@ -1,4 +1,4 @@
-package mdb_test
+package doorbell_test
 
 import (
 	"strings"
@@ -11,7 +11,7 @@ import (
 // TestNotifyMutants breaks the protocol in one place after the other. Each time
 // there has to be an interleaving in which a wake-up is lost, or else the walk of
 // all interleavings would prove nothing.
-func TestNotifyMutants(t *testing.T) {
+func TestMutants(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	const try = "pg_catalog.pg_try_advisory_xact_lock("
@@ -95,7 +95,7 @@ func TestNotifyMutants(t *testing.T) {
 				walked++
 				if l, _ := s.run(moves); l {
 					if lost++; lost == 1 {
-						first = names(moves)
+						first = steps(moves)
 					}
 				}
 			}

@@ -1,0 +1,33 @@
+// Package backoff waits between attempts.
+package backoff
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// Sleep waits for d, or until ctx ends, whose error it then returns.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A Policy says how long to wait after an attempt: Min after the first one, twice as long
+// after each further one, up to Max. All vary at random by up to a half.
+type Policy struct{ Min, Max time.Duration }
+
+// Wait sleeps after the attempt, which is 1 for the first.
+func (p Policy) Wait(ctx context.Context, attempt int) error {
+	delay := p.Max
+	if shifted := p.Min << min(attempt-1, 30); shifted > 0 && shifted < delay {
+		delay = shifted
+	}
+	return Sleep(ctx, delay/2+rand.N(delay/2+1))
+}

@@ -1,0 +1,94 @@
+package doorbell
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// A Sleeper is a subscription's place at the bell. One goroutine at a time may use it.
+type Sleeper struct {
+	bell     *Bell
+	category *category
+	interest Interest
+
+	rung chan struct{} // holds something when it was rung for
+
+	// epoch is the category's when the last read began, or 0 if it was not armed. The
+	// bell's mu guards it.
+	epoch int64
+	// fellBack is whether the last sleep in an armed category was ended by nothing. Only
+	// the subscription's goroutine uses it.
+	fellBack bool
+}
+
+// Close ends the subscription's part. The last Close of a bell stops its goroutine.
+func (s *Sleeper) Close() {
+	b := s.bell
+	b.mu.Lock()
+	delete(s.category.sleepers, s)
+	b.sleepers.Add(-1)
+	if len(s.category.sleepers) == 0 {
+		delete(b.categories, s.category.name)
+		b.wake() // to unlock its key
+	}
+	b.mu.Unlock()
+	if b.config.Connect != nil {
+		b.stop()
+	}
+}
+
+// BeforeRead is called before each read. What happens from here on ends the next sleep.
+func (s *Sleeper) BeforeRead() {
+	b := s.bell
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reads++
+	select {
+	case <-s.rung:
+		s.fellBack = false
+	default:
+	}
+	s.epoch = 0
+	if s.category.state == stateArmed {
+		s.epoch = s.category.epoch
+	}
+}
+
+// Sleep returns when something was written that the subscription is for, when it may have
+// been, or when ctx ends. d is how long the subscription's strategy would wait, found how
+// many messages its last read has found. Sleep calls progress, whose error ends it,
+// whenever something comes from moved.
+func (s *Sleeper) Sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error {
+	d, waits := s.bell.delay(s, d, found)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	s.fellBack = false
+	for {
+		select {
+		case <-moved: // which is no reason to read
+			if err := progress(); err != nil {
+				return err
+			}
+			continue
+		case <-s.rung:
+		case <-timer.C:
+			s.fellBack = waits
+		case <-ctx.Done():
+		}
+		return nil
+	}
+}
+
+// ring ends the sleep, or the next one.
+func (s *Sleeper) ring() {
+	select {
+	case s.rung <- struct{}{}:
+	default:
+	}
+}
+
+// jittered returns d less a random part, so that those who wait do not read together.
+func jittered(d time.Duration) time.Duration {
+	return d - time.Duration(rand.Int64N(int64(d)/4+1))
+}

@@ -1,0 +1,45 @@
+// Package names takes the names of streams apart, as Message DB's functions on names
+// do. It works on plain strings, so that what lies under mdb can use it.
+package names
+
+import (
+	"crypto/md5" //nolint:gosec // Message DB's hash of names; nothing rests on it being hard to forge.
+	"encoding/binary"
+	"strings"
+)
+
+// Category returns the part of a stream's name before its first dash, or all of the
+// name if it has none.
+func Category(stream string) string {
+	category, _, _ := strings.Cut(stream, "-")
+	return category
+}
+
+// ID returns the part after the first dash, or "" if there is none.
+func ID(stream string) string {
+	_, id, _ := strings.Cut(stream, "-")
+	return id
+}
+
+// CardinalID returns the ID up to its first plus sign, or all of the ID if it has none.
+func CardinalID(stream string) string {
+	cardinal, _, _ := strings.Cut(ID(stream), "+")
+	return cardinal
+}
+
+// Hash64 is the server's hash_64: the first eight bytes of the value's MD5, most
+// significant first, as a signed number.
+func Hash64(value string) int64 {
+	sum := md5.Sum([]byte(value)) //nolint:gosec // see the import
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
+// Member returns the number of the consumer group's member that receives the stream, as
+// the server computes it. A stream without an ID goes to none, which is -1.
+func Member(stream string, size int64) int64 {
+	if ID(stream) == "" {
+		return -1
+	}
+	hash := Hash64(CardinalID(stream))
+	return max(hash, -hash) % size
+}
