@@ -1,6 +1,5 @@
-// Package testdb gives tests a database with a Message DB in it: the one that
-// package schema installs or, to run the same tests on Message DB's own SQL, the
-// one that its script installs.
+// Package testdb provides databases for tests with Message DB installed: by package
+// schema or, to run the same tests on the original, by Message DB's own script.
 package testdb
 
 import (
@@ -19,28 +18,28 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// officialFolder is where npm's package @eventide/message-db has been unpacked,
-// if the tests are to run on it.
+// officialFolder is the environment variable with the folder of the unpacked npm
+// package @eventide/message-db. Tests run on the original SQL if it is set.
 const officialFolder = "MDB_TEST_MESSAGE_DB"
 
-// Official tells whether New and Shared install Message DB's own SQL.
+// Official reports whether New and Shared install Message DB's own SQL.
 func Official() bool { return os.Getenv(officialFolder) != "" }
 
-// New returns the URL of a database of the test's own.
+// New returns the URL of a new database with Message DB for this test alone.
 func New(t testing.TB) string {
 	t.Helper()
 	name, install := installer()
 	return pgtest.Database(t, name, install)
 }
 
-// Empty returns the URL of a database of the test's own without Message DB.
+// Empty returns the URL of a new database without Message DB for this test alone.
 func Empty(t testing.TB) string {
 	t.Helper()
 	return pgtest.Database(t, "empty", nil)
 }
 
-// Shared returns the URL of a database that the tests of this process share. They
-// keep apart by using categories of their own.
+// Shared returns the URL of a database with Message DB that all tests of this process
+// share. To stay independent, each test uses categories of its own.
 func Shared(t testing.TB) string {
 	t.Helper()
 	name, install := installer()
@@ -54,13 +53,13 @@ func installer() (name string, install func(context.Context, *pgx.Conn) error) {
 	return "ours", InstallOurs
 }
 
-// InstallOurs installs by package schema.
+// InstallOurs installs Message DB with package schema.
 func InstallOurs(ctx context.Context, conn *pgx.Conn) error {
 	return schema.Install(ctx, conn)
 }
 
-// InstallOfficial runs the script of Message DB's npm package, which needs psql
-// and bash.
+// InstallOfficial installs Message DB with the script of its npm package. The script
+// requires psql and bash.
 func InstallOfficial(ctx context.Context, conn *pgx.Conn) error {
 	folder := os.Getenv(officialFolder)
 	if folder == "" {

@@ -12,6 +12,8 @@ import (
 
 const ms = time.Millisecond
 
+// TestStrategies checks each strategy's delay after given polls, also at the limits
+// of its range.
 func TestStrategies(t *testing.T) {
 	t.Parallel()
 	backoff := poll.Backoff(10*ms, time.Second, 2)
@@ -30,17 +32,17 @@ func TestStrategies(t *testing.T) {
 		"backoff, eighth":                 {backoff, poll.Seen{Empty: 8}, time.Second},
 		"backoff, 38th":                   {backoff, poll.Seen{Empty: 38}, time.Second}, // where gomdb's became negative
 		"backoff after ten years":         {backoff, poll.Seen{Empty: tenYears}, time.Second},
-		"backoff after all of time":       {backoff, poll.Seen{Empty: math.MaxInt}, time.Second},
-		"backoff by a fraction":           {poll.Backoff(time.Second, time.Minute, 1.5), poll.Seen{Empty: 2}, 1500 * ms}, // gomdb: 1 s
-		"backoff by nothing":              {poll.Backoff(time.Second, time.Minute, 1), poll.Seen{Empty: 99}, time.Second},
-		"backoff up to the longest":       {poll.Backoff(1, math.MaxInt64, 10), poll.Seen{Empty: 99}, math.MaxInt64},
+		"backoff after MaxInt polls":      {backoff, poll.Seen{Empty: math.MaxInt}, time.Second},
+		"backoff by a fractional factor":  {poll.Backoff(time.Second, time.Minute, 1.5), poll.Seen{Empty: 2}, 1500 * ms}, // gomdb: 1 s
+		"backoff by a factor of 1":        {poll.Backoff(time.Second, time.Minute, 1), poll.Seen{Empty: 99}, time.Second},
+		"backoff up to the longest delay": {poll.Backoff(1, math.MaxInt64, 10), poll.Seen{Empty: 99}, math.MaxInt64},
 		"dynamic at first":                {dynamic, poll.Seen{BatchSize: 100, Empty: 1}, 30 * ms},
 		"dynamic, too few":                {dynamic, poll.Seen{Retrieved: 9, BatchSize: 100, Previous: 50 * ms}, 60 * ms},
 		"dynamic, just right":             {dynamic, poll.Seen{Retrieved: 10, BatchSize: 100, Previous: 50 * ms}, 50 * ms},
 		"dynamic, too many":               {dynamic, poll.Seen{Retrieved: 11, BatchSize: 100, Previous: 50 * ms}, 40 * ms},
-		"dynamic, not below":              {dynamic, poll.Seen{Retrieved: 99, BatchSize: 100, Previous: 20 * ms}, 20 * ms},
-		"dynamic, not above":              {dynamic, poll.Seen{BatchSize: 100, Previous: 95 * ms}, 100 * ms},
-		"dynamic after another's delay":   {dynamic, poll.Seen{Retrieved: 10, BatchSize: 100, Previous: time.Hour}, 100 * ms},
+		"dynamic, not below min":          {dynamic, poll.Seen{Retrieved: 99, BatchSize: 100, Previous: 20 * ms}, 20 * ms},
+		"dynamic, not above max":          {dynamic, poll.Seen{BatchSize: 100, Previous: 95 * ms}, 100 * ms},
+		"dynamic after a delay above max": {dynamic, poll.Seen{Retrieved: 10, BatchSize: 100, Previous: time.Hour}, 100 * ms},
 		"dynamic with the longest delays": {poll.Dynamic(1, math.MaxInt64, 1, math.MaxInt64), poll.Seen{BatchSize: 1, Previous: math.MaxInt64}, math.MaxInt64},
 	} {
 		if got := test.strategy(test.seen); got != test.want {
@@ -49,9 +51,9 @@ func TestStrategies(t *testing.T) {
 	}
 }
 
-// TestDynamicSettles simulates steady flows: the delay stays about the one at
-// which a poll finds the target, and is not driven to either end.
-func TestDynamicSettles(t *testing.T) {
+// TestDynamicConverges checks that under a simulated steady flow the delay stays near
+// the one at which a poll finds the target, instead of drifting to min or max.
+func TestDynamicConverges(t *testing.T) {
 	t.Parallel()
 	const batch, target = 1000, 0.01
 	for _, perSecond := range []float64{1, 2, 12, 20, 50, 100, 400} {
@@ -81,15 +83,15 @@ func TestDynamicSettles(t *testing.T) {
 			mean := (total / 10_000).Seconds()
 			ideal := target * batch / perSecond
 			if mean < ideal/2 || mean > ideal*2 {
-				t.Errorf("settles at %v s, want about %v s", mean, ideal)
+				t.Errorf("the mean delay is %v s, want about %v s", mean, ideal)
 			}
 		})
 	}
 }
 
-// TestShared uses one value for many subscriptions at once: it remembers nothing
-// of either.
-func TestShared(t *testing.T) {
+// TestConcurrentUse checks that concurrent subscriptions can share a strategy, because
+// it keeps no state of any of them.
+func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
 	strategy := poll.Backoff(10*ms, time.Second, 2)
 	var wg sync.WaitGroup
@@ -98,7 +100,7 @@ func TestShared(t *testing.T) {
 			want := strategy(poll.Seen{Empty: empty})
 			for range 1000 {
 				if got := strategy(poll.Seen{Empty: empty}); got != want {
-					t.Errorf("%v after %d empty polls, and before %v", got, empty, want)
+					t.Errorf("%v after %d empty polls, but %v the first time", got, empty, want)
 					return
 				}
 			}
@@ -107,6 +109,7 @@ func TestShared(t *testing.T) {
 	wg.Wait()
 }
 
+// TestJitter checks that the delays spread over the whole range, and no further.
 func TestJitter(t *testing.T) {
 	t.Parallel()
 	strategy := poll.Jitter(poll.Constant(time.Second), 0.2)
@@ -116,11 +119,13 @@ func TestJitter(t *testing.T) {
 		shortest, longest = min(shortest, d), max(longest, d)
 	}
 	if shortest < 800*ms || shortest > 810*ms || longest > time.Second || longest < 990*ms {
-		t.Errorf("delays from %v to %v, want all of 800 ms to 1 s", shortest, longest)
+		t.Errorf("delays from %v to %v, want 800 ms to 1 s, all of it used", shortest, longest)
 	}
 }
 
-func TestNonsensePanics(t *testing.T) {
+// TestInvalidArgumentsPanic checks that each constructor rejects arguments outside its
+// documented range.
+func TestInvalidArgumentsPanic(t *testing.T) {
 	t.Parallel()
 	for name, construct := range map[string]func(){
 		"no interval":         func() { poll.Constant(0) },
@@ -150,7 +155,8 @@ func TestNonsensePanics(t *testing.T) {
 	}
 }
 
-// FuzzStrategies holds every strategy to its bounds, whatever it is told.
+// FuzzStrategies checks that every strategy stays within its bounds, whatever it is
+// called with.
 func FuzzStrategies(f *testing.F) {
 	f.Add(0, 0, 0, int64(0), int64(10*ms), int64(time.Second), 2.0, int64(ms))
 	f.Add(5, 1000, 38, int64(time.Second), int64(1), int64(math.MaxInt64), 1.5, int64(math.MaxInt64))
