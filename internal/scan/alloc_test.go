@@ -10,7 +10,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// sized returns a binary row whose variable fields are n bytes together.
+// sized returns a binary row whose variable-size fields have n bytes in total.
 func sized(n int) [][]byte {
 	row := binaryRow()
 	row[colData] = nil
@@ -38,12 +38,14 @@ func scanPage(cols []column, n int, row [][]byte) {
 	}
 }
 
-// TestAllocs does not run in parallel: what others allocate would be counted.
+// TestAllocs checks that a page costs a fixed number of allocations, however many rows
+// it has. It does not run in parallel, because it would count what other tests
+// allocate.
 func TestAllocs(t *testing.T) {
 	if raceEnabled {
-		t.Skip("the race detector makes sync.Pool forget")
+		t.Skip("under the race detector sync.Pool drops some of its values")
 	}
-	// So does a collection.
+	// A garbage collection empties the pool too.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 
 	short, long := sized(200), sized(2<<20)
@@ -57,13 +59,13 @@ func TestAllocs(t *testing.T) {
 		{10, short, 1},
 		{100, short, 1},
 		{1000, short, 1},
-		{5000, short, 1}, // 1 MiB almost, but only if the names are shared
+		{5000, short, 1}, // nearly 1 MiB, if the names are shared
 
-		// The scratch's copy, and a chunk of 1 MiB, trimmed.
+		// The copy of the scratch, and a chunk of 1 MiB, trimmed.
 		{10_000, short, 2},
 		{6000, short, 3},
 
-		// A large value has a chunk to itself; the names are in the scratch.
+		// A large value has its own chunk; the names are in the scratch.
 		{1, long, 2},
 		{8, long, 9},
 	}
@@ -85,10 +87,10 @@ func TestAllocs(t *testing.T) {
 	}
 }
 
-// TestSmallPageBytes bounds what a small page costs and keeps in bytes.
+// TestSmallPageBytes checks how many bytes a small page allocates and keeps.
 func TestSmallPageBytes(t *testing.T) {
 	if raceEnabled {
-		t.Skip("the race detector makes sync.Pool forget")
+		t.Skip("under the race detector sync.Pool drops some of its values")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 
@@ -107,7 +109,7 @@ func TestSmallPageBytes(t *testing.T) {
 			scanPage(cols, tt.rows, row)
 		}
 		runtime.ReadMemStats(&after)
-		// The slack is for what the runtime does meanwhile.
+		// The slack is for what the runtime allocates in the meantime.
 		if got := after.TotalAlloc - before.TotalAlloc; got > uint64(runs*tt.most+4096) {
 			t.Errorf("%d rows: %d bytes a page, want at most %d", tt.rows, got/runs, tt.most)
 		}

@@ -7,46 +7,47 @@ import (
 )
 
 const (
-	// scratchSize is that of the scratch at first. Whatever fits costs one allocation
-	// of exactly the bytes read, and the scratch itself is paid for once. It follows
-	// the pages that are read, up to maxChunk.
+	// scratchSize is the initial size of the scratch. Values that fit cost one
+	// allocation of exactly the bytes read; the scratch itself is allocated once and
+	// pooled. It grows with the pages that are read, up to maxChunk.
 	scratchSize = 64 << 10
 
-	// maxChunk limits both what an unlucky last chunk wastes and what a single
-	// kept field can hold in memory.
+	// maxChunk limits both what a nearly empty last chunk wastes and how much memory
+	// a single kept field can keep alive.
 	maxChunk = 1 << 20
 
-	// keepChunks bounds the list of chunks that a pooled page holds on to.
+	// keepChunks bounds the list of chunks that a pooled page keeps.
 	keepChunks = 1 << 10
 )
 
-// span locates a value by chunk and offset rather than by pointer: the first
+// span locates a value by chunk and offset rather than by pointer, because the first
 // chunk moves when it is copied out of the scratch.
 type span struct {
 	chunk, off, n uint32
 }
 
-// nullSpan is told from an empty value by a length that no value can have.
+// nullSpan has a length that no value can have, which distinguishes it from an empty
+// value.
 var nullSpan = span{n: math.MaxUint32}
 
-// arena gathers values in chunks that are never reallocated, so that no byte is
-// copied more than twice however long the page.
+// arena collects values in chunks that are never reallocated, so that no byte is
+// copied more than twice, however long the page is.
 type arena struct {
 	chunks [][]byte
-	cur    int // the chunk being filled; those after it hold a single value each
+	cur    int // the chunk being filled; each one after it contains a single value
 	used   int // of chunks[cur]
 	next   int // size of the next chunk
-	total  int // bytes of the values that a scratch could hold with others
+	total  int // bytes of all values that are small enough to share a chunk
 
-	// While gathering is true chunks[0] is the scratch, which belongs to the pool
+	// While inScratch is true, chunks[0] is the scratch, which belongs to the pool
 	// and must never be handed out.
-	gathering bool
+	inScratch bool
 	scratch   []byte
 	want      int // size of the next scratch
 }
 
 func (a *arena) reset() {
-	// Chunks belong to the rows handed out; the pool must not keep them alive.
+	// Chunks belong to the rows that were returned; the pool must not keep them alive.
 	clear(a.chunks)
 	a.chunks = a.chunks[:0]
 	if cap(a.chunks) > keepChunks {
@@ -55,21 +56,21 @@ func (a *arena) reset() {
 	if size := min(a.total, maxChunk); size > max(len(a.scratch), scratchSize) {
 		a.scratch, a.want = nil, 1<<bits.Len(uint(size-1))
 	}
-	a.cur, a.used, a.total, a.gathering = 0, 0, 0, false
+	a.cur, a.used, a.total, a.inScratch = 0, 0, 0, false
 }
 
 func (a *arena) start() {
-	// An empty page has no use for a scratch, so it is made on first need.
+	// An empty page needs no scratch, so the first value allocates it.
 	if a.scratch == nil {
 		a.scratch = make([]byte, max(a.want, scratchSize))
 	}
 	a.chunks = append(a.chunks, a.scratch)
 	a.next = min(2*len(a.scratch), maxChunk)
-	a.gathering = true
+	a.inScratch = true
 }
 
-// putShared stores b unless it equals the value at prev, which stream reads
-// repeat for every row.
+// putShared stores b unless it equals the value at prev. In a read of a stream the
+// stream name is the same in every row.
 func (a *arena) putShared(b []byte, prev span) span {
 	if bytes.Equal(b, a.view(prev)) {
 		return prev
@@ -91,7 +92,7 @@ func (a *arena) put(b []byte) span {
 		a.total += len(b)
 	}
 	if len(b) > len(a.chunks[a.cur])-a.used {
-		// A value this large would leave too much of the present chunk unused, or
+		// A value this large would leave too much of the current chunk unused, or
 		// of the next one.
 		if len(b) > a.next/4 {
 			return a.putAlone(b)
@@ -110,29 +111,28 @@ func (a *arena) putAlone(b []byte) span {
 }
 
 func (a *arena) grow() {
-	a.settle()
+	a.seal()
 	a.cur, a.used = len(a.chunks), 0
 	a.chunks = append(a.chunks, make([]byte, a.next))
 	a.enlarge()
 }
 
-// enlarge also follows a value stored alone: a run of values that are each too
-// large for the next chunk must come to share one, or each would cost an
-// allocation.
+// enlarge is called after a value stored alone too: otherwise each of many values
+// that are all too large for the next chunk would cost an allocation.
 func (a *arena) enlarge() {
 	a.next = min(2*a.next, maxChunk)
 }
 
-// settle gives the chunk being filled its final place. The chunk counts as full
-// afterwards, so that a value put later cannot share memory handed out before.
-func (a *arena) settle() {
-	if len(a.chunks) == 0 || !a.gathering && a.used == len(a.chunks[a.cur]) {
+// seal gives the chunk being filled its final place. The chunk counts as full
+// afterwards, so that a value stored later cannot share memory already handed out.
+func (a *arena) seal() {
+	if len(a.chunks) == 0 || !a.inScratch && a.used == len(a.chunks[a.cur]) {
 		return
 	}
 	c := a.chunks[a.cur][:a.used]
-	if a.gathering || a.used < len(a.chunks[a.cur])/2 {
+	if a.inScratch || a.used < len(a.chunks[a.cur])/2 {
 		c = clone(c)
-		a.gathering = false
+		a.inScratch = false
 	}
 	a.chunks[a.cur] = c
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestArenaProportion keeps the memory of a page within twice its content, and
-// the chunks few, for values of any mixture of sizes.
+// TestArenaProportion checks that a page needs at most twice the memory of its content,
+// in few chunks, for any mix of value sizes.
 func TestArenaProportion(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -28,16 +28,16 @@ func TestArenaProportion(t *testing.T) {
 			content += size
 			values++
 		}
-		a.settle()
-		held := 0
+		a.seal()
+		memory := 0
 		for i, c := range a.chunks {
-			held += cap(c)
+			memory += cap(c)
 			if a.scratch != nil && len(c) > 0 && &c[0] == &a.scratch[0] {
 				t.Fatalf("page %d: chunk %d is the scratch", n, i)
 			}
 		}
-		if held > 2*content {
-			t.Errorf("page %d: %d bytes held for %d", n, held, content)
+		if memory > 2*content {
+			t.Errorf("page %d: %d bytes of memory for %d bytes of values", n, memory, content)
 		}
 		if limit := 2 + values; len(a.chunks) > limit {
 			t.Errorf("page %d: %d chunks for %d values", n, len(a.chunks), values)
@@ -45,8 +45,8 @@ func TestArenaProportion(t *testing.T) {
 	}
 }
 
-// TestArenaFewChunks has values too large for the first chunks come to share
-// the later ones, and values too large for any chunk leave none half empty.
+// TestArenaFewChunks checks that values too large for the first chunks share the later
+// ones, and that values too large to share any leave none half empty.
 func TestArenaFewChunks(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{100, 17_000, 33_000, 70_000, 130_000, 200_000, 600_000} {
@@ -56,22 +56,24 @@ func TestArenaFewChunks(t *testing.T) {
 		for range total / size {
 			a.put(b)
 		}
-		a.settle()
+		a.seal()
 		// Chunks of 1 MiB would be 16, and the largest values are 27.
 		if got := len(a.chunks); got > 32 {
 			t.Errorf("%d chunks for 16 MiB in values of %d bytes", got, size)
 		}
-		held := 0
+		memory := 0
 		for _, c := range a.chunks {
-			held += cap(c)
+			memory += cap(c)
 		}
-		if held > total*4/3 {
-			t.Errorf("%d bytes held for 16 MiB in values of %d bytes", held, size)
+		if memory > total*4/3 {
+			t.Errorf("%d bytes of memory for 16 MiB in values of %d bytes", memory, size)
 		}
 	}
 }
 
-func TestArenaResetForgets(t *testing.T) {
+// TestArenaReset checks that a pooled arena keeps no chunk alive, and no long list of
+// them.
+func TestArenaReset(t *testing.T) {
 	t.Parallel()
 	var a arena
 	b := make([]byte, maxChunk/4+1)
@@ -93,31 +95,32 @@ func TestArenaResetForgets(t *testing.T) {
 	}
 }
 
-// TestArenaSettled has a value stored after settling leave alone what was
-// viewed before.
-func TestArenaSettled(t *testing.T) {
+// TestArenaSealed checks that a value stored after sealing does not change an earlier
+// view.
+func TestArenaSealed(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, 1000, scratchSize, scratchSize + 1, maxChunk} {
 		var a arena
 		first := bytes.Repeat([]byte{1}, size)
 		s := a.put(first)
-		a.settle()
+		a.seal()
 		v := a.view(s)
 		a.put(bytes.Repeat([]byte{2}, 1000))
-		a.settle()
+		a.seal()
 		if !bytes.Equal(v, first) || !bytes.Equal(a.view(s), first) {
 			t.Errorf("a view of %d bytes changed", size)
 		}
 	}
 }
 
+// TestResetKeepsNoHugeScratch checks the size up to which a pooled page keeps its rows.
 func TestResetKeepsNoHugeScratch(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{keepRows, keepRows + 1} {
 		p := Page{rows: make([]row, n)}
 		p.reset()
 		if kept := p.rows != nil; kept != (n <= keepRows) {
-			t.Errorf("rows for %d kept: %t", n, kept)
+			t.Errorf("scratch for %d rows kept: %t", n, kept)
 		}
 	}
 }

@@ -33,7 +33,7 @@ const (
 	binaryFormat = 1
 )
 
-// columns lists more types than Message DB declares (varchar for id, data and
+// columns accepts more types than Message DB declares (varchar for id, data and
 // metadata), because a query may cast them and newer servers may change them.
 var columns = [numColumns]struct {
 	name     string
@@ -60,7 +60,7 @@ var typeNames = map[uint32]string{
 	oidJSONB:     "jsonb",
 }
 
-// hasBinaryForm is false for the types whose binary format is their text.
+// hasBinaryForm reports whether a type's binary format differs from its text.
 func hasBinaryForm(oid uint32) bool {
 	switch oid {
 	case oidText, oidVarchar, oidJSON:
@@ -85,7 +85,7 @@ func checkColumn(i int, name string, oid uint32, format int16) error {
 		return fmt.Errorf("column %q at place %d, want %d columns", name, i+1, numColumns)
 	}
 	c := &columns[i]
-	// The types alone cannot tell position from global_position.
+	// position and global_position have the same type, so the name is checked too.
 	if name != c.name {
 		return fmt.Errorf("column %q at place %d, want column %q", name, i+1, c.name)
 	}
@@ -102,7 +102,8 @@ func checkColumn(i int, name string, oid uint32, format int16) error {
 	return nil
 }
 
-// malformed tells the length of v at most: what is in a message is for no log.
+// malformed reports the length of v and nothing else of it: the content of a message
+// must not appear in logs.
 func (p *Page) malformed(i int, v []byte) error {
 	format := "text"
 	if p.binary[i] {

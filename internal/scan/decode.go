@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// jsonbVersion is the only version of jsonb's binary format there has been.
+// jsonbVersion is the only version of jsonb's binary format so far.
 const jsonbVersion = 1
 
 func decodeUUID(v []byte, isBinary bool) (id uuid.UUID, ok bool) {
@@ -15,8 +15,8 @@ func decodeUUID(v []byte, isBinary bool) (id uuid.UUID, ok bool) {
 		copy(id[:], v)
 		return id, len(v) == len(id)
 	}
-	// The parser alone would also take braces, a urn:uuid: prefix and no hyphens,
-	// none of which PostgreSQL writes.
+	// The parser alone would also accept braces, a urn:uuid: prefix and missing
+	// hyphens, none of which PostgreSQL writes.
 	if len(v) != len("00000000-0000-0000-0000-000000000000") {
 		return id, false
 	}
@@ -31,7 +31,7 @@ func decodeInt8(v []byte, isBinary bool) (int64, bool) {
 		}
 		return int64(binary.BigEndian.Uint64(v)), true
 	}
-	// The conversion costs nothing for the 20 bytes an int8 can have; the error
+	// The conversion does not allocate for the up to 20 bytes of an int8. The error
 	// is dropped because it quotes the value.
 	n, err := strconv.ParseInt(string(v), 10, 64)
 	return n, err == nil

@@ -7,9 +7,10 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// canary stands for the content of a message, which no error may tell.
+// canary stands for the content of a message, which no error may contain.
 const canary = "c4n4ry"
 
+// TestBeginErrors checks that a wrong number of columns is rejected.
 func TestBeginErrors(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 7, 9} {
@@ -22,6 +23,8 @@ func TestBeginErrors(t *testing.T) {
 	}
 }
 
+// TestColumnErrors checks that a wrong place, name, type or format of a column is
+// rejected, with an error that names the column and what is accepted.
 func TestColumnErrors(t *testing.T) {
 	t.Parallel()
 	names := []string{"id", "stream_name", "type", "position", "global_position", "data", "metadata", "time"}
@@ -75,6 +78,8 @@ func TestColumnErrors(t *testing.T) {
 	}
 }
 
+// TestAddErrors checks that a malformed value is rejected, with an error that names
+// the column and contains nothing of the value.
 func TestAddErrors(t *testing.T) {
 	t.Parallel()
 	text, bin := messageColumns(textFmt), messageColumns(binaryFmt)
@@ -139,12 +144,13 @@ func TestAddErrors(t *testing.T) {
 				t.Errorf("error %q, want %q in it", err, want)
 			}
 			if strings.Contains(err.Error(), canary) {
-				t.Errorf("error %q tells the value", err)
+				t.Errorf("error %q contains the value", err)
 			}
 		})
 	}
 }
 
+// TestAddNull checks that only data and metadata may be NULL.
 func TestAddNull(t *testing.T) {
 	t.Parallel()
 	for i, c := range messageColumns(textFmt) {
@@ -163,6 +169,7 @@ func TestAddNull(t *testing.T) {
 	}
 }
 
+// TestAddCount checks that a row with a wrong number of values is rejected.
 func TestAddCount(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 7} {
@@ -175,12 +182,13 @@ func TestAddCount(t *testing.T) {
 	}
 }
 
+// TestAddUndescribed checks that a row is rejected until all columns are described.
 func TestAddUndescribed(t *testing.T) {
 	t.Parallel()
 	for missing, c := range messageColumns(textFmt) {
 		p := scan.NewPage()
 		defer p.Release()
-		// What an earlier result described must not serve for this one.
+		// The description of an earlier result must not count for this one.
 		if err := begin(p, messageColumns(textFmt)); err != nil {
 			t.Fatal(err)
 		}

@@ -8,9 +8,10 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// FuzzAdd feeds hostile bytes to every column in every type and format.
-// types and formats choose those of column i by their i-th nibble and bit,
-// nulls and marked by their bits which columns are NULL or carry the canary.
+// FuzzAdd checks that hostile bytes in any column, type and format neither panic nor
+// damage other rows, and that no error contains them. The i-th nibble of types and the
+// i-th bit of formats select the type and format of column i; the bits of nulls and
+// marked select the columns that are NULL or contain the canary.
 func FuzzAdd(f *testing.F) {
 	for _, row := range [][][]byte{textRow(), binaryRow()} {
 		for _, choice := range []struct {
@@ -50,7 +51,7 @@ func FuzzAdd(f *testing.F) {
 		if err := begin(p, cols); err != nil {
 			t.Fatal(err)
 		}
-		// Two good rows around the hostile ones must come through unharmed.
+		// The two good rows around the hostile ones must not change.
 		good := func() {
 			row := textRow()
 			for i := range row {
@@ -77,7 +78,7 @@ func FuzzAdd(f *testing.F) {
 				continue
 			}
 			if strings.Contains(err.Error(), canary) {
-				t.Fatalf("error %q tells a value", err)
+				t.Fatalf("error %q contains a value", err)
 			}
 			if !strings.HasPrefix(err.Error(), "column ") {
 				t.Fatalf("error %q names no column", err)

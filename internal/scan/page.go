@@ -1,13 +1,13 @@
-// Package scan turns the wire bytes of message rows into fields without
-// allocating per row.
+// Package scan decodes message rows from the bytes on the wire without allocating
+// for each row.
 //
-// A read of a few thousand messages is dominated by small allocations when
-// each field is copied on its own. A [Page] instead copies the variable-size
-// fields of many rows into a few shared chunks and hands out views of them.
-// The price is that one kept field keeps its whole chunk alive; chunks are
-// sized so that what a page keeps stays proportionate to what it holds.
+// When each field is copied on its own, small allocations dominate a read of a few
+// thousand messages. A [Page] instead copies the variable-size fields of many rows
+// into a few shared chunks and returns views of them. The price is that one kept
+// field keeps its whole chunk alive. Chunks are sized so that the memory of a page
+// stays proportional to its content.
 //
-// Use it so:
+// To use it:
 //
 //	p := scan.NewPage()
 //	defer p.Release()
@@ -27,15 +27,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// keepRows bounds the row scratch a pooled page holds on to (about 1.4 MB), so
-// that one enormous read does not pin its memory for all the small ones after.
+// keepRows bounds the row scratch that a pooled page keeps (about 1.4 MB), so that
+// one enormous read does not pin its memory for all the small ones after it.
 const keepRows = 16 << 10
 
-// maxValue is the most a length on the wire can say. Anything within it fits
-// the offsets of a span.
+// maxValue is the largest length that the protocol can express. A span's fields are
+// wide enough for it.
 const maxValue = math.MaxInt32
 
-// Page accumulates the rows of one read. It is not safe for concurrent use.
+// Page collects the rows of one read. It is not safe for concurrent use.
 type Page struct {
 	types     [numColumns]uint32
 	binary    [numColumns]bool
@@ -45,8 +45,8 @@ type Page struct {
 	vars arena
 }
 
-// row holds no pointers, so the garbage collector never looks into the scratch
-// and nothing in it can keep a caller's memory alive.
+// row contains no pointers, so the garbage collector never scans the scratch and
+// nothing in it can keep a caller's memory alive.
 type row struct {
 	id             uuid.UUID
 	position       int64
@@ -58,12 +58,12 @@ type row struct {
 	metadata       span
 }
 
-// Row is one message. Its fields stay valid for as long as they are referenced,
-// also after the page is released: they never share memory with the bytes given
-// to [Page.Add] nor with a later page.
+// Row is one message. Its fields stay valid for as long as they are referenced, also
+// after the page is released: they share memory neither with the bytes passed to
+// [Page.Add] nor with a later page.
 //
-// The strings and slices of one page are views of shared memory. Keeping one of
-// them keeps its neighbours; copy a field to keep it alone.
+// The strings and slices of one page are views of shared chunks. Keeping one of them
+// keeps its whole chunk; copy a field to keep it alone.
 type Row struct {
 	// ID is the message's identifier.
 	ID uuid.UUID
@@ -83,9 +83,9 @@ type Row struct {
 	GlobalPosition int64
 
 	// Time is when the message was written, in UTC. The timestamps infinity and
-	// -infinity are the times that the largest and the smallest count of
-	// microseconds from 2000-01-01 name (in the years 294277 and -290278), which
-	// order after and before every finite timestamp.
+	// -infinity become the largest and the smallest number of microseconds since
+	// 2000-01-01 (in the years 294277 and -290278), which sort after and before
+	// every finite timestamp.
 	Time time.Time
 
 	// Data is the message's body: nil for SQL NULL, never nil otherwise, and the
@@ -93,20 +93,20 @@ type Row struct {
 	// appending to it nor changing it affects any other field.
 	Data []byte
 
-	// Metadata is the message's metadata, on the same terms as Data.
+	// Metadata is the message's metadata, under the same rules as Data.
 	Metadata []byte
 }
 
 var pages = sync.Pool{New: func() any { return new(Page) }}
 
-// NewPage returns an empty page, reusing the scratch of a released one. Call
-// [Page.Begin] before adding to it and [Page.Release] when done.
+// NewPage returns an empty page, which reuses the scratch of a released one. Call
+// [Page.Begin] before adding rows and [Page.Release] when done.
 func NewPage() *Page {
 	return pages.Get().(*Page)
 }
 
-// Release gives the page's scratch back for reuse. The page must not be used
-// afterwards; rows obtained from it remain valid.
+// Release returns the page's scratch for reuse. The page must not be used afterwards;
+// rows obtained from it remain valid.
 func (p *Page) Release() {
 	p.reset()
 	pages.Put(p)
@@ -129,9 +129,8 @@ func (p *Page) Begin(n int) error {
 }
 
 // Column describes column i of the result: its name, the OID of its type and
-// its format code, 0 for text or 1 for binary. It fails if that is not a column
-// of a message at that place. All columns must be described before the first
-// row is added.
+// its format code, 0 for text or 1 for binary. It fails unless a message has such a
+// column at this place. All columns must be described before the first row is added.
 func (p *Page) Column(i int, name string, oid uint32, format int16) error {
 	if err := checkColumn(i, name, oid, format); err != nil {
 		return err
@@ -142,9 +141,9 @@ func (p *Page) Column(i int, name string, oid uint32, format int16) error {
 	return nil
 }
 
-// Add copies one row, given as its raw values with nil for SQL NULL. The values
-// are not retained and may be overwritten after the call. After an error the
-// page holds the rows it held before. No error contains any part of a value.
+// Add copies one row, given as its raw values with nil for SQL NULL. The values are
+// not retained and may be overwritten after the call. An error leaves the page
+// unchanged. No error contains any part of a value.
 func (p *Page) Add(values [][]byte) error {
 	if err := checkCount(len(values)); err != nil {
 		return err
@@ -161,7 +160,8 @@ func (p *Page) Add(values [][]byte) error {
 		}
 	}
 
-	// Everything that can fail comes before the first copy into the arena.
+	// Everything that can fail comes before the first copy into the arena, so that an
+	// error leaves the page unchanged.
 	var r row
 	var ok bool
 	if r.id, ok = decodeUUID(values[colID], p.binary[colID]); !ok {
@@ -185,8 +185,8 @@ func (p *Page) Add(values [][]byte) error {
 		return p.malformed(colMetadata, values[colMetadata])
 	}
 
-	// The zero row stands in for the one before the first: its spans are empty,
-	// and an empty name is stored as an empty span anyway.
+	// The first row is compared with the zero row, whose spans are empty. That is
+	// correct, because an empty name is stored as an empty span anyway.
 	var prev row
 	if n := len(p.rows); n > 0 {
 		prev = p.rows[n-1]
@@ -204,11 +204,11 @@ func (p *Page) Len() int {
 	return len(p.rows)
 }
 
-// Row returns row i, counted from 0 in the order of adding. The first call
-// settles the memory of the page, so it is best made after the last Add; rows
-// added later are served correctly but less compactly.
+// Row returns row i, counted from 0 in the order of adding. Call it after the last
+// Add: each call seals the chunk being filled, so rows added later are returned
+// correctly but stored less compactly.
 func (p *Page) Row(i int) Row {
-	p.vars.settle()
+	p.vars.seal()
 	r := &p.rows[i]
 	return Row{
 		ID:             r.id,

@@ -10,6 +10,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
+// TestRow checks that every column is read correctly in each of its types and formats.
 func TestRow(t *testing.T) {
 	t.Parallel()
 
@@ -19,14 +20,14 @@ func TestRow(t *testing.T) {
 	tests := []struct {
 		name   string
 		format int16
-		column int // differs from the message of wire_test.go
+		column int // in which the row differs from that of wire_test.go
 		oid    uint32
 		value  []byte
 		want   func(*scan.Row)
 	}{
 		{"text", textFmt, colID, varcharOID, []byte(testID.String()), func(*scan.Row) {}},
 		{"binary", binaryFmt, colID, varcharOID, []byte(testID.String()), func(*scan.Row) {}},
-		{"id in capitals", textFmt, colID, varcharOID, []byte(strings.ToUpper(testID.String())), func(*scan.Row) {}},
+		{"id in upper case", textFmt, colID, varcharOID, []byte(strings.ToUpper(testID.String())), func(*scan.Row) {}},
 		{"id text", binaryFmt, colID, textOID, []byte(testID.String()), func(*scan.Row) {}},
 		{"id uuid, text", textFmt, colID, uuidOID, []byte(testID.String()), func(*scan.Row) {}},
 		{"id uuid, binary", binaryFmt, colID, uuidOID, testID[:], func(*scan.Row) {}},
@@ -74,8 +75,8 @@ func TestRow(t *testing.T) {
 	}
 }
 
-// TestMixedFormats has the formats chosen by column, as a driver does that asks
-// for the best format of each type.
+// TestMixedFormats checks a row of text and binary columns, which a driver gets that
+// requests the best format for each type.
 func TestMixedFormats(t *testing.T) {
 	t.Parallel()
 	cols := messageColumns(textFmt)
@@ -89,7 +90,7 @@ func TestMixedFormats(t *testing.T) {
 	}
 }
 
-// TestSizes passes the borders of scratch and chunks with rows of many sizes.
+// TestSizes checks rows of sizes around the limits of the scratch and of chunks.
 func TestSizes(t *testing.T) {
 	t.Parallel()
 	sizes := []int{0, 1, 200, 1<<14 - 1, 1 << 14, 1<<14 + 1, 40_000, 1<<16 - 1, 1 << 16, 1<<16 + 1, 1 << 18, 1<<18 + 1, 1 << 20}
@@ -99,7 +100,7 @@ func TestSizes(t *testing.T) {
 			var rows [][][]byte
 			for i := range 12 {
 				row := binaryRow()
-				// Streams in pairs, so that some views are shared and some not.
+				// Two rows a stream, so that some views are shared and some are not.
 				row[colStream] = fmt.Appendf(nil, "stream-%d", i/2)
 				row[colType] = fmt.Appendf(nil, "Type%d", i/3)
 				row[colPosition] = int8Bytes(int64(i))
@@ -119,6 +120,8 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// TestViewsDoNotOverlap checks that appending to a field or changing it leaves all
+// others as they are.
 func TestViewsDoNotOverlap(t *testing.T) {
 	t.Parallel()
 	row := textRow()
@@ -130,7 +133,7 @@ func TestViewsDoNotOverlap(t *testing.T) {
 			if len(v) != cap(v) {
 				t.Errorf("capacity %d of a view of %d bytes", cap(v), len(v))
 			}
-			_ = append(v, "overwritten, if there were room for it"...)
+			_ = append(v, "overwrites the next view if the capacity allows it"...)
 		}
 	}
 	second := wantRow()
@@ -152,6 +155,7 @@ func TestViewsDoNotOverlap(t *testing.T) {
 	}
 }
 
+// TestAddAfterRow checks that rows may be read and added in turn.
 func TestAddAfterRow(t *testing.T) {
 	t.Parallel()
 	p := scan.NewPage()
@@ -175,7 +179,7 @@ func TestAddAfterRow(t *testing.T) {
 	}
 }
 
-// TestFailedAdd has a page go on with the rows it held before the failure.
+// TestFailedAdd checks that a failed Add leaves the page unchanged and usable.
 func TestFailedAdd(t *testing.T) {
 	t.Parallel()
 	p := scan.NewPage()
@@ -203,7 +207,8 @@ func TestFailedAdd(t *testing.T) {
 	}
 }
 
-// TestBeginAgain uses one page for two results without releasing it between.
+// TestBeginAgain checks that one page can be used for two results without a release in
+// between.
 func TestBeginAgain(t *testing.T) {
 	t.Parallel()
 	p := scan.NewPage()
@@ -228,6 +233,8 @@ func TestBeginAgain(t *testing.T) {
 	}
 }
 
+// TestSharedNames checks that a row gets its own stream and type, whether or not they
+// equal those of the row before.
 func TestSharedNames(t *testing.T) {
 	t.Parallel()
 	p := scan.NewPage()
@@ -235,7 +242,7 @@ func TestSharedNames(t *testing.T) {
 	if err := begin(p, messageColumns(textFmt)); err != nil {
 		t.Fatal(err)
 	}
-	// Stream and type share with the row before only, and never with each other.
+	// A name is shared with the same column of the row before only.
 	names := [][2]string{{"", ""}, {"a", "a"}, {"a", "b"}, {"ab", "b"}, {"ab", "b"}, {"", "b"}, {"ab", ""}}
 	for _, n := range names {
 		row := textRow()
@@ -254,6 +261,7 @@ func TestSharedNames(t *testing.T) {
 	}
 }
 
+// TestString checks that a string has the same bytes as its slice.
 func TestString(t *testing.T) {
 	t.Parallel()
 	for _, b := range [][]byte{nil, {}, []byte("x"), []byte("a longer one")} {

@@ -12,16 +12,16 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// FuzzAgainstPgx demands of each type what pgx makes of the same bytes. The
-// deliberate differences:
+// FuzzAgainstPgx checks that each type is decoded exactly as pgx decodes the same
+// bytes. The deliberate differences:
 //
-//   - A uuid's text: pgx also takes 32 digits without hyphens, and any bytes in
-//     the hyphens' places. PostgreSQL writes one form only, and any other means
-//     that the column is not what it is taken for.
-//   - A timestamp's text: pgx also takes years of 7 digits with leading zeros
+//   - A uuid's text: pgx also accepts 32 digits without hyphens, and any bytes in
+//     place of the hyphens. PostgreSQL writes one form only, and any other means
+//     that the column is not a uuid.
+//   - A timestamp's text: pgx also accepts years of 7 digits with leading zeros
 //     and rounds fractions of more than 6 digits. The server writes neither.
-//   - An infinite timestamp: pgx has a marker beside the time and refuses to
-//     scan into a time.Time. Here it is a time beyond all others.
+//   - An infinite timestamp: pgx has a marker beside the time and rejects a scan
+//     into a time.Time. Here it is a time beyond all finite ones.
 func FuzzAgainstPgx(f *testing.F) {
 	for kind := range uint8(len(kinds)) {
 		for _, binary := range []bool{false, true} {
@@ -57,7 +57,7 @@ func FuzzAgainstPgx(f *testing.F) {
 			t.Fatalf("%s: pgx does not encode: %v", k.name, err)
 		}
 		if !compare(t, m, k, format, encoded) {
-			t.Fatalf("%s: %q, encoded by pgx, is refused", k.name, encoded)
+			t.Fatalf("%s: %q, encoded by pgx, is rejected", k.name, encoded)
 		}
 	})
 }
@@ -70,7 +70,7 @@ type kind struct {
 	pgx    func(m *pgtype.Map, format int16, src []byte) (any, error)
 	row    func(scan.Row) any
 	value  func(src []byte, n int64) any // to encode by pgx
-	differ func(src []byte) bool         // pgx alone takes it, by the list above
+	differ func(src []byte) bool         // reports whether only pgx accepts src, by the list above
 }
 
 var kinds = []kind{
@@ -131,7 +131,7 @@ var kinds = []kind{
 			case math.MinInt64:
 				v.InfinityModifier = pgtype.NegativeInfinity
 			default:
-				// Half the range is in the range of timestamps, whichever way n falls.
+				// n/2 is in the range of timestamps for every n.
 				n = max(n, -211813488000_000000)
 				v.Time = time.Unix(946684800+n/2/1e6, n/2%1e6*1e3).UTC()
 			}
@@ -145,7 +145,7 @@ var kinds = []kind{
 	},
 }
 
-// looseUUID is true of what pgx takes beyond the one form PostgreSQL writes.
+// looseUUID reports whether src is a form that pgx accepts and PostgreSQL never writes.
 func looseUUID(src []byte) bool {
 	return len(src) == 32 || len(src) == 36 && (src[8] != '-' || src[13] != '-' || src[18] != '-' || src[23] != '-')
 }
@@ -176,7 +176,7 @@ func toString(src []byte, n int64) any { return string(src) }
 
 func toInt64(src []byte, n int64) any { return n }
 
-// timeOf is how a page says what pgx says with the modifier.
+// timeOf returns the time by which a page represents pgx's infinity modifier.
 func timeOf(v pgtype.Timestamp) time.Time {
 	switch v.InfinityModifier {
 	case pgtype.Infinity:
@@ -187,7 +187,7 @@ func timeOf(v pgtype.Timestamp) time.Time {
 	return v.Time
 }
 
-// compare reports whether src was taken.
+// compare reports whether src was accepted.
 func compare(t *testing.T, m *pgtype.Map, k *kind, format int16, src []byte) bool {
 	t.Helper()
 	cols, row := messageColumns(textFmt), textRow()
@@ -203,16 +203,16 @@ func compare(t *testing.T, m *pgtype.Map, k *kind, format int16, src []byte) boo
 	switch err := p.Add(row); {
 	case err != nil && wantErr == nil:
 		if k.differ == nil || !k.differ(src) {
-			t.Fatalf("%s, format %d: %q: %v, but pgx makes %v of it", k.name, format, src, err, want)
+			t.Fatalf("%s, format %d: %q: %v, but pgx returns %v", k.name, format, src, err, want)
 		}
 		return false
 	case err == nil && wantErr != nil:
-		t.Fatalf("%s, format %d: %q is taken, but pgx says %v", k.name, format, src, wantErr)
+		t.Fatalf("%s, format %d: %q is accepted, but pgx returns the error %v", k.name, format, src, wantErr)
 	case err != nil:
 		return false
 	}
 	if got := k.row(p.Row(0)); got != want {
-		t.Fatalf("%s, format %d: %q is %v, want %v as by pgx", k.name, format, src, got, want)
+		t.Fatalf("%s, format %d: %q is %v, want pgx's %v", k.name, format, src, got, want)
 	}
 	return true
 }

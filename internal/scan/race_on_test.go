@@ -2,6 +2,6 @@
 
 package scan_test
 
-// raceEnabled excuses the tests that count allocations: under the race
-// detector a sync.Pool drops some of what it is given.
+// raceEnabled skips the tests that count allocations: under the race detector a
+// sync.Pool drops some of the values put into it.
 const raceEnabled = true

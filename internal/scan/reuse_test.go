@@ -10,9 +10,9 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// TestKeptRowsSurviveReuse keeps pages while the pool's scratch is reused by
-// many goroutines, and the buffers rows were read from with it. A kept row that
-// shares memory with either changes, or races.
+// TestKeptRowsSurviveReuse checks that rows stay unchanged while many goroutines reuse
+// the pooled scratch and the buffers that rows are read from. A row that shared memory
+// with either would change, or race.
 func TestKeptRowsSurviveReuse(t *testing.T) {
 	t.Parallel()
 	type page struct{ got, want []scan.Row }
@@ -32,7 +32,7 @@ func TestKeptRowsSurviveReuse(t *testing.T) {
 				var pg page
 				for range []int{0, 1, 10, 100}[r.IntN(4)] {
 					want := randomRow(r)
-					// All rows are read from one buffer, as from a connection's.
+					// All rows are read from one buffer, as from a connection.
 					if err := p.Add(encodeText(buf, want)); err != nil {
 						t.Error(err)
 						return
@@ -62,8 +62,8 @@ func TestKeptRowsSurviveReuse(t *testing.T) {
 	wg.Wait()
 }
 
-// TestReleaseAndReuse is the same for one small page and the very page that
-// follows it, without the luck of a schedule.
+// TestReleaseAndReuse checks the same for one small page and the next, without
+// depending on how goroutines are scheduled.
 func TestReleaseAndReuse(t *testing.T) {
 	t.Parallel()
 	p := scan.NewPage()
@@ -116,8 +116,8 @@ func randomRow(r *rand.Rand) scan.Row {
 	return want
 }
 
-// encodeText writes the row into buf from its start and returns the values in
-// it, so that the next call overwrites them.
+// encodeText writes the row to the start of buf and returns its values as views of
+// buf, which the next call overwrites.
 func encodeText(buf []byte, r scan.Row) [][]byte {
 	b := bytes.NewBuffer(buf[:0])
 	var values [][]byte

@@ -6,15 +6,15 @@ import "unsafe"
 // shares b's memory and keeps it alive: b must not be changed for as long as
 // the string is in use.
 func String(b []byte) string {
-	// The empty string need not keep b's memory alive.
+	// An empty string must not keep b's memory alive.
 	if len(b) == 0 {
 		return ""
 	}
 	return unsafe.String(unsafe.SliceData(b), len(b))
 }
 
-// Bytes returns the bytes of s without copying them. They must not be changed. They
-// are not nil, even if there are none.
+// Bytes returns the bytes of s without copying them. They must not be changed. The
+// result is never nil.
 func Bytes(s string) []byte {
 	if s == "" {
 		return []byte{}

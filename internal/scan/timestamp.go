@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// epoch is 2000-01-01, from which PostgreSQL counts, in Unix seconds.
+	// epoch is PostgreSQL's epoch, 2000-01-01, in Unix seconds.
 	epoch = 946684800
 
 	// PostgreSQL's finite timestamps, in seconds from its epoch: from 4714-11-24
-	// BC to before 294277-01-01. Between these and the two infinities are counts
-	// that no server sends.
+	// BC to before 294277-01-01. No server sends a value between these and the two
+	// infinities.
 	minSecond = -211813488000
 	endSecond = 9223371331200
 
@@ -23,7 +23,7 @@ const (
 	negInfinity = math.MinInt64
 )
 
-// timeOf goes by seconds because counting the microseconds from 1970 overflows
+// timeOf splits micros into seconds first, because microseconds since 1970 overflow
 // for the last timestamps.
 func timeOf(micros int64) time.Time {
 	return time.Unix(epoch+micros/microsPerSecond, micros%microsPerSecond*1000).UTC()
@@ -44,7 +44,7 @@ func decodeTimestamp(v []byte, isBinary bool) (micros int64, ok bool) {
 	return n, n >= minSecond*microsPerSecond && n < endSecond*microsPerSecond
 }
 
-// parseTimestamp reads what the server writes under the ISO DateStyle,
+// parseTimestamp parses what the server writes in the ISO DateStyle,
 //
 //	year-mm-dd hh:mm:ss[.f][ BC]
 //
@@ -79,12 +79,12 @@ func parseTimestamp(v []byte) (micros int64, ok bool) {
 		year = 1 - year
 	}
 
-	// Date makes another day of one that is not in the calendar.
+	// Date normalizes a day that is not in the calendar to another one.
 	t := time.Date(year, time.Month(month), day, hour, minute, second, 0, time.UTC)
 	if t.Month() != time.Month(month) || t.Day() != day {
 		return 0, false
 	}
-	// The range comes before the multiplication, which it keeps from overflowing.
+	// Checking the range first keeps the multiplication from overflowing.
 	s := t.Unix() - epoch
 	if s < minSecond || s >= endSecond {
 		return 0, false
@@ -92,8 +92,8 @@ func parseTimestamp(v []byte) (micros int64, ok bool) {
 	return s*microsPerSecond + int64(fraction), true
 }
 
-// parseFraction takes no more digits than the server has: rounding a seventh
-// would invent a time that the server does not hold.
+// parseFraction rejects more than six digits, the server's precision: rounding a
+// seventh would return a time that the server did not store.
 func parseFraction(v []byte) (micros int, ok bool) {
 	if len(v) == 0 {
 		return 0, true
@@ -108,7 +108,7 @@ func parseFraction(v []byte) (micros int, ok bool) {
 	return micros, micros >= 0
 }
 
-// number is negative if v is not all digits, of which there are at most six.
+// number parses at most six digits. It returns -1 if v contains anything else.
 func number(v []byte) int {
 	n := 0
 	for _, c := range v {

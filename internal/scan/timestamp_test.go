@@ -6,12 +6,14 @@ import (
 	"time"
 )
 
+// TestTimestamp checks that timestamps from the first to the last are read exactly, in
+// text and in binary.
 func TestTimestamp(t *testing.T) {
 	t.Parallel()
 	date := func(year int, month time.Month, day, hour, minute, second, micro int) time.Time {
 		return time.Date(year, month, day, hour, minute, second, micro*1000, time.UTC)
 	}
-	// time.Time.Sub cannot span these, so the counts stand beside the texts.
+	// time.Time.Sub cannot span this range, so the microseconds are spelled out.
 	tests := []struct {
 		text   string
 		micros int64
@@ -42,7 +44,7 @@ func TestTimestamp(t *testing.T) {
 				"text":   readTime(t, textFmt, []byte(tt.text)),
 				"binary": readTime(t, binaryFmt, int8Bytes(tt.micros)),
 			} {
-				// Comparing the structs also sees the location.
+				// Comparing the structs compares the location too.
 				if got != tt.want {
 					t.Errorf("%s: %v, want %v", name, got, tt.want)
 				}
@@ -51,6 +53,7 @@ func TestTimestamp(t *testing.T) {
 	}
 }
 
+// TestInfinityOrder checks that the infinities sort before and after all other times.
 func TestInfinityOrder(t *testing.T) {
 	t.Parallel()
 	ordered := []string{"-infinity", "4714-11-24 00:00:00 BC", "2026-11-23 14:49:44", "294276-12-31 23:59:59.999999", "infinity"}
@@ -62,6 +65,7 @@ func TestInfinityOrder(t *testing.T) {
 	}
 }
 
+// TestTimestampErrors checks that what the server never writes is rejected.
 func TestTimestampErrors(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

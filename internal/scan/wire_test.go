@@ -44,8 +44,8 @@ type column struct {
 	format int16
 }
 
-// messageColumns describes what a read of Message DB returns, in text or in
-// binary format throughout.
+// messageColumns describes what a read of Message DB returns, with all columns in the
+// given format.
 func messageColumns(format int16) []column {
 	return []column{
 		{"id", varcharOID, format},
@@ -105,7 +105,8 @@ func wantRow() scan.Row {
 	}
 }
 
-// diff tells nil from empty, which bytes.Equal does not.
+// diff returns the first difference, or "". Unlike bytes.Equal it distinguishes nil
+// from empty.
 func diff(got, want scan.Row) string {
 	switch {
 	case got.ID != want.ID:
@@ -132,8 +133,8 @@ func same(a, b []byte) bool {
 	return (a == nil) == (b == nil) && bytes.Equal(a, b)
 }
 
-// readPage returns the rows of one page that has been released and whose input
-// has been overwritten, as the client's next read does to both.
+// readPage returns the rows of one page after releasing it and overwriting its input,
+// as the client's next read does.
 func readPage(t testing.TB, cols []column, rows ...[][]byte) []scan.Row {
 	t.Helper()
 	p := scan.NewPage()
