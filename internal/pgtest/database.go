@@ -7,10 +7,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// clone creates a database from the template of that name.
+// clone creates a database from the template of the given name.
 func (s *Server) clone(ctx context.Context, template string, setup func(context.Context, *pgx.Conn) error) (string, error) {
-	// Unlike template1, nobody is connected to template0, and nobody has put
-	// anything into it.
+	// Unlike template1, template0 has no connections and no added objects.
 	source := "template0"
 
 	if setup != nil {
@@ -26,8 +25,8 @@ func (s *Server) clone(ctx context.Context, template string, setup func(context.
 	return s.create(ctx, source)
 }
 
-// prepare creates a template database. PostgreSQL copies no database with
-// connections, hence setup's own is closed before anyone gets the name.
+// prepare creates a template database. PostgreSQL cannot copy a database that has
+// connections, so setup's connection is closed before prepare returns the name.
 func (s *Server) prepare(ctx context.Context, template string, setup func(context.Context, *pgx.Conn) error) (string, error) {
 	name, err := s.create(ctx, "template0")
 	if err != nil {
@@ -44,7 +43,7 @@ func (s *Server) prepare(ctx context.Context, template string, setup func(contex
 		return "", fmt.Errorf("pgtest: set up template %q: %w", template, err)
 	}
 	if err := conn.Close(ctx); err != nil {
-		return "", fmt.Errorf("pgtest: leave template %q: %w", template, err)
+		return "", fmt.Errorf("pgtest: close the connection to template %q: %w", template, err)
 	}
 
 	return name, nil
@@ -60,7 +59,7 @@ func (s *Server) drop(ctx context.Context, name string) error {
 	return s.exec(ctx, "DROP DATABASE IF EXISTS "+quote(name)+" WITH (FORCE)")
 }
 
-// exec runs a statement that concerns the server as a whole.
+// exec runs a statement in the administrative database.
 func (s *Server) exec(ctx context.Context, sql string) error {
 	conn, err := pgx.Connect(ctx, s.admin)
 	if err != nil {

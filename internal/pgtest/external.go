@@ -10,15 +10,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// connect uses the server of others at the given address.
+// connect returns the external server at the given address.
 func connect(ctx context.Context, address string) (*Server, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
-		// The value stays out of the message, it may hold a password.
-		return nil, errors.New("pgtest: MDB_TEST_DATABASE_URL is not a URL: give one like postgres://user:password@localhost:5432/postgres")
+		// The message does not contain the value, which may contain a password.
+		return nil, errors.New("pgtest: MDB_TEST_DATABASE_URL is not a URL: set it to one like postgres://user:password@localhost:5432/postgres")
 	}
 
-	// As parameters these would win over the path.
+	// These parameters would override the path.
 	query := u.Query()
 	query.Del("dbname")
 	query.Del("database")
@@ -30,7 +30,7 @@ func connect(ctx context.Context, address string) (*Server, error) {
 		return nil, fmt.Errorf("pgtest: MDB_TEST_DATABASE_URL: %w", err)
 	}
 	if s.version < oldest {
-		return nil, fmt.Errorf("pgtest: MDB_TEST_DATABASE_URL is a PostgreSQL %d: give one of version %d or later", s.version, oldest)
+		return nil, fmt.Errorf("pgtest: MDB_TEST_DATABASE_URL is a server of PostgreSQL %d: version %d or later is required", s.version, oldest)
 	}
 
 	if err := s.dropLeftovers(ctx); err != nil {
@@ -40,8 +40,9 @@ func connect(ctx context.Context, address string) (*Server, error) {
 	return s, nil
 }
 
-// dropLeftovers drops what killed runs have left, and the templates of all runs:
-// a process cannot tell which of its tests is the last one.
+// dropLeftovers drops the databases that killed runs left, and the templates of all
+// earlier runs. No run drops its own templates, because a process does not know which
+// of its tests is the last one.
 func (s *Server) dropLeftovers(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.admin)
 	if err != nil {
@@ -57,7 +58,7 @@ func (s *Server) dropLeftovers(ctx context.Context) error {
 
 	for _, name := range names {
 		if leftover(name, time.Now()) {
-			// Another run may be dropping it too.
+			// Another run may drop it at the same time.
 			_ = s.drop(ctx, name)
 		}
 	}

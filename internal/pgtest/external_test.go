@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// TestExternal checks that tests run on an external server with a role that may only
+// create databases, and that they drop old test databases of this role and no others.
 func TestExternal(t *testing.T) {
 	t.Parallel()
 	NeedTime(t)
@@ -42,7 +44,7 @@ func TestExternal(t *testing.T) {
 	u.RawQuery += "&dbname=postgres"
 	out, err := command(t, []string{"-test.run=^TestDatabase"}, "MDB_TEST_DATABASE_URL="+u.String()).CombinedOutput()
 	if err != nil {
-		t.Fatalf("the tests fail on a server of others: %v\n%s", err, out)
+		t.Fatalf("the tests fail on an external server: %v\n%s", err, out)
 	}
 
 	conn, err := pgx.Connect(t.Context(), s.admin)
@@ -63,17 +65,19 @@ func TestExternal(t *testing.T) {
 			t.Errorf("%s was dropped", kept)
 		}
 	}
-	// What a run leaves is the one template of TestDatabase.
+	// The run leaves one database, the template of TestDatabase.
 	if len(names) != 4 {
 		t.Errorf("the server has %v, want 3 databases and a template", names)
 	}
 }
 
+// TestExternalAddress checks that an address that is not a URL is rejected without
+// repeating its password.
 func TestExternalAddress(t *testing.T) {
 	t.Parallel()
 
 	_, err := connect(t.Context(), "host=localhost password=secret")
-	if err == nil || !strings.Contains(err.Error(), "give one like postgres://") || strings.Contains(err.Error(), "secret") {
+	if err == nil || !strings.Contains(err.Error(), "set it to one like postgres://") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("got %v", err)
 	}
 }

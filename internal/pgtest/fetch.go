@@ -12,15 +12,16 @@ import (
 	"strings"
 )
 
-// fetchScript is a script and not Go so that CI can run it before the tests.
+// fetchScript is a script rather than Go, so that CI can run it before the tests.
 //
 //go:embed fetch-postgres
 var fetchScript string
 
-// fetch returns the folder of programs of a major version, from npm unless it
-// has been fetched before.
+// fetch returns the folder with the programs of a major version. It downloads them
+// through npm the first time.
 func fetch(ctx context.Context, major int) (string, error) {
-	// The script is a parameter and not standard input, which npm might read.
+	// The script is an argument rather than standard input, because npm might read
+	// standard input.
 	cmd := exec.CommandContext(ctx, "bash", "-c", fetchScript, "fetch-postgres", strconv.Itoa(major))
 	out, err := cmd.Output()
 	var failed *exec.ExitError

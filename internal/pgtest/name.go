@@ -15,14 +15,14 @@ var (
 	nameCount   atomic.Int64
 )
 
-// newName returns a database name that no other process uses. It tells when the
-// database was created, which PostgreSQL itself does not.
+// newName returns a database name that no other process uses. It contains the time of
+// creation, which PostgreSQL does not record.
 func newName() string {
 	return fmt.Sprintf("mdb_test_%d_%s_%d", time.Now().Unix(), nameProcess, nameCount.Add(1))
 }
 
-// leftover reports whether a database is of a run that ended long ago. Names
-// that newName does not give are somebody else's.
+// leftover reports whether a database is left from an old run. A name that newName
+// cannot have returned is never a leftover.
 func leftover(name string, now time.Time) bool {
 	m := namePattern.FindStringSubmatch(name)
 	if m == nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 )
 
+// TestLeftover checks that old test databases are leftovers, and others are not.
 func TestLeftover(t *testing.T) {
 	t.Parallel()
 
@@ -25,6 +26,6 @@ func TestLeftover(t *testing.T) {
 	}
 
 	if name := newName(); !leftover(name, time.Now().Add(2*time.Hour)) {
-		t.Errorf("a later run does not take %q for a leftover", name)
+		t.Errorf("%q is not a leftover two hours later", name)
 	}
 }

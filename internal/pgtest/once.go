@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// once runs a function once for each key. It differs from sync.OnceValues in
-// that a function left by t.FailNow is an error to all other callers.
+// once runs a function once for each key. Unlike with sync.OnceValues, if t.FailNow
+// ends the function, all other callers get an error.
 type once struct {
 	results sync.Map
 }

@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// Own starts a server of the test's own, which is stopped at its end. It is for tests
-// that restart a server, change its settings, or make roles, see [NeedPrograms].
+// Own starts a server for this test alone and stops it at the end of the test. Use it
+// to restart a server, change its settings, or create roles. It skips the test like
+// [NeedPrograms].
 func Own(t testing.TB, opts ...Option) *Server {
 	t.Helper()
 
@@ -25,9 +26,9 @@ func Own(t testing.TB, opts ...Option) *Server {
 	return s
 }
 
-// NeedPrograms skips the test where MDB_TEST_DATABASE_URL lends a server, but the
-// machine has no programs to start another one from. Where there is neither, it is for
-// the start to fail.
+// NeedPrograms skips the test if MDB_TEST_DATABASE_URL is set and the machine has no
+// PostgreSQL programs to start another server from. Without either, it does nothing,
+// and the start of the server fails.
 func NeedPrograms(t testing.TB) {
 	t.Helper()
 
@@ -35,16 +36,15 @@ func NeedPrograms(t testing.TB) {
 		return
 	}
 	if _, _, err := Find(t.Context()); errors.Is(err, ErrNotFound) {
-		t.Skip("needs a server of its own, and PostgreSQL's programs are not on this machine")
+		t.Skip("needs its own server, and PostgreSQL is not installed on this machine")
 	}
 }
 
-// NeedTime skips a test that takes long where -short asks for that, as CI does where it
-// repeats the suite for the sake of one more server.
+// NeedTime skips a test that takes long if -short is set.
 func NeedTime(t testing.TB) {
 	t.Helper()
 
 	if testing.Short() {
-		t.Skip("takes long, so left out with -short")
+		t.Skip("takes long, skipped with -short")
 	}
 }

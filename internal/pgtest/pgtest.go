@@ -1,21 +1,28 @@
-// Package pgtest finds or starts a real PostgreSQL for tests and demos.
+// Package pgtest finds or starts a real PostgreSQL server for tests and demos.
 //
-// The server is, in this order:
+// It uses the first of these that applies:
 //
-//  1. the one at MDB_TEST_DATABASE_URL, whose role must be able to create
+//  1. the server at MDB_TEST_DATABASE_URL, whose role must be able to create
 //     databases;
-//  2. one started here from programs of the major version MDB_TEST_POSTGRES,
-//     which are fetched from npm, into MDB_CACHE_DIR or the user's cache, if
-//     the machine has none;
-//  3. one started here from the programs in PATH, or else from the newest ones
-//     in the places where packages put them.
+//  2. a new server of the major version MDB_TEST_POSTGRES. If the machine has no
+//     such PostgreSQL, its programs are downloaded through npm into MDB_CACHE_DIR or
+//     the user's cache;
+//  3. a new server from the PostgreSQL in PATH, or else from the newest one where
+//     packages install it.
 //
-// A server started here lives in a temporary folder and disappears with the
-// process, in whatever way that ends. With TMPDIR=/dev/shm it is several times
-// faster.
+// A new server lives in a temporary folder. A watchdog process stops it and removes
+// the folder when the test process ends, however it ends. With TMPDIR=/dev/shm it is
+// several times faster.
 //
-// On a server of others the databases are named mdb_test_…. Shared ones and
-// templates stay there until a run drops whatever is older than an hour.
+// On the server at MDB_TEST_DATABASE_URL, test databases are named mdb_test_….
+// Shared databases and templates remain there until a later run drops those that are
+// older than an hour.
+//
+// Existing packages do not fit. testcontainers needs a container engine, which is a
+// daemon, and downloads an image. embedded-postgres downloads a PostgreSQL, and leaves
+// its server running if the test process is killed. This package uses the PostgreSQL
+// that is installed, needs no daemon, and its server ends with the process. It can also
+// restart a server or kill it, which the fault tests in internal/chaos need.
 package pgtest
 
 import (
@@ -35,9 +42,9 @@ var (
 	exit      sync.Once
 )
 
-// Database returns the URL of a new database that is dropped at the end of the
-// test. It is a copy of the template database of that name, which setup has
-// prepared once in this process; without setup it is empty.
+// Database returns the URL of a new database that is dropped at the end of the test.
+// It is a copy of the template database of the given name, which setup prepares once
+// in this process. If setup is nil, the database is empty.
 func Database(t testing.TB, template string, setup func(ctx context.Context, conn *pgx.Conn) error) string {
 	t.Helper()
 
@@ -48,7 +55,7 @@ func Database(t testing.TB, template string, setup func(ctx context.Context, con
 	}
 
 	t.Cleanup(func() {
-		// The test's own context is over by now.
+		// The test's context has ended by now.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 
@@ -60,8 +67,8 @@ func Database(t testing.TB, template string, setup func(ctx context.Context, con
 	return s.URL(name)
 }
 
-// Shared returns the URL of a database that all callers in this process share
-// and that no test drops. Its content is that of Database.
+// Shared is like Database, but returns the same database to all callers in this
+// process that give the same template. No test drops it.
 func Shared(t testing.TB, template string, setup func(ctx context.Context, conn *pgx.Conn) error) string {
 	t.Helper()
 
@@ -76,8 +83,8 @@ func Shared(t testing.TB, template string, setup func(ctx context.Context, conn 
 	return s.URL(name)
 }
 
-// server ends the process when there is no server, because every other test
-// would say the same.
+// server ends the process if there is no server, because every other test would fail
+// with the same error.
 func server(t testing.TB) *Server {
 	t.Helper()
 

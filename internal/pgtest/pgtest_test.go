@@ -50,6 +50,8 @@ func databaseName(t *testing.T, database string) string {
 	return strings.TrimPrefix(u.Path, "/")
 }
 
+// TestDatabase checks that parallel tests get copies of one template, and that these
+// are dropped when the tests end.
 func TestDatabase(t *testing.T) {
 	t.Parallel()
 
@@ -61,7 +63,7 @@ func TestDatabase(t *testing.T) {
 
 				url := Database(t, "things", setup)
 				names[i] = databaseName(t, url)
-				// A row of another test would make it three.
+				// With a row of another test it would be three.
 				n := query[int](t, url, `WITH added AS (INSERT INTO things VALUES (2) RETURNING id)
 					SELECT (SELECT count(*) FROM things) + (SELECT count(*) FROM added)`)
 				if n != 2 {
@@ -82,10 +84,12 @@ func TestDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := query[int](t, s.admin, "SELECT count(*) FROM pg_database WHERE datname = ANY ($1)", names); n != 0 {
-		t.Errorf("%d databases are left after their tests", n)
+		t.Errorf("%d databases still exist after their tests", n)
 	}
 }
 
+// TestDatabaseIsDroppedUnderConnections checks that an open connection does not keep a
+// database.
 func TestDatabaseIsDroppedUnderConnections(t *testing.T) {
 	t.Parallel()
 
@@ -102,6 +106,7 @@ func TestDatabaseIsDroppedUnderConnections(t *testing.T) {
 	}
 }
 
+// TestDatabaseWithoutSetup checks that without setup the database is empty.
 func TestDatabaseWithoutSetup(t *testing.T) {
 	t.Parallel()
 
@@ -111,6 +116,7 @@ func TestDatabaseWithoutSetup(t *testing.T) {
 	}
 }
 
+// TestShared checks that tests share a database, which the end of one does not drop.
 func TestShared(t *testing.T) {
 	t.Parallel()
 
@@ -133,6 +139,7 @@ func TestShared(t *testing.T) {
 
 var errSetup = errors.New("no")
 
+// TestSetupFails checks that every caller gets setup's error.
 func TestSetupFails(t *testing.T) {
 	t.Parallel()
 
@@ -145,6 +152,8 @@ func TestSetupFails(t *testing.T) {
 	}
 }
 
+// TestSetupEndsTheTest checks that other callers get an error if setup ended its test
+// instead of returning.
 func TestSetupEndsTheTest(t *testing.T) {
 	t.Parallel()
 

@@ -21,14 +21,14 @@ type Server struct {
 	tcp     *url.URL
 	admin   string
 	version int
-	process *process // nil for a server of others
+	process *process // nil for an external server
 }
 
-// Option changes the server that Start starts.
+// Option configures the server that Start starts.
 type Option func(conf *strings.Builder)
 
-// Setting sets a parameter of postgresql.conf. The port and the addresses are
-// not for options to choose.
+// Setting sets a parameter of postgresql.conf. The port and the listen addresses
+// cannot be set.
 func Setting(name, value string) Option {
 	return func(conf *strings.Builder) {
 		fmt.Fprintf(conf, "%s = '%s'\n", name, settingEscaper.Replace(value))
@@ -37,14 +37,14 @@ func Setting(name, value string) Option {
 
 var settingEscaper = strings.NewReplacer(`'`, `''`, `\`, `\\`, "\n", `\n`)
 
-// Start starts a server of its own, whatever MDB_TEST_DATABASE_URL says, which
-// runs until Stop or the end of the process.
+// Start starts a new server, which runs until Stop or the end of the process. It
+// ignores MDB_TEST_DATABASE_URL.
 func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	var conf strings.Builder
-	// Nobody needs the data after a crash of the machine.
+	// The data need not survive a crash of the machine.
 	Setting("fsync", "off")(&conf)
 	Setting("full_page_writes", "off")(&conf)
-	// Packages with parallel tests hold a pool each.
+	// Parallel tests have a pool each.
 	Setting("max_connections", "200")(&conf)
 	Setting("shared_buffers", "128MB")(&conf)
 	for _, opt := range opts {
@@ -68,8 +68,8 @@ var defaultServer struct {
 	err    error
 }
 
-// Default returns the server that this process's tests use. The first call
-// starts it; a failure is kept as well, since it would not pass by itself.
+// Default returns the server that the tests of this process use. The first call
+// starts it. Later calls also return the error of the first, which would only repeat.
 func Default(ctx context.Context) (*Server, error) {
 	d := &defaultServer
 	d.Lock()
@@ -87,7 +87,7 @@ func Default(ctx context.Context) (*Server, error) {
 		server, err = Start(ctx)
 	}
 	if err != nil && ctx.Err() != nil {
-		// The caller had no time left, the next one may have.
+		// The caller's context ended. The next caller may have more time.
 		return nil, err
 	}
 	d.server, d.err = server, err
@@ -95,14 +95,14 @@ func Default(ctx context.Context) (*Server, error) {
 	return server, err
 }
 
-// URL returns the address of a database as the superuser postgres, by the Unix
-// socket. For a server of others it is that of TCP.
+// URL returns the URL of a database for the superuser postgres through the Unix
+// socket. For an external server it is the same as TCP.
 func (s *Server) URL(database string) string {
 	return withDatabase(s.socket, database)
 }
 
-// TCP returns the address of a database with a password, by loopback TCP. For a
-// server of others it is MDB_TEST_DATABASE_URL with that database.
+// TCP returns the URL of a database with a password through loopback TCP. For an
+// external server it is MDB_TEST_DATABASE_URL with the database's name.
 func (s *Server) TCP(database string) string {
 	return withDatabase(s.tcp, database)
 }
@@ -112,27 +112,25 @@ func (s *Server) Version() int {
 	return s.version
 }
 
-// Restart restarts the server with a shutdown mode of pg_ctl: "fast" ends all
-// connections, "immediate" leaves the work to crash recovery. With "kill" the
-// server gets no chance to stop at all. It returns when the server takes
-// connections again.
+// Restart restarts the server and returns when it accepts connections again. Mode is
+// a shutdown mode of pg_ctl, "fast", which ends all connections, or "immediate", which
+// requires crash recovery; or it is "kill", which kills the server's main process.
 func (s *Server) Restart(mode string) error {
 	if mode != "fast" && mode != "immediate" && mode != "kill" {
-		return fmt.Errorf("pgtest: unknown restart mode %q: give fast, immediate or kill", mode)
+		return fmt.Errorf("pgtest: unknown restart mode %q: want fast, immediate or kill", mode)
 	}
 	if s.process == nil {
-		return errors.New("pgtest: the server of MDB_TEST_DATABASE_URL is not restarted: use Start")
+		return errors.New("pgtest: the server at MDB_TEST_DATABASE_URL cannot be restarted: use Start")
 	}
 
 	if mode == "kill" {
 		return s.process.crash()
 	}
-	// Not to be cancelled: the answer would be taken for the next command's.
+	// This must not be cancelled, or the next command would read this one's reply.
 	return s.process.ctl(context.Background(), "restart --mode="+mode)
 }
 
-// Stop stops the server and removes its folder. It leaves a server of others
-// alone.
+// Stop stops the server and removes its folder. It does nothing to an external server.
 func (s *Server) Stop() error {
 	if s.process == nil {
 		return nil
@@ -141,7 +139,7 @@ func (s *Server) Stop() error {
 	return s.process.stop()
 }
 
-// identify proves that the server takes connections and learns its version.
+// identify checks that the server accepts connections, and reads its version.
 func (s *Server) identify(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.admin)
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
+// TestServer checks the settings, addresses, account and restarts of a new server, and
+// that Stop removes its folder.
 func TestServer(t *testing.T) {
 	t.Parallel()
 
@@ -30,7 +32,7 @@ func TestServer(t *testing.T) {
 			t.Error(err)
 		}
 		if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("after Stop the folder is still there: %v", err)
+			t.Errorf("the folder still exists after Stop: %v", err)
 		}
 	}()
 
@@ -51,14 +53,14 @@ func TestServer(t *testing.T) {
 		}
 		for _, url := range []string{s.URL(odd), s.TCP(odd)} {
 			if got := query[string](t, url, "SELECT current_database()"); got != odd {
-				t.Errorf("%s leads to %q", url, got)
+				t.Errorf("%s connects to %q", url, got)
 			}
 		}
 	})
 
 	t.Run("password", func(t *testing.T) {
 		if got := query[bool](t, s.TCP("postgres"), "SELECT inet_server_addr() IS NOT NULL"); !got {
-			t.Error("TCP does not use TCP")
+			t.Error("the URL of TCP does not use TCP")
 		}
 		wrong, err := url.Parse(s.TCP("postgres"))
 		if err != nil {
@@ -68,7 +70,7 @@ func TestServer(t *testing.T) {
 		_, err = pgx.Connect(t.Context(), wrong.String())
 		var refused *pgconn.PgError
 		if !errors.As(err, &refused) || refused.Code != "28P01" {
-			t.Errorf("a wrong password got %v, want code 28P01", err)
+			t.Errorf("with a wrong password: %v, want code 28P01", err)
 		}
 	})
 
@@ -79,7 +81,7 @@ func TestServer(t *testing.T) {
 		}
 		uid := int(info.Sys().(*syscall.Stat_t).Uid)
 		if me := os.Geteuid(); me == 0 && uid == 0 || me != 0 && uid != me {
-			t.Errorf("user %d has started a server of user %d", me, uid)
+			t.Errorf("user %d started a server that runs as user %d", me, uid)
 		}
 	})
 
@@ -100,12 +102,14 @@ func TestServer(t *testing.T) {
 			}
 		}
 		if err := s.Restart("smart"); err == nil || !strings.Contains(err.Error(), "fast") {
-			t.Errorf("got %v, want the modes there are", err)
+			t.Errorf("got %v, want an error that lists the modes", err)
 		}
 	})
 }
 
-func TestStartTellsTheLog(t *testing.T) {
+// TestStartReportsTheLog checks that the error of a failed start contains the end of
+// the server's log.
+func TestStartReportsTheLog(t *testing.T) {
 	t.Parallel()
 
 	NeedPrograms(t)
@@ -119,6 +123,8 @@ func TestStartTellsTheLog(t *testing.T) {
 	}
 }
 
+// TestNoServer checks that without PostgreSQL the test process ends with one line that
+// says what to do.
 func TestNoServer(t *testing.T) {
 	t.Parallel()
 

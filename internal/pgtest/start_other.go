@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// ErrNotFound is the error where there are no programs to start a server from.
-var ErrNotFound = errors.New("pgtest: a server is started on Unix only: set MDB_TEST_DATABASE_URL to a server's URL")
+// ErrNotFound is the error if a server cannot be started.
+var ErrNotFound = errors.New("pgtest: starting a server is supported on Unix only: set MDB_TEST_DATABASE_URL to the URL of a server")
 
-// Find fails with ErrNotFound.
+// Find returns ErrNotFound.
 func Find(context.Context) (bin string, major int, err error) { return "", 0, ErrNotFound }
 
 type process struct{}
@@ -25,5 +25,5 @@ func (*process) crash() error { return nil }
 
 func (*process) stop() error { return nil }
 
-// Unprivileged leaves the command as it is.
+// Unprivileged does nothing.
 func Unprivileged(*exec.Cmd) error { return nil }

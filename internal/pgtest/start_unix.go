@@ -24,8 +24,9 @@ import (
 //go:embed watchdog.sh
 var watchdog string
 
-// process is a server started here. Its watchdog removes it when this process
-// has ended, however that happened: the kernel closes the pipe of commands.
+// process is a server that Start started. When this process ends, however it ends, the
+// kernel closes the pipe of commands, and the watchdog then stops and removes the
+// server.
 type process struct {
 	bin      string
 	dir      string
@@ -84,7 +85,7 @@ func start(ctx context.Context, conf *strings.Builder) (*Server, error) {
 	return s, nil
 }
 
-// account returns whom the server runs as, nil for the current user.
+// account returns the user that the server runs as, or nil for the current user.
 func account() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -110,8 +111,8 @@ func account() (*syscall.Credential, error) {
 	return nil, errors.New("pgtest: PostgreSQL does not run as root: create a user named postgres")
 }
 
-// Unprivileged has the command run as another user where this one is root, as
-// whom neither PostgreSQL nor PgBouncer runs.
+// Unprivileged makes the command run as another user if the current one is root,
+// because neither PostgreSQL nor PgBouncer runs as root.
 func Unprivileged(cmd *exec.Cmd) error {
 	account, err := account()
 	if err == nil && account != nil {
@@ -123,7 +124,7 @@ func Unprivileged(cmd *exec.Cmd) error {
 func (p *process) launch(account *syscall.Credential, password, conf string) error {
 	cmd := exec.Command("/bin/sh", "-c", watchdog, "pgtest", p.bin, p.dir)
 	cmd.Dir = p.dir
-	// Of the caller's environment, PG… variables would change the server.
+	// The caller's environment is not passed on: PG… variables would change the server.
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH") + ":/usr/bin:/bin",
 		"HOME=" + p.dir,
@@ -131,7 +132,8 @@ func (p *process) launch(account *syscall.Credential, password, conf string) err
 		"password=" + password,
 		"settings=" + conf,
 	}
-	// Signals of the terminal are for the tests, whose end the watchdog awaits.
+	// A new session keeps signals of the terminal away from the watchdog, which waits
+	// for the end of the tests.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: account}
 	cmd.ExtraFiles = []*os.File{p.lock}
 
@@ -143,15 +145,14 @@ func (p *process) launch(account *syscall.Credential, password, conf string) err
 	if err != nil {
 		return fmt.Errorf("pgtest: start the watchdog: %w", err)
 	}
-	// Standard error stays away from the test's: go test waits until everyone
-	// has closed that.
+	// Standard error is not inherited: go test waits until every process has closed it.
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("pgtest: start the watchdog: %w", err)
 	}
 	p.pid = cmd.Process.Pid
 
-	// Besides reading, this keeps the pipe of commands reachable. A garbage
-	// collector that closed it would stop a server whose URL is in use.
+	// This goroutine also keeps the pipe of commands reachable. If a garbage
+	// collection closed it, a server whose URL is in use would stop.
 	go func() {
 		defer close(p.replies)
 		lines := bufio.NewScanner(replies)
@@ -164,8 +165,8 @@ func (p *process) launch(account *syscall.Credential, password, conf string) err
 	return nil
 }
 
-// boot starts the server on a free port, which another process may take before
-// PostgreSQL does.
+// boot starts the server on a free port. It tries again if another process takes the
+// port first.
 func (p *process) boot(ctx context.Context) (port string, err error) {
 	if err := p.reply(ctx, "initdb"); err != nil {
 		return "", err
@@ -194,8 +195,8 @@ func freePort() (string, error) {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
 }
 
-// ctl has the watchdog run pg_ctl, which waits until the server takes
-// connections, or has failed to.
+// ctl makes the watchdog run pg_ctl, which waits until the server accepts connections
+// or has failed.
 func (p *process) ctl(ctx context.Context, command string) error {
 	if _, err := fmt.Fprintln(p.commands, command); err != nil {
 		return fmt.Errorf("pgtest: pg_ctl %s: %w", command, err)
@@ -204,10 +205,10 @@ func (p *process) ctl(ctx context.Context, command string) error {
 	return p.reply(ctx, "pg_ctl "+command)
 }
 
-// crash kills the server's first process, and starts it again. The others end by
-// themselves as soon as they notice, and until then PostgreSQL refuses to start.
+// crash kills the server's main process and starts the server again. The other
+// processes end when they notice, and until then PostgreSQL does not start.
 func (p *process) crash() error {
-	ctx := context.Background() // the answers must not be taken for those of later commands
+	ctx := context.Background() // if cancelled, later commands would read these replies
 	pidFile, err := os.ReadFile(filepath.Join(p.dir, "data", "postmaster.pid"))
 	if err != nil {
 		return fmt.Errorf("pgtest: %w", err)
@@ -252,9 +253,9 @@ func (p *process) logTail() string {
 func (p *process) stop() error {
 	_ = p.commands.Close()
 	for range p.replies {
-		// Of a command whose caller went away.
+		// Discard the reply to a command whose caller gave up.
 	}
-	// There is something to do only if the watchdog was killed.
+	// The folder still exists only if the watchdog was killed.
 	err := discard(p.bin, p.dir)
 	_ = p.lock.Close()
 

@@ -1,15 +1,16 @@
-# Starts a server and removes every trace of it when standard input ends, which
-# is when the owner's process ends, in whatever way. Run as the server's user:
+# Starts a server. Stops it and removes its folder when standard input ends, that is,
+# when the owner's process ends, however it ends. Run as the server's user:
 #
 #	sh -c "$(cat watchdog.sh)" pgtest BIN DIR
 #
-# with the variables password and settings. Standard input carries commands for
-# pg_ctl, one a line; standard output answers each of them, and initdb before
-# them, with an exit status. Descriptor 3 is the lock of DIR: the watchdog holds
-# it, the server must not, or it would keep the lock of a dead watchdog.
+# with the variables password and settings. Standard input contains commands for
+# pg_ctl, one a line. Standard output gets the exit status of initdb and then of each
+# command. Descriptor 3 is the lock of DIR: the watchdog holds it, and the server must
+# not, or a dead watchdog's folder would stay locked.
 bin=$1 dir=$2
 
-# A dead owner reads no answers, and its end is the only thing that ends this.
+# Only the end of the owner may end this script. PIPE is ignored because a dead owner
+# does not read the output.
 trap '' PIPE HUP INT TERM
 
 umask 077
@@ -25,7 +26,7 @@ exec 2>>"$dir/log"
 echo $?
 
 while read -r command; do
-	# Unquoted, because a command is several words.
+	# Unquoted, because a command has several words.
 	"$bin/pg_ctl" $command --pgdata="$dir/data" --log="$dir/log" --wait --timeout=30 \
 		</dev/null >>"$dir/log" 3>&-
 	echo $?

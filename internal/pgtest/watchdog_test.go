@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// owner is another process with a server.
+// owner is a child process that has started a server.
 type owner struct {
 	cmd      *exec.Cmd
 	stdin    io.Closer
@@ -42,7 +42,7 @@ func startOwner(t *testing.T, mode string, env ...string) *owner {
 	}
 	if _, err := fmt.Fscan(stdout, &o.dir, &o.watchdog, &o.url); err != nil {
 		_ = stdin.Close()
-		t.Fatalf("the child has not started a server: %v: %v", err, o.cmd.Wait())
+		t.Fatalf("the child did not start a server: %v: %v", err, o.cmd.Wait())
 	}
 
 	return o
@@ -68,6 +68,8 @@ func (o *owner) listening() bool {
 	return true
 }
 
+// TestServerEndsWithItsOwner checks that a server and its folder are removed when its
+// process exits, panics or is killed.
 func TestServerEndsWithItsOwner(t *testing.T) {
 	t.Parallel()
 	NeedTime(t)
@@ -104,11 +106,13 @@ func TestServerEndsWithItsOwner(t *testing.T) {
 	}
 }
 
+// TestSweep checks that Start removes the server of a process that was killed together
+// with its watchdog, but not while that process is alive.
 func TestSweep(t *testing.T) {
 	t.Parallel()
 	NeedTime(t)
 
-	// A folder of its own keeps the leftover from other runs' sweeps.
+	// In a folder of its own, no other run sweeps the leftover.
 	temp, err := os.MkdirTemp("/tmp", "mdb-sweep-")
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +129,7 @@ func TestSweep(t *testing.T) {
 
 	if lock, err := lockFolder(o.dir); err == nil {
 		_ = lock.Close()
-		t.Error("the next start would sweep a server whose owner lives")
+		t.Error("the next start would sweep a server whose owner is alive")
 	}
 
 	_ = o.cmd.Process.Kill()
@@ -136,7 +140,7 @@ func TestSweep(t *testing.T) {
 
 	next := startOwner(t, "return", "TMPDIR="+temp)
 	if !o.gone() {
-		t.Error("the next start has not swept the leftover")
+		t.Error("the next start did not sweep the leftover")
 	}
 	_ = next.stdin.Close()
 	_ = next.cmd.Wait()
@@ -146,6 +150,8 @@ func TestSweep(t *testing.T) {
 	})
 }
 
+// TestStopWithoutWatchdog checks that Stop removes the server even if its watchdog was
+// killed.
 func TestStopWithoutWatchdog(t *testing.T) {
 	t.Parallel()
 
@@ -166,6 +172,8 @@ func TestStopWithoutWatchdog(t *testing.T) {
 	}
 }
 
+// TestLockFolder checks that a folder has one lock, which does not count for a new
+// folder at the same path.
 func TestLockFolder(t *testing.T) {
 	t.Parallel()
 
@@ -175,7 +183,7 @@ func TestLockFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := lockFolder(dir); err == nil {
-		t.Error("got a lock that is held")
+		t.Error("locked a folder that is already locked")
 	}
 
 	if err := os.Remove(dir); err != nil {
@@ -185,7 +193,7 @@ func TestLockFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := verify(lock, dir); err == nil {
-		t.Error("the lock of a removed folder passes for that of its successor")
+		t.Error("the lock of a removed folder counts for a new one at its path")
 	}
 
 	if err := lock.Close(); err != nil {

@@ -1,5 +1,5 @@
-// Find-postgres prints the folder of the PostgreSQL programs that tests start servers
-// from. Its exit status is 3 if there are none, and 1 for other failures.
+// Find-postgres prints the folder with the PostgreSQL programs from which tests start
+// servers. Its exit status is 3 if there are none, and 1 for other failures.
 package main
 
 import (
