@@ -20,23 +20,24 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// childVariable makes the test program a child, which does what the variable says.
-const childVariable = "MDB_FAULTS_CHILD"
+// childVariable is the environment variable that makes the test program a child
+// process with the task in it.
+const childVariable = "MDB_CHAOS_CHILD"
 
-// An order is what a child is to do: to write to a stream, or to consume.
-type order struct {
+// A childTask is what a child process does: write to a stream, or consume.
+type childTask struct {
 	URL    string
 	Writes mdb.StreamName
 	Sub    *subscriber
 	From   int64
 }
 
-// A report is what a child says, in a line of its own, before it goes on. It waits
-// for an answer, so that nothing that it has done goes unheard.
-type report struct {
+// A childReport is a line that a child prints about each step. The child waits for an
+// answer before it goes on, so that the parent knows of everything it did.
+type childReport struct {
 	Sent     *sentOp
 	Acked    []mdb.Written
-	Refused  string
+	Failed   string
 	Handled  *handled
 	Progress *int64
 }
@@ -55,7 +56,7 @@ type handled struct {
 
 // child runs until it is killed.
 func child(text string) int {
-	var o order
+	var o childTask
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
@@ -67,21 +68,21 @@ func child(text string) int {
 		return 2
 	}
 	answers, lines := bufio.NewReader(os.Stdin), json.NewEncoder(os.Stdout)
-	say := func(r report) {
+	send := func(r childReport) {
 		if err := lines.Encode(r); err == nil {
 			_, err = answers.ReadByte()
 			if err == nil {
 				return
 			}
 		}
-		os.Exit(3) // the parent is gone
+		os.Exit(3) // the parent has ended
 	}
 	if o.Sub != nil {
 		err = consumeByMDB(ctx, s, o.Sub, o.From, func(_ context.Context, m mdb.Message) error {
-			say(report{Handled: &handled{m.ID, m.Stream, m.Position, m.GlobalPosition}})
+			send(childReport{Handled: &handled{m.ID, m.Stream, m.Position, m.GlobalPosition}})
 			return nil
 		}, func(_ context.Context, p int64) error {
-			say(report{Progress: &p})
+			send(childReport{Progress: &p})
 			return nil
 		})
 		fmt.Fprintln(os.Stderr, err)
@@ -100,19 +101,19 @@ func child(text string) int {
 			}
 			x.expected = &version
 		}
-		say(report{Sent: &sentOp{x.name, x.ids, x.expected}})
+		send(childReport{Sent: &sentOp{x.name, x.ids, x.expected}})
 		written, err := writeByMDB(ctx, s, x)
 		if err != nil {
-			say(report{Refused: err.Error()})
+			send(childReport{Failed: err.Error()})
 			continue
 		}
-		say(report{Acked: written})
+		send(childReport{Acked: written})
 	}
 }
 
-// bear runs a child until it has said so many things, or hear has had
-// enough, and kills it then. What it says after the last answer still counts.
-func bear(ctx context.Context, o order, lines int, hear func(report) (enough bool)) error {
+// runChild runs a child until it has sent the given number of reports, or onReport
+// returns true, and then kills it. Reports that it sent after that still count.
+func runChild(ctx context.Context, o childTask, lines int, onReport func(childReport) (enough bool)) error {
 	text, err := json.Marshal(o)
 	if err != nil {
 		return err
@@ -123,8 +124,8 @@ func bear(ctx context.Context, o order, lines int, hear func(report) (enough boo
 	}
 	cmd := exec.CommandContext(ctx, program)
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
-	var complaint strings.Builder
-	cmd.Stderr = &complaint
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
 	answers, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -137,23 +138,23 @@ func bear(ctx context.Context, o order, lines int, hear func(report) (enough boo
 		return err
 	}
 	var end error
-	said := json.NewDecoder(out)
+	reports := json.NewDecoder(out)
 	for n := 1; ; n++ {
-		var r report
-		if said.Decode(&r) != nil {
+		var r childReport
+		if reports.Decode(&r) != nil {
 			if n <= lines {
-				end = fmt.Errorf("a child ended by itself: %s", complaint.String())
+				end = fmt.Errorf("a child ended before it was killed: %s", stderr.String())
 			}
 			break
 		}
-		enough := hear(r)
+		enough := onReport(r)
 		if n > lines {
 			continue
 		}
 		_, _ = answers.Write([]byte("\n"))
 		if n == lines || enough {
 			lines = n
-			_ = cmd.Process.Kill() // while it goes on to the next thing
+			_ = cmd.Process.Kill() // while it continues
 		}
 	}
 	if err := cmd.Wait(); end == nil && ctx.Err() != nil {
@@ -162,8 +163,8 @@ func bear(ctx context.Context, o order, lines int, hear func(report) (enough boo
 	return end
 }
 
-// killedConsumer has a child consume, which is killed after a random number of
-// things that it did, as long as there are kills left.
+// killedConsumer returns a consumer that runs in a child process, which is killed after
+// a random number of reports as long as kills is positive.
 func killedConsumer(url string, rng *rand.Rand, kills *atomic.Int64) consumer {
 	var mu sync.Mutex
 	return func(ctx context.Context, _ *mdb.Store, sub *subscriber, from int64, h mdb.Handler, progress func(context.Context, int64) error) error {
@@ -173,7 +174,7 @@ func killedConsumer(url string, rng *rand.Rand, kills *atomic.Int64) consumer {
 		if kills.Add(-1) < 0 {
 			lines = 1 << 30
 		}
-		err := bear(ctx, order{URL: url, Sub: sub, From: from}, lines, func(r report) bool {
+		err := runChild(ctx, childTask{URL: url, Sub: sub, From: from}, lines, func(r childReport) bool {
 			switch {
 			case r.Handled != nil:
 				m := r.Handled
@@ -186,18 +187,19 @@ func killedConsumer(url string, rng *rand.Rand, kills *atomic.Int64) consumer {
 		if err != nil {
 			return err
 		}
-		return &mdb.HandlerError{} // killed: the next life may begin
+		return &mdb.HandlerError{} // killed: the next incarnation may start
 	}
 }
 
-// TestKilledConsumers kills consumers wherever they are.
+// TestKilledConsumers checks that killed consumers resume without a gap, and receive at
+// most one page of messages a second time.
 func TestKilledConsumers(t *testing.T) { killedConsumers(t, *seedFlag) }
 
 func killedConsumers(t *testing.T, seed uint64) {
 	url := database(t)
-	w := newWorld(url, url, seed)
+	w := newWorkload(url, url, seed)
 	w.messages, w.chain, w.categories = scaled(600, 20_000), false, 1
-	w.subscribe = func(w *world, category mdb.Category) []*subscriber {
+	w.subscribe = func(w *workload, category mdb.Category) []*subscriber {
 		subs := w.allKinds(category)
 		for _, s := range subs {
 			s.crashes = true
@@ -212,11 +214,11 @@ func killedConsumers(t *testing.T, seed uint64) {
 	if n := left.Load(); n > kills/2 {
 		t.Errorf("%d of %d kills were not needed", n, kills)
 	}
-	w.judge(t, "T8", int(min(kills, kills-left.Load())), violations)
+	w.evaluate(t, "T8", int(min(kills, kills-left.Load())), violations)
 }
 
-// TestKilledWriters kills writers wherever they are, and settles what they have left
-// open.
+// TestKilledWriters checks that the outcomes of writes whose writer was killed can be
+// found out.
 func TestKilledWriters(t *testing.T) {
 	pgtest.NeedTime(t)
 	killedWriters(t, *seedFlag)
@@ -224,21 +226,21 @@ func TestKilledWriters(t *testing.T) {
 
 func killedWriters(t *testing.T, seed uint64) {
 	url := database(t)
-	w := newWorld(url, url, seed)
+	w := newWorkload(url, url, seed)
 	w.messages, w.writers = 0, 1
 	kills := 0
 	violations := w.run(t, func(ctx context.Context) error {
 		for ; kills < scaled(10, 100); kills++ {
 			stream := w.names[0].Stream(fmt.Sprint(w.rng.IntN(w.streams)))
 			var o *op
-			err := bear(ctx, order{URL: url, Writes: stream}, 1+w.rng.IntN(60), func(r report) bool {
+			err := runChild(ctx, childTask{URL: url, Writes: stream}, 1+w.rng.IntN(60), func(r childReport) bool {
 				switch {
 				case r.Sent != nil:
 					o = w.send(&op{name: r.Sent.Name, stream: stream, ids: r.Sent.IDs, expected: r.Sent.Expected})
 				case r.Acked != nil:
 					w.end(o, acked, r.Acked)
 				default:
-					w.end(o, refused, nil)
+					w.end(o, failed, nil)
 				}
 				return false
 			})
@@ -251,5 +253,5 @@ func killedWriters(t *testing.T, seed uint64) {
 		}
 		return nil
 	})
-	w.judge(t, "T8", kills, violations)
+	w.evaluate(t, "T8", kills, violations)
 }

@@ -18,24 +18,25 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// TestFailingHandlers has handlers, and what keeps their progress, fail and panic.
+// TestFailingHandlers checks subscriptions whose handlers and progress callbacks return
+// errors and panic.
 func TestFailingHandlers(t *testing.T) { failingHandlers(t, *seedFlag) }
 
 func failingHandlers(t *testing.T, seed uint64) {
 	url := database(t)
-	w := newWorld(url, url, seed)
+	w := newWorkload(url, url, seed)
 	w.messages = scaled(1000, 10_000)
-	w.subscribe = func(w *world, category mdb.Category) []*subscriber {
+	w.subscribe = func(w *workload, category mdb.Category) []*subscriber {
 		subs := w.allKinds(category)
 		for _, s := range subs {
-			s.crashes = true // when its progress could not be kept
+			s.crashes = true // after a failure to keep its progress it receives messages again
 		}
 		return subs
 	}
 	w.chain = false
 	rng, faults := rand.New(rand.NewPCG(seed, 4)), 0
 	var mu sync.Mutex
-	trip := func(chance int) error {
+	maybeFail := func(chance int) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if rng.IntN(chance) > 0 {
@@ -47,28 +48,29 @@ func failingHandlers(t *testing.T, seed uint64) {
 		}
 		return errInjected
 	}
-	w.fail = func(*subscriber) error { return trip(60) }
-	w.failKeep = func() error { return trip(20) }
+	w.failHandler = func(*subscriber) error { return maybeFail(60) }
+	w.failProgress = func() error { return maybeFail(20) }
 	violations := w.run(t, nil)
-	w.judge(t, "T10", faults, violations)
+	w.evaluate(t, "T10", faults, violations)
 }
 
-// TestLostRings has half of all notifications lost, the connection that listens
-// ended, and the trigger removed for a while.
-func TestLostRings(t *testing.T) { lostRings(t, *seedFlag) }
+// TestLostNotifications checks that subscriptions miss no message when half of all
+// notifications are lost, the listening connection ends, and the trigger is removed for
+// a while.
+func TestLostNotifications(t *testing.T) { lostNotifications(t, *seedFlag) }
 
-func lostRings(t *testing.T, seed uint64) {
+func lostNotifications(t *testing.T, seed uint64) {
 	url := testdb.New(t)
 	admin := connect(t, url)
 	if err := schema.InstallNotify(context.WithoutCancel(t.Context()), admin); err != nil {
 		t.Fatal(err)
 	}
 	p := newProxy(t, url)
-	w := newWorld(url, p.url(), seed)
+	w := newWorkload(url, p.url(), seed)
 	w.messages = scaled(1000, 20_000)
 	w.options = []mdb.StoreOption{mdb.WithNotify(mdb.Fallback(100 * time.Millisecond))}
 	rng := rand.New(rand.NewPCG(seed, 5))
-	p.script(func(_ side, message string) verdict {
+	p.onMessage(func(_ side, message string) verdict {
 		if message == "NotificationResponse" && rng.IntN(2) == 0 {
 			return verdict{do: drop}
 		}
@@ -78,7 +80,7 @@ func lostRings(t *testing.T, seed uint64) {
 	violations := w.run(t, func(ctx context.Context) error {
 		return every(ctx, w.rng, 50*time.Millisecond, func() (err error) {
 			ctx := context.WithoutCancel(ctx)
-			w.fault()
+			w.noteFault()
 			faults++
 			switch w.rng.IntN(4) {
 			case 0:
@@ -92,25 +94,25 @@ WHERE datname = current_database() AND application_name LIKE '%message_store not
 			return err
 		})
 	})
-	w.judge(t, "T9", faults+int(p.hits.Load()), violations)
+	w.evaluate(t, "T9", faults+int(p.injected.Load()), violations)
 }
 
-// TestVisibility has transactions that take long, roll back, or write to several
-// categories. A reader that goes through all categories by one position misses
-// messages, which proves that there was something to miss.
+// TestVisibility checks that subscriptions miss nothing while transactions take long,
+// roll back, or write to several categories. A reader of all categories by one global
+// position does miss messages, which proves that the test creates the problem.
 func TestVisibility(t *testing.T) {
 	url := database(t)
-	w := newWorld(url, url, *seedFlag)
+	w := newWorkload(url, url, *seedFlag)
 	w.messages = 0
 	var admin *pgxpool.Pool
 	var s *mdb.Store
-	naive := make(map[int64]bool)
+	seen := make(map[int64]bool)
 	last := int64(0)
 	read := func(ctx context.Context) error {
 		store, err := readStore(ctx, admin, w.all(w.names[0]))
 		for _, m := range store {
 			if m.global > last {
-				naive[m.global] = true
+				seen[m.global] = true
 			}
 		}
 		if len(store) > 0 {
@@ -153,7 +155,7 @@ func TestVisibility(t *testing.T) {
 					ops = append(ops, o)
 				}
 				if long {
-					o, err := write(ctx, nil, w.names[1].Stream("0"), fmt.Sprint("meanwhile ", faults))
+					o, err := write(ctx, nil, w.names[1].Stream("0"), fmt.Sprint("concurrent ", faults))
 					if err != nil {
 						return err
 					}
@@ -169,7 +171,7 @@ func TestVisibility(t *testing.T) {
 			})
 			result := acked
 			if errors.Is(err, rollBack) {
-				result, err = refused, nil
+				result, err = failed, nil
 			}
 			for _, o := range ops {
 				w.end(o, result, o.written)
@@ -180,14 +182,15 @@ func TestVisibility(t *testing.T) {
 		}
 		return read(ctx)
 	})
-	if n := w.stored - len(naive); n <= 0 {
-		t.Errorf("a reader of all categories by one position has missed %d messages: the test proves nothing", n)
+	if n := w.stored - len(seen); n <= 0 {
+		t.Errorf("a reader of all categories by one position missed %d messages, so the test proves nothing", n)
 	}
-	w.judge(t, "T11", faults, violations)
+	w.evaluate(t, "T11", faults, violations)
 }
 
-// TestBypass writes around write_message: then positions become visible out of
-// order, which Reliable finds. Of a sequence that does the same Check tells.
+// TestBypass checks that the validators notice an INSERT that bypasses write_message,
+// which makes positions visible out of order, and that Check reports a sequence with
+// the same effect.
 func TestBypass(t *testing.T) {
 	url := database(t)
 	admin := connect(t, url)
@@ -202,14 +205,14 @@ func TestBypass(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = tx.Exec(t.Context(), `INSERT INTO message_store.messages (id, stream_name, type, position, data)
-VALUES (gen_random_uuid(), $1, 'Happened', 0, '{"op": "around", "index": 0}')`, string(stream)+"2")
+VALUES (gen_random_uuid(), $1, 'Happened', 0, '{"op": "bypass", "index": 0}')`, string(stream)+"2")
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := newHistory()
 	sub := &subscriber{Name: "category", Category: stream.Category(), Batch: 10}
 	h.subscribers = []*subscriber{sub}
-	life := h.begin(sub, 0)
+	inc := h.begin(sub, 0)
 	o := h.send(&op{name: "through", stream: stream, ids: []uuid.UUID{uuid.New()}})
 	written, err := writeByMDB(t.Context(), s, o)
 	if err != nil {
@@ -219,7 +222,7 @@ VALUES (gen_random_uuid(), $1, 'Happened', 0, '{"op": "around", "index": 0}')`, 
 	ctx, stop := context.WithCancel(t.Context())
 	var committed error
 	err = consumeByMDB(ctx, s, sub, 0, func(_ context.Context, m mdb.Message) error {
-		h.deliver(sub, life, delivery{m.ID, m.Stream, m.Position, m.GlobalPosition})
+		h.deliver(sub, inc, delivery{m.ID, m.Stream, m.Position, m.GlobalPosition})
 		return nil
 	}, func(ctx context.Context, _ int64) error {
 		committed = tx.Commit(ctx)
@@ -242,7 +245,7 @@ VALUES (gen_random_uuid(), $1, 'Happened', 0, '{"op": "around", "index": 0}')`, 
 	}
 	execute(t, admin, `ALTER SEQUENCE message_store.messages_global_position_seq CACHE 10`)
 	if setup := (*mdb.SetupError)(nil); !errors.As(s.Check(t.Context()), &setup) {
-		t.Error("Check says nothing of the sequence's cache")
+		t.Error("Check does not report the sequence's cache")
 	}
-	results.enter("T12", tally{faults: 2, messages: len(store)})
+	results.add("T12", tally{faults: 2, messages: len(store)})
 }

@@ -13,29 +13,29 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// An outcome is what became of a write, as its writer was told.
+// An outcome is the outcome of a write as far as its writer knows it.
 type outcome int
 
 const (
-	pending outcome = iota // nobody knows, or knows yet
+	pending outcome = iota // not known, or not yet
 	acked
-	refused // with an error that says that nothing was written
+	failed // with an error that says that nothing was written
 )
 
-// An op is one write. Its IDs are noted before they are sent.
+// An op is one write. Its IDs are recorded before they are sent.
 type op struct {
-	name     string // in the data of its messages, whatever IDs they get
+	name     string // in the data of its messages, whatever their IDs are
 	stream   mdb.StreamName
 	ids      []uuid.UUID
 	expected *int64
 
 	outcome    outcome
-	unknown    bool // it was at some time
+	unknown    bool // at some time an attempt ended with an UnknownOutcomeError
 	written    []mdb.Written
 	sent, done time.Time
 }
 
-// messages are the same each time that they are asked for.
+// messages returns the op's messages, which are the same for every attempt.
 func (o *op) messages() []mdb.ProposedMessage {
 	ms := make([]mdb.ProposedMessage, len(o.ids))
 	for i, id := range o.ids {
@@ -48,15 +48,15 @@ func (o *op) messages() []mdb.ProposedMessage {
 	return ms
 }
 
-// payload is in every message, and has no business in logs and errors.
+// payload is in every message and must not appear in logs or errors.
 const payload = "canary-payload"
 
-// correlation says by an op's name which of two categories it belongs to.
+// correlation returns one of two categories, by a hash of the op's name.
 func correlation(name string) string {
 	return fmt.Sprintf("origin%d", uuid.NewSHA1(uuid.Nil, []byte(name))[0]%2)
 }
 
-// A stored message is what the store has of one.
+// A stored message is a message as it is in the store.
 type stored struct {
 	id               uuid.UUID
 	stream           mdb.StreamName
@@ -72,26 +72,26 @@ type delivery struct {
 	position, global int64
 }
 
-// An incarnation is one life of a subscription, from its call to its end.
+// An incarnation is one call of Subscribe, from its start to its end.
 type incarnation struct {
-	from       int64 // the position behind which it began
+	from       int64 // the position after which it started
 	deliveries []delivery
 }
 
-// A subscriber is a subscription through all its lives. The exported fields are for
-// a child process.
+// A subscriber is a subscription across all its incarnations. Its exported fields are
+// sent to child processes.
 type subscriber struct {
 	Name        string
 	Category    mdb.Category
-	Stream      mdb.StreamName // of one stream, if set
-	Member, Of  int            // of a consumer group, if Of is set
-	Correlation mdb.Category   // or none
+	Stream      mdb.StreamName // if set, a subscription to this stream
+	Member, Of  int            // if Of is set, a member of a consumer group
+	Correlation mdb.Category   // if set, the subscription's correlation
 	Batch       int
 
-	group        string // whose members have to be apart
-	crashes      bool   // it may be killed, and then meets up to a batch again
+	group        string // whose members must not receive the same message
+	crashes      bool   // it may be killed, and then receives up to a batch again
 	incarnations []*incarnation
-	last         int64 // position delivered last
+	last         int64 // highest position delivered
 }
 
 func (s *subscriber) wants(m *stored) bool {
@@ -109,7 +109,7 @@ func (s *subscriber) wants(m *stored) bool {
 	return true
 }
 
-// position is what the subscription counts by.
+// position returns the position that the subscription is ordered by.
 func (s *subscriber) position(position, global int64) int64 {
 	if s.Stream != "" {
 		return position
@@ -124,18 +124,18 @@ func (s *subscriber) beginning() int64 {
 	return 0
 }
 
-// A history is what clients did and were told.
+// A history records what clients did and what they received.
 type history struct {
 	mu          sync.Mutex
-	changed     chan struct{} // holds something when there is more
+	changed     chan struct{} // receives a value after each change
 	ops         []*op
 	subscribers []*subscriber
-	errors      []error // that clients met
+	errors      []error // that calls returned
 	faults      []time.Time
 	leaks       []string
-	acks        int   // messages that were acknowledged
-	stuck       error // why not everything was received
-	stored      int   // messages, in the end
+	acks        int   // acknowledged messages
+	stuck       error // why some messages were not received
+	stored      int   // messages in the store at the end
 }
 
 func newHistory() *history { return &history{changed: make(chan struct{}, 1)} }
@@ -182,7 +182,7 @@ func (h *history) deliver(s *subscriber, i *incarnation, d delivery) {
 	h.signal()
 }
 
-func (h *history) fault() {
+func (h *history) noteFault() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.faults = append(h.faults, time.Now())
@@ -195,14 +195,14 @@ func (h *history) signal() {
 	}
 }
 
-// acknowledged counts messages.
+// acknowledged returns the number of acknowledged messages.
 func (h *history) acknowledged() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.acks
 }
 
-// await waits until ready, which is asked with the history locked.
+// await waits until ready returns true. It calls ready with the history locked.
 func (h *history) await(ctx context.Context, ready func() bool) error {
 	for {
 		h.mu.Lock()
@@ -219,14 +219,14 @@ func (h *history) await(ctx context.Context, ready func() bool) error {
 	}
 }
 
-// untilAcked waits until so many more messages have been acknowledged.
+// untilAcked waits until the given number of further messages are acknowledged.
 func (h *history) untilAcked(ctx context.Context, messages int) error {
 	enough := h.acknowledged() + messages
 	return h.await(ctx, func() bool { return h.acks >= enough })
 }
 
 // readStore returns the messages of the categories in the order of their global
-// positions, by SQL that has nothing to do with the client.
+// positions. It uses plain SQL, independently of the client under test.
 func readStore(ctx context.Context, pool *pgxpool.Pool, categories []string) ([]stored, error) {
 	rows, _ := pool.Query(ctx, `SELECT id, stream_name, position, global_position, coalesce(data->>'op', ''), coalesce((data->>'index')::int, 0)
 FROM message_store.messages WHERE split_part(stream_name, '-', 1) = ANY ($1) ORDER BY global_position`, categories)

@@ -16,7 +16,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// hostile are texts that mean something to SQL, to formats or to the protocol.
+// hostile contains texts with a meaning in SQL, in format strings or in the protocol.
 var hostile = []string{
 	`'`, `''`, `"`, `\`, `\'`, `--`, `; --`, `/*`, `*/`, `$1`, `$$`, `$tag$`, `%s`, `%I`, `%`, `{}`, `:name`, `?`,
 	`'; DROP TABLE message_store.messages; --`, `' OR '1'='1`, `x' UNION SELECT 1 --`, `E'\x27'`, `U&'\0027'`,
@@ -24,9 +24,9 @@ var hostile = []string{
 	`\x00`, `\u0000`, `NULL`, `default`, strings.Repeat(`'`, 100), strings.Repeat(`\`, 101),
 }
 
-// TestInjection gives every argument that is a text each of them, in all modes of
-// pgx and on both ways. They are stored and found as they are, and nothing else
-// happens.
+// TestInjection checks that hostile texts in any argument are stored and found
+// unchanged and have no other effect, in all of pgx's query modes, with the procedures
+// and with direct SQL.
 func TestInjection(t *testing.T) {
 	url := database(t)
 	admin := connect(t, url)
@@ -59,7 +59,7 @@ FROM pg_class AS c WHERE c.relnamespace = 'message_store'::regnamespace`).Scan(&
 		pool.Close()
 	}
 	if _, after := objects(); after != before {
-		t.Errorf("objects of the schema: %s, were %s", after, before)
+		t.Errorf("objects of the schema: %s, before: %s", after, before)
 	}
 	var n int
 	if err := admin.QueryRow(t.Context(), `SELECT count(*) FROM message_store.messages`).Scan(&n); err != nil || n != written {
@@ -78,7 +78,7 @@ func inject(t *testing.T, s *mdb.Store, unique, text string) (written int) {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(value), `\u0000`) && !strings.Contains(string(value), `\\u0000`) {
-		t.Fatal("a zero is not for JSON")
+		t.Fatal("a zero byte is not valid in Message DB's JSON")
 	}
 	m := mdb.ProposedMessage{
 		ID: uuid.New(), Type: "T" + text, Data: json.RawMessage(value),
@@ -147,7 +147,8 @@ func inject(t *testing.T, s *mdb.Store, unique, text string) (written int) {
 	return 3
 }
 
-// TestReader consumes as a role that may not write, and keeps its progress elsewhere.
+// TestReader checks that a role without the right to write can consume, and that its
+// writes fail with a SetupError.
 func TestReader(t *testing.T) {
 	url := database(t)
 	admin := connect(t, url)
@@ -197,7 +198,7 @@ func TestReader(t *testing.T) {
 		_, err = s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", []string{payload}))
 		var pgErr *pgconn.PgError
 		if !errors.As(err, new(*mdb.SetupError)) || !errors.As(err, &pgErr) || pgErr.Code != "42501" {
-			t.Errorf("a write without the right to: error %v", err)
+			t.Errorf("a write without permission: error %v", err)
 		}
 		checkCanaries(t, fmt.Sprintf("%+v", err))
 	}

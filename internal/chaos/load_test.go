@@ -15,13 +15,13 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestLoad has 64 writers and 64 subscriptions share a pool of 8 connections for a
-// while. Each subscription looks at the order of each stream, and in the end at the
-// number of its messages. Nothing is kept but counts, so that memory has to stay flat.
+// TestLoad checks 64 writers and 64 subscriptions that share a pool of 8 connections.
+// Each subscription checks the order of each stream, and in the end the number of its
+// messages. The test keeps only counts, so memory in use must not grow.
 func TestLoad(t *testing.T) {
 	const writers, subscriptions, perCategory = 64, 64, 8
 	url := database(t)
-	base := census(t, url)
+	base := idleUsage(t, url)
 	pool := openPool(t, url, 8, mdb.Configure)
 	s, err := mdb.New(pool)
 	if err != nil {
@@ -55,7 +55,7 @@ func TestLoad(t *testing.T) {
 				}
 				latencies[n].add(time.Since(data.Time))
 				if next := &received[n][data.Stream]; next.Add(1)-1 != m.Position {
-					fail("subscription %d: position %d of stream %d behind %d messages", n, m.Position, data.Stream, next.Load()-1)
+					fail("subscription %d: position %d of stream %d after %d messages", n, m.Position, data.Stream, next.Load()-1)
 				}
 				return nil
 			}, mdb.WithBatchSize(100))
@@ -64,7 +64,7 @@ func TestLoad(t *testing.T) {
 			}
 		})
 	}
-	// Once everything has been used, what is in use does not grow.
+	// After a third of the time all code has run, so memory in use should not grow.
 	length := scaled(3*time.Second, time.Minute)
 	if *sizeFlag == "soak" {
 		length = 10 * time.Minute
@@ -75,12 +75,8 @@ func TestLoad(t *testing.T) {
 	measured := make(chan struct{})
 	go func() {
 		defer close(measured)
-		timer := time.NewTimer(length / 3)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
+		if sleep(load, length/3) == nil {
 			early = heap()
-		case <-load.Done():
 		}
 	}()
 	for n := range writers {
@@ -107,8 +103,8 @@ func TestLoad(t *testing.T) {
 	for n := range subscriptions {
 		for stream := range perCategory {
 			want := written[n%len(categories)*perCategory+stream].Load()
-			for patient := time.Now().Add(patience); received[n][stream].Load() < want && wrong.Load() == nil; settle() {
-				if time.Now().After(patient) {
+			for deadline := time.Now().Add(testTimeout); received[n][stream].Load() < want && wrong.Load() == nil; tick() {
+				if time.Now().After(deadline) {
 					t.Fatalf("subscription %d has %d of %d messages of stream %d", n, received[n][stream].Load(), want, stream)
 				}
 			}
@@ -134,7 +130,7 @@ func TestLoad(t *testing.T) {
 	}
 	t.Logf("%d messages written, each received by %d subscriptions; written to received p50 %v, p99 %v, p99.9 %v; memory in use %d to %d bytes",
 		total, subscriptions/len(categories), all.at(0.5), all.at(0.99), all.at(0.999), early, late)
-	results.enter("Load", tally{messages: int(total), acked: int(total)})
+	results.add("Load", tally{messages: int(total), acked: int(total)})
 }
 
 func heap() uint64 {
@@ -144,7 +140,8 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// A histogram counts durations by powers of the square root of two, in microseconds.
+// A histogram counts durations in buckets of microseconds, each √2 times as wide as
+// the one before.
 type histogram struct{ counts [80]int }
 
 func (h *histogram) add(d time.Duration) {
@@ -155,7 +152,7 @@ func (h *histogram) add(d time.Duration) {
 	h.counts[b]++
 }
 
-// at returns a bound of the given share of the durations.
+// at returns an upper bound of the given share of the durations.
 func (h *histogram) at(share float64) time.Duration {
 	total, seen, limit := 0, 0, 1.0
 	for _, n := range h.counts {
@@ -170,8 +167,8 @@ func (h *histogram) at(share float64) time.Duration {
 	return (time.Duration(limit) * time.Microsecond).Round(10 * time.Microsecond)
 }
 
-// TestReadWhileWritten reads a long category from the start, by all kinds of
-// subscription, while it is written to.
+// TestReadWhileWritten checks that subscriptions, alone and as a group's member, read a
+// long category from its start without a gap while it is written to.
 func TestReadWhileWritten(t *testing.T) {
 	url := database(t)
 	n := scaled(20_000, 300_000)
@@ -250,6 +247,6 @@ SELECT $1 || '-' || i % 100, 'Happened', i / 100, '{"n": 1}' FROM generate_serie
 	if slices.Min(received[:]) != want || slices.Max(received[:]) != want {
 		t.Errorf("%d messages received, want %d each", received, want)
 	}
-	t.Logf("%d messages, %d of them written meanwhile", want, extra)
-	results.enter("Load", tally{messages: int(want), acked: int(extra)})
+	t.Logf("%d messages, %d of them written during the test", want, extra)
+	results.add("Load", tally{messages: int(want), acked: int(extra)})
 }

@@ -15,9 +15,9 @@ import (
 
 var (
 	sizeFlag = flag.String("size", "small", "small, for make test; ci, for make test-faults; soak")
-	seedFlag = flag.Uint64("seed", 0, "what the random decisions follow from; 0: a new one")
-	duration = flag.Duration("duration", time.Minute, "of TestSoak at the size soak")
-	page     = flag.String("page", "", "the page to write the results to, in Markdown")
+	seedFlag = flag.Uint64("seed", 0, "the seed of all random decisions; 0: a new one")
+	duration = flag.Duration("duration", time.Minute, "how long TestSoak runs at size soak")
+	page     = flag.String("page", "", "the file to write the results to, in Markdown")
 )
 
 func TestMain(m *testing.M) {
@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	switch *sizeFlag {
 	case "small", "ci", "soak":
 	default:
-		fmt.Fprintf(os.Stderr, "faults: size %q, want small, ci or soak\n", *sizeFlag)
+		fmt.Fprintf(os.Stderr, "chaos: size %q, want small, ci or soak\n", *sizeFlag)
 		os.Exit(2)
 	}
 	if *seedFlag == 0 {
@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// scaled is the number for the size of this run.
+// scaled returns the number for the size of this run.
 func scaled[T int | time.Duration](small, ci T) T {
 	if *sizeFlag == "small" {
 		return small
@@ -50,23 +50,23 @@ func scaled[T int | time.Duration](small, ci T) T {
 	return ci
 }
 
-// needsCI ends a test that has no small size.
+// needsCI skips a test that does not run at size small.
 func needsCI(t *testing.T) {
 	t.Helper()
 	if *sizeFlag == "small" {
-		t.Skip("of the size ci, see make test-faults")
+		t.Skip("runs at size ci, see make test-faults")
 	}
 }
 
-// database returns the URL of a database with Message DB, of the test's own, on the
-// server that tests share.
+// database returns the URL of a new database with Message DB on the server that tests
+// share.
 func database(t testing.TB) string {
 	t.Helper()
 	return testdb.New(t)
 }
 
-// ownServer returns a server that a test may end, and the URL of a database of it
-// with Message DB.
+// ownServer returns a new server, which the test may restart, and the URL of a database
+// on it with Message DB.
 func ownServer(t testing.TB, opts ...pgtest.Option) (*pgtest.Server, string) {
 	t.Helper()
 	s := pgtest.Own(t, opts...)

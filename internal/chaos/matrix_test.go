@@ -8,13 +8,13 @@ import (
 	"testing"
 )
 
-// A matrixRow is a fault, with the tests that it is proved by: those of this
-// package, and those that are elsewhere, by folder.
+// A matrixRow is a kind of fault with the tests that inject it: those of this package,
+// and those elsewhere, by folder.
 type matrixRow struct {
 	number, fault string
 	here          []string
 	elsewhere     []string
-	lacks         string // what of it is not run, and why
+	notRun        string // what no test covers, and why
 }
 
 func (r matrixRow) tests() string {
@@ -24,28 +24,28 @@ func (r matrixRow) tests() string {
 var matrix = []matrixRow{
 	{"T1", "the connection breaks at each message of a write", []string{"TestCutWrites"}, []string{"mdb.TestSettle", "mdb.TestSettleAgain", "mdb.TestSettleWithOthers", "mdb.TestUnsettled", "mdb.TestContextEndsDuringWrite"}, ""},
 	{"T2", "the connection breaks at each row of a read", []string{"TestCutReads"}, []string{"mdb.TestCutReads", "mdb.TestSubscriptionCutPages"}, ""},
-	{"T3", "every connection lives 50 ms to 1.5 s", []string{"TestChaos"}, nil, ""},
+	{"T3", "every connection is cut after 50 ms to 1.5 s", []string{"TestChaos"}, nil, ""},
 	{"T4", "the server ends sessions", []string{"TestTerminations"}, []string{"mdb.TestTerminatedWrite", "mdb.TestTerminatedIdle", "mdb.TestSubscriptionsOutliveTermination"}, ""},
-	{"T5", "the server restarts, or is killed", []string{"TestRestarts"}, []string{"mdb.TestSubscriptionsOutliveRestarts", "mdb.TestNotifyRestart"}, ""},
-	{"T6", "the server becomes a read-only standby, and is promoted", []string{"TestStandby"}, nil, "failover to another server, and reads from standbys, come in a later version"},
-	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage", "TestLongOutages"}, []string{"mdb.TestSubscriptionSilence"}, "outages of 15 s to a minute, which are left to `make soak`"},
+	{"T5", "the server restarts or is killed", []string{"TestRestarts"}, []string{"mdb.TestSubscriptionsOutliveRestarts", "mdb.TestNotifyRestart"}, ""},
+	{"T6", "the server becomes a read-only standby and is promoted", []string{"TestStandby"}, nil, "failover to another server and reads from standbys, which are planned for a later version"},
+	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage", "TestLongOutages"}, []string{"mdb.TestSubscriptionSilence"}, "outages of 15 s to a minute, which only `make soak` has"},
 	{"T8", "consumers and writers are killed", []string{"TestKilledConsumers", "TestKilledWriters"}, nil, ""},
-	{"T9", "the bell's connection ends, notifications are lost, the trigger goes", []string{"TestLostRings"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, "that a lost ring costs no more than the fallback, as no test asserts a time; that the fallback finds what no ring told is run"},
-	{"T10", "handlers and their bookkeeping fail and panic", []string{"TestFailingHandlers"}, []string{"mdb.TestSubscriptionCallbackErrors", "mdb.TestSubscriptionPanics", "mdb.TestSubscriptionHoldsNoConnection"}, ""},
-	{"T11", "long transactions, rollbacks, transactions over categories", []string{"TestVisibility"}, []string{"mdb.TestSubscriptionAgainstWriters"}, "a fenced read of all categories is not part of the client yet; that a plain one has holes is shown"},
-	{"T12", "writes around write_message, a sequence with a cache", []string{"TestBypass"}, []string{"mdb.TestCheckAll"}, ""},
+	{"T9", "the listening connection ends, notifications are lost, the trigger is removed", []string{"TestLostNotifications"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, "the delay that a lost notification causes, because no test asserts a time; that the message is delivered is tested"},
+	{"T10", "handlers and progress callbacks fail and panic", []string{"TestFailingHandlers"}, []string{"mdb.TestSubscriptionCallbackErrors", "mdb.TestSubscriptionPanics", "mdb.TestSubscriptionHoldsNoConnection"}, ""},
+	{"T11", "long transactions, rollbacks, transactions across categories", []string{"TestVisibility"}, []string{"mdb.TestSubscriptionAgainstWriters"}, "a read of all categories without holes, which is not part of the client yet; that a plain one has holes is tested"},
+	{"T12", "inserts that bypass write_message, a sequence with a cache", []string{"TestBypass"}, []string{"mdb.TestCheckAll"}, ""},
 	{"T13", "deadlocks, lock timeouts, stricter isolation", nil, []string{"mdb.TestNoDeadlock", "mdb.TestDeadlock", "mdb.TestLockTimeout", "mdb.TestLostRaceOfSnapshots", "mdb.TestStoreOfSnapshots", "mdb.TestAtomicallyDeadlock"}, ""},
 	{"T14", "Message DB is upgraded", nil, []string{"mdb.TestSubscriptionsOutliveUpgrades", "mdb.TestOutdatedStatements", "mdb.TestForgottenStatements"}, ""},
-	{"T15", "PgBouncer pools transactions", []string{"TestPgBouncer"}, nil, ""},
-	{"T16", "one connection, none left, a slow network", []string{"TestFewConnections", "TestSlowNetwork"}, []string{"mdb.TestSubscriptionsShareOneConnection", "mdb.TestNotifyExhaustedPool"}, "loss of packets needs rights on the machine's network; a delay of each message is run instead"},
+	{"T15", "PgBouncer in transaction mode", []string{"TestPgBouncer"}, nil, ""},
+	{"T16", "one connection, too few connections, a slow network", []string{"TestFewConnections", "TestSlowNetwork"}, []string{"mdb.TestSubscriptionsShareOneConnection", "mdb.TestNotifyExhaustedPool"}, "loss of packets, which needs rights on the machine's network; a delay of each message is tested instead"},
 	{"T17", "subscriptions start and stop", nil, []string{"mdb.TestSubscriptionsStartAndStop", "mdb.TestNotifyConnections"}, ""},
-	{"T19", "the clock, idle for years", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "mdb.TestNotifySleep", "mdb/poll.FuzzStrategies"}, "timers are monotonic, so that a jump of the wall clock reaches nothing"},
-	{"T20", "random operations, compared with a model", []string{"TestModel"}, []string{"mdb.FuzzNames"}, ""},
-	{"Inputs", "what the server refuses or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
+	{"T18", "years without messages, long retries", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "mdb.TestNotifySleep", "mdb/poll.FuzzStrategies"}, "a jump of the wall clock, which has no effect, because timers are monotonic"},
+	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"mdb.FuzzNames"}, ""},
+	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }
 
-// TestMatrix proves that the tests that the matrix names are there.
+// TestMatrix checks that the tests that the matrix names exist.
 func TestMatrix(t *testing.T) {
 	found := make(map[string]bool)
 	declaration := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
@@ -67,16 +67,16 @@ func TestMatrix(t *testing.T) {
 	for _, row := range matrix {
 		for _, name := range row.here {
 			if !found["internal/chaos."+name] {
-				t.Errorf("%s names %s, which is not there", row.number, name)
+				t.Errorf("%s names %s, which does not exist", row.number, name)
 			}
 		}
 		for _, name := range row.elsewhere {
 			if !found[name] {
-				t.Errorf("%s names %s, which is not there", row.number, name)
+				t.Errorf("%s names %s, which does not exist", row.number, name)
 			}
 		}
-		if len(row.here)+len(row.elsewhere) == 0 && row.lacks == "" {
-			t.Errorf("%s is not run, and nothing says why", row.number)
+		if len(row.here)+len(row.elsewhere) == 0 && row.notRun == "" {
+			t.Errorf("%s has no test and no reason", row.number)
 		}
 	}
 }

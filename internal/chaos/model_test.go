@@ -12,7 +12,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// A storeModel is what a category ought to hold.
+// A storeModel is what a category should contain.
 type storeModel struct {
 	category mdb.Category
 	messages []mdb.Message // in order
@@ -32,14 +32,15 @@ type sequence struct {
 	s     *mdb.Store
 	model storeModel
 	rng   *rand.Rand
-	said  []string // what was done
+	log   []string // of the operations, for the error
 }
 
 func (q *sequence) stream() mdb.StreamName {
 	return q.model.category.Stream([]string{"a", "b", "a+1", "c-d"}[q.rng.IntN(4)])
 }
 
-// step does one operation, and returns what differs.
+// step performs one operation, and returns an error if its result differs from the
+// model's.
 func (q *sequence) step(ctx context.Context) error {
 	stream := q.stream()
 	have := q.model.of(stream)
@@ -50,14 +51,14 @@ func (q *sequence) step(ctx context.Context) error {
 	case 3:
 		from, batch := int64(q.rng.IntN(len(have)+2)), 1+q.rng.IntN(5)
 		got, err := q.s.GetStreamMessages(ctx, stream, mdb.FromPosition(from), mdb.WithBatchSize(batch))
-		q.say("read %s from %d, %d", stream, from, batch)
+		q.logf("read %s from %d, %d", stream, from, batch)
 		want := have[min(from, int64(len(have))):]
 		return differ(got, err, want[:min(batch, len(want))])
 	case 4:
 		return q.readCategory(ctx)
 	case 5:
 		got, err := q.s.StreamVersion(ctx, stream)
-		q.say("version of %s", stream)
+		q.logf("version of %s", stream)
 		if err != nil || got != version {
 			return fmt.Errorf("version %d, %w, want %d", got, err, version)
 		}
@@ -65,7 +66,7 @@ func (q *sequence) step(ctx context.Context) error {
 	default:
 		typ := q.typ()
 		got, err := q.s.GetLastStreamMessage(ctx, stream, mdb.OfType(typ))
-		q.say("last %s of %s", typ, stream)
+		q.logf("last %s of %s", typ, stream)
 		for _, want := range slices.Backward(have) {
 			if want.Type == typ {
 				return differ([]mdb.Message{got}, err, []mdb.Message{want})
@@ -80,8 +81,8 @@ func (q *sequence) step(ctx context.Context) error {
 
 func (q *sequence) typ() string { return []string{"Opened", "Closed"}[q.rng.IntN(2)] }
 
-func (q *sequence) say(format string, args ...any) {
-	q.said = append(q.said, fmt.Sprintf(format, args...))
+func (q *sequence) logf(format string, args ...any) {
+	q.log = append(q.log, fmt.Sprintf(format, args...))
 }
 
 func (q *sequence) write(ctx context.Context, stream mdb.StreamName, version int64) error {
@@ -105,7 +106,7 @@ func (q *sequence) write(ctx context.Context, stream mdb.StreamName, version int
 		fits, opts = false, append(opts, mdb.ExpectVersion(other))
 	}
 	repeats := fits && q.rng.IntN(3) == 0
-	q.say("write %d to %s at %d, %d options, fits %t, repeats %t", len(ms), stream, version, len(opts), fits, repeats)
+	q.logf("write %d to %s at %d, %d options, fits %t, repeats %t", len(ms), stream, version, len(opts), fits, repeats)
 	written, err := q.s.WriteMessages(ctx, stream, ms, opts...)
 	if !fits {
 		if wrong := (*mdb.WrongVersionError)(nil); !errors.As(err, &wrong) || wrong.Actual != version {
@@ -168,7 +169,7 @@ func (q *sequence) readCategory(ctx context.Context) error {
 			want = append(want, x)
 		}
 	}
-	q.say("read category from %d, %d, member %d of %d, %q", from, batch, member, size, correlation)
+	q.logf("read category from %d, %d, member %d of %d, %q", from, batch, member, size, correlation)
 	got, err := q.s.GetCategoryMessages(ctx, q.model.category, opts...)
 	return differ(got, err, want[:min(batch, len(want))])
 }
@@ -186,7 +187,7 @@ func differ(got []mdb.Message, err error, want []mdb.Message) error {
 	return nil
 }
 
-// TestModel compares random operations with a model in memory.
+// TestModel checks the results of random operations against a model in memory.
 func TestModel(t *testing.T) { model(t, *seedFlag, scaled(100, 2000)) }
 
 func model(t *testing.T, seed uint64, sequences int) {
@@ -208,10 +209,10 @@ func model(t *testing.T, seed uint64, sequences int) {
 		}
 		for range 20 {
 			if err := q.step(t.Context()); err != nil {
-				t.Fatalf("sequence %d of seed %d: %v, after\n%s", n, seed, err, fmt.Sprint(q.said))
+				t.Fatalf("sequence %d of seed %d: %v, after\n%s", n, seed, err, fmt.Sprint(q.log))
 			}
 		}
 		messages += len(q.model.messages)
 	}
-	results.enter("T20", tally{messages: messages, acked: messages})
+	results.add("T19", tally{messages: messages, acked: messages})
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// often cuts a connection after every so many messages of any kind.
+// often cuts a connection at every nth message of any kind.
 func often(nth int) func(side, string) verdict {
 	n := 0
 	return func(side, string) verdict {
@@ -24,7 +24,7 @@ func often(nth int) func(side, string) verdict {
 	}
 }
 
-// oftenRows cuts a connection within rows, so that what fails is a read of some.
+// oftenRows cuts a connection at every nth row, so that reads of several rows fail.
 func oftenRows(nth int) func(side, string) verdict {
 	rows := often(nth)
 	return func(from side, message string) verdict {
@@ -35,12 +35,12 @@ func oftenRows(nth int) func(side, string) verdict {
 	}
 }
 
-// single makes a store that does not repeat anything.
-var single = mdb.WithRetry(mdb.RetryPolicy{Attempts: 1})
+// noRetry is the option of a store that does not retry.
+var noRetry = mdb.WithRetry(mdb.RetryPolicy{Attempts: 1})
 
 // Broken writers.
 
-// hasty takes a write for done when it is sent.
+// hasty treats a write as acknowledged once it is sent.
 func hasty(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
 	written, err := writeByMDB(ctx, s, o)
 	if unknown := (*mdb.UnknownOutcomeError)(nil); !errors.As(err, &unknown) {
@@ -52,7 +52,7 @@ func hasty(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
 	return written, nil
 }
 
-// forgetful takes a write of unknown outcome for one that has not happened.
+// forgetful treats a write of unknown outcome as failed.
 func forgetful(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
 	written, err := writeByMDB(ctx, s, o)
 	if unknown := (*mdb.UnknownOutcomeError)(nil); errors.As(err, &unknown) {
@@ -61,7 +61,7 @@ func forgetful(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) 
 	return written, err
 }
 
-// minting gives the messages new IDs each time that it tries.
+// minting gives the messages new IDs for each attempt.
 func minting(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
 	for {
 		written, err := writeByMDB(ctx, s, o)
@@ -71,19 +71,19 @@ func minting(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
 		for i := range o.ids {
 			o.ids[i] = uuid.New()
 		}
-		o.expected = nil // or the second attempt would be refused where the first has happened
+		o.expected = nil // or the second attempt would fail if the first succeeded
 	}
 }
 
-// Broken consumers: they read pages themselves.
+// Broken consumers, which read pages themselves.
 
 type pages struct {
 	read  func(ctx context.Context, s *mdb.Store, sub *subscriber, position int64) ([]mdb.Message, error)
-	again bool // a page of which reading on fails is handled again
-	early bool // progress is told before the page is handled
-	never bool // progress is not told
-	skips bool // a page of which the read fails is passed
-	off   int64
+	again bool  // handle a page again if the read of the next one fails
+	early bool  // report progress before the page is handled
+	never bool  // do not report progress
+	skips bool  // skip a page if its read fails
+	off   int64 // start this many positions too late
 }
 
 func (b pages) consume(ctx context.Context, s *mdb.Store, sub *subscriber, from int64, h mdb.Handler, progress func(context.Context, int64) error) error {
@@ -100,13 +100,13 @@ func (b pages) consume(ctx context.Context, s *mdb.Store, sub *subscriber, from 
 		}
 		if err != nil && b.skips {
 			few := *sub
-			few.Batch = 10 // fewer rows than are let through between two cuts
-			if lost, err := readPage(ctx, s, &few, position); err == nil && len(lost) > 0 {
-				position = lost[len(lost)-1].GlobalPosition
+			few.Batch = 10 // fewer rows than there are between two cuts
+			if skipped, err := readPage(ctx, s, &few, position); err == nil && len(skipped) > 0 {
+				position = skipped[len(skipped)-1].GlobalPosition
 			}
 		}
 		if len(page) == 0 {
-			settle()
+			tick()
 			continue
 		}
 		end := page[len(page)-1].GlobalPosition
@@ -134,17 +134,17 @@ func readPage(ctx context.Context, s *mdb.Store, sub *subscriber, position int64
 	return s.GetCategoryMessages(ctx, sub.Category, opts...)
 }
 
-// backwards reads a page in the order that the server happened to send.
+// backwards returns a page in the wrong order.
 func backwards(ctx context.Context, s *mdb.Store, sub *subscriber, position int64) ([]mdb.Message, error) {
 	page, err := readPage(ctx, s, sub, position)
 	if len(page) > 1 {
 		last := len(page) - 1
-		slices.Reverse(page[:last]) // the end of the page is still the end
+		slices.Reverse(page[:last]) // the last message stays last, so that progress is right
 	}
 	return page, err
 }
 
-// wrongSize has members that do not agree on how many they are.
+// wrongSize reads as a member that assumes another size of its group.
 func wrongSize(ctx context.Context, s *mdb.Store, sub *subscriber, position int64) ([]mdb.Message, error) {
 	other := *sub
 	if sub.Member == 0 && sub.Of > 0 {
@@ -153,7 +153,7 @@ func wrongSize(ctx context.Context, s *mdb.Store, sub *subscriber, position int6
 	return readPage(ctx, s, &other, position)
 }
 
-// leaky leaves something behind each life.
+// leaky leaves a goroutine running after each incarnation.
 func leaky(until <-chan struct{}) consumer {
 	return func(ctx context.Context, s *mdb.Store, sub *subscriber, from int64, h mdb.Handler, progress func(context.Context, int64) error) error {
 		go func() { <-until }()
@@ -161,7 +161,7 @@ func leaky(until <-chan struct{}) consumer {
 	}
 }
 
-// failing makes every nth call of a handler fail.
+// failing makes every nth call of the handler fail.
 func failing(nth int) func(*subscriber) error {
 	counts := make(chan int, 1)
 	counts <- 0
@@ -177,8 +177,9 @@ func failing(nth int) func(*subscriber) error {
 
 var errInjected = errors.New("injected")
 
-// categoryKinds are subscribers to categories alone, which broken consumers can serve.
-func categoryKinds(w *world, category mdb.Category) (subs []*subscriber) {
+// categoryKinds returns the subscribers that the broken consumers support: those to
+// categories, without correlation.
+func categoryKinds(w *workload, category mdb.Category) (subs []*subscriber) {
 	for _, s := range w.allKinds(category) {
 		if s.Stream == "" && s.Correlation == "" {
 			subs = append(subs, s)
@@ -187,66 +188,67 @@ func categoryKinds(w *world, category mdb.Category) (subs []*subscriber) {
 	return subs
 }
 
-// TestValidators has each validator find what a client does wrong on purpose.
+// TestValidators checks that each validator finds the violations of a client with a
+// deliberate bug.
 func TestValidators(t *testing.T) {
 	pgtest.NeedTime(t)
 	for _, tt := range []struct {
-		validator, fault string
-		prepare          func(w *world, p *proxy)
+		validator, bug string
+		prepare        func(w *workload, p *proxy)
 	}{
-		{"Durable", "a write acknowledged before the server has", func(w *world, p *proxy) {
-			w.write, w.options = hasty, []mdb.StoreOption{single}
-			p.script(often(41))
+		{"Durable", "a write acknowledged before the server did", func(w *workload, p *proxy) {
+			w.write, w.options = hasty, []mdb.StoreOption{noRetry}
+			p.onMessage(often(41))
 		}},
-		{"NoGhost", "an unknown outcome taken for a failure", func(w *world, p *proxy) {
-			w.write, w.options = forgetful, []mdb.StoreOption{single}
-			p.script(often(41))
+		{"NoGhost", "an unknown outcome treated as a failure", func(w *workload, p *proxy) {
+			w.write, w.options = forgetful, []mdb.StoreOption{noRetry}
+			p.onMessage(often(41))
 		}},
-		{"Once", "a new ID for each attempt", func(w *world, p *proxy) {
-			w.write, w.options = minting, []mdb.StoreOption{single}
-			p.script(often(41))
+		{"Once", "a new ID for each attempt", func(w *workload, p *proxy) {
+			w.write, w.options = minting, []mdb.StoreOption{noRetry}
+			p.onMessage(often(41))
 		}},
-		{"Ordered", "messages in the order in which they come", func(w *world, _ *proxy) {
+		{"Ordered", "messages in the wrong order", func(w *workload, _ *proxy) {
 			w.consume = pages{read: backwards}.consume
 		}},
-		{"Ordered", "a page handled again after a failed read", func(w *world, p *proxy) {
+		{"Ordered", "a page handled again after a failed read", func(w *workload, p *proxy) {
 			w.consume = pages{again: true}.consume
-			p.script(often(97))
+			p.onMessage(often(97))
 		}},
-		{"Reliable", "a failed read taken for the end", func(w *world, p *proxy) {
+		{"Reliable", "a page skipped after a failed read", func(w *workload, p *proxy) {
 			w.consume = pages{skips: true}.consume
-			p.script(oftenRows(47))
+			p.onMessage(oftenRows(47))
 		}},
-		{"Reliable", "progress told before the handler has run", func(w *world, _ *proxy) {
-			w.consume, w.fail = pages{early: true}.consume, failing(40)
+		{"Reliable", "progress reported before the handler has run", func(w *workload, _ *proxy) {
+			w.consume, w.failHandler = pages{early: true}.consume, failing(40)
 		}},
-		{"Resumable", "going on one message too late", func(w *world, _ *proxy) {
-			w.consume, w.fail = pages{off: 1}.consume, failing(40)
+		{"Resumable", "a start one position too late", func(w *workload, _ *proxy) {
+			w.consume, w.failHandler = pages{off: 1}.consume, failing(40)
 		}},
-		{"Bounded", "progress never told", func(w *world, _ *proxy) {
-			w.consume, w.fail = pages{never: true}.consume, failing(400)
+		{"Bounded", "progress never reported", func(w *workload, _ *proxy) {
+			w.consume, w.failHandler = pages{never: true}.consume, failing(400)
 		}},
-		{"Isolation", "members that disagree on their number", func(w *world, _ *proxy) {
+		{"Isolation", "members that disagree on their number", func(w *workload, _ *proxy) {
 			w.consume = pages{read: wrongSize}.consume
 		}},
-		{"Leak", "a goroutine left behind", func(w *world, _ *proxy) {
+		{"Leak", "a goroutine that never ends", func(w *workload, _ *proxy) {
 			w.consume, w.grace = leaky(t.Context().Done()), time.Second
 		}},
 	} {
-		t.Run(tt.validator+"/"+tt.fault, func(t *testing.T) {
+		t.Run(tt.validator+"/"+tt.bug, func(t *testing.T) {
 			url := database(t)
 			p := newProxy(t, url)
-			w := newWorld(url, p.url(), *seedFlag)
-			w.messages, w.chain, w.subscribe, w.patience = 300, false, categoryKinds, 10*time.Second
+			w := newWorkload(url, p.url(), *seedFlag)
+			w.messages, w.chain, w.subscribe, w.timeout = 300, false, categoryKinds, 10*time.Second
 			w.categories = 1
 			tt.prepare(w, p)
 			violations := w.run(t, func(ctx context.Context) error {
 				<-ctx.Done()
-				p.script(nil)
+				p.onMessage(nil)
 				return nil
 			})
 			if len(violations[tt.validator]) == 0 {
-				t.Errorf("%s finds nothing; found was %v (seed %d)", tt.validator, violations, *seedFlag)
+				t.Errorf("%s finds no violation; all violations: %v (seed %d)", tt.validator, violations, *seedFlag)
 			}
 			t.Logf("%s finds %d violations", tt.validator, len(violations[tt.validator]))
 		})

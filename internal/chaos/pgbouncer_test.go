@@ -22,27 +22,27 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// A bouncer is a PgBouncer.
-type bouncer struct {
+// A pgBouncer is a PgBouncer program.
+type pgBouncer struct {
 	program, version string
-	prepares         bool // it keeps prepared statements
+	keepsStatements  bool // supports prepared statements in transaction mode
 }
 
-// bouncers returns the machine's own and that of MDB_TEST_PGBOUNCER. One of them has
-// to keep prepared statements.
-func bouncers(t *testing.T) (found []bouncer) {
+// pgBouncers returns the machine's PgBouncer and the one at MDB_TEST_PGBOUNCER. At least
+// one of them must support prepared statements.
+func pgBouncers(t *testing.T) (found []pgBouncer) {
 	t.Helper()
 	own, err := exec.LookPath("pgbouncer")
 	if err != nil {
 		if own, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
-			t.Fatal("there is no pgbouncer: install it (Debian: apt-get install pgbouncer)")
+			t.Fatal("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
 		}
 	}
 	programs := []string{own}
 	if newer := os.Getenv("MDB_TEST_PGBOUNCER"); newer != "" && newer != own {
 		programs = append(programs, newer)
 	}
-	prepares := false
+	keepsStatements := false
 	for _, program := range programs {
 		out, err := exec.Command(program, "--version").Output()
 		if err != nil {
@@ -50,21 +50,20 @@ func bouncers(t *testing.T) (found []bouncer) {
 		}
 		var major, minor int
 		if _, err := fmt.Sscanf(string(out), "PgBouncer %d.%d", &major, &minor); err != nil {
-			t.Fatalf("%s says %q: %v", program, out, err)
+			t.Fatalf("%s --version prints %q: %v", program, out, err)
 		}
-		b := bouncer{program, fmt.Sprintf("%d.%d", major, minor), major > 1 || minor >= 21}
-		found, prepares = append(found, b), prepares || b.prepares
+		b := pgBouncer{program, fmt.Sprintf("%d.%d", major, minor), major > 1 || minor >= 21}
+		found, keepsStatements = append(found, b), keepsStatements || b.keepsStatements
 	}
-	if !prepares {
-		t.Fatal("no PgBouncer here is 1.21 or later: set MDB_TEST_PGBOUNCER to one, for example to $(scripts/fetch-pgbouncer)")
+	if !keepsStatements {
+		t.Fatal("PgBouncer 1.21 or later is required: set MDB_TEST_PGBOUNCER to its path, for example to $(scripts/fetch-pgbouncer)")
 	}
 	return found
 }
 
-// start starts it in transaction mode in front of the database, and returns the
-// database's URL through it. It needs no password, and lets nobody else in than this
-// machine.
-func (b bouncer) start(t *testing.T, target string) string {
+// start starts a PgBouncer in transaction mode for the database, and returns the
+// database's URL through it. It requires no password and listens on loopback only.
+func (b pgBouncer) start(t *testing.T, target string) string {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(target)
 	if err != nil {
@@ -118,7 +117,7 @@ server_login_retry = 0.05
 		Scheme: "postgres", User: url.User(cfg.User), Host: "127.0.0.1:" + port,
 		Path: "/" + cfg.Database, RawQuery: "sslmode=disable",
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	for { // until it answers
 		conn, err := pgx.Connect(ctx, u.String())
@@ -129,28 +128,28 @@ server_login_retry = 0.05
 		if ctx.Err() != nil {
 			t.Fatal(err)
 		}
-		settle()
+		tick()
 	}
 }
 
-func (b bouncer) settings() string {
-	if b.prepares {
+func (b pgBouncer) settings() string {
+	if b.keepsStatements {
 		return "max_prepared_statements = 100\n"
 	}
 	return ""
 }
 
-// TestPgBouncer works through PgBouncer in transaction mode, which keeps no settings,
-// none but the newer ones prepared statements, and refuses the start-up parameters that
-// Configure sets. What the documentation says is what is set here: a mode of pgx that
-// sends a statement with its arguments (not describe exec, which sends them apart)
-// unless prepared statements are kept, and the role's settings instead of Configure's.
-// The bell listens past it.
+// TestPgBouncer checks that a store works through PgBouncer in transaction mode, which
+// keeps no session settings, rejects the start-up parameters that Configure sets, and
+// supports prepared statements only since 1.21. The test does what the documentation
+// says: the settings belong to the role, and without prepared statements pgx uses a mode
+// that sends a statement together with its arguments (describe exec does not). The
+// listening connection bypasses PgBouncer.
 func TestPgBouncer(t *testing.T) {
-	needsCI(t) // and a program that make test shall not need
-	for _, b := range bouncers(t) {
+	needsCI(t) // and make test does not require PgBouncer
+	for _, b := range pgBouncers(t) {
 		modes := []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol}
-		if b.prepares {
+		if b.keepsStatements {
 			modes = []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec}
 		}
 		for _, mode := range modes {
@@ -159,7 +158,7 @@ func TestPgBouncer(t *testing.T) {
 	}
 }
 
-func (b bouncer) test(t *testing.T, mode pgx.QueryExecMode) {
+func (b pgBouncer) test(t *testing.T, mode pgx.QueryExecMode) {
 	s, direct := ownServer(t)
 	admin := connect(t, direct)
 	execute(t, admin, `ALTER ROLE postgres SET search_path = message_store, "$user", public, pg_temp`)
@@ -167,11 +166,11 @@ func (b bouncer) test(t *testing.T, mode pgx.QueryExecMode) {
 	if err := schema.InstallNotify(t.Context(), admin); err != nil {
 		t.Fatal(err)
 	}
-	// It gets to the server through a proxy, which cuts its connections too.
+	// PgBouncer connects to the server through a proxy, which cuts its connections too.
 	p := newProxy(t, s.URL("postgres"))
-	w := newWorld(direct, b.start(t, p.url()), *seedFlag)
-	w.messages, w.unpooled = scaled(300, 3000), true
-	w.prepare = func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode }
+	w := newWorkload(direct, b.start(t, p.url()), *seedFlag)
+	w.messages, w.unconfigured = scaled(300, 3000), true
+	w.configure = func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode }
 	w.options = []mdb.StoreOption{mdb.WithNotify(mdb.ListenOn(direct))}
 	if mode == pgx.QueryExecModeExec {
 		w.options = append(w.options, mdb.WithDirectSQL())
@@ -179,28 +178,29 @@ func (b bouncer) test(t *testing.T, mode pgx.QueryExecMode) {
 	w.grace = 0 // PgBouncer keeps its connections
 	violations := w.run(t, func(ctx context.Context) error {
 		return every(ctx, w.rng, 300*time.Millisecond, func() error {
-			w.fault()
+			w.noteFault()
 			p.cutAll()
 			return nil
 		})
 	})
-	w.judge(t, "T15", int(p.hits.Load()), violations)
+	w.evaluate(t, "T15", int(p.injected.Load()), violations)
 
 	store, pool := w.open(t)
 	defer pool.Close()
 	if err := store.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-	// The bell hears, past PgBouncer, what is written through it.
+	// The listening connection, which bypasses PgBouncer, receives the notifications of
+	// writes through it.
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	dropped := make(chan error, 1)
 	go func() {
 		dropped <- store.SubscribeToCategory(ctx, w.names[0], func(context.Context, mdb.Message) error { return nil })
 	}()
-	for end := time.Now().Add(patience); store.NotifyStats().Waiting == 0; settle() {
+	for end := time.Now().Add(testTimeout); store.NotifyStats().Waiting == 0; tick() {
 		if time.Now().After(end) {
-			t.Fatalf("the bell is not armed: %+v", store.NotifyStats())
+			t.Fatalf("no subscription waits for notifications: %+v", store.NotifyStats())
 		}
 	}
 	stop()

@@ -17,7 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// A side is one of the two that talk through a proxy.
+// A side is one of the two ends of a connection.
 type side string
 
 const (
@@ -25,45 +25,46 @@ const (
 	server side = "server"
 )
 
-// An action is what a proxy does about a message.
+// An action is what a proxy does with a message.
 type action int
 
 const (
 	pass      action = iota
 	cut              // closes the connection
-	reset            // closes it so that the client meets a reset instead of an end
-	halfClose        // tells the client that nothing more comes
-	hole             // forwards nothing more, and closes nothing
-	drop             // forgets this message
+	reset            // closes it so that the client gets a TCP reset instead of an end
+	halfClose        // ends the direction to the client and keeps the other open
+	blackHole        // forwards nothing more, and closes nothing
+	drop             // drops this message
 )
 
-// A verdict is an action, before the message is forwarded or after that.
+// A verdict is an action, before or after the message is forwarded.
 type verdict struct {
 	do    action
 	after bool
 }
 
-// A proxy lies between clients and a server, and knows where a message of
-// PostgreSQL's protocol begins and ends.
+// A proxy forwards the messages of PostgreSQL's protocol between clients and a server,
+// one by one.
 type proxy struct {
 	network, address string // of the server
 	listener         net.Listener
 	target           *pgconn.Config
-	tls              *tls.Config // nil: refuses TLS, as a plain server does
+	tls              *tls.Config // nil: rejects TLS, like a server without it
 
-	accepted, startups, hits atomic.Int64
-	running                  sync.WaitGroup
+	accepted, startups, injected atomic.Int64
+	running                      sync.WaitGroup
 
-	mu     sync.Mutex
-	links  map[*link]struct{}
-	decide func(from side, message string) verdict
-	open   chan struct{} // closed while messages get through
-	pace   time.Duration // before each message
-	life   func() time.Duration
-	closed bool
+	mu       sync.Mutex
+	links    map[*link]struct{}
+	decide   func(from side, message string) verdict
+	open     chan struct{} // closed unless there is an outage
+	latency  time.Duration // of each message
+	lifetime func() time.Duration
+	closed   bool
 }
 
-// newProxy returns a proxy to the server at the URL, which ends with the test.
+// newProxy returns a proxy to the server at the URL. It is closed at the end of the
+// test.
 func newProxy(t testing.TB, target string) *proxy {
 	t.Helper()
 	cfg, err := pgconn.ParseConfig(target)
@@ -82,11 +83,11 @@ func newProxy(t testing.TB, target string) *proxy {
 	return p
 }
 
-// password is sent by every client whose server asks for no other one, and has no
-// business in logs and errors.
+// password is in the URL of every client unless the server requires another one. It
+// must not appear in logs or errors.
 const password = "canary-password"
 
-// url is where clients find the proxy.
+// url returns the URL that clients connect to.
 func (p *proxy) url() string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword(p.target.User, cmp.Or(p.target.Password, password)),
@@ -95,16 +96,17 @@ func (p *proxy) url() string {
 	return u.String()
 }
 
-// script makes the proxy ask what to do about each message, one at a time. nil
-// lets all pass.
-func (p *proxy) script(decide func(from side, message string) verdict) {
+// onMessage makes the proxy call decide for each message, never concurrently. If decide
+// is nil, all messages pass.
+func (p *proxy) onMessage(decide func(from side, message string) verdict) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.decide = decide
 }
 
-// once is a script that acts on the nth message and on none behind it.
-func once(from side, message string, nth int, v verdict) func(side, string) verdict {
+// onNth returns a function for onMessage with a verdict on the nth matching message
+// only.
+func onNth(from side, message string, nth int, v verdict) func(side, string) verdict {
 	return func(f side, m string) verdict {
 		if f != from || message != "" && m != message {
 			return verdict{}
@@ -116,48 +118,49 @@ func once(from side, message string, nth int, v verdict) func(side, string) verd
 	}
 }
 
-// setPace makes each message wait, which delays and throttles.
-func (p *proxy) setPace(d time.Duration) {
+// setLatency delays each message, which limits the throughput too.
+func (p *proxy) setLatency(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pace = d
+	p.latency = d
 }
 
-// setLife lets each further connection live that long.
-func (p *proxy) setLife(life func() time.Duration) {
+// setLifetime makes the proxy cut each new connection after the time that lifetime
+// returns.
+func (p *proxy) setLifetime(lifetime func() time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.life = life
+	p.lifetime = lifetime
 }
 
-// blackHole stops all traffic, of new connections too, and lets it go on.
-func (p *proxy) blackHole(on bool) {
+// setOutage stops all traffic, of new connections too, or lets it go on.
+func (p *proxy) setOutage(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if on {
 		p.open = make(chan struct{})
-		p.hits.Add(1)
+		p.injected.Add(1)
 	} else {
 		close(p.open)
 	}
 }
 
-// holeAll makes black holes of the connections that there are.
-func (p *proxy) holeAll() {
+// blackHoleAll turns all open connections into black holes.
+func (p *proxy) blackHoleAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for l := range p.links {
-		p.hits.Add(1)
-		l.holed.Store(true)
+		p.injected.Add(1)
+		l.blackHoled.Store(true)
 	}
 }
 
-// cutAll cuts the connections that there are.
+// cutAll cuts all open connections.
 func (p *proxy) cutAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for l := range p.links {
-		p.hits.Add(1)
+		p.injected.Add(1)
 		l.close()
 	}
 }
@@ -186,14 +189,14 @@ func (p *proxy) accept() {
 			l.close()
 		}
 		p.links[l] = struct{}{}
-		life := time.Duration(0)
-		if p.life != nil {
-			life = p.life()
+		lifetime := time.Duration(0)
+		if p.lifetime != nil {
+			lifetime = p.lifetime()
 		}
 		p.mu.Unlock()
 		p.running.Go(func() {
-			if life > 0 {
-				timer := time.AfterFunc(life, func() { p.hits.Add(1); l.close() })
+			if lifetime > 0 {
+				timer := time.AfterFunc(lifetime, func() { p.injected.Add(1); l.close() })
 				defer timer.Stop()
 			}
 			l.serve()
@@ -205,17 +208,17 @@ func (p *proxy) accept() {
 	}
 }
 
-// A link is a client's connection with its connection to the server.
+// A link is a client's connection together with the proxy's connection to the server.
 type link struct {
 	proxy  *proxy
-	raw    net.Conn // what closes
-	client net.Conn // the same, or TLS on it
+	raw    net.Conn // the TCP connection
+	client net.Conn // raw, or TLS on it
 
-	mu     sync.Mutex
-	server net.Conn
-	once   sync.Once
-	done   chan struct{}
-	holed  atomic.Bool // until the client gives up
+	mu         sync.Mutex
+	server     net.Conn
+	once       sync.Once
+	done       chan struct{}
+	blackHoled atomic.Bool // until the client closes it
 }
 
 func (l *link) close() {
@@ -228,32 +231,32 @@ func (l *link) close() {
 	}
 }
 
-var errHole = errors.New("the link ends in a hole")
+var errLinkClosed = errors.New("the link is closed")
 
-// wait lets a message through when the proxy does.
+// wait waits until a message may pass.
 func (l *link) wait() error {
 	l.proxy.mu.Lock()
-	open, pace := l.proxy.open, l.proxy.pace
+	open, latency := l.proxy.open, l.proxy.latency
 	l.proxy.mu.Unlock()
 	select {
 	case <-open:
 	case <-l.done:
-		return errHole
+		return errLinkClosed
 	}
-	if pace == 0 {
+	if latency == 0 {
 		return nil
 	}
-	timer := time.NewTimer(pace)
+	timer := time.NewTimer(latency)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
 	case <-l.done:
-		return errHole
+		return errLinkClosed
 	}
 }
 
-// serve answers for the server until the client may talk to it.
+// serve answers the client's start-up messages until it can be connected to the server.
 func (l *link) serve() {
 	backend := pgproto3.NewBackend(l.client, l.client)
 	for {
@@ -309,7 +312,7 @@ func (l *link) dial() (net.Conn, error) {
 func (l *link) cancel(msg *pgproto3.CancelRequest) {
 	if conn, err := l.dial(); err == nil {
 		_ = forward(conn, msg)
-		_, _ = conn.Read(make([]byte, 1)) // the server closes when it has done so
+		_, _ = conn.Read(make([]byte, 1)) // the server closes the connection when it is done
 	}
 }
 
@@ -330,7 +333,7 @@ func (l *link) session(backend *pgproto3.Backend, startup *pgproto3.StartupMessa
 	if forward(conn, startup) != nil {
 		return
 	}
-	// Until the server is content one side speaks at a time.
+	// During authentication, one side sends at a time.
 	for authenticated := false; !authenticated; {
 		msg, err := frontend.Receive()
 		if err != nil {
@@ -359,16 +362,16 @@ func (l *link) session(backend *pgproto3.Backend, startup *pgproto3.StartupMessa
 	l.pump(server, l.client, func() (pgproto3.Message, error) { return frontend.Receive() })
 }
 
-// pump forwards what one side says to the other.
+// pump forwards the messages of one side to the other.
 func (l *link) pump(from side, to net.Conn, receive func() (pgproto3.Message, error)) {
 	defer l.close()
 	for {
 		msg, err := receive()
-		// In a hole the other side does not hear of the end either.
+		// During an outage, the end of a connection does not reach the other side either.
 		if l.wait() != nil || err != nil {
 			return
 		}
-		if l.holed.Load() {
+		if l.blackHoled.Load() {
 			continue
 		}
 		name := strings.TrimPrefix(fmt.Sprintf("%T", msg), "*pgproto3.")
@@ -379,7 +382,7 @@ func (l *link) pump(from side, to net.Conn, receive func() (pgproto3.Message, er
 		}
 		l.proxy.mu.Unlock()
 		if v.do != pass {
-			l.proxy.hits.Add(1)
+			l.proxy.injected.Add(1)
 		}
 		if (v.do == pass || v.after) && forward(to, msg) != nil {
 			return
@@ -396,9 +399,9 @@ func (l *link) pump(from side, to net.Conn, receive func() (pgproto3.Message, er
 			if tcp, ok := l.raw.(*net.TCPConn); ok {
 				_ = tcp.CloseWrite()
 			}
-			l.holed.Store(true)
-		case hole:
-			l.holed.Store(true)
+			l.blackHoled.Store(true)
+		case blackHole:
+			l.blackHoled.Store(true)
 		}
 	}
 }

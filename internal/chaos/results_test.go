@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// A tally is what a run of a world, or of several, comes to.
+// A tally is the result of a workload, or the sum of several.
 type tally struct {
 	faults, messages, acked, unknown, resolved int
 	redelivered, bound                         int
 	violations                                 map[string]int
-	recovery                                   []time.Duration // of writes that a fault met, and that ended well at once
+	recovery                                   []time.Duration // from a fault to the end of each acknowledged write that it interrupted, unless its outcome was unknown
 	leaked                                     int
 }
 
@@ -37,31 +37,38 @@ func (a *tally) add(b tally) {
 	}
 }
 
-// line is the report line.
-func (a *tally) line() string {
-	slices.Sort(a.recovery)
-	at := func(percent int) time.Duration {
-		if len(a.recovery) == 0 {
-			return 0
-		}
-		return a.recovery[(len(a.recovery)-1)*percent/100].Round(time.Millisecond)
+// recovered returns a percentile of the times of recovery.
+func (a *tally) recovered(percent int) time.Duration {
+	if len(a.recovery) == 0 {
+		return 0
 	}
-	v := a.violations
-	return fmt.Sprintf("faults=%d msgs=%d acked=%d unknown=%d(resolved %d) lost=%d ghost=%d dup_rows=%d holes=%d order=%d redelivered=%d (bound %d) recovery p50/p99/max %v/%v/%v leaked=%d seed=%d",
-		a.faults, a.messages, a.acked, a.unknown, a.resolved, v["Durable"], v["NoGhost"], v["Once"],
-		v["Reliable"]+v["Resumable"], v["Ordered"]+v["Isolation"], a.redelivered, a.bound, at(50), at(99), at(100), v["Leak"], *seedFlag)
+	slices.Sort(a.recovery)
+	return a.recovery[(len(a.recovery)-1)*percent/100].Round(time.Millisecond)
 }
 
-// results are those of this run of the tests.
-var results gathering
+func (a *tally) lost() int       { return a.violations["Durable"] }
+func (a *tally) ghosts() int     { return a.violations["NoGhost"] }
+func (a *tally) duplicates() int { return a.violations["Once"] }
+func (a *tally) holes() int      { return a.violations["Reliable"] + a.violations["Resumable"] }
+func (a *tally) disorder() int   { return a.violations["Ordered"] + a.violations["Isolation"] }
 
-// A gathering has tallies by row of the matrix.
-type gathering struct {
+// line returns the report line.
+func (a *tally) line() string {
+	return fmt.Sprintf("faults=%d msgs=%d acked=%d unknown=%d(resolved %d) lost=%d ghost=%d dup_rows=%d holes=%d order=%d redelivered=%d (bound %d) recovery p50/p99/max %v/%v/%v leaked=%d seed=%d",
+		a.faults, a.messages, a.acked, a.unknown, a.resolved, a.lost(), a.ghosts(), a.duplicates(), a.holes(), a.disorder(),
+		a.redelivered, a.bound, a.recovered(50), a.recovered(99), a.recovered(100), a.violations["Leak"], *seedFlag)
+}
+
+// results are the results of this run of the tests.
+var results tallies
+
+// tallies has a tally for each row of the matrix.
+type tallies struct {
 	mu   sync.Mutex
 	rows map[string]*tally
 }
 
-func (g *gathering) enter(row string, x tally) {
+func (g *tallies) add(row string, x tally) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.rows == nil {
@@ -73,8 +80,9 @@ func (g *gathering) enter(row string, x tally) {
 	g.rows[row].add(x)
 }
 
-// judge fails the test for what a run has shown, and enters it in the row.
-func (w *world) judge(t *testing.T, row string, faults int, violations map[string][]string) {
+// evaluate fails the test for each violation, and adds the workload's results to the
+// row.
+func (w *workload) evaluate(t *testing.T, row string, faults int, violations map[string][]string) {
 	t.Helper()
 	x := tally{faults: faults, messages: w.stored, violations: make(map[string]int)}
 	for name, found := range violations {
@@ -112,23 +120,23 @@ func (w *world) judge(t *testing.T, row string, faults int, violations map[strin
 	for _, err := range w.errors {
 		checkCanaries(t, fmt.Sprintf("%v %+v", err, err))
 	}
-	checkCanaries(t, w.log.text())
+	checkCanaries(t, w.log.String())
 	t.Log(x.line())
-	results.enter(row, x)
+	results.add(row, x)
 }
 
-// checkCanaries fails for a password or payload where there should be none.
+// checkCanaries fails the test if the text contains the password or the payload.
 func checkCanaries(t testing.TB, text string) {
 	t.Helper()
 	for _, canary := range []string{password, payload} {
 		if i := strings.Index(text, canary); i >= 0 {
-			t.Errorf("it holds %q: …%s…", canary, text[max(0, i-200):min(len(text), i+200)])
+			t.Errorf("the text contains %q: …%s…", canary, text[max(0, i-200):min(len(text), i+200)])
 		}
 	}
 }
 
-// end prints the report line, and writes the page if one is wanted.
-func (g *gathering) end(ok bool) error {
+// end prints the report line, and writes the page if -page is set.
+func (g *tallies) end(ok bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.rows) == 0 {
@@ -145,28 +153,52 @@ func (g *gathering) end(ok bool) error {
 	return os.WriteFile(*page, []byte(g.markdown(all)), 0o644)
 }
 
-func (g *gathering) markdown(all tally) string {
+func (g *tallies) markdown(all tally) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Reliability\n\nWhat broke, and what came of it. Written by `make test-faults` (size %s) at its last successful run; not to be edited.\n\n", *sizeFlag)
-	fmt.Fprintf(&b, "    %s\n\n", all.line())
-	fmt.Fprintf(&b, "Lost are acknowledged messages that are not in the store, ghosts those in it that were not acknowledged, holes messages\n"+
-		"that a subscription has passed over. A message comes again (redelivered) only after a program was killed; a page bounds it.\n"+
-		"Recovery is how long after a fault a write that it met was acknowledged; that of an unknown outcome is settled later.\n\n")
-	b.WriteString("| # | Fault | Faults | Messages | Lost | Ghosts | Twice | Holes | Disorder | Again | By tests |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
+	fmt.Fprintf(&b, `# Reliability
+
+The faults that the tests inject, and what they found. `+"`make test-faults`"+` writes this page (size %s) after each successful
+run; do not edit it.
+
+    %s
+
+In words:
+
+- **Writes.** Of %d acknowledged messages, %d are missing from the store and %d are in it twice. %d messages of failed
+  writes are in the store. %d writes ended with an unknown outcome; repeating them resolved %d.
+- **Subscriptions.** They missed %d messages and received %d out of order. %d messages were delivered again, after a
+  process was killed or could not keep its progress: at most a page each time, which allows %d in all.
+- **Recovery.** Of the writes that a fault interrupted, half were acknowledged within %v of the fault, 99 %% within %v,
+  and all within %v. This does not count writes whose outcome was unknown first.
+
+Each row of the table is a kind of fault. Tests without a folder are in internal/chaos; they give the figures. A row
+without figures is tested in other folders only.
+
+- Lost: acknowledged messages that are not in the store.
+- Ghosts: messages in the store whose write failed, and writes whose outcome stayed unknown.
+- Duplicates: messages that are in the store twice.
+- Holes: messages that a subscription missed.
+- Disorder: messages delivered in the wrong order, or to two members of a group.
+- Redelivered: messages delivered again.
+
+`, *sizeFlag, all.line(),
+		all.acked, all.lost(), all.duplicates(), all.ghosts(), all.unknown, all.resolved,
+		all.holes(), all.disorder(), all.redelivered, all.bound,
+		all.recovered(50), all.recovered(99), all.recovered(100))
+	b.WriteString("| # | Fault | Injected | Messages | Lost | Ghosts | Duplicates | Holes | Disorder | Redelivered | Tests |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
 	for _, row := range matrix {
 		x := g.rows[row.number]
 		if x == nil {
 			fmt.Fprintf(&b, "| %s | %s | | | | | | | | | %s |\n", row.number, row.fault, row.tests())
 			continue
 		}
-		v := x.violations
 		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d | %d | %d | %d | %s |\n", row.number, row.fault, x.faults, x.messages,
-			v["Durable"], v["NoGhost"], v["Once"], v["Reliable"]+v["Resumable"], v["Ordered"]+v["Isolation"], x.redelivered, row.tests())
+			x.lost(), x.ghosts(), x.duplicates(), x.holes(), x.disorder(), x.redelivered, row.tests())
 	}
-	b.WriteString("\nNot run, and why:\n\n")
+	b.WriteString("\nNot tested:\n\n")
 	for _, row := range matrix {
-		if row.lacks != "" {
-			fmt.Fprintf(&b, "- %s: %s.\n", row.number, row.lacks)
+		if row.notRun != "" {
+			fmt.Fprintf(&b, "- %s: %s.\n", row.number, row.notRun)
 		}
 	}
 	return b.String()

@@ -15,14 +15,14 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// TestStandby has the server come back as a standby, which answers reads, refuses
-// writes and lets nobody listen, until it is promoted.
+// TestStandby checks a workload whose server comes back as a standby, which answers
+// reads but rejects writes and LISTEN, until it is promoted.
 func TestStandby(t *testing.T) {
 	s, url := ownServer(t, pgtest.Setting("max_connections", "60"))
 	if err := schema.InstallNotify(t.Context(), connect(t, url)); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(url, url, *seedFlag)
+	w := newWorkload(url, url, *seedFlag)
 	w.messages, w.options = 0, []mdb.StoreOption{persistent, mdb.WithNotify()}
 	times := scaled(1, 4)
 	violations := w.run(t, func(ctx context.Context) error {
@@ -30,13 +30,13 @@ func TestStandby(t *testing.T) {
 			if err := w.untilAcked(ctx, scaled(200, 1500)); err != nil {
 				return err
 			}
-			w.fault()
+			w.noteFault()
 			if err := demote(ctx, s, url); err != nil {
 				return err
 			}
 			demoted := time.Now()
 			if err := w.await(ctx, func() bool {
-				return slices.ContainsFunc(w.ops, func(o *op) bool { return o.outcome == refused && o.sent.After(demoted) })
+				return slices.ContainsFunc(w.ops, func(o *op) bool { return o.outcome == failed && o.sent.After(demoted) })
 			}); err != nil {
 				return err
 			}
@@ -51,12 +51,12 @@ func TestStandby(t *testing.T) {
 		return errors.As(err, &pgErr) && pgErr.Code == "25006"
 	}
 	if !slices.ContainsFunc(w.errors, readOnly) {
-		t.Error("no write was refused by a standby")
+		t.Error("the standby rejected no write")
 	}
-	w.judge(t, "T6", times, violations)
+	w.evaluate(t, "T6", times, violations)
 }
 
-// demote restarts the server as a standby of nobody.
+// demote restarts the server as a standby without a primary.
 func demote(ctx context.Context, s *pgtest.Server, url string) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

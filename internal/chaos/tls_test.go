@@ -68,7 +68,7 @@ func sign(t *testing.T, template, parent *x509.Certificate, key, by *ecdsa.Priva
 	return cert
 }
 
-// server returns what a server of that name needs.
+// server returns the TLS configuration of a server with the given name.
 func (a *authority) server(t *testing.T, name string, end time.Time) *tls.Config {
 	t.Helper()
 	key := newKey(t)
@@ -85,8 +85,8 @@ func (a *authority) server(t *testing.T, name string, end time.Time) *tls.Config
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}}
 }
 
-// TestVerifyFull connects with sslmode=verify-full to servers that are not the
-// right one. They are told nothing: neither user and database nor a password.
+// TestVerifyFull checks that with sslmode=verify-full a server that cannot prove its
+// identity receives nothing: no user, no database and no password.
 func TestVerifyFull(t *testing.T) {
 	target := database(t)
 	good, other := newAuthority(t), newAuthority(t)
@@ -94,7 +94,7 @@ func TestVerifyFull(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		tls  *tls.Config
-		says string // or nothing, if it is the right one
+		want string // in the error; "": it connects
 	}{
 		{"right", good.server(t, "127.0.0.1", soon), ""},
 		{"another authority", other.server(t, "127.0.0.1", soon), "unknown authority"},
@@ -111,7 +111,7 @@ func TestVerifyFull(t *testing.T) {
 			}
 			u.RawQuery = url.Values{"sslmode": {"verify-full"}, "sslrootcert": {good.file}}.Encode()
 			s, err := mdb.Connect(t.Context(), u.String())
-			if tt.says == "" {
+			if tt.want == "" {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -123,10 +123,10 @@ func TestVerifyFull(t *testing.T) {
 			}
 			if err == nil {
 				s.Close()
-				t.Fatal("it connects")
+				t.Fatal("connected to the wrong server")
 			}
-			if !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("error %v, want one that says %q", err, tt.says)
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q in it", err, tt.want)
 			}
 			checkCanaries(t, err.Error())
 			if p.accepted.Load() == 0 || p.startups.Load() != 0 {

@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// A validator compares a history with the store, and returns what contradicts the
+// A validator compares a history with the store, and returns the violations of the
 // promise that it is named after.
 type validator struct {
 	name  string
@@ -39,7 +39,7 @@ func validate(h *history, store []stored) map[string][]string {
 	return found
 }
 
-// durable: what was acknowledged is in the store, where the answer said.
+// durable: acknowledged messages are in the store, at the positions that were returned.
 func durable(h *history, store []stored) (violations []string) {
 	byID := make(map[uuid.UUID]*stored)
 	for i := range store {
@@ -57,7 +57,7 @@ func durable(h *history, store []stored) (violations []string) {
 			m := byID[w.ID]
 			switch {
 			case m == nil:
-				violations = append(violations, fmt.Sprintf("%s: message %d was acknowledged and is not there", o.name, i))
+				violations = append(violations, fmt.Sprintf("%s: message %d was acknowledged, but is not in the store", o.name, i))
 			case m.stream != o.stream || m.position != w.Position || m.global != w.GlobalPosition || m.op != o.name || m.index != i ||
 				o.expected != nil && w.Position != *o.expected+1+int64(i):
 				violations = append(violations, fmt.Sprintf("%s: message %d is %+v, acknowledged was %+v", o.name, i, *m, w))
@@ -67,25 +67,25 @@ func durable(h *history, store []stored) (violations []string) {
 	return violations
 }
 
-// noGhost: what is in the store was acknowledged, in the end.
+// noGhost: no message of a failed write is in the store, and no outcome stays unknown.
 func noGhost(h *history, store []stored) (violations []string) {
 	byName := make(map[string]*op)
 	for _, o := range h.ops {
 		byName[o.name] = o
 		if o.outcome == pending {
-			violations = append(violations, fmt.Sprintf("%s: nobody knows its outcome", o.name))
+			violations = append(violations, fmt.Sprintf("%s: the outcome is unknown", o.name))
 		}
 	}
 	for i := range store {
-		if o := byName[store[i].op]; o == nil || o.outcome == refused {
-			violations = append(violations, fmt.Sprintf("%s/%d of %q is there, and was not written", store[i].stream, store[i].position, store[i].op))
+		if o := byName[store[i].op]; o == nil || o.outcome == failed {
+			violations = append(violations, fmt.Sprintf("%s/%d of %q is in the store, but its write failed or never happened", store[i].stream, store[i].position, store[i].op))
 		}
 	}
 	return violations
 }
 
-// storedOnce: each message is there once, and no stream has a gap. A message is
-// known by what it says: a writer may have given it two IDs.
+// storedOnce: each message is in the store once, and no stream has a gap. Messages are
+// identified by content, because a writer may have given one two IDs.
 func storedOnce(_ *history, store []stored) (violations []string) {
 	type content struct {
 		op    string
@@ -97,7 +97,7 @@ func storedOnce(_ *history, store []stored) (violations []string) {
 		m := &store[i]
 		c := content{m.op, m.index}
 		if seen[c] {
-			violations = append(violations, fmt.Sprintf("message %d of %s is there twice", m.index, m.op))
+			violations = append(violations, fmt.Sprintf("message %d of %s is in the store twice", m.index, m.op))
 		}
 		seen[c] = true
 		if m.position != next[string(m.stream)] {
@@ -108,15 +108,15 @@ func storedOnce(_ *history, store []stored) (violations []string) {
 	return violations
 }
 
-// ordered: within a life positions rise.
+// ordered: within an incarnation positions increase.
 func ordered(h *history, _ []stored) (violations []string) {
 	for _, s := range h.subscribers {
-		for n, life := range s.incarnations {
-			last := life.from
-			for _, d := range life.deliveries {
+		for n, inc := range s.incarnations {
+			last := inc.from
+			for _, d := range inc.deliveries {
 				position := s.position(d.position, d.global)
 				if position <= last {
-					violations = append(violations, fmt.Sprintf("%s, life %d: position %d behind %d", s.Name, n, position, last))
+					violations = append(violations, fmt.Sprintf("%s, incarnation %d: position %d after %d", s.Name, n, position, last))
 				}
 				last = position
 			}
@@ -125,12 +125,12 @@ func ordered(h *history, _ []stored) (violations []string) {
 	return violations
 }
 
-// reliable: what a subscription wants it has received, and nothing else.
+// reliable: a subscription has received every message that it wants, and no other.
 func reliable(h *history, store []stored) (violations []string) {
 	for _, s := range h.subscribers {
 		got := make(map[delivery]bool)
-		for _, life := range s.incarnations {
-			for _, d := range life.deliveries {
+		for _, inc := range s.incarnations {
+			for _, d := range inc.deliveries {
 				got[d] = true
 			}
 		}
@@ -152,21 +152,21 @@ func reliable(h *history, store []stored) (violations []string) {
 	return violations
 }
 
-// resumable: each life begins with the next message behind where it was told to.
+// resumable: each incarnation starts with the next message after its start position.
 func resumable(h *history, store []stored) (violations []string) {
 	for _, s := range h.subscribers {
-		for n, life := range s.incarnations {
-			if len(life.deliveries) == 0 {
+		for n, inc := range s.incarnations {
+			if len(inc.deliveries) == 0 {
 				continue
 			}
 			for i := range store {
 				m := &store[i]
-				if !s.wants(m) || s.position(m.position, m.global) <= life.from {
+				if !s.wants(m) || s.position(m.position, m.global) <= inc.from {
 					continue
 				}
-				if first := life.deliveries[0]; first.id != m.id {
-					violations = append(violations, fmt.Sprintf("%s, life %d from %d: begins with %s/%d instead of %s/%d",
-						s.Name, n, life.from, first.stream, first.position, m.stream, m.position))
+				if first := inc.deliveries[0]; first.id != m.id {
+					violations = append(violations, fmt.Sprintf("%s, incarnation %d from %d: starts with %s/%d instead of %s/%d",
+						s.Name, n, inc.from, first.stream, first.position, m.stream, m.position))
 				}
 				break
 			}
@@ -175,8 +175,7 @@ func resumable(h *history, store []stored) (violations []string) {
 	return violations
 }
 
-// bounded: a message comes again only after a crash, and no more of them than a
-// page has.
+// bounded: messages are redelivered only after a crash, and at most a page of them.
 func bounded(h *history, _ []stored) (violations []string) {
 	for _, s := range h.subscribers {
 		bound := 0
@@ -185,20 +184,20 @@ func bounded(h *history, _ []stored) (violations []string) {
 		}
 		for n, again := range s.redelivered() {
 			if again > bound {
-				violations = append(violations, fmt.Sprintf("%s, life %d: %d messages again, want %d at most", s.Name, n, again, bound))
+				violations = append(violations, fmt.Sprintf("%s, incarnation %d: %d messages redelivered, want at most %d", s.Name, n, again, bound))
 			}
 		}
 	}
 	return violations
 }
 
-// redelivered counts, for each life, the messages that an earlier one had handled,
-// or the same one before.
+// redelivered returns, for each incarnation, the number of messages that it or an
+// earlier one had handled before.
 func (s *subscriber) redelivered() []int {
 	seen := make(map[uuid.UUID]bool)
 	counts := make([]int, len(s.incarnations))
-	for n, life := range s.incarnations {
-		for _, d := range life.deliveries {
+	for n, inc := range s.incarnations {
+		for _, d := range inc.deliveries {
 			if seen[d.id] {
 				counts[n]++
 			}
@@ -208,7 +207,7 @@ func (s *subscriber) redelivered() []int {
 	return counts
 }
 
-// isolation: no message reaches two members of a group.
+// isolation: no message is delivered to two members of a group.
 func isolation(h *history, _ []stored) (violations []string) {
 	type key struct {
 		group string
@@ -219,11 +218,11 @@ func isolation(h *history, _ []stored) (violations []string) {
 		if s.group == "" {
 			continue
 		}
-		for _, life := range s.incarnations {
-			for _, d := range life.deliveries {
+		for _, inc := range s.incarnations {
+			for _, d := range inc.deliveries {
 				k := key{s.group, d.id}
 				if owner := owners[k]; owner != nil && owner != s {
-					violations = append(violations, fmt.Sprintf("%s/%d reached %s and %s", d.stream, d.position, owner.Name, s.Name))
+					violations = append(violations, fmt.Sprintf("%s/%d was delivered to %s and %s", d.stream, d.position, owner.Name, s.Name))
 				}
 				owners[k] = s
 			}

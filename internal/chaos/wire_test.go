@@ -18,38 +18,38 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// A place is one of the messages of an exchange.
-type place struct {
+// A cutPoint is one message of an exchange.
+type cutPoint struct {
 	from    side
 	message string
 	nth     int // of its kind in the exchange
 }
 
-// record returns the places of what f makes the sides say.
-func (p *proxy) record(f func()) (places []place) {
-	seen := make(map[place]int)
-	p.script(func(from side, message string) verdict {
-		kind := place{from: from, message: message}
+// record returns the cut points of the exchange that f causes.
+func (p *proxy) record(f func()) (points []cutPoint) {
+	seen := make(map[cutPoint]int)
+	p.onMessage(func(from side, message string) verdict {
+		kind := cutPoint{from: from, message: message}
 		seen[kind]++
-		kind.nth = seen[place{from: from, message: message}]
-		places = append(places, kind)
+		kind.nth = seen[cutPoint{from: from, message: message}]
+		points = append(points, kind)
 		return verdict{}
 	})
 	f()
-	p.script(nil)
-	return places
+	p.onMessage(nil)
+	return points
 }
 
-// TestCutWrites breaks the connection before and after each message of a write, of
-// either side and in several ways. Each time the write happens once, or not at all,
-// and the answer says which.
+// TestCutWrites checks that a write happens once or not at all, and that its result
+// says which, if the connection breaks before or after any message of it, of either
+// side, in several ways.
 func TestCutWrites(t *testing.T) {
 	pgtest.NeedTime(t)
 	url := database(t)
 	admin := openPool(t, url, 2)
 	defer admin.Close()
 	h := newHistory()
-	w := &world{history: h, seed: *seedFlag}
+	w := &workload{history: h, seed: *seedFlag}
 	var categories []string
 	faults := 0
 	for _, shape := range []struct {
@@ -77,11 +77,11 @@ func TestCutWrites(t *testing.T) {
 				cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 			})
 			defer pool.Close()
-			patient, err := mdb.New(pool, append(shape.options, mdb.WithRetry(mdb.RetryPolicy{MinDelay: time.Millisecond}))...)
+			retrying, err := mdb.New(pool, append(shape.options, mdb.WithRetry(mdb.RetryPolicy{MinDelay: time.Millisecond}))...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			hasty, err := mdb.New(pool, append(shape.options, single)...)
+			singleTry, err := mdb.New(pool, append(shape.options, noRetry)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -93,7 +93,7 @@ func TestCutWrites(t *testing.T) {
 				o := &op{name: fmt.Sprint(shape.name, n), stream: stream}
 				if shape.expects {
 					version, err := s.StreamVersion(t.Context(), stream)
-					if err != nil { // of the connection that was broken last
+					if err != nil { // on the connection that was cut before
 						version, err = s.StreamVersion(t.Context(), stream)
 					}
 					if err != nil {
@@ -115,46 +115,45 @@ func TestCutWrites(t *testing.T) {
 				case errors.As(err, &unknown):
 					o.unknown = true
 				default:
-					h.end(o, refused, nil)
+					h.end(o, failed, nil)
 				}
 				w.resolve(t.Context(), s)
 			}
-			warm := func() { // with a new connection, the statements prepared
+			warm := func() { // opens a connection and prepares the statements
 				for range 2 {
-					write(patient, category.Stream("warm"))
+					write(retrying, category.Stream("warm"))
 				}
 			}
 			warm()
-			var places []place
-			places = p.record(func() { write(patient, category.Stream("1")) })
-			if shape.expects { // the exchange of the version comes first
-				first := slices.Index(places, place{server, "ReadyForQuery", 1}) + 1
-				places = places[first:]
+			points := p.record(func() { write(retrying, category.Stream("1")) })
+			if shape.expects { // skip the read of the version, which comes first
+				first := slices.Index(points, cutPoint{server, "ReadyForQuery", 1}) + 1
+				points = points[first:]
 			}
-			before := p.hits.Load()
+			before := p.injected.Load()
 			ways := []verdict{{cut, false}, {cut, true}, {reset, false}, {halfClose, false}, {halfClose, true}}
 			rng := rand.New(rand.NewPCG(*seedFlag, 6))
-			some := scaled(2, len(ways)) // at each place
+			some := scaled(2, len(ways)) // at each cut point
 			for range scaled(1, 5) {
-				for _, at := range places {
+				for _, at := range points {
 					rng.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
 					for _, v := range ways[:some] {
 						warm()
-						p.script(once(at.from, at.message, at.nth, v))
-						write(patient, category.Stream("1"))
-						p.script(nil)
+						p.onMessage(onNth(at.from, at.message, at.nth, v))
+						write(retrying, category.Stream("1"))
+						p.onMessage(nil)
 					}
 					warm()
-					p.script(once(at.from, at.message, at.nth, verdict{cut, true}))
-					write(hasty, category.Stream("2"))
-					p.script(nil)
+					p.onMessage(onNth(at.from, at.message, at.nth, verdict{cut, true}))
+					write(singleTry, category.Stream("2"))
+					p.onMessage(nil)
 				}
 			}
-			hits := int(p.hits.Load() - before)
-			if want := (some + 1) * len(places) * scaled(1, 5); hits != want {
-				t.Errorf("%d faults, want %d at %v", hits, want, places)
+			injected := int(p.injected.Load() - before)
+			if want := (some + 1) * len(points) * scaled(1, 5); injected != want {
+				t.Errorf("%d faults, want %d at %v", injected, want, points)
 			}
-			faults += hits
+			faults += injected
 		})
 	}
 	store, err := readStore(t.Context(), admin, categories)
@@ -162,22 +161,23 @@ func TestCutWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.stored = len(store)
-	w.judge(t, "T1", faults, validate(h, store))
+	w.evaluate(t, "T1", faults, validate(h, store))
 }
 
-// TestCutReads breaks the connection before each row of a page, page after page.
+// TestCutReads checks a subscription whose connection breaks before each row of a page
+// in turn.
 func TestCutReads(t *testing.T) {
 	pgtest.NeedTime(t)
 	url := database(t)
 	p := newProxy(t, url)
-	w := newWorld(url, p.url(), *seedFlag)
+	w := newWorkload(url, p.url(), *seedFlag)
 	w.messages, w.batch, w.chain, w.conns = scaled(1000, 5000), 25, false, 1
 	w.categories = 1
-	w.subscribe = func(w *world, category mdb.Category) []*subscriber {
+	w.subscribe = func(w *workload, category mdb.Category) []*subscriber {
 		return []*subscriber{{Name: "category", Category: category, Batch: w.batch}}
 	}
 	row, next, cuts := 0, 1, 0
-	p.script(func(from side, message string) verdict {
+	p.onMessage(func(from side, message string) verdict {
 		switch {
 		case from == client || cuts == 200:
 		case message == "ReadyForQuery":
@@ -197,5 +197,5 @@ func TestCutReads(t *testing.T) {
 	if cuts < 20 {
 		t.Errorf("%d cuts, want more", cuts)
 	}
-	w.judge(t, "T2", cuts, violations)
+	w.evaluate(t, "T2", cuts, violations)
 }

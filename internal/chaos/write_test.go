@@ -13,11 +13,11 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// A writer sends a write once, or as often as it thinks right.
+// A writer performs one write, with as many attempts as it decides.
 type writer func(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error)
 
-// writes writes as long as there is something left to write.
-func (w *world) writes(ctx context.Context, s *mdb.Store, number int, rng *rand.Rand, left *atomic.Int64) {
+// writes writes to random streams as long as left is positive.
+func (w *workload) writes(ctx context.Context, s *mdb.Store, number int, rng *rand.Rand, left *atomic.Int64) {
 	write := w.write
 	if write == nil {
 		write = writeByMDB
@@ -51,13 +51,13 @@ func (w *world) writes(ctx context.Context, s *mdb.Store, number int, rng *rand.
 		case errors.As(err, &unknown):
 			o.unknown = true
 		default:
-			w.end(o, refused, nil)
+			w.end(o, failed, nil)
 		}
 	}
 }
 
-// limit gives a call the time that it may take.
-func (w *world) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+// limit returns a context with the deadline of one call.
+func (w *workload) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	if w.deadline == 0 {
 		return ctx, func() {}
 	}
@@ -75,10 +75,10 @@ func (o *op) options() []mdb.WriteOption {
 	return []mdb.WriteOption{mdb.ExpectVersion(*o.expected)}
 }
 
-// resolve settles what is unknown, as the error's documentation says.
-func (w *world) resolve(ctx context.Context, s *mdb.Store) {
+// resolve finds out the unknown outcomes, as UnknownOutcomeError's documentation says.
+func (w *workload) resolve(ctx context.Context, s *mdb.Store) {
 	w.mu.Lock()
-	ops := slices.Clone(w.ops) // the chain goes on
+	ops := slices.Clone(w.ops) // the chain still appends to w.ops
 	w.mu.Unlock()
 	for _, o := range ops {
 		for o.unknown && o.outcome == pending && ctx.Err() == nil {
@@ -92,8 +92,8 @@ func (w *world) resolve(ctx context.Context, s *mdb.Store) {
 			case err == nil:
 				w.end(o, acked, written)
 			case errors.As(err, &wrong):
-				w.end(o, refused, nil)
-			case !errors.As(err, &unknown) && !errors.Is(err, context.DeadlineExceeded): // without a connection in time, as when it takes a while to get one
+				w.end(o, failed, nil)
+			case !errors.As(err, &unknown) && !errors.Is(err, context.DeadlineExceeded): // no connection within the deadline
 				w.abort(fmt.Errorf("%w: %s: %w", errDropped, o.name, err))
 			}
 		}

@@ -22,39 +22,36 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// patience bounds what only a broken test would wait for.
-const patience = 2 * time.Minute
-
-// A consumer is one life of a subscription, which begins behind a position. It
-// blocks until ctx ends or something fails.
+// A consumer runs one incarnation of a subscription, which starts after the position
+// from. It blocks until ctx ends or something fails.
 type consumer func(ctx context.Context, s *mdb.Store, sub *subscriber, from int64, h mdb.Handler, progress func(context.Context, int64) error) error
 
-// A world is what works while something is broken.
-type world struct {
+// A workload is a set of writers and subscriptions that work while faults are injected.
+type workload struct {
 	direct  string // the server's URL
-	through string // that which clients are given
+	through string // the URL that clients use
 
-	messages   int // to acknowledge, at least; 0: as long as the fault lasts
+	messages   int // to be acknowledged, at least; 0: write while faults are injected
 	writers    int
 	categories int
 	streams    int // of each category
 	batch      int // of subscriptions
 
-	options   []mdb.StoreOption
-	prepare   func(*pgxpool.Config)
-	unpooled  bool // the pool is prepared by no Configure, as behind a pooler
-	conns     int32
-	write     writer   // nil: that of mdb
-	consume   consumer // nil: that of mdb
-	subscribe func(w *world, category mdb.Category) []*subscriber
-	chain     bool
-	fail      func(*subscriber) error // of a handler, before it has handled a message
-	failKeep  func() error            // of what keeps a subscription's progress
-	deadline  time.Duration           // of each call of a writer; 0: none
-	patience  time.Duration
-	grace     time.Duration // to end what is no longer needed
+	options      []mdb.StoreOption
+	configure    func(*pgxpool.Config)
+	unconfigured bool // the pool is not prepared by mdb.Configure, as behind a pooler
+	conns        int32
+	write        writer   // nil: that of mdb
+	consume      consumer // nil: that of mdb
+	subscribe    func(w *workload, category mdb.Category) []*subscriber
+	chain        bool
+	failHandler  func(*subscriber) error // if it returns an error, a handler fails before it has handled a message
+	failProgress func() error            // if it returns an error, keeping a subscription's progress fails
+	deadline     time.Duration           // of each call of a writer; 0: none
+	timeout      time.Duration           // of the whole workload
+	grace        time.Duration           // after which remaining resources are leaks
 
-	rng   *rand.Rand // of the goroutine that runs the world
+	rng   *rand.Rand // used only by the goroutine that runs the workload
 	seed  uint64
 	names []mdb.Category
 	log   lockedBuffer
@@ -62,12 +59,12 @@ type world struct {
 	*history
 }
 
-// newWorld returns a small one on a database of its own.
-func newWorld(direct, through string, seed uint64) *world {
-	return &world{
+// newWorkload returns a small workload, for a database of its own.
+func newWorkload(direct, through string, seed uint64) *workload {
+	return &workload{
 		direct: direct, through: through, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
-		messages: 1000, writers: 4, categories: 2, streams: 5, batch: 20, conns: 6, chain: true, patience: scaled(patience, 5*time.Minute),
-		grace:   20 * time.Second, // pgx gives a connection 15 to end
+		messages: 1000, writers: 4, categories: 2, streams: 5, batch: 20, conns: 6, chain: true, timeout: scaled(testTimeout, 5*time.Minute),
+		grace:   20 * time.Second, // pgx waits 15 s for a connection to close
 		history: newHistory(),
 	}
 }
@@ -83,13 +80,13 @@ func (b *lockedBuffer) Write(p []byte) (int, error) {
 	return b.buffer.Write(p)
 }
 
-func (b *lockedBuffer) text() string {
+func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buffer.String()
 }
 
-func openPool(t testing.TB, url string, conns int32, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
+func openPool(t testing.TB, url string, conns int32, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -97,7 +94,7 @@ func openPool(t testing.TB, url string, conns int32, prepare ...func(*pgxpool.Co
 	}
 	cfg.MaxConns = conns
 	cfg.ConnConfig.ConnectTimeout = 5 * time.Second
-	for _, p := range prepare {
+	for _, p := range configure {
 		if p != nil {
 			p(cfg)
 		}
@@ -109,13 +106,13 @@ func openPool(t testing.TB, url string, conns int32, prepare ...func(*pgxpool.Co
 	return pool
 }
 
-func (w *world) open(t testing.TB) (*mdb.Store, *pgxpool.Pool) {
+func (w *workload) open(t testing.TB) (*mdb.Store, *pgxpool.Pool) {
 	t.Helper()
 	configure := mdb.Configure
-	if w.unpooled {
+	if w.unconfigured {
 		configure = nil
 	}
-	pool := openPool(t, w.through, w.conns, configure, w.prepare)
+	pool := openPool(t, w.through, w.conns, configure, w.configure)
 	options := append([]mdb.StoreOption{
 		mdb.WithLogger(slog.New(slog.NewTextHandler(&w.log, nil))),
 		mdb.WithPolling(poll.Backoff(time.Millisecond, 20*time.Millisecond, 2)),
@@ -128,23 +125,23 @@ func (w *world) open(t testing.TB) (*mdb.Store, *pgxpool.Pool) {
 	return s, pool
 }
 
-// run lets the world work while fault, which may be nil, breaks things until its
-// context ends. When all is written and received, it compares.
-func (w *world) run(t *testing.T, fault func(ctx context.Context) error) map[string][]string {
+// run runs the workload while inject, which may be nil, injects faults until its
+// context ends. When everything is written and received, it returns the violations.
+func (w *workload) run(t *testing.T, inject func(ctx context.Context) error) map[string][]string {
 	t.Helper()
-	base := census(t, w.direct)
-	ctx, cancel := context.WithTimeoutCause(t.Context(), w.patience, errOutOfPatience)
+	base := idleUsage(t, w.direct)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), w.timeout, errTimedOut)
 	defer cancel()
 	ctx, w.abort = context.WithCancelCause(ctx)
 	defer w.abort(nil)
 	for range w.categories {
-		w.names = append(w.names, mdbtest.Category("fault"))
+		w.names = append(w.names, mdbtest.Category("chaos"))
 	}
 	target := mdbtest.Category("chained")
 	for i, name := range w.names {
 		subscribers := w.subscribe
 		if subscribers == nil {
-			subscribers = (*world).allKinds
+			subscribers = (*workload).allKinds
 		}
 		w.subscribers = append(w.subscribers, subscribers(w, name)...)
 		if i == 0 && w.chain {
@@ -155,29 +152,29 @@ func (w *world) run(t *testing.T, fault func(ctx context.Context) error) map[str
 	write, writePool := w.open(t)
 	read, readPool := w.open(t)
 	consuming, stop := context.WithCancelCause(ctx)
-	var consumers, writers, breaker sync.WaitGroup
+	var consumers, writers, injector sync.WaitGroup
 	for _, s := range w.subscribers {
-		consumers.Go(func() { w.live(consuming, read, s, w.handler(s, nil)) })
+		consumers.Go(func() { w.keepSubscribed(consuming, read, s, w.handler(s, nil)) })
 	}
 	if w.chain {
 		s := &subscriber{Name: "chain", Category: w.names[0], Batch: w.batch}
 		w.subscribers = append(w.subscribers, s)
 		consumers.Go(func() {
-			w.live(consuming, read, s, w.handler(s, func(ctx context.Context, m mdb.Message) error {
+			w.keepSubscribed(consuming, read, s, w.handler(s, func(ctx context.Context, m mdb.Message) error {
 				return w.forward(ctx, read, target, m)
 			}))
 		})
 	}
-	breaking, mend := context.WithCancel(ctx)
-	var faultErr error
+	injecting, stopInjecting := context.WithCancel(ctx)
+	var injectErr error
 	var left atomic.Int64
 	left.Store(int64(w.messages))
 	if w.messages == 0 {
 		left.Store(math.MaxInt64)
 	}
-	if fault != nil {
-		breaker.Go(func() {
-			faultErr = fault(breaking)
+	if inject != nil {
+		injector.Go(func() {
+			injectErr = inject(injecting)
 			if w.messages == 0 {
 				left.Store(0)
 			}
@@ -188,10 +185,10 @@ func (w *world) run(t *testing.T, fault func(ctx context.Context) error) map[str
 		writers.Go(func() { w.writes(ctx, write, i, rng, &left) })
 	}
 	writers.Wait()
-	mend()
-	breaker.Wait()
-	if faultErr != nil {
-		t.Error(faultErr)
+	stopInjecting()
+	injector.Wait()
+	if injectErr != nil {
+		t.Error(injectErr)
 	}
 	w.resolve(ctx, write)
 
@@ -203,7 +200,7 @@ func (w *world) run(t *testing.T, fault func(ctx context.Context) error) map[str
 			w.stuck = cause
 		}
 	}
-	stop(errors.New("the world ends"))
+	stop(errors.New("the workload has ended"))
 	consumers.Wait()
 	writePool.Close()
 	readPool.Close()
@@ -217,7 +214,7 @@ func (w *world) run(t *testing.T, fault func(ctx context.Context) error) map[str
 	return validate(w.history, store)
 }
 
-func (w *world) all(target mdb.Category) []string {
+func (w *workload) all(target mdb.Category) []string {
 	names := []string{string(target)}
 	for _, n := range w.names {
 		names = append(names, string(n))
@@ -225,8 +222,8 @@ func (w *world) all(target mdb.Category) []string {
 	return names
 }
 
-// allKinds are subscriptions of all kinds to a category.
-func (w *world) allKinds(category mdb.Category) []*subscriber {
+// allKinds returns subscriptions of all kinds to a category.
+func (w *workload) allKinds(category mdb.Category) []*subscriber {
 	subs := []*subscriber{
 		{Name: "category", Category: category, Batch: w.batch},
 		{Name: "stream", Category: category, Stream: category.Stream("0"), Batch: w.batch},
@@ -241,7 +238,7 @@ func (w *world) allKinds(category mdb.Category) []*subscriber {
 	return subs
 }
 
-// consumeByMDB is the consumer that package mdb is.
+// consumeByMDB is the consumer that uses package mdb.
 func consumeByMDB(ctx context.Context, s *mdb.Store, sub *subscriber, from int64, h mdb.Handler, progress func(context.Context, int64) error) error {
 	if sub.Stream != "" {
 		return s.SubscribeToStream(ctx, sub.Stream, h, mdb.AfterPosition(from), mdb.WithBatchSize(sub.Batch), mdb.OnProgress(progress))
@@ -256,14 +253,14 @@ func consumeByMDB(ctx context.Context, s *mdb.Store, sub *subscriber, from int64
 	return s.SubscribeToCategory(ctx, sub.Category, h, opts...)
 }
 
-// A life's handler is made for it.
-type lifeHandler func(*incarnation) mdb.Handler
+// An incarnationHandler returns the handler of an incarnation.
+type incarnationHandler func(*incarnation) mdb.Handler
 
-func (w *world) handler(s *subscriber, then mdb.Handler) lifeHandler {
-	return func(life *incarnation) mdb.Handler {
+func (w *workload) handler(s *subscriber, then mdb.Handler) incarnationHandler {
+	return func(inc *incarnation) mdb.Handler {
 		return func(ctx context.Context, m mdb.Message) error {
-			if w.fail != nil {
-				if err := w.fail(s); err != nil {
+			if w.failHandler != nil {
+				if err := w.failHandler(s); err != nil {
 					return err
 				}
 			}
@@ -272,25 +269,25 @@ func (w *world) handler(s *subscriber, then mdb.Handler) lifeHandler {
 					return err
 				}
 			}
-			w.deliver(s, life, delivery{m.ID, m.Stream, m.Position, m.GlobalPosition})
+			w.deliver(s, inc, delivery{m.ID, m.Stream, m.Position, m.GlobalPosition})
 			return nil
 		}
 	}
 }
 
-// live keeps a subscription going, one life after the other. Each begins where the
-// one before had said that everything was handled.
-func (w *world) live(ctx context.Context, s *mdb.Store, sub *subscriber, h lifeHandler) {
+// keepSubscribed runs a subscription, one incarnation after another. Each starts after
+// the last position that the previous one reported as handled.
+func (w *workload) keepSubscribed(ctx context.Context, s *mdb.Store, sub *subscriber, h incarnationHandler) {
 	consume := w.consume
 	if consume == nil {
 		consume = consumeByMDB
 	}
 	position := sub.beginning()
 	for ctx.Err() == nil {
-		life := w.begin(sub, position)
-		err := consume(ctx, s, sub, position, h(life), func(_ context.Context, p int64) error {
-			if w.failKeep != nil {
-				if err := w.failKeep(); err != nil {
+		inc := w.begin(sub, position)
+		err := consume(ctx, s, sub, position, h(inc), func(_ context.Context, p int64) error {
+			if w.failProgress != nil {
+				if err := w.failProgress(); err != nil {
 					return err
 				}
 			}
@@ -305,13 +302,13 @@ func (w *world) live(ctx context.Context, s *mdb.Store, sub *subscriber, h lifeH
 	}
 }
 
-var errOutOfPatience = errors.New("out of patience")
+var errTimedOut = errors.New("timed out")
 
-var errDropped = errors.New("dropped for a reason that passes")
+var errDropped = errors.New("ended by a transient error")
 
-// forward is the chain's handler: it writes to the next category, under an ID that
-// it always derives from the message's.
-func (w *world) forward(ctx context.Context, s *mdb.Store, target mdb.Category, m mdb.Message) error {
+// forward is the chain's handler. It writes to the next category under an ID derived
+// from the message's, so that handling a message again writes nothing new.
+func (w *workload) forward(ctx context.Context, s *mdb.Store, target mdb.Category, m mdb.Message) error {
 	id := uuid.NewSHA1(m.ID, []byte(target))
 	o := w.send(&op{name: "chain of " + m.ID.String(), stream: target.Stream(m.Stream.ID()), ids: []uuid.UUID{id}})
 	for {
@@ -329,9 +326,9 @@ func (w *world) forward(ctx context.Context, s *mdb.Store, target mdb.Category, 
 	}
 }
 
-// caughtUp waits until each subscription has received the last message that it
-// wants, and the chain has forwarded everything.
-func (w *world) caughtUp(ctx context.Context, pool *pgxpool.Pool, names []mdb.Category) error {
+// caughtUp waits until each subscription has received the last message that it wants,
+// and the chain has forwarded everything.
+func (w *workload) caughtUp(ctx context.Context, pool *pgxpool.Pool, names []mdb.Category) error {
 	for _, name := range names {
 		store, err := readStore(ctx, pool, []string{string(name)})
 		if err != nil {
