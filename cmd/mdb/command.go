@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// A command is one of those of mdb.
+// A command is a subcommand of mdb.
 type command struct {
 	name     string
-	args     []string // each way to call it, without the options
+	args     []string // the arguments of each way to call it, without the options
 	short    string
 	long     string
 	examples string
-	// setup declares the options, and returns what is done with them.
+	// setup declares the options and returns the action that uses them.
 	setup func(fs *flag.FlagSet) action
 }
 
@@ -41,12 +41,12 @@ func find(name string) (command, error) {
 	all := commands()
 	i := slices.IndexFunc(all, func(c command) bool { return c.name == name })
 	if i < 0 {
-		return command{}, usage("given the command %q, want one of %s", name, strings.Join(commandNames(), ", "))
+		return command{}, usage("unknown command %q, want one of %s", name, strings.Join(commandNames(), ", "))
 	}
 	return all[i], nil
 }
 
-// help prints what was asked for, and so to the output.
+// help prints to the standard output, because the user asked for it.
 func (a *app) help(args []string) error {
 	name, err := atMostOne(args, "command")
 	switch {
@@ -102,22 +102,22 @@ Commands:
 	}
 	b.WriteString(aligned(list.String()))
 	b.WriteString(`
-"mdb help COMMAND" shows a command's options and examples. Options may stand before
-and behind arguments; "--" ends them.
+Run "mdb help COMMAND" for the options and examples of a command. Options may come
+before or after the arguments; "--" ends them.
 
-The database is the one that -d names, by a URL, by key=value pairs or by its name;
-or else DATABASE_URL; or else PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE and the
-like, as with psql. What other users of the machine must not see is better kept in
-a password file or the environment than given by -d.
+-d gives the database: a URL, key=value pairs, or a database's name. Without -d, mdb
+uses DATABASE_URL or, if that is not set, PGHOST, PGPORT, PGUSER, PGPASSWORD,
+PGDATABASE and the other variables of psql. Other users of the machine can see the
+arguments of a command, so keep the password in a password file or the environment.
 
 Exit statuses:
-  0    it is done; tail was interrupted
-  1    it failed
-  2    the usage or the input is wrong; nothing was written
-  3    the stream is not at the version that -expect gives; nothing was written
+  0    success, also of an interrupted tail
+  1    failure
+  2    wrong usage or input; nothing was written
+  3    the stream is not at the version given by -expect; nothing was written
   4    nothing was found, or there was nothing to write
   5    it is unknown whether the messages were written
-  130  it was interrupted
+  130  interrupted
 `)
 	return b.String()
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// connect opens the database that -d or DATABASE_URL names. Without either the
-// string is empty, and pgx goes by PGHOST and its like.
+// connect opens the database given by -d or DATABASE_URL. Without either, the
+// connection string is empty, and pgx uses PGHOST and psql's other variables.
 func (a *app) connect(ctx context.Context, opts ...mdb.StoreOption) (*mdb.Store, error) {
 	return mdb.Connect(ctx, connString(cmp.Or(a.database, a.env("DATABASE_URL"))), opts...)
 }
 
-// connString takes what is neither a URL nor key=value pairs for a database's name,
-// as psql does.
+// connString treats anything but a URL or key=value pairs as a database's name, as
+// psql does.
 func connString(given string) string {
 	if given == "" || strings.Contains(given, "=") || strings.Contains(given, "://") {
 		return given
@@ -26,11 +26,11 @@ func connString(given string) string {
 
 var connectionLike = regexp.MustCompile(`(?i)^postgres(ql)?:|password\s*=`)
 
-// name refuses a connection string where a stream or a category is named: it would
-// be taken for one, and its password be printed or stored.
+// name rejects a connection string in the place of a stream or a category, because its
+// password would be printed or stored.
 func name(given string) (mdb.StreamName, error) {
 	if connectionLike.MatchString(given) {
-		return "", usage("given a connection string, want a name; -d takes the connection string")
+		return "", usage("want a name, got a connection string, which belongs to -d")
 	}
 	return mdb.StreamName(given), nil
 }

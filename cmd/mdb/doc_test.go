@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestDocComment keeps what go doc shows the same as what mdb help shows.
+// TestDocComment checks that the package comment contains the text of mdb help.
 func TestDocComment(t *testing.T) {
 	t.Parallel()
 	file, err := parser.ParseFile(token.NewFileSet(), "main.go", nil, parser.ParseComments)
@@ -17,6 +17,6 @@ func TestDocComment(t *testing.T) {
 	want := strings.ReplaceAll("\n"+overview(), "\n", "\n\t")
 	want = strings.TrimSpace(strings.ReplaceAll(want, "\n\t\n", "\n\n"))
 	if got := file.Doc.Text(); !strings.Contains(got, want) {
-		t.Errorf("the comment is:\n%s\nwant in it:\n%s", got, want)
+		t.Errorf("the package comment is:\n%s\nit does not contain:\n%s", got, want)
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestExamples runs the examples of the help on a small store. Where nothing is
-// found in it the status is 4.
+// TestExamples checks that the examples of the help run on a small store, with
+// status 4 where they find nothing.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	help, _ := (&shell{env: environment()}).run(t, "mdb help")
@@ -31,7 +31,7 @@ func TestExamples(t *testing.T) {
 			}
 			for command := range strings.Lines(examples) {
 				if command = strings.TrimSpace(command); name[1] == "tail" {
-					command += " -from 0 -limit 1" // or it would not end
+					command += " -from 0 -limit 1" // otherwise it would not end
 				}
 				if out, status := sh.run(t, command); status != 0 && status != 4 {
 					t.Errorf("%s: exit status %d\n%s", command, status, out)

@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// flags returns a set with the option that all commands have. It may stand before
-// the command's name or behind it.
+// flags returns a flag set with -d, which all commands take, before or after the
+// command's name.
 func (a *app) flags(name string) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors and help are printed by the caller
-	fs.StringVar(&a.database, "d", a.database, "the database: a URL, key=value pairs, or a name")
+	fs.StringVar(&a.database, "d", a.database, "the database: a URL, key=value pairs, or a database's name")
 	return fs
 }
 
-// parse lets options stand behind arguments too, and returns the arguments.
+// parse accepts options after arguments, too, and returns the arguments.
 func parse(fs *flag.FlagSet, args []string) (arguments []string, err error) {
 	for {
 		if err := fs.Parse(args); err != nil {
@@ -43,12 +43,12 @@ func explainFlag(fs *flag.FlagSet, err error) error {
 	if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: "); ok {
 		var names []string
 		fs.VisitAll(func(f *flag.Flag) { names = append(names, "-"+f.Name) })
-		return usage("given the option %s, want one of %s", name, strings.Join(names, ", "))
+		return usage("unknown option %s, want one of %s", name, strings.Join(names, ", "))
 	}
 	return usage("%v", err)
 }
 
-// numberFlag is an option for a number, whose range is checked by what takes it.
+// numberFlag declares an option for a number. Its range is checked where it is used.
 func numberFlag(fs *flag.FlagSet, name, text string, set func(int64)) {
 	fs.Func(name, text, func(given string) error {
 		n, err := strconv.ParseInt(given, 10, 64)
@@ -60,10 +60,10 @@ func numberFlag(fs *flag.FlagSet, name, text string, set func(int64)) {
 	})
 }
 
-// exactly returns the arguments, if there is one for each of the names.
+// exactly returns the arguments if there is one for each name.
 func exactly(args []string, names ...string) ([]string, error) {
 	if len(args) != len(names) {
-		return nil, usage("given %s, want %s", listed(args), cmp.Or(strings.Join(names, " "), "none"))
+		return nil, usage("want %s, got %s", cmp.Or(strings.Join(names, " "), "no arguments"), listed(args))
 	}
 	return args, nil
 }
@@ -76,7 +76,7 @@ func atMostOne(args []string, name string) (string, error) {
 	case 1:
 		return args[0], nil
 	}
-	return "", usage("given %s, want at most one %s", listed(args), name)
+	return "", usage("want at most one %s, got %s", name, listed(args))
 }
 
 func listed(args []string) string {

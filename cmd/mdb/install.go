@@ -13,10 +13,10 @@ import (
 var installCommand = command{
 	name:  "install",
 	args:  []string{""},
-	short: "create Message DB in the database",
-	long: `Creates Message DB in the database, which has to exist. Where there is one, of any
-origin, it is left as it is. The role needs CREATE on the database and, unless the
-role message_store exists, CREATEROLE.`,
+	short: "install Message DB into the database",
+	long: `Installs Message DB into an existing database. An installed Message DB is left
+unchanged, whoever installed it. The role needs CREATE on the database, and
+CREATEROLE unless the role message_store exists.`,
 	examples: `mdb install`,
 	setup: func(*flag.FlagSet) action {
 		return func(ctx context.Context, a *app, args []string) error {
@@ -40,10 +40,10 @@ role message_store exists, CREATEROLE.`,
 var checkCommand = command{
 	name:  "check",
 	args:  []string{""},
-	short: "tell what is wrong with the database, the role or the connection",
-	long: `Tells what is wrong with the database, the role or the connection, and what to do
-about it: a missing Message DB, right or index, a search path that leads elsewhere,
-a standby.`,
+	short: "check the database, the role and the connection",
+	long: `Checks the database, the role and the connection, and prints each problem with its
+remedy: Message DB is not installed, a right or an index is missing, the search path
+finds objects of the same names elsewhere, the server is a standby.`,
 	examples: `mdb check`,
 	setup: func(*flag.FlagSet) action {
 		return func(ctx context.Context, a *app, args []string) error {
@@ -54,7 +54,11 @@ a standby.`,
 				if err := s.Check(ctx); err != nil {
 					return err
 				}
-				return a.say("Message DB is as it has to be\n")
+				version, err := s.MessageStoreVersion(ctx)
+				if err != nil {
+					return err
+				}
+				return a.say("ok: Message DB %s is set up correctly\n", version)
 			})
 		}
 	},
@@ -63,10 +67,11 @@ a standby.`,
 var versionCommand = command{
 	name:  "version",
 	args:  []string{"", "STREAM"},
-	short: "print the version of a stream, or those of mdb and Message DB",
-	long: `Prints the version of a stream, which is the position of its last message, or "none"
-with exit status 4 if it has no messages. -expect of write takes either. Without a
-stream it prints the versions of this command and of Message DB in the database.`,
+	short: "print the version of a stream, or of mdb and Message DB",
+	long: `Prints the version of a stream, which is the position of its last message. For a
+stream without messages it prints "none" and exits with 4. "write -expect" takes
+either. Without a stream it prints the versions of mdb and of Message DB in the
+database.`,
 	examples: `mdb version account-123
 mdb write -expect "$(mdb version account-123)" account-123 Closed < /dev/null`,
 	setup: func(*flag.FlagSet) action {
@@ -96,7 +101,7 @@ mdb write -expect "$(mdb version account-123)" account-123 Closed < /dev/null`,
 	},
 }
 
-// versions tells the command's own also where the database cannot be reached.
+// versions prints the command's own version even if the database cannot be reached.
 func (a *app) versions(ctx context.Context) error {
 	if err := a.say("mdb %s\n", ownVersion()); err != nil {
 		return err
@@ -110,7 +115,7 @@ func (a *app) versions(ctx context.Context) error {
 	})
 }
 
-// noStream is the version of a stream without messages, in words.
+// noStream is how the version of a stream without messages is written.
 const noStream = "none"
 
 func noMessages(stream mdb.StreamName) error {
@@ -124,7 +129,7 @@ func ownVersion() string {
 	return "(unknown)"
 }
 
-// withStore calls f with the store, and closes it.
+// withStore calls f with a store, which it closes afterwards.
 func (a *app) withStore(ctx context.Context, f func(*mdb.Store) error, opts ...mdb.StoreOption) error {
 	s, err := a.connect(ctx, opts...)
 	if err != nil {

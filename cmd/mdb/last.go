@@ -12,12 +12,12 @@ var lastCommand = command{
 	name:  "last",
 	args:  []string{"STREAM"},
 	short: "print the last message of a stream",
-	long: `Prints the last message of a stream, or the last one of a type, as read does. The exit
-status is 4 if there is none.`,
+	long: `Prints the last message of a stream, or the last one of a type, in the format of read.
+It exits with 4 if there is none.`,
 	examples: `mdb last account-123
 mdb last -type Deposited -json account-123`,
 	setup: func(fs *flag.FlagSet) action {
-		typ := fs.String("type", "", "the last message of this `TYPE`; it needs Message DB 1.3.0")
+		typ := fs.String("type", "", "print the last message of this `TYPE`; needs Message DB 1.3.0")
 		asJSON := fs.Bool("json", false, "print a line of JSON")
 		return func(ctx context.Context, a *app, args []string) error {
 			args, err := exactly(args, "STREAM")

@@ -14,22 +14,22 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// A proposedLine is a message that was read as a line, or was made to be written.
+// A proposedLine is a message of the input of write -lines.
 type proposedLine struct {
 	ID         string          `json:"id"`
 	StreamName string          `json:"stream_name"`
 	Type       string          `json:"type"`
 	Data       json.RawMessage `json:"data"`
 	Metadata   json.RawMessage `json:"metadata"`
-	// What the server gives anew.
+	// Accepted, because read -json prints them, and ignored: the server assigns new ones.
 	Position       any `json:"position"`
 	GlobalPosition any `json:"global_position"`
 	Time           any `json:"time"`
 }
 
-// readLines reads messages as JSON objects, one behind the other, whether or not
-// each is on a line of its own. Errors name the message by its number, and hold
-// nothing of it but its ID and the names of its fields.
+// readLines reads messages as JSON objects, one after the other, whether or not each is
+// on its own line. Errors give the number of the message and contain nothing else of it
+// but its ID and the names of its fields.
 func readLines(input io.Reader, newIDs, needIDs bool) ([]mdb.ProposedMessage, error) {
 	var (
 		messages []mdb.ProposedMessage
@@ -47,22 +47,22 @@ func readLines(input io.Reader, newIDs, needIDs bool) ([]mdb.ProposedMessage, er
 			return nil, explainLine(n, err)
 		}
 		if l.Type == "" {
-			return nil, usage("message %d has no type, want one", n)
+			return nil, usage("message %d has no type", n)
 		}
 		m := mdb.NewMessage(l.Type, nil)
 		switch id, err := uuid.Parse(l.ID); {
 		case newIDs, l.ID == "" && !needIDs:
 		case l.ID == "":
-			return nil, usage("message %d has no id, want one by which -idempotent knows it", n)
+			return nil, usage("message %d has no id, which -idempotent needs", n)
 		case err != nil:
-			return nil, usage("message %d has the id %q, want a UUID", n, l.ID)
+			return nil, usage("message %d: want a UUID as the id, got %q", n, l.ID)
 		default:
 			m.ID = id
 		}
 		if n == 1 {
 			from = l.StreamName
 		} else if l.StreamName != from {
-			return nil, usage("message 1 is of stream %q and message %d of %q, want those of one stream", from, n, l.StreamName)
+			return nil, usage("message 1 is from stream %q and message %d from %q, want messages from one stream", from, n, l.StreamName)
 		}
 		if l.Data != nil {
 			m.Data = l.Data
@@ -76,13 +76,13 @@ func readLines(input io.Reader, newIDs, needIDs bool) ([]mdb.ProposedMessage, er
 
 var fromZero = regexp.MustCompile(`^message (\d+)'s `)
 
-// countFromOne numbers the messages of an error of the library as readLines does,
-// and as tools for lines do.
+// countFromOne numbers the messages in an error of the library from 1, as readLines
+// and line-based tools do.
 func countFromOne(err error) error {
 	if wrong := (*mdb.ArgumentError)(nil); errors.As(err, &wrong) {
 		for i, fault := range wrong.Faults {
 			if match := fromZero.FindStringSubmatch(fault.Argument); match != nil {
-				n, _ := strconv.Atoi(match[1]) // it is a number
+				n, _ := strconv.Atoi(match[1]) // the expression matches digits only
 				wrong.Faults[i].Argument = fmt.Sprintf("message %d's %s", n+1, fault.Argument[len(match[0]):])
 			}
 		}
@@ -90,7 +90,7 @@ func countFromOne(err error) error {
 	return err
 }
 
-// explainLine leaves out what json's errors quote of the input.
+// explainLine replaces the errors of package json, which quote the input.
 func explainLine(n int, err error) error {
 	var (
 		syntax    *json.SyntaxError
@@ -100,14 +100,14 @@ func explainLine(n int, err error) error {
 	case errors.As(err, &wrongType):
 		kind, _, _ := strings.Cut(wrongType.Value, " ")
 		if wrongType.Field == "" {
-			return usage("message %d is a JSON %s, want an object", n, kind)
+			return usage("message %d: want a JSON object, got a %s", n, kind)
 		}
-		return usage("message %d has a JSON %s as its %s, want a string", n, kind, wrongType.Field)
+		return usage("message %d: want a string as the %s, got a %s", n, wrongType.Field, kind)
 	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF):
 		return usage("message %d is not valid JSON", n)
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return usage("message %d has a field %s, want id, stream_name, type, position, global_position, data, metadata, time", n, field)
+		return usage("message %d has the unknown field %s, want id, stream_name, type, position, global_position, data, metadata, time", n, field)
 	}
 	return fmt.Errorf("read message %d: %w", n, err)
 }

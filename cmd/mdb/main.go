@@ -1,39 +1,38 @@
-// The command mdb looks into a Message DB and writes to it, from a terminal and in
-// scripts.
+// The command mdb reads and writes Message DB from the terminal and in scripts.
 //
 //	go install github.com/messagedb-go/messagedb/cmd/mdb@latest
 //
 //	Usage: mdb [-d CONNECTION] COMMAND [options] [arguments]
 //
 //	Commands:
-//	  install     create Message DB in the database
-//	  notify      install, remove or look at the NOTIFY trigger
-//	  check       tell what is wrong with the database, the role or the connection
-//	  version     print the version of a stream, or those of mdb and Message DB
+//	  install     install Message DB into the database
+//	  notify      install, remove or inspect the NOTIFY trigger
+//	  check       check the database, the role and the connection
+//	  version     print the version of a stream, or of mdb and Message DB
 //	  write       write messages to a stream
 //	  read        print the messages of a stream or a category
-//	  tail        print the messages of a stream or a category as they are written
+//	  tail        print new messages of a stream or a category as they are written
 //	  last        print the last message of a stream
-//	  streams     count the messages of each stream
-//	  categories  count the messages of each category
-//	  types       count the messages of each type
+//	  streams     count messages by stream
+//	  categories  count messages by category
+//	  types       count messages by type
 //
-//	"mdb help COMMAND" shows a command's options and examples. Options may stand before
-//	and behind arguments; "--" ends them.
+//	Run "mdb help COMMAND" for the options and examples of a command. Options may come
+//	before or after the arguments; "--" ends them.
 //
-//	The database is the one that -d names, by a URL, by key=value pairs or by its name;
-//	or else DATABASE_URL; or else PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE and the
-//	like, as with psql. What other users of the machine must not see is better kept in
-//	a password file or the environment than given by -d.
+//	-d gives the database: a URL, key=value pairs, or a database's name. Without -d, mdb
+//	uses DATABASE_URL or, if that is not set, PGHOST, PGPORT, PGUSER, PGPASSWORD,
+//	PGDATABASE and the other variables of psql. Other users of the machine can see the
+//	arguments of a command, so keep the password in a password file or the environment.
 //
 //	Exit statuses:
-//	  0    it is done; tail was interrupted
-//	  1    it failed
-//	  2    the usage or the input is wrong; nothing was written
-//	  3    the stream is not at the version that -expect gives; nothing was written
+//	  0    success, also of an interrupted tail
+//	  1    failure
+//	  2    wrong usage or input; nothing was written
+//	  3    the stream is not at the version given by -expect; nothing was written
 //	  4    nothing was found, or there was nothing to write
 //	  5    it is unknown whether the messages were written
-//	  130  it was interrupted
+//	  130  interrupted
 package main
 
 import (
@@ -45,7 +44,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal ends the process in whatever it hangs.
+	// A second signal kills the process, even if it hangs.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }

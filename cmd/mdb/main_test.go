@@ -1,5 +1,5 @@
-// Package main_test runs the command as its users do: the compiled program, in a
-// shell, on a real server.
+// Package main_test runs the compiled command in a shell, on a real server, as its
+// users do.
 package main_test
 
 import (

@@ -11,11 +11,14 @@ import (
 var notifyCommand = command{
 	name:  "notify",
 	args:  []string{"install|remove|status"},
-	short: "install, remove or look at the NOTIFY trigger",
-	long: `Installs or removes the trigger that wakes subscriptions, of which tail is one, when
-something is written, or tells whether it is there and who waits for it. Without it
-they poll. Installing and removing is for the owner of the table messages. status
-exits with 4 if the trigger is missing or disabled.`,
+	short: "install, remove or inspect the NOTIFY trigger",
+	long: `Installs or removes the trigger that notifies subscriptions, including tail, when a
+message is written. Without it they poll. Only the owner of the table messages can
+install or remove it.
+
+status prints whether the trigger is installed, and how many connections wait for
+notifications and for how many categories. It exits with 4 if the trigger is missing
+or disabled.`,
 	examples: `mdb notify install
 mdb notify status`,
 	setup: func(*flag.FlagSet) action {
@@ -36,7 +39,7 @@ mdb notify status`,
 				"status": a.notifyStatus,
 			}
 			if len(args) != 1 || do[args[0]] == nil {
-				return usage("given %s, want install, remove or status", listed(args))
+				return usage("want install, remove or status, got %s", listed(args))
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error { return do[args[0]](ctx, s) })
 		}
@@ -53,5 +56,5 @@ func (a *app) notifyStatus(ctx context.Context, s *mdb.Store) error {
 	case !state.Enabled:
 		return nothing("the NOTIFY trigger is disabled")
 	}
-	return a.say("the NOTIFY trigger is installed\nconnections that wait for it: %d, for categories: %d\n", state.Connections, state.Categories)
+	return a.say("the NOTIFY trigger is installed\nconnections waiting for notifications: %d, categories: %d\n", state.Connections, state.Categories)
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// A line is a message as a line of JSON, by the names of Message DB's columns. What
-// is SQL NULL is left out.
+// A line is a message as a line of JSON. The fields have the names of Message DB's
+// columns; those that are SQL NULL are left out.
 type line struct {
 	ID             string          `json:"id"`
 	StreamName     string          `json:"stream_name"`
@@ -26,8 +26,8 @@ type line struct {
 	Time           time.Time       `json:"time"`
 }
 
-// A printer prints messages, each by one call of Write, so that what follows the
-// output sees whole lines.
+// A printer prints each message with one call of Write, so that a program that follows
+// the output sees whole lines.
 type printer struct {
 	w              io.Writer
 	json, coloured bool
@@ -59,17 +59,17 @@ func (p *printer) message(m mdb.Message) error {
 	return err
 }
 
-// say prints a line or more to the output.
+// say prints to the standard output.
 func (a *app) say(format string, args ...any) error {
 	_, err := fmt.Fprintf(a.stdout, format, args...)
 	return err
 }
 
-// aligned puts what is between tabs into columns.
+// aligned turns tab-separated text into columns.
 func aligned(text string) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	_, _ = io.WriteString(w, text) // a Builder takes everything
+	_, _ = io.WriteString(w, text) // a Builder never fails
 	_ = w.Flush()
 	return b.String()
 }
@@ -80,7 +80,7 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// A colour is how a terminal is told it.
+// A colour is the escape sequence that switches it on.
 type colour string
 
 const (
@@ -97,7 +97,7 @@ func (p *printer) colour(c colour, text string) string {
 	return string(c) + text + string(reset)
 }
 
-// coloured tells whether w is a terminal that colours are wanted on.
+// coloured reports whether w is a terminal on which the user wants colours.
 func coloured(w io.Writer, env func(string) string) bool {
 	file, ok := w.(*os.File)
 	if !ok || env("NO_COLOR") != "" || env("TERM") == "dumb" {
@@ -107,8 +107,8 @@ func coloured(w io.Writer, env func(string) string) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// printable spells what a terminal would act on, and what would break the line. In
-// JSON it is inside of strings, where the spelling means the same.
+// printable escapes characters that a terminal would act on or that would break the
+// line. In JSON they occur in strings only, where the escape means the same.
 func printable(text string) string {
 	if strings.IndexFunc(text, unprintable) < 0 {
 		return text

@@ -22,10 +22,10 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// patience bounds what only a broken test would wait for.
-const patience = time.Minute
+// testTimeout bounds the waits of a broken test.
+const testTimeout = time.Minute
 
-// A process is the command, running.
+// A process is a running command.
 type process struct {
 	cmd    *exec.Cmd
 	lines  *bufio.Scanner
@@ -34,7 +34,7 @@ type process struct {
 
 func start(t *testing.T, url string, args ...string) *process {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	t.Cleanup(cancel)
 	p := &process{cmd: exec.CommandContext(ctx, program, args...)}
 	p.cmd.Env = environment("DATABASE_URL=" + url)
@@ -54,12 +54,12 @@ func start(t *testing.T, url string, args ...string) *process {
 func (p *process) line(t *testing.T) string {
 	t.Helper()
 	if !p.lines.Scan() {
-		t.Fatalf("the output has ended: %v, %s", p.lines.Err(), p.stderr.String())
+		t.Fatalf("the output ended: %v, %s", p.lines.Err(), p.stderr.String())
 	}
 	return p.lines.Text()
 }
 
-// end waits for the end, and expects no further line.
+// end waits for the process to end, and checks that it prints nothing else.
 func (p *process) end(t *testing.T, status int) (stderr string) {
 	t.Helper()
 	if p.lines.Scan() {
@@ -99,11 +99,10 @@ func write(t *testing.T, s *mdb.Store, stream mdb.StreamName, typ string) {
 	}
 }
 
-// until asks again and again, because the server does not tell when a session of
-// it sleeps or waits.
+// until polls, because the server does not notify when a session is idle or waits.
 func until(t *testing.T, s *mdb.Store, sql string) {
 	t.Helper()
-	for end, ok := time.Now().Add(patience), false; !ok; {
+	for end, ok := time.Now().Add(testTimeout), false; !ok; {
 		if err := s.Pool().QueryRow(t.Context(), "SELECT EXISTS ("+sql+")").Scan(&ok); err != nil {
 			t.Fatal(err)
 		}
@@ -114,41 +113,43 @@ func until(t *testing.T, s *mdb.Store, sql string) {
 }
 
 const (
-	// The page is read behind the end that tail begins at.
+	// tail reads a page after it has looked up the end.
 	readOnce = `SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 		AND state = 'idle' AND query LIKE '%message_store.get\_%\_messages(%'`
-	armed = `SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted
+	listens = `SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted
 		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 	waiting = `SELECT FROM pg_locks WHERE NOT granted
 		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 )
 
+// TestTail checks that tail prints each new message immediately, with and without the
+// NOTIFY trigger, and that notify status counts it.
 func TestTail(t *testing.T) {
 	t.Parallel()
 	for _, name := range []mdb.StreamName{"account-1", "account"} {
-		for _, bell := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s, doorbell %v", name, bell), func(t *testing.T) {
+		for _, notify := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, NOTIFY trigger %v", name, notify), func(t *testing.T) {
 				t.Parallel()
 				url := testdb.New(t)
 				s := connect(t, url)
 				begun := readOnce
-				if bell {
+				if notify {
 					if err := schema.InstallNotify(t.Context(), s.Pool()); err != nil {
 						t.Fatal(err)
 					}
-					begun = armed
+					begun = listens
 				}
 				write(t, s, "account-1", "Before")
 				p := start(t, url, "tail", "-json", string(name))
 				until(t, s, begun)
-				if out, _ := (&shell{env: environment("DATABASE_URL=" + url)}).run(t, "mdb notify status"); bell &&
-					out != "the NOTIFY trigger is installed\nconnections that wait for it: 1, for categories: 1\n" {
+				if out, _ := (&shell{env: environment("DATABASE_URL=" + url)}).run(t, "mdb notify status"); notify &&
+					out != "the NOTIFY trigger is installed\nconnections waiting for notifications: 1, categories: 1\n" {
 					t.Errorf("notify status says %s", out)
 				}
 				for i := int64(1); i <= 3; i++ {
 					write(t, s, "account-1", "Later")
 					write(t, s, "other-1", "Later")
-					// A line comes while the command runs, and so is not kept in a buffer.
+					// The line arrives while the command runs, so it is not buffered.
 					var m struct {
 						Type     string
 						Position int64
@@ -159,13 +160,14 @@ func TestTail(t *testing.T) {
 				}
 				p.interrupt(t, os.Interrupt)
 				if stderr := p.end(t, 0); stderr != "" {
-					t.Errorf("complained: %s", stderr)
+					t.Errorf("standard error: %s", stderr)
 				}
 			})
 		}
 	}
 }
 
+// TestTailSelects checks the options that select messages.
 func TestTailSelects(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -193,13 +195,14 @@ func TestTailSelects(t *testing.T) {
 	}
 }
 
-// member tells which of two members of a group gets the stream.
+// member returns which of two members of a group reads the stream.
 func member(stream mdb.StreamName) string {
 	hash := mdb.Hash64(stream.CardinalID())
 	return fmt.Sprintf("%d/2", max(hash%2, -hash%2))
 }
 
-func TestTailOutlastsItsConnection(t *testing.T) {
+// TestTailReconnects checks that tail continues after its connections are killed.
+func TestTailReconnects(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
 	s := connect(t, url)
@@ -214,12 +217,13 @@ func TestTailOutlastsItsConnection(t *testing.T) {
 		t.Errorf("printed %q", got)
 	}
 	p.interrupt(t, syscall.SIGTERM)
-	if stderr := p.end(t, 0); stderr != "" && !strings.HasPrefix(stderr, "mdb: trying again: ") {
-		t.Errorf("complained: %s", stderr)
+	if stderr := p.end(t, 0); stderr != "" && !strings.HasPrefix(stderr, "mdb: retrying: ") {
+		t.Errorf("standard error: %s", stderr)
 	}
 }
 
-// TestInterrupted breaks a read and a write off while they wait for a lock.
+// TestInterrupted checks that a read and a write that wait for a lock end when they are
+// interrupted, and that the write then reports an unknown outcome.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]struct {
@@ -245,13 +249,14 @@ func TestInterrupted(t *testing.T) {
 			until(t, s, waiting)
 			p.interrupt(t, os.Interrupt)
 			if stderr := p.end(t, want.status); !strings.Contains(stderr, want.stderr) {
-				t.Errorf("complained: %s\nwant in it: %s", stderr, want.stderr)
+				t.Errorf("standard error: %s\nwant in it: %s", stderr, want.stderr)
 			}
 		})
 	}
 }
 
-// TestInterruptedInput stops a write whose input does not end.
+// TestInterruptedInput checks that a write that waits for input ends when it is
+// interrupted.
 func TestInterruptedInput(t *testing.T) {
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), program, "write", "account-1", "Opened")
@@ -263,7 +268,7 @@ func TestInterruptedInput(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// More than a pipe holds, so that the command has begun to read.
+	// More than fits into a pipe, so that the command has started to read.
 	if _, err := in.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
 		t.Fatal(err)
 	}
@@ -276,9 +281,9 @@ func TestInterruptedInput(t *testing.T) {
 	}
 }
 
-// TestWhereTheDatabaseIs gives each of the ways to say it, in the order in which
-// they count.
-func TestWhereTheDatabaseIs(t *testing.T) {
+// TestDatabase checks the ways to give the database, their precedence, and that none
+// prints the password.
+func TestDatabase(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
 	write(t, connect(t, url), "account-1", "Opened")
@@ -314,7 +319,7 @@ func TestWhereTheDatabaseIs(t *testing.T) {
 					t.Errorf("printed %s", out)
 				}
 				if bytes.Contains(out, []byte("secret")) {
-					t.Errorf("told the password: %s", out)
+					t.Errorf("printed the password: %s", out)
 				}
 			}
 		})

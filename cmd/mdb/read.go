@@ -16,11 +16,13 @@ var readCommand = command{
 	name:  "read",
 	args:  []string{"STREAM|CATEGORY"},
 	short: "print the messages of a stream or a category",
-	long: `Prints the messages of a stream, such as account-123, by their positions, or of a
-category, such as account, by their global positions: all of them, page after page,
-unless -limit says otherwise. A line has the time, the global position, the stream
-and the position, the type, the data and the metadata. -json prints lines of JSON
-that "write -lines" takes.`,
+	long: `Prints the messages of a stream, such as account-123, in the order of their positions,
+or those of a category, such as account, in the order of their global positions. It
+prints all of them unless there is a -limit.
+
+A line consists of the time, the global position, the stream and the position, the
+type, the data and the metadata. With -json the lines are JSON, which "write -lines"
+reads.`,
 	examples: `mdb read account-123
 mdb read -after 1000 -limit 20 account
 mdb read -group 0/3 account
@@ -28,7 +30,7 @@ mdb read -json account-123 | mdb -d "$OTHER_URL" write -lines -idempotent accoun
 	setup: selecting((*app).read),
 }
 
-// selecting returns the set-up of a command that does something with a selection.
+// selecting returns the setup of a command that works on a selection.
 func selecting(do func(*app, context.Context, *mdb.Store, *selection) error, opts ...mdb.StoreOption) func(*flag.FlagSet) action {
 	return func(fs *flag.FlagSet) action {
 		var sel selection
@@ -72,7 +74,7 @@ func (a *app) read(ctx context.Context, s *mdb.Store, sel *selection) (err error
 	return nil
 }
 
-// A selection is which messages of a stream or a category read and tail print.
+// A selection says which messages of a stream or a category read and tail print.
 type selection struct {
 	name  mdb.StreamName
 	limit int64 // 0: none
@@ -89,21 +91,21 @@ type selection struct {
 }
 
 func (sel *selection) declare(fs *flag.FlagSet) {
-	numberFlag(fs, "from", "begin with the message at the `POSITION`, which is global for a category", func(n int64) { sel.from = &n })
-	numberFlag(fs, "after", "begin behind the `POSITION`, which is global for a category", func(n int64) { sel.after = &n })
-	fs.Func("limit", "stop after `N` messages", func(given string) (err error) {
+	numberFlag(fs, "from", "start at this `POSITION`, a global position for a category", func(n int64) { sel.from = &n })
+	numberFlag(fs, "after", "start after this `POSITION`, a global position for a category", func(n int64) { sel.after = &n })
+	fs.Func("limit", "stop after printing `N` messages", func(given string) (err error) {
 		if sel.limit, err = strconv.ParseInt(given, 10, 64); err != nil || sel.limit < 1 {
 			return errors.New("want a number, at least 1")
 		}
 		return nil
 	})
-	fs.StringVar(&sel.typ, "type", "", "print only messages of this `TYPE`; all are read")
-	fs.StringVar(&sel.correlation, "correlation", "", "of a category, only messages correlated with this `CATEGORY`")
-	fs.StringVar(&sel.group, "group", "", "of a category, only the streams of `MEMBER/SIZE` of a consumer group, as in 0/3")
+	fs.StringVar(&sel.typ, "type", "", "print only messages of this `TYPE`; the others are read, too")
+	fs.StringVar(&sel.correlation, "correlation", "", "for a category: only messages whose correlation stream is in this `CATEGORY`")
+	fs.StringVar(&sel.group, "group", "", "for a category: only the streams of `MEMBER/SIZE` of a consumer group, such as 0/3")
 	fs.BoolVar(&sel.json, "json", false, "print lines of JSON")
 }
 
-// check makes options for the library of those of the command.
+// check turns the command's options into options of the library.
 func (sel *selection) check(args []string) (err error) {
 	args, err = exactly(args, "STREAM|CATEGORY")
 	if err != nil {
@@ -113,7 +115,7 @@ func (sel *selection) check(args []string) (err error) {
 		return err
 	}
 	if sel.from != nil && sel.after != nil {
-		return usage("given -from and -after, want one of them")
+		return usage("-from and -after exclude each other")
 	}
 	if sel.limit > 0 && sel.limit < mdb.DefaultBatchSize && sel.typ == "" {
 		size := mdb.WithBatchSize(int(sel.limit))
@@ -128,7 +130,7 @@ func (sel *selection) check(args []string) (err error) {
 		sel.category = append(sel.category, mdb.AfterGlobalPosition(*sel.after))
 	}
 	if !sel.isCategory() && (sel.correlation != "" || sel.group != "") {
-		return usage("given -correlation or -group with the stream %q, want a category", string(sel.name))
+		return usage("-correlation and -group need a category, got the stream %q", string(sel.name))
 	}
 	if sel.correlation != "" {
 		sel.category = append(sel.category, mdb.WithCorrelation(mdb.Category(sel.correlation)))
@@ -138,19 +140,20 @@ func (sel *selection) check(args []string) (err error) {
 		member, memberErr := strconv.Atoi(memberText)
 		size, sizeErr := strconv.Atoi(sizeText)
 		if memberErr != nil || sizeErr != nil {
-			return usage("given -group %q, want MEMBER/SIZE, as in 0/3", sel.group)
+			return usage("-group: want MEMBER/SIZE, such as 0/3, got %q", sel.group)
 		}
 		sel.category = append(sel.category, mdb.AsConsumerGroup(member, size))
 	}
 	return nil
 }
 
-// isCategory tells by the name, as the server does.
+// isCategory decides by the name, as the server does.
 func (sel *selection) isCategory() bool {
 	return !strings.Contains(string(sel.name), "-")
 }
 
-// as returns options as those of a read or a subscription, which they are.
+// as converts options to those of a read or a subscription, whose interfaces they
+// implement, too.
 func as[To, From any](options []From) []To {
 	converted := make([]To, len(options))
 	for i, o := range options {
@@ -159,10 +162,9 @@ func as[To, From any](options []From) []To {
 	return converted
 }
 
-var errEnough = errors.New("as many messages as were asked for")
+var errEnough = errors.New("the limit is reached")
 
-// print prints the message if it is wanted. The error is errEnough when it was the
-// last one.
+// print prints the message if it is selected. It returns errEnough after the last one.
 func (sel *selection) print(p *printer, m mdb.Message) error {
 	if sel.typ != "" && m.Type != sel.typ {
 		return nil

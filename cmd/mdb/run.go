@@ -12,7 +12,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// Exit statuses, as the help tells them.
+// Exit statuses. The help explains them.
 const (
 	statusDone         = 0
 	statusFailed       = 1
@@ -20,10 +20,10 @@ const (
 	statusWrongVersion = 3
 	statusNothing      = 4
 	statusUnknown      = 5
-	statusInterrupted  = 130 // 128 and SIGINT's number, as shells have it
+	statusInterrupted  = 130 // as in shells: 128 + SIGINT
 )
 
-// An app is what one run of the command works with.
+// An app is one run of the command.
 type app struct {
 	env            func(string) string
 	stdin          io.Reader
@@ -31,7 +31,7 @@ type app struct {
 	database       string // -d
 }
 
-// run is the command. It returns the exit status.
+// run runs the command and returns the exit status.
 func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}
 	err := a.run(ctx, args)
@@ -53,7 +53,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		return explainFlag(fs, err)
 	}
 	if fs.NArg() == 0 {
-		return usage("given no command, want one of %s", strings.Join(commandNames(), ", "))
+		return usage("no command, want one of %s", strings.Join(commandNames(), ", "))
 	}
 	name, rest := fs.Arg(0), fs.Args()[1:]
 	if name == "help" {
@@ -78,11 +78,11 @@ func (a *app) run(ctx context.Context, args []string) error {
 	return err
 }
 
-// complain prints an error as the last line or lines of the output. A password may
-// have been given where none belongs, so this is where all of them are taken out.
+// complain prints an error to the standard error. It removes passwords, which the user
+// may have typed in the wrong place.
 func (a *app) complain(err error) {
 	text := strings.TrimPrefix(err.Error(), "mdb: ")
-	_, _ = fmt.Fprintln(a.stderr, "mdb: "+redact(text)) // there is nowhere else to complain
+	_, _ = fmt.Fprintln(a.stderr, "mdb: "+redact(text)) // there is nowhere to report a failure
 }
 
 var secret = regexp.MustCompile(`(?i)(postgres(ql)?:|://).*@|password\s*=.*`)
@@ -116,9 +116,9 @@ func statusOf(ctx context.Context, err error) int {
 	return statusFailed
 }
 
-// A usageError says what is wrong with the arguments or the input.
+// A usageError describes what is wrong with the arguments or the input.
 type usageError struct {
-	command string // whose help shows how it is done
+	command string // the one whose help to see
 	text    string
 }
 
@@ -128,12 +128,12 @@ func usage(format string, args ...any) error {
 
 func (e *usageError) Error() string {
 	if e.command == "" {
-		return e.text + `; "mdb help" tells more`
+		return e.text + `; see "mdb help"`
 	}
-	return fmt.Sprintf(`%s: %s; "mdb help %s" tells more`, e.command, e.text, e.command)
+	return fmt.Sprintf(`%s: %s; see "mdb help %s"`, e.command, e.text, e.command)
 }
 
-// A nothingError says that what was asked for is not there.
+// A nothingError says that nothing was found.
 type nothingError struct{ text string }
 
 func nothing(format string, args ...any) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
+// TestStatusOf checks the exit status of each kind of error.
 func TestStatusOf(t *testing.T) {
 	t.Parallel()
 	ended, cancel := context.WithCancel(t.Context())
@@ -38,6 +39,8 @@ func TestStatusOf(t *testing.T) {
 	}
 }
 
+// TestRedact checks that no spelling of a connection string leaves its password, and
+// that other texts stay as they are.
 func TestRedact(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

@@ -16,8 +16,8 @@ import (
 var streamsCommand = command{
 	name:  "streams",
 	args:  []string{"[FILTER]"},
-	short: "count the messages of each stream",
-	long: `Counts the messages of each stream, with their share of all messages in per cent, by
+	short: "count messages by stream",
+	long: `Prints the number of messages of each stream and its percentage of all messages, from
 the views stream_summary and stream_type_summary.
 
 ` + aboutFilter,
@@ -25,7 +25,7 @@ the views stream_summary and stream_type_summary.
 mdb streams 'account-*'
 mdb streams -types account-123`,
 	setup: func(fs *flag.FlagSet) action {
-		types := fs.Bool("types", false, "count each type of a stream's messages apart")
+		types := fs.Bool("types", false, "count each type of message separately")
 		asJSON := summaryJSON(fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			if *types {
@@ -39,15 +39,15 @@ mdb streams -types account-123`,
 var categoriesCommand = command{
 	name:  "categories",
 	args:  []string{"[FILTER]"},
-	short: "count the messages of each category",
-	long: `Counts the messages of each category, with their share of all messages in per cent, by
-the view category_type_summary.
+	short: "count messages by category",
+	long: `Prints the number of messages of each category and its percentage of all messages,
+from the view category_type_summary.
 
 ` + aboutFilter,
 	examples: `mdb categories
 mdb categories -types account`,
 	setup: func(fs *flag.FlagSet) action {
-		types := fs.Bool("types", false, "count each type of a category's messages apart")
+		types := fs.Bool("types", false, "count each type of message separately")
 		asJSON := summaryJSON(fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			if *types {
@@ -61,22 +61,22 @@ mdb categories -types account`,
 var typesCommand = command{
 	name:  "types",
 	args:  []string{"[FILTER]"},
-	short: "count the messages of each type",
-	long: `Counts the messages of each type, with their share of all messages in per cent, by the
-views type_summary, type_stream_summary and type_category_summary.
+	short: "count messages by type",
+	long: `Prints the number of messages of each type and its percentage of all messages, from
+the views type_summary, type_stream_summary and type_category_summary.
 
 ` + aboutFilter,
 	examples: `mdb types
 mdb types -categories
 mdb types -streams '*Deposited'`,
 	setup: func(fs *flag.FlagSet) action {
-		streams := fs.Bool("streams", false, "count the messages of each stream apart")
-		categories := fs.Bool("categories", false, "count the messages of each category apart")
+		streams := fs.Bool("streams", false, "count each stream separately")
+		categories := fs.Bool("categories", false, "count each category separately")
 		asJSON := summaryJSON(fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			switch {
 			case *streams && *categories:
-				return usage("given -streams and -categories, want one of them")
+				return usage("-streams and -categories exclude each other")
 			case *streams:
 				return a.summarise(ctx, args, *asJSON, "type_stream_summary", "type", "stream_name")
 			case *categories:
@@ -87,15 +87,15 @@ mdb types -streams '*Deposited'`,
 	},
 }
 
-const aboutFilter = `FILTER keeps the names in the first column that it equals; a * in it stands for any text.
-The share is of all messages all the same, and all of the table is read.`
+const aboutFilter = `FILTER selects rows by the name in the first column; a * in it matches any text. The
+percentage is always of all messages, and the command always reads the whole table.`
 
 func summaryJSON(fs *flag.FlagSet) *bool {
 	return fs.Bool("json", false, "print lines of JSON")
 }
 
-// summarise prints a view by the names in its leading columns, of which the first is
-// filtered. A view that has further ones is summed up.
+// summarise prints a view, grouped by the given columns and filtered by the first of
+// them.
 func (a *app) summarise(ctx context.Context, args []string, asJSON bool, view string, columns ...string) error {
 	filter, err := atMostOne(args, "FILTER")
 	if err != nil {
@@ -114,7 +114,7 @@ func (a *app) summarise(ctx context.Context, args []string, asJSON bool, view st
 	return a.withStore(ctx, func(s *mdb.Store) error {
 		rows, err := s.Pool().Query(ctx, sql, pattern)
 		if err != nil {
-			return fmt.Errorf(`%s: %w; "mdb check" tells more`, view, err)
+			return fmt.Errorf(`%s: %w; run "mdb check"`, view, err)
 		}
 		counts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c count, err error) {
 			c.names = make([]string, len(columns))
@@ -126,7 +126,7 @@ func (a *app) summarise(ctx context.Context, args []string, asJSON bool, view st
 		})
 		switch {
 		case err != nil:
-			return fmt.Errorf(`%s: %w; "mdb check" tells more`, view, err)
+			return fmt.Errorf(`%s: %w; run "mdb check"`, view, err)
 		case len(counts) == 0:
 			return nothing("no messages found")
 		case asJSON:
@@ -159,7 +159,7 @@ func (a *app) table(columns []string, counts []count) error {
 	return a.say("%s", aligned(b.String()))
 }
 
-// countsAsJSON names the fields as the views name their columns.
+// countsAsJSON prints lines of JSON whose fields have the names of the views' columns.
 func (a *app) countsAsJSON(columns []string, counts []count) error {
 	w := bufio.NewWriter(a.stdout)
 	for _, c := range counts {

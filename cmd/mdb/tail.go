@@ -11,11 +11,13 @@ import (
 var tailCommand = command{
 	name:  "tail",
 	args:  []string{"STREAM|CATEGORY"},
-	short: "print the messages of a stream or a category as they are written",
-	long: `Prints the messages of a stream or a category as read does, when they are written,
-until it is interrupted, which is exit status 0. It begins with the next message;
--from 0 prints those that are there first. Where the NOTIFY trigger is installed it
-is woken by it, otherwise it polls. It outlasts lost connections, and tells of them.`,
+	short: "print new messages of a stream or a category as they are written",
+	long: `Prints new messages of a stream or a category as they are written, in the format of
+read, until it is interrupted, and then exits with 0. It starts with the next message;
+-from 0 prints the existing messages first.
+
+If the NOTIFY trigger is installed, it is notified of new messages; otherwise it polls.
+After a lost connection it prints the error, reconnects and continues.`,
 	examples: `mdb tail account
 mdb tail -from 0 -json account-123
 mdb tail -limit 1 -type Closed account-123`,
@@ -27,7 +29,7 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 	handle := func(_ context.Context, m mdb.Message) error { return sel.print(printer, m) }
 	retry := mdb.OnRetry(func(r mdb.Retry) {
 		if r.Attempt == 1 {
-			a.complain(fmt.Errorf("trying again: %w", r.Err))
+			a.complain(fmt.Errorf("retrying: %w", r.Err))
 		}
 	})
 	var err error
@@ -39,7 +41,7 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 		err = s.SubscribeToStream(ctx, sel.name, handle, opts...)
 	}
 	if errors.Is(err, errEnough) || ctx.Err() != nil {
-		err = nil // as it was asked for
+		err = nil // -limit is reached, or the user has stopped it
 	}
 	return err
 }

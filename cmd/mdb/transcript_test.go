@@ -15,11 +15,11 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
-var update = flag.Bool("update", false, "write what the commands print into the transcripts")
+var update = flag.Bool("update", false, "rewrite the transcripts with what the commands print")
 
-// TestTranscripts runs sessions in a shell: behind each line with a dollar stands
-// what the command prints, to the output and the error output, and an exit status
-// that is not 0.
+// TestTranscripts checks that the commands of testdata/cli print what the transcripts
+// say. A line that begins with a dollar is run in a shell. What it prints follows, to
+// the standard output and the standard error, and then its exit status unless that is 0.
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../../testdata/cli/*.txt")
@@ -44,7 +44,8 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-// TestDocumentation runs the commands of docs/command.md, in their order.
+// TestDocumentation checks that the commands of docs/command.md, run in their order,
+// print what the page says.
 func TestDocumentation(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/command.md")
@@ -58,14 +59,14 @@ func TestDocumentation(t *testing.T) {
 	sh := newShell(t, string(page))
 	for _, block := range blocks {
 		if block[1] != "console" {
-			t.Errorf("a block of the kind %q is not run:\n%s", block[1], block[2])
+			t.Errorf("a block of language %q, want console:\n%s", block[1], block[2])
 			continue
 		}
 		requireSame(t, sh.replay(t, block[2]), block[2])
 	}
 }
 
-// TestLinks follows those between the pages.
+// TestLinks checks that the files to which the pages of docs link exist.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("../../docs/*.md")
@@ -79,13 +80,13 @@ func TestLinks(t *testing.T) {
 		}
 		for _, link := range regexp.MustCompile(`\]\(([^):#]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(text), -1) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(page), link[1])); err != nil {
-				t.Errorf("a link of %s leads nowhere: %v", filepath.Base(page), err)
+				t.Errorf("%s has a dead link: %v", filepath.Base(page), err)
 			}
 		}
 	}
 }
 
-// requireSame compares line by line, so that a failure shows where.
+// requireSame reports the first line that differs.
 func requireSame(t *testing.T, got, want string) {
 	t.Helper()
 	gotLines, wantLines := strings.Split(normal(got), "\n"), strings.Split(normal(want), "\n")
@@ -99,7 +100,7 @@ func requireSame(t *testing.T, got, want string) {
 	t.Errorf("got:\n%s\nwant, from line %d on:\n%s", got, i+1, strings.Join(wantLines[min(i, len(wantLines)):], "\n"))
 }
 
-// normal replaces what differs from run to run.
+// normal replaces IDs and times, which differ from run to run.
 func normal(text string) string {
 	for _, varies := range []struct{ what, pattern string }{
 		{"UUID", `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`},
@@ -110,14 +111,14 @@ func normal(text string) string {
 	return text
 }
 
-// A shell runs commands in a folder and with databases of its own.
+// A shell runs commands in its own folder and with its own databases.
 type shell struct {
 	folder string
 	env    []string
 }
 
-// newShell gives a shell the databases that the text names: DATABASE_URL and
-// OTHER_URL have a Message DB, EMPTY_URL has none.
+// newShell returns a shell with the databases that the text mentions: Message DB is
+// installed in DATABASE_URL and OTHER_URL, but not in EMPTY_URL.
 func newShell(t *testing.T, text string) *shell {
 	t.Helper()
 	sh := &shell{folder: t.TempDir(), env: environment("DATABASE_URL=" + testdb.New(t))}
@@ -130,8 +131,8 @@ func newShell(t *testing.T, text string) *shell {
 	return sh
 }
 
-// environment is the process's, without what the command goes by, and with the
-// command in the path.
+// environment returns the environment of the process without the variables that the
+// command reads, and with the command in the path.
 func environment(more ...string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "DATABASE_URL=") || strings.HasPrefix(v, "NO_COLOR=")
@@ -140,7 +141,8 @@ func environment(more ...string) []string {
 	return append(append(env, "PATH="+path), more...)
 }
 
-// replay runs the commands of a transcript and returns it with what they print now.
+// replay runs the commands of a transcript and returns the transcript with their
+// current output.
 func (sh *shell) replay(t *testing.T, transcript string) string {
 	t.Helper()
 	var b strings.Builder
@@ -151,7 +153,7 @@ func (sh *shell) replay(t *testing.T, transcript string) string {
 			if strings.HasPrefix(lines[i], "#") {
 				b.WriteString(lines[i])
 			}
-			continue // what the command printed before
+			continue // old output
 		}
 		b.WriteString(lines[i])
 		for ; i+1 < len(lines) && strings.HasPrefix(lines[i+1], "> "); i++ {

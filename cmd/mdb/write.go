@@ -19,18 +19,18 @@ var writeCommand = command{
 	name:  "write",
 	args:  []string{"STREAM TYPE < DATA", "-lines STREAM < MESSAGES"},
 	short: "write messages to a stream",
-	long: `Writes a message whose data is the JSON of the input, or SQL NULL if that is empty. It
-gets an ID of its own unless -id gives one.
+	long: `Writes a message. Its data is the JSON read from the standard input, or SQL NULL if the
+input is empty. It gets a new ID unless -id gives one.
 
-With -lines the input is messages, one behind the other, as JSON objects with type,
-and where wanted id, data and metadata. All of them are written, or none. Those that
-"read -json" prints are such: where they came from (stream_name, position,
-global_position, time) is left aside, but they must come from one stream. What is
-left out is SQL NULL. All are held in memory.
+With -lines the input consists of messages: JSON objects with the field type and,
+optionally, id, data and metadata. A field that is left out is SQL NULL, or a new ID.
+Either all messages are written or none. They are read into memory first.
 
-A message keeps its ID, and an ID is taken once in a database. So a copy into the
-same database needs -new-ids; -idempotent makes a second copy into another one, or a
-second try after an unknown outcome, a success.`,
+-lines also reads the output of "read -json", from one stream at a time; it ignores
+the fields stream_name, position, global_position and time. The copies keep their IDs,
+and a database takes each ID once. So a copy into the same database needs -new-ids.
+With -idempotent, copying again into another database succeeds, and so does writing
+again after an unknown outcome.`,
 	examples: `mdb write account-123 Deposited <<< '{"amount": 10}'
 mdb write account-123 Deposited < data.json
 mdb write -expect 4 account-123 Closed < /dev/null
@@ -49,12 +49,12 @@ mdb read -json account-123 | mdb write -lines -new-ids archivedAccount-123`,
 				return err
 			}
 			if len(messages) == 0 {
-				return nothing("the input has no messages, nothing was written")
+				return nothing("the input contains no messages, nothing was written")
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
 				written, err := s.WriteMessages(ctx, w.stream, messages, w.options...)
 				if duplicate := (*mdb.DuplicateIDError)(nil); errors.As(err, &duplicate) && w.lines {
-					return fmt.Errorf("%w; -new-ids writes the messages under new IDs", err)
+					return fmt.Errorf("%w; -new-ids gives the messages new IDs", err)
 				}
 				if err != nil {
 					return countFromOne(err)
@@ -65,7 +65,7 @@ mdb read -json account-123 | mdb write -lines -new-ids archivedAccount-123`,
 	},
 }
 
-// writing is what write was told.
+// writing is the options and arguments of write.
 type writing struct {
 	stream     mdb.StreamName
 	typ        string
@@ -79,36 +79,36 @@ type writing struct {
 }
 
 func (w *writing) declare(fs *flag.FlagSet) {
-	fs.Func("expect", "fail with exit status 3 unless the stream is at this `VERSION`, a position or none", func(given string) error {
+	fs.Func("expect", "exit with 3 unless the stream is at this `VERSION`, a number or none", func(given string) error {
 		if given == noStream {
 			w.options = append(w.options, mdb.ExpectNoStream())
 			return nil
 		}
 		version, err := strconv.ParseInt(given, 10, 64)
 		if err != nil || version < mdb.NoStream {
-			return errors.New("want a position, or none for a stream without messages")
+			return errors.New("want a number, or none for a stream without messages")
 		}
 		w.options = append(w.options, mdb.ExpectVersion(version))
 		return nil
 	})
 	fs.StringVar(&w.id, "id", "", "the message's ID, a `UUID`")
 	fs.StringVar(&w.metadata, "metadata", "", "the message's metadata, as `JSON`")
-	fs.BoolVar(&w.lines, "lines", false, "write the messages that the input has as JSON objects")
-	fs.BoolVar(&w.newIDs, "new-ids", false, "with -lines, give the messages new IDs")
-	fs.BoolVar(&w.idempotent, "idempotent", false, "it is a success if the same messages, by their IDs, are there already")
-	fs.BoolVar(&w.json, "json", false, "print what was written as lines of JSON")
+	fs.BoolVar(&w.lines, "lines", false, "read messages from the input, as JSON objects")
+	fs.BoolVar(&w.newIDs, "new-ids", false, "with -lines: give the messages new IDs")
+	fs.BoolVar(&w.idempotent, "idempotent", false, "succeed if the same messages with the same IDs exist already")
+	fs.BoolVar(&w.json, "json", false, "print the result as lines of JSON")
 }
 
 func (w *writing) check(args []string) (err error) {
 	switch {
 	case w.lines && (w.id != "" || w.metadata != ""):
-		return usage("given -id or -metadata with -lines, want them in the lines")
+		return usage("with -lines, the id and the metadata belong in the input, not into -id and -metadata")
 	case w.newIDs && !w.lines:
-		return usage("given -new-ids without -lines, where a message has a new ID unless -id gives one")
+		return usage("-new-ids needs -lines; without -lines a message gets a new ID unless -id gives one")
 	case w.newIDs && w.idempotent:
-		return usage("given -new-ids and -idempotent, want one of them: new messages are never there already")
+		return usage("-new-ids and -idempotent exclude each other: a message with a new ID never exists already")
 	case w.idempotent && !w.lines && w.id == "":
-		return usage("given -idempotent without -id, want the ID by which the message is known")
+		return usage("-idempotent needs -id, to find the message if it exists already")
 	case w.lines:
 		args, err = exactly(args, "STREAM")
 	default:
@@ -126,7 +126,7 @@ func (w *writing) check(args []string) (err error) {
 	return err
 }
 
-// messages reads the input.
+// messages returns the messages to write, from the input and the options.
 func (w *writing) messages(input io.Reader) ([]mdb.ProposedMessage, error) {
 	if w.lines {
 		return readLines(input, w.newIDs, w.idempotent)
@@ -135,7 +135,7 @@ func (w *writing) messages(input io.Reader) ([]mdb.ProposedMessage, error) {
 	if w.id != "" {
 		id, err := uuid.Parse(w.id)
 		if err != nil {
-			return nil, usage("given -id %q, want a UUID", w.id)
+			return nil, usage("-id: want a UUID, got %q", w.id)
 		}
 		m.ID = id
 	}
@@ -152,8 +152,8 @@ func (w *writing) messages(input io.Reader) ([]mdb.ProposedMessage, error) {
 	return []mdb.ProposedMessage{m}, nil
 }
 
-// unlessEnded leaves f behind when ctx ends: a read from a terminal cannot be broken
-// off otherwise.
+// unlessEnded returns when ctx ends without waiting for f, because a read from a
+// terminal cannot be interrupted.
 func unlessEnded[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	var (
 		v    T
@@ -173,7 +173,7 @@ func unlessEnded[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// report prints where the messages are.
+// report prints the positions of the written messages.
 func (a *app) report(stream mdb.StreamName, written []mdb.Written, asJSON bool) error {
 	if asJSON {
 		for _, w := range written {
