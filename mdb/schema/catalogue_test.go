@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// catalogue returns what the server's catalogues say of the schema message_store
-// and what belongs to it: each fact by what it is about.
+// catalogue returns what the system catalogues say about the schema message_store and its
+// objects: facts by their subjects.
 func catalogue(t testing.TB, db querier) map[string]string {
 	t.Helper()
 	facts := make(map[string]string)
@@ -31,8 +31,8 @@ func catalogue(t testing.TB, db querier) map[string]string {
 	return facts
 }
 
-// identities returns the catalogues' own numbers, which change when an object is
-// made anew.
+// identities returns the row identities in the catalogues, which change when an object
+// is recreated.
 func identities(t testing.TB, db querier) []string {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), `
@@ -50,7 +50,7 @@ func identities(t testing.TB, db querier) []string {
 	return found
 }
 
-// differences tells what differs between two catalogues, in order.
+// differences returns the differences between two catalogues, sorted by subject.
 func differences(first, second map[string]string) []difference {
 	about := slices.Concat(keys(first), keys(second))
 	slices.Sort(about)
@@ -81,7 +81,7 @@ var catalogues = []string{
 	`SELECT 'relation ' || relname, concat_ws(', ', relkind, 'persistence ' || relpersistence::text, 'owner ' || pg_get_userbyid(relowner),
 		'row security ' || relrowsecurity, 'options ' || reloptions::text) FROM ` + relations,
 
-	// By number, so that their order is compared too.
+	// By number, so that the order is compared, too.
 	`SELECT 'column ' || c.relname || ' ' || a.attnum,
 		concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'not null' END,
 			'default ' || pg_get_expr(d.adbin, d.adrelid), 'identity ' || nullif(a.attidentity::text, ''), 'generated ' || nullif(a.attgenerated::text, ''),
@@ -140,7 +140,7 @@ var catalogues = []string{
 	`SELECT 'right of ' || role || ': ' || privilege || ' on a column of ' || c.relname, has_any_column_privilege(role, c.oid, privilege)::text
 		FROM ` + grantees + `, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) AS privilege, ` + relations + ` AND c.relkind IN ('r', 'v')`,
 
-	// The condition is within CASE, as it fails for what is no sequence.
+	// Within CASE, because the function fails for anything but a sequence.
 	`SELECT 'right of ' || role || ': ' || privilege || ' on ' || c.relname, CASE c.relkind WHEN 'S' THEN has_sequence_privilege(role, c.oid, privilege)::text END
 		FROM ` + grantees + `, unnest(ARRAY['USAGE', 'SELECT', 'UPDATE']) AS privilege, ` + relations + ` AND c.relkind = 'S'`,
 

@@ -8,7 +8,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-func TestInstallRefusesForeignObjects(t *testing.T) {
+// TestInstallRejectsForeignObjects checks that Install finds objects that are not Message
+// DB's, describes them, and changes nothing.
+func TestInstallRejectsForeignObjects(t *testing.T) {
 	t.Parallel()
 	const (
 		installed = "installed"
@@ -18,7 +20,7 @@ func TestInstallRefusesForeignObjects(t *testing.T) {
 		name  string
 		first string // "installed": by Install
 		then  string
-		found []string // what the error has to tell, each in one of its parts
+		found []string // each has to be a part of the error
 	}{
 		{"another table messages", table + `id int, body text)`, ``, []string{"table messages: id integer, body text (want table: global_position bigint"}},
 		{
@@ -71,7 +73,7 @@ func TestInstallRefusesForeignObjects(t *testing.T) {
 				}
 				for _, want := range test.found {
 					if !strings.Contains(strings.Join(foreign.Found, "\n"), want) || !strings.Contains(err.Error(), want) {
-						t.Errorf("got %q (%v), want to be told of %s", foreign.Found, err, want)
+						t.Errorf("got %q (%v), want %s in it", foreign.Found, err, want)
 					}
 				}
 			})
@@ -79,9 +81,9 @@ func TestInstallRefusesForeignObjects(t *testing.T) {
 	}
 }
 
-// TestInstallRefusesOtherNames is about names that Install would create, which it
-// does not tell a Message DB by.
-func TestInstallRefusesOtherNames(t *testing.T) {
+// TestInstallRejectsOtherNames checks that Install rejects objects with names that it
+// would create, even those by which it does not identify Message DB.
+func TestInstallRejectsOtherNames(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, sql string }{
 		{"view stream_summary", `CREATE VIEW message_store.stream_summary AS SELECT 1 AS id`},

@@ -8,14 +8,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// An object is something that a Message DB has, whoever installed it.
+// An object is an object of Message DB in the database.
 type object struct {
 	kind, name string
-	shape      string // as the inspection spells it
+	shape      string // in the format of the inspection
 }
 
-// objects are what this client and its users rely on. They are fewer than what
-// [Install] creates, so that earlier versions of Message DB are recognised too.
+// objects are those that identify Message DB: what this client and its users rely on.
+// [Install] creates more, but earlier versions of Message DB have to be recognised, too.
 var objects = []object{
 	{"table", "messages", "global_position bigint not null, position bigint not null, time timestamp without time zone not null, stream_name text not null, type text not null, data jsonb, metadata jsonb, id uuid not null"},
 	{"type", "message", "id character varying, stream_name character varying, type character varying, position bigint, global_position bigint, data character varying, metadata character varying, time timestamp without time zone"},
@@ -27,7 +27,7 @@ var objects = []object{
 	{"function", "hash_64", "(character varying) returns bigint"},
 }
 
-// names are all that [Install] creates in the schema.
+// names are the names of all objects that [Install] creates in the schema.
 var names = []string{
 	"messages", "messages_global_position_seq", "messages_pkey", "messages_id", "messages_stream", "messages_category", "message",
 	"acquire_lock", "cardinal_id", "category", "get_category_messages", "get_last_stream_message", "get_stream_messages",
@@ -59,8 +59,8 @@ FROM pg_proc AS p
 JOIN pg_type AS t ON t.oid = p.prorettype
 WHERE p.pronamespace = to_regnamespace('message_store')`
 
-// inspect tells whether the schema message_store holds a Message DB. If it does not,
-// foreign describes what is in the way of installing one.
+// inspect reports whether Message DB is installed. If it is not, foreign describes the
+// objects that prevent its installation.
 func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, err error) {
 	rows, err := tx.Query(ctx, inspection)
 	if err != nil {
@@ -73,8 +73,8 @@ func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, 
 	if err != nil {
 		return false, nil, fmt.Errorf("schema: inspect the database: %w", err)
 	}
-	inTheWay := slices.DeleteFunc(slices.Clone(found), func(o object) bool { return !slices.Contains(names, o.name) })
-	if len(inTheWay) == 0 {
+	conflicting := slices.DeleteFunc(slices.Clone(found), func(o object) bool { return !slices.Contains(names, o.name) })
+	if len(conflicting) == 0 {
 		return false, nil, nil
 	}
 	for _, want := range objects {
@@ -91,9 +91,9 @@ func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, 
 	if len(foreign) == 0 {
 		return true, nil, nil
 	}
-	for _, o := range inTheWay {
+	for _, o := range conflicting {
 		if !slices.ContainsFunc(objects, func(want object) bool { return want.name == o.name }) {
-			foreign = append(foreign, fmt.Sprintf("%s is there already", o))
+			foreign = append(foreign, fmt.Sprintf("%s exists already", o))
 		}
 	}
 	return false, foreign, nil

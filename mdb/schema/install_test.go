@@ -13,9 +13,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// empty returns the URL of an empty database in a cluster that has the role, as
-// other tests would otherwise create it meanwhile. See TestInstallAndRoles for one
-// that has not.
+// empty returns the URL of an empty database in a cluster with the role message_store,
+// which other tests could otherwise create at the same time. TestInstallAndRoles runs in
+// clusters without the role.
 func empty(t testing.TB) string {
 	t.Helper()
 	return pgtest.Database(t, "empty", func(ctx context.Context, conn *pgx.Conn) error {
@@ -31,7 +31,7 @@ func install(t testing.TB, conn *pgx.Conn) {
 	}
 }
 
-// use writes and reads a message as the role message_store, without a search path.
+// use checks that the role message_store can write and read without a search path.
 func use(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
 	run(t, conn, `SET ROLE message_store; SET search_path = pg_catalog`)
@@ -48,6 +48,7 @@ func use(t testing.TB, conn *pgx.Conn) {
 	run(t, conn, `RESET ROLE; RESET search_path`)
 }
 
+// TestInstall checks that Install takes a pool and that the result works.
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	url := empty(t)
@@ -62,7 +63,8 @@ func TestInstall(t *testing.T) {
 	use(t, connect(t, url))
 }
 
-func TestInstallLeavesItsOwn(t *testing.T) {
+// TestInstallAgain checks that a second Install changes nothing.
+func TestInstallAgain(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, empty(t))
 	install(t, conn)
@@ -75,8 +77,9 @@ func TestInstallLeavesItsOwn(t *testing.T) {
 	}
 }
 
-// TestInstallLeavesEarlierVersions: those before 1.3.0 had less.
-func TestInstallLeavesEarlierVersions(t *testing.T) {
+// TestInstallOverEarlierVersion checks that Install leaves a version before 1.3.0, which
+// has fewer objects, unchanged.
+func TestInstallOverEarlierVersion(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, empty(t))
 	install(t, conn)
@@ -88,7 +91,8 @@ func TestInstallLeavesEarlierVersions(t *testing.T) {
 	unchanged(t, conn, func() { install(t, conn) })
 }
 
-func TestInstallBesidesOtherObjects(t *testing.T) {
+// TestInstallBesideOtherObjects checks that objects with other names do not matter.
+func TestInstallBesideOtherObjects(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, empty(t))
 	run(t, conn, `
@@ -100,8 +104,8 @@ func TestInstallBesidesOtherObjects(t *testing.T) {
 	use(t, conn)
 }
 
-// TestInstallWithHostileSearchPath: what the installer's path leads to must not
-// become part of the functions.
+// TestInstallWithHostileSearchPath checks that functions on the installer's search path
+// do not become part of the installed ones.
 func TestInstallWithHostileSearchPath(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, empty(t))
@@ -113,7 +117,8 @@ func TestInstallWithHostileSearchPath(t *testing.T) {
 	use(t, conn)
 }
 
-func TestInstallWithinATransaction(t *testing.T) {
+// TestInstallInTransaction checks that Install takes part in the caller's transaction.
+func TestInstallInTransaction(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, empty(t))
 	tx, err := conn.Begin(t.Context())
@@ -133,6 +138,7 @@ func TestInstallWithinATransaction(t *testing.T) {
 	use(t, conn)
 }
 
+// TestInstallConcurrently checks that concurrent calls all succeed.
 func TestInstallConcurrently(t *testing.T) {
 	t.Parallel()
 	url := empty(t)
@@ -140,7 +146,7 @@ func TestInstallConcurrently(t *testing.T) {
 	use(t, connect(t, url))
 }
 
-// installAll installs into all databases at once.
+// installAll installs into all databases concurrently.
 func installAll(t testing.TB, urls []string) {
 	t.Helper()
 	conns := make([]*pgx.Conn, len(urls))
@@ -164,7 +170,8 @@ func installAll(t testing.TB, urls []string) {
 	}
 }
 
-// TestInstallWaits for another installer, and then finds what that one has made.
+// TestInstallWaits checks that Install waits for another installer and then finds its
+// objects, whatever the isolation level.
 func TestInstallWaits(t *testing.T) {
 	t.Parallel()
 	for _, isolation := range []string{"read committed", "repeatable read", "serializable"} {
@@ -195,6 +202,7 @@ func TestInstallWaits(t *testing.T) {
 	}
 }
 
+// TestInstallIsCancelled checks that Install returns an error if its context has ended.
 func TestInstallIsCancelled(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, empty(t))
@@ -205,7 +213,7 @@ func TestInstallIsCancelled(t *testing.T) {
 	}
 }
 
-// unchanged runs f and tells what it has changed in the catalogues.
+// unchanged checks that f changes nothing in the catalogues.
 func unchanged(t testing.TB, conn *pgx.Conn, f func()) {
 	t.Helper()
 	facts, ids := catalogue(t, conn), identities(t, conn)
@@ -214,6 +222,6 @@ func unchanged(t testing.TB, conn *pgx.Conn, f func()) {
 		t.Errorf("the catalogue has changed: %v", differences(facts, got))
 	}
 	if got := identities(t, conn); !slices.Equal(got, ids) {
-		t.Errorf("objects are others now: got %v, want %v", got, ids)
+		t.Errorf("objects were recreated: got %v, want %v", got, ids)
 	}
 }

@@ -20,28 +20,30 @@ const notifyRemoval = `
 DROP TRIGGER IF EXISTS ` + trigger.Name + ` ON message_store.messages;
 DROP FUNCTION IF EXISTS message_store.notify_subscriptions()`
 
-// InstallNotify installs the trigger that wakes the subscriptions of stores made
-// with mdb.WithNotify, in place of one that is there already. Only the owner of the
-// table messages may do so.
+// InstallNotify installs the trigger that notifies subscriptions of new messages. A store
+// uses it if it was created with [github.com/messagedb-go/messagedb/mdb.WithNotify]. An
+// existing trigger of that name is replaced. Only the owner of the table messages can
+// install the trigger.
 //
-// The trigger costs an insert the try for an advisory lock, and a NOTIFY only while a
-// subscription sleeps on the category. A transaction that has rung cannot be
-// prepared for two-phase commit. A transaction holds a lock for each category that it
-// writes to, so a bulk import over very many of them had better disable the trigger.
+// The trigger makes each insert try an advisory lock. It calls pg_notify only if a
+// subscription is waiting for the category. PostgreSQL rejects two-phase commit for a
+// transaction that has called pg_notify. A transaction keeps the lock of each category
+// that it writes to, so disable the trigger for a bulk import into very many categories.
 //
-// Creating a trigger waits for the transactions that are writing to the table, and
-// writers that come later wait behind it. So the lock is asked for again and again,
-// for a tenth of a second each time, until ctx ends.
+// Creating a trigger waits for the transactions that write to the table, and later
+// writers wait for the trigger. To let them through, InstallNotify waits for a tenth of
+// a second at most, and then retries until ctx ends.
 func InstallNotify(ctx context.Context, db DB) error {
-	if err := inShortTries(ctx, db, notifySQL); err != nil {
+	if err := withShortWaits(ctx, db, notifySQL); err != nil {
 		return fmt.Errorf("schema: install the NOTIFY trigger: %w", err)
 	}
 	return nil
 }
 
-// UninstallNotify removes the trigger, if it is there, in the same manner.
+// UninstallNotify removes the trigger if it is installed. It waits for the table as
+// [InstallNotify] does.
 func UninstallNotify(ctx context.Context, db DB) error {
-	if err := inShortTries(ctx, db, notifyRemoval); err != nil {
+	if err := withShortWaits(ctx, db, notifyRemoval); err != nil {
 		return fmt.Errorf("schema: remove the NOTIFY trigger: %w", err)
 	}
 	return nil
@@ -79,10 +81,10 @@ func NotifyStatus(ctx context.Context, db DB) (state NotifyState, err error) {
 	return state, nil
 }
 
-// inShortTries runs the statements in a transaction that gives up its place in the
-// queue for a lock soon, and tries again. Installers take turns, as two of them at
-// once cannot replace a function.
-func inShortTries(ctx context.Context, db DB, sql string) error {
+// withShortWaits runs the statements in a transaction that never waits long for a lock,
+// and retries it. Concurrent installers wait for one another, because two transactions
+// cannot replace the same function.
+func withShortWaits(ctx context.Context, db DB, sql string) error {
 	for {
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 			timeout, err := setting(ctx, tx, "lock_timeout")
@@ -98,7 +100,7 @@ func inShortTries(ctx context.Context, db DB, sql string) error {
 		case !errors.As(err, &pgErr):
 			return err
 		case pgErr.Code == "42501":
-			return fmt.Errorf("%w (only the owner of the table message_store.messages may)", err)
+			return fmt.Errorf("%w (only the owner of the table message_store.messages can do that)", err)
 		case pgErr.Code != "55P03":
 			return err
 		}

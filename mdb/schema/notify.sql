@@ -1,11 +1,12 @@
--- Rings for the subscriptions that sleep on the category that is written to. They
--- share its key, so a writer that cannot take the key for itself, to the end of its
--- transaction, has somebody to ring for; while nobody sleeps the function is not even
--- entered. The key is in the space of two numbers, apart from the single numbers that
--- Message DB locks categories by.
+-- Notifies the subscriptions that wait for the category of a new message. A waiting
+-- subscription holds a shared advisory lock for the category. A writer tries to take
+-- that lock exclusively, to the end of its transaction. If it cannot, somebody waits, and
+-- the trigger's function is called. The key of the lock has two numbers, so it differs
+-- from the keys by which Message DB locks categories, which have one.
 --
--- The payload is the stream's name, or nothing if that is too long for one. A queue
--- that is half full is left alone: a full one would fail the commit.
+-- The payload is the name of the stream, or empty if the name is too long for a payload.
+-- The function does nothing if the notification queue is half full, because a full queue
+-- would fail the commit.
 CREATE OR REPLACE FUNCTION message_store.notify_subscriptions()
 RETURNS trigger LANGUAGE plpgsql
 SET search_path TO pg_catalog, pg_temp AS $$

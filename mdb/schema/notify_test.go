@@ -128,6 +128,8 @@ func TestNotifyConstants(t *testing.T) {
 	}
 }
 
+// TestInstallNotify checks the state of the trigger after installing and removing it in
+// each state.
 func TestInstallNotify(t *testing.T) {
 	t.Parallel()
 	pool := notifyPool(t, testdb.New(t), "")
@@ -180,7 +182,8 @@ func TestInstallNotify(t *testing.T) {
 	}
 }
 
-// TestInstallNotifyLeavesSettings looks behind it, in a caller's transaction.
+// TestInstallNotifyLeavesSettings checks that lock_timeout is restored in a caller's
+// transaction.
 func TestInstallNotifyLeavesSettings(t *testing.T) {
 	t.Parallel()
 	for _, timeout := range []string{"0", "20ms", "1min", "2500s"} {
@@ -200,8 +203,7 @@ func TestInstallNotifyLeavesSettings(t *testing.T) {
 	}
 }
 
-// TestInstallNotifyConcurrently has many programs start at once, each of which
-// installs.
+// TestInstallNotifyConcurrently checks that concurrent calls all succeed.
 func TestInstallNotifyConcurrently(t *testing.T) {
 	t.Parallel()
 	const callers = 8
@@ -228,12 +230,12 @@ func TestInstallNotifyConcurrently(t *testing.T) {
 	}
 }
 
-// waits is whether somebody waits for the lock on the table that a trigger needs.
+// waits reports whether a session waits for the lock that creating a trigger needs.
 const waits = `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'message_store.messages'::regclass
 	AND NOT granted AND mode IN ('ShareRowExclusiveLock', 'AccessExclusiveLock'))`
 
-// TestInstallNotifyWaits installs while a transaction writes. Other writers are not
-// to wait for that transaction because of it.
+// TestInstallNotifyWaits checks that installing and removing wait for a transaction that
+// writes without making other writers wait for it.
 func TestInstallNotifyWaits(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -269,13 +271,13 @@ func TestInstallNotifyWaits(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				// It gets behind the one that waits, and has to get past it.
+				// It queues after the waiting installer, which has to let it pass.
 				if _, err := pool.Exec(t.Context(), write, string(mdbtest.Category("short").Stream("1"))); err != nil {
 					t.Fatal(err)
 				}
 				select {
 				case err := <-done:
-					t.Fatalf("it has not waited for a transaction that writes, and returned: %v", err)
+					t.Fatalf("it did not wait for the transaction, and returned: %v", err)
 				default:
 				}
 			}
@@ -291,7 +293,8 @@ func TestInstallNotifyWaits(t *testing.T) {
 	}
 }
 
-// TestInstallNotifyIsCancelled ends the context while it waits.
+// TestInstallNotifyIsCancelled checks that the error is that of the context if the context
+// ends during the wait.
 func TestInstallNotifyIsCancelled(t *testing.T) {
 	t.Parallel()
 	pool := notifyPool(t, testdb.New(t), "")
@@ -305,7 +308,7 @@ func TestInstallNotifyIsCancelled(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	for range 2 { // while it is in the server, and before
+	for range 2 { // during the statement, and before it
 		if err := schema.InstallNotify(ctx, pool); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v, want that of the context", err)
 		}
@@ -313,12 +316,13 @@ func TestInstallNotifyIsCancelled(t *testing.T) {
 	wantNotify(t, pool, notifyMissing)
 }
 
-// TestInstallNotifyRights has those install who may not.
+// TestInstallNotifyRights checks that only the owner of the table can install and remove
+// the trigger, and that the error says so.
 func TestInstallNotifyRights(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
 	owner, other := notifyPool(t, url, ""), notifyPool(t, url, "message_store")
-	refused := func(verb string, do func(context.Context, schema.DB) error) {
+	rejected := func(verb string, do func(context.Context, schema.DB) error) {
 		t.Helper()
 		err := do(t.Context(), other)
 		var pgErr *pgconn.PgError
@@ -326,20 +330,21 @@ func TestInstallNotifyRights(t *testing.T) {
 			t.Fatalf("error %v, want one of missing rights", err)
 		}
 		if text := err.Error(); !strings.Contains(text, verb+" the NOTIFY trigger") || !strings.Contains(text, "only the owner of the table message_store.messages") {
-			t.Errorf("error %q does not say what was to be done, and who may", text)
+			t.Errorf("error %q does not say what failed, and who can do it", text)
 		}
 	}
-	refused("install", schema.InstallNotify)
+	rejected("install", schema.InstallNotify)
 	wantNotify(t, owner, notifyMissing)
 	if err := schema.InstallNotify(t.Context(), owner); err != nil {
 		t.Fatal(err)
 	}
-	refused("install", schema.InstallNotify)
-	refused("remove", schema.UninstallNotify)
+	rejected("install", schema.InstallNotify)
+	rejected("remove", schema.UninstallNotify)
 	wantNotify(t, owner, notifyInstalled)
 }
 
-// TestInstallNotifyWithoutMessageDB has nothing to install on.
+// TestInstallNotifyWithoutMessageDB checks that installing fails without Message DB and
+// that removing succeeds.
 func TestInstallNotifyWithoutMessageDB(t *testing.T) {
 	t.Parallel()
 	conn, err := pgx.Connect(t.Context(), testdb.Empty(t))
@@ -349,9 +354,9 @@ func TestInstallNotifyWithoutMessageDB(t *testing.T) {
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	var pgErr *pgconn.PgError
 	if err := schema.InstallNotify(t.Context(), conn); !errors.As(err, &pgErr) || pgErr.Code != "3F000" {
-		t.Errorf("error %v, want that there is no schema", err)
+		t.Errorf("error %v, want one of a missing schema", err)
 	}
 	if err := schema.UninstallNotify(t.Context(), conn); err != nil {
-		t.Errorf("there is nothing to remove, but: %v", err)
+		t.Errorf("UninstallNotify without Message DB: %v", err)
 	}
 }

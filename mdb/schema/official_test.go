@@ -12,14 +12,13 @@ import (
 )
 
 const (
-	inlined = "an expression instead of a block, so that the server inlines it into queries and index expressions"
-	planned = "its queries are fixed, so that one plan serves all calls; the setting keeps the server from planning at each of them"
+	inlined = "it is an expression, which the server inlines into queries and index expressions"
+	planned = "one plan serves all calls; the setting avoids planning each of them"
 	builtIn = "gen_random_uuid is built in since PostgreSQL 13"
 )
 
-// deliberate are the differences between the catalogue of an installation by this
-// package and one by Message DB's script. There must not be others, and each of
-// them must be there.
+// deliberate are all the differences between the catalogue of an installation by this
+// package and one by Message DB's script.
 var deliberate = []struct {
 	difference
 	why string
@@ -38,11 +37,13 @@ var deliberate = []struct {
 	{difference{"function is_category(character varying): parallel", "s", "u"}, inlined},
 }
 
+// TestCatalogueIsMessageDBs checks that an installation by this package differs from one
+// by Message DB's script only as listed above.
 func TestCatalogueIsMessageDBs(t *testing.T) {
 	t.Parallel()
 	ours := catalogue(t, connect(t, pgtest.Database(t, "ours", testdb.InstallOurs)))
 	official := catalogue(t, connect(t, pgtest.Database(t, "official", testdb.InstallOfficial)))
-	// Of the others, neither has any.
+	// Neither has facts of the other kinds.
 	for _, kind := range []string{"schema ", "relation ", "column ", "index ", "constraint ", "sequence ", "function ", "type ", "extension ", "right of "} {
 		for whose, facts := range map[string]map[string]string{"ours": ours, "official": official} {
 			if !slices.ContainsFunc(keys(facts), func(about string) bool { return strings.HasPrefix(about, kind) }) {
@@ -54,7 +55,7 @@ func TestCatalogueIsMessageDBs(t *testing.T) {
 	found := differences(ours, official)
 	for _, d := range deliberate {
 		if !slices.Contains(found, d.difference) {
-			t.Errorf("there is no longer the difference %s (%s)", d.difference, d.why)
+			t.Errorf("the difference %s (%s) no longer exists", d.difference, d.why)
 		}
 		found = slices.DeleteFunc(found, func(f difference) bool { return f == d.difference })
 	}
@@ -63,7 +64,9 @@ func TestCatalogueIsMessageDBs(t *testing.T) {
 	}
 }
 
-func TestInstallLeavesMessageDBs(t *testing.T) {
+// TestInstallOverOfficial checks that Install leaves an installation by Message DB's script
+// unchanged.
+func TestInstallOverOfficial(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, pgtest.Database(t, "official", testdb.InstallOfficial))
 	unchanged(t, conn, func() { install(t, conn) })

@@ -11,8 +11,8 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
-// TestRightsOfMessageStore is about what the role may not do, even what the
-// conformance suite does not try on a store in use.
+// TestRightsOfMessageStore checks what the role message_store is not allowed to do,
+// including what the conformance suite cannot try on a store in use.
 func TestRightsOfMessageStore(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -37,16 +37,16 @@ func TestRightsOfMessageStore(t *testing.T) {
 			conn := connect(t, url)
 			run(t, conn, `SET ROLE message_store`)
 			_, err := conn.Exec(t.Context(), statement)
-			var refused *pgconn.PgError
-			if !errors.As(err, &refused) || refused.Code != "42501" {
+			var pgErr *pgconn.PgError
+			if !errors.As(err, &pgErr) || pgErr.Code != "42501" {
 				t.Errorf("got %v, want 42501", err)
 			}
 		})
 	}
 }
 
-// TestViews is about their shares, which the conformance suite can only compute
-// itself.
+// TestViews checks the reporting views, including the percentages, which the conformance
+// suite cannot know in advance.
 func TestViews(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, testdb.New(t))
@@ -56,7 +56,7 @@ func TestViews(t *testing.T) {
 			t.Errorf("%s of no messages: got %q, want none", view, got)
 		}
 	}
-	// 7 messages: shares that are rounded both ways.
+	// The percentages of 7 messages are rounded up and down.
 	for _, m := range [][2]string{{"b-1", "Opened"}, {"a-2", "Opened"}, {"a-1", "Closed"}, {"a-1", "Opened"}, {"b-1", "Opened"}, {"a-2", "Opened"}, {"a", "Moved"}} {
 		run(t, conn, `SELECT message_store.write_message(gen_random_uuid()::varchar, '`+m[0]+`', '`+m[1]+`', '{}')`)
 	}

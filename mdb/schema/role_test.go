@@ -15,8 +15,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// TestInstallAndRoles has a server of its own, as roles belong to all of its
-// databases, and goes about it step by step.
+// TestInstallAndRoles checks Install with and without the role message_store and by roles
+// with and without rights. It uses its own server, because roles belong to all databases,
+// and its subtests run one after the other.
 func TestInstallAndRoles(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Own(t)
@@ -37,7 +38,7 @@ func TestInstallAndRoles(t *testing.T) {
 		err := conn.QueryRow(t.Context(), `SELECT rolcanlogin AND rolinherit AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
 			AND rolconnlimit = -1 AND rolvaliduntil IS NULL FROM pg_roles WHERE rolname = 'message_store'`).Scan(&exact)
 		if err != nil || !exact {
-			t.Errorf("the role has other attributes than LOGIN (%v)", err)
+			t.Errorf("the role has attributes other than LOGIN (%v)", err)
 		}
 	})
 
@@ -49,11 +50,11 @@ func TestInstallAndRoles(t *testing.T) {
 		use(t, conn)
 		var login bool
 		if err := conn.QueryRow(t.Context(), `SELECT rolcanlogin FROM pg_roles WHERE rolname = 'message_store'`).Scan(&login); err != nil || login {
-			t.Errorf("the role that existed may log in now (%v)", err)
+			t.Errorf("the existing role has been given LOGIN (%v)", err)
 		}
 	})
 
-	t.Run("several databases at once", func(t *testing.T) {
+	t.Run("several databases concurrently", func(t *testing.T) {
 		urls := c.databases(t, 4)
 		installAll(t, slices.Repeat(urls, 3))
 		for _, url := range urls {
@@ -62,7 +63,7 @@ func TestInstallAndRoles(t *testing.T) {
 	})
 
 	for _, outcome := range []string{"COMMIT", "ROLLBACK"} {
-		t.Run("another installer creates the role meanwhile, "+outcome, func(t *testing.T) {
+		t.Run("another installer creates the role at the same time, "+outcome, func(t *testing.T) {
 			urls := c.databases(t, 1)
 			other, conn := connect(t, server.URL("postgres")), connect(t, urls[0])
 			run(t, other, `BEGIN; CREATE ROLE message_store LOGIN`)
@@ -77,7 +78,7 @@ func TestInstallAndRoles(t *testing.T) {
 		})
 	}
 
-	t.Run("by a role that may create schemas and roles", func(t *testing.T) {
+	t.Run("by a role that can create schemas and roles", func(t *testing.T) {
 		urls := c.databases(t, 1)
 		conn := connect(t, urls[0])
 		run(t, conn, `SET SESSION AUTHORIZATION installer`)
@@ -87,7 +88,7 @@ func TestInstallAndRoles(t *testing.T) {
 		use(t, conn)
 	})
 
-	t.Run("by a role that may create schemas where the role exists", func(t *testing.T) {
+	t.Run("by a role that can create schemas if the role exists", func(t *testing.T) {
 		urls := c.databases(t, 1)
 		run(t, admin, `CREATE ROLE message_store LOGIN`)
 		conn := connect(t, urls[0])
@@ -107,15 +108,15 @@ func TestInstallAndRoles(t *testing.T) {
 			run(t, conn, `SET SESSION AUTHORIZATION `+role)
 			unchanged(t, conn, func() {
 				err := schema.Install(t.Context(), conn)
-				var refused *pgconn.PgError
-				if !errors.As(err, &refused) || refused.Code != "42501" || !strings.Contains(err.Error(), lacks) {
-					t.Errorf("Install returns %v, want 42501 and to be told of %s", err, lacks)
+				var pgErr *pgconn.PgError
+				if !errors.As(err, &pgErr) || pgErr.Code != "42501" || !strings.Contains(err.Error(), lacks) {
+					t.Errorf("Install returns %v, want 42501 and %s in it", err, lacks)
 				}
 			})
 		})
 	}
 
-	t.Run("by a role without rights where all is there", func(t *testing.T) {
+	t.Run("by a role without rights if Message DB is installed", func(t *testing.T) {
 		urls := c.databases(t, 1)
 		conn := connect(t, urls[0])
 		install(t, conn)
@@ -124,14 +125,14 @@ func TestInstallAndRoles(t *testing.T) {
 	})
 }
 
-// A cluster is a server whose role message_store comes and goes.
+// A cluster is a server in which the role message_store is created and dropped.
 type cluster struct {
 	server *pgtest.Server
 	admin  *pgx.Conn
 }
 
-// databases returns the URLs of new databases. There is no role message_store.
-// Afterwards there is neither of them.
+// databases returns the URLs of new databases in a cluster without the role
+// message_store. The databases and the role are dropped after the test.
 func (c *cluster) databases(t testing.TB, n int) []string {
 	t.Helper()
 	var urls []string

@@ -1,5 +1,5 @@
--- The role that applications connect as or are made members of. Roles belong to
--- the whole cluster, so another database's installer may create it meanwhile.
+-- Applications connect as this role, or as a member of it. Roles belong to the whole
+-- cluster, so the installer of another database may create it at the same time.
 DO $$
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'message_store') THEN
@@ -24,7 +24,7 @@ CREATE TABLE message_store.messages (
   CONSTRAINT messages_pkey PRIMARY KEY (global_position)
 );
 
--- The rows that the retrieval functions return.
+-- The row type of the retrieval functions.
 CREATE TYPE message_store.message AS (
   id varchar,
   stream_name varchar,

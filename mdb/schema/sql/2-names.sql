@@ -1,6 +1,6 @@
--- What a stream's name says. These bodies are SQL expressions that the server
--- binds when they are created, so they cannot be led astray by a search path,
--- and that it inlines into the queries and index expressions that use them.
+-- The parts of a stream's name. The bodies are SQL expressions. PostgreSQL resolves the
+-- names in them when they are created, so the search path of a caller has no influence,
+-- and it inlines them into the queries and index expressions that call them.
 
 CREATE FUNCTION message_store.message_store_version()
 RETURNS varchar LANGUAGE plpgsql VOLATILE AS $$
@@ -17,7 +17,7 @@ CREATE FUNCTION message_store.is_category(stream_name varchar)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN coalesce(strpos(stream_name, '-') = 0, true);
 
--- NULL where there is no dash: that name is a category.
+-- NULL if there is no dash, because the name is that of a category.
 CREATE FUNCTION message_store.id(stream_name varchar)
 RETURNS varchar LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN strpos(stream_name, '-') > 0
@@ -28,7 +28,7 @@ CREATE FUNCTION message_store.cardinal_id(stream_name varchar)
 RETURNS varchar LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN split_part(message_store.id(stream_name), '+', 1)::varchar;
 
--- The first eight bytes of the MD5, most significant first, as a signed number.
+-- The first eight bytes of the MD5 as a signed, big-endian number.
 CREATE FUNCTION message_store.hash_64(value varchar)
 RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(md5(value), 16))::bit(64)::bigint;

@@ -85,13 +85,11 @@ BEGIN
 END
 $$;
 
--- The condition on the category is written as a range that ends where it begins,
--- and the order names the category too, because then messages_category alone
--- serves the query: with a plain equality the planner may choose to walk the
--- whole store by its primary key, and does so near the tail or on stale
--- statistics. One plan is right for every category, then, and the setting keeps
--- the server from planning anew at each call, which would be half of the time of
--- an empty poll.
+-- The condition on the category is a range whose ends are equal, and ORDER BY contains
+-- the category, so that the planner has to use the index messages_category. With a plain
+-- equality it may scan the whole table by its primary key instead, and does so near the
+-- end of the table or with stale statistics. As the same plan is right for every category,
+-- plan_cache_mode avoids planning each call.
 CREATE FUNCTION message_store.get_category_messages(
   category varchar,
   "position" bigint DEFAULT 1,

@@ -17,8 +17,8 @@ import (
 	"github.com/messagedb-go/messagedb/testdata"
 )
 
-// TestSameErrors makes calls that fail on stores of both origins. The texts are
-// PostgreSQL's, too: both speak the server's language.
+// TestSameErrors checks that calls fail in the same way, down to the texts, in
+// installations by this package and by Message DB's script.
 func TestSameErrors(t *testing.T) {
 	t.Parallel()
 	type call struct{ Name, Setting, Call, Code string }
@@ -30,7 +30,7 @@ func TestSameErrors(t *testing.T) {
 	if err := json.Unmarshal(file, &calls); err != nil {
 		t.Fatal(err)
 	}
-	// Some of these are no errors, for either.
+	// Some of these calls succeed, in both.
 	for _, category := range []string{"{category}", "none"} {
 		for _, member := range []string{"NULL", "-1", "0", "1", "2", "32767", "32768", "9223372036854775807"} {
 			for _, size := range []string{"NULL", "-1", "0", "1", "2", "32767", "32768", "9223372036854775807"} {
@@ -60,10 +60,10 @@ func TestSameErrors(t *testing.T) {
 	}
 }
 
-type refusal struct{ code, message, constraint, column string }
+type failure struct{ code, message, constraint, column string }
 
-// outcome makes a call in a transaction, which it rolls back.
-func outcome(t testing.TB, conn *pgx.Conn, setting, call string) refusal {
+// outcome makes a call in a transaction, rolls it back, and returns its error.
+func outcome(t testing.TB, conn *pgx.Conn, setting, call string) failure {
 	t.Helper()
 	tx, err := conn.Begin(t.Context())
 	if err != nil {
@@ -78,17 +78,18 @@ func outcome(t testing.TB, conn *pgx.Conn, setting, call string) refusal {
 		run(t, conn, `SET LOCAL message_store.sql_condition = '`+setting+`'`)
 	}
 	_, err = conn.Exec(t.Context(), call)
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return refusal{}
+		return failure{}
 	}
-	return refusal{refused.Code, refused.Message, refused.ConstraintName, refused.ColumnName}
+	return failure{pgErr.Code, pgErr.Message, pgErr.ConstraintName, pgErr.ColumnName}
 }
 
-// TestDeliberateBehaviour is about what the catalogue does not tell.
+// TestDeliberateBehaviour checks the differences in behaviour from Message DB's script that
+// the catalogue does not show.
 func TestDeliberateBehaviour(t *testing.T) {
 	t.Parallel()
 	const sample = `SELECT message_store.write_message(gen_random_uuid()::varchar, 'a-1', 'Tested', '{"secret": "of the payload"}')`
@@ -96,11 +97,11 @@ func TestDeliberateBehaviour(t *testing.T) {
 		name, why      string
 		session        string
 		call           string
-		ours, official string // what comes of it
+		ours, official string // results of consequence
 	}{
 		{
 			name: "an empty setting sql_condition is off",
-			why:  "it reads as empty once a transaction that had set it is over, and should be off then",
+			why:  "after a transaction that has set it locally, the setting is empty, and should be off",
 			session: `SET search_path = message_store, public; ` + sample + `;
 				BEGIN; SET LOCAL message_store.sql_condition = 'on'; COMMIT`,
 			call:     `SELECT * FROM message_store.get_stream_messages('a-1', condition => 'true')`,
@@ -109,15 +110,15 @@ func TestDeliberateBehaviour(t *testing.T) {
 		},
 		{
 			name:     "no search path is needed",
-			why:      "a path that leads elsewhere cannot lead the functions astray",
+			why:      "objects of the same names in other schemas must not be used",
 			session:  `SET search_path = pg_catalog`,
 			call:     sample,
 			ours:     "",
 			official: "42883",
 		},
 		{
-			name:     "notices do not hold the payload",
-			why:      "they end up in logs",
+			name:     "notices do not contain the payload",
+			why:      "notices are often logged",
 			session:  `SET search_path = message_store, public; SET message_store.debug = 'on'`,
 			call:     sample,
 			ours:     "",
@@ -131,15 +132,15 @@ func TestDeliberateBehaviour(t *testing.T) {
 				"official": {pgtest.Database(t, "official", testdb.InstallOfficial), test.official},
 			} {
 				if got := consequence(t, side.url, test.session, test.call); got != side.want {
-					t.Errorf("%s: got %q, want %q; the difference is there because %s", whose, got, side.want, test.why)
+					t.Errorf("%s: got %q, want %q (reason for the difference: %s)", whose, got, side.want, test.why)
 				}
 			}
 		})
 	}
 }
 
-// consequence returns the code of the call's error, and whether notices had the
-// payload.
+// consequence returns the code of the call's error, followed by "notice of the payload" if
+// a notice contained it.
 func consequence(t testing.TB, url, session, call string) string {
 	t.Helper()
 	var noticed string

@@ -2,8 +2,8 @@ package schema_test
 
 import "testing"
 
-// TestFunctionsAreNotLedAstray has functions of the server's names, in a schema of the
-// caller's search path, that fit the calls within the bodies better than the server's.
+// TestFunctionsAreNotLedAstray checks that the installed functions do not call functions
+// of a caller's schema that have the names of PostgreSQL's and fit the arguments better.
 func TestFunctionsAreNotLedAstray(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, empty(t))
@@ -19,6 +19,6 @@ func TestFunctionsAreNotLedAstray(t *testing.T) {
 	var n int
 	const members = `SELECT count(*) FROM generate_series(0, 2) AS member, message_store.get_category_messages('account', consumer_group_member => member, consumer_group_size => 3)`
 	if err := conn.QueryRow(t.Context(), members).Scan(&n); err != nil || n != 10 {
-		t.Errorf("the members get %d messages, %v, want 10", n, err)
+		t.Errorf("the members read %d messages, %v, want 10", n, err)
 	}
 }

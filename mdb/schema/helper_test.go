@@ -19,11 +19,11 @@ func connect(t testing.TB, url string) *pgx.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // the test's own context is over
+	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // the test's context has ended
 	return conn
 }
 
-// run runs SQL, one statement or several.
+// run runs one or more SQL statements.
 func run(t testing.TB, conn *pgx.Conn, sql string) {
 	t.Helper()
 	if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
@@ -31,7 +31,7 @@ func run(t testing.TB, conn *pgx.Conn, sql string) {
 	}
 }
 
-// waitForLock returns when the backend waits for another one.
+// waitForLock returns when the backend waits for a lock.
 func waitForLock(t testing.TB, conn *pgx.Conn, backend uint32) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -16,8 +16,8 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
-// TestMixedUse writes by the functions of one origin, reads by those of both, lets
-// the other ones write on, reads again, and goes back.
+// TestMixedUse checks that the functions of this package and of Message DB's script
+// return the same from messages written by either, when one replaces the other.
 func TestMixedUse(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -47,8 +47,8 @@ func TestMixedUse(t *testing.T) {
 	}
 }
 
-// TestSameAnswers writes the same by the functions of either origin into two
-// databases.
+// TestSameAnswers checks that the functions of this package and of Message DB's script
+// return the same in two databases with the same messages.
 func TestSameAnswers(t *testing.T) {
 	t.Parallel()
 	ours := connect(t, pgtest.Database(t, "ours", testdb.InstallOurs))
@@ -59,7 +59,7 @@ func TestSameAnswers(t *testing.T) {
 	compare(t, "without messages", answers(t, ours), answers(t, official))
 	for _, conn := range []*pgx.Conn{ours, official} {
 		writeSample(t, conn, 0)
-		// The clock differs.
+		// The times differ.
 		run(t, conn, `UPDATE message_store.messages SET time = '2000-01-01'`)
 	}
 	compare(t, "with messages", answers(t, ours), answers(t, official))
@@ -83,7 +83,7 @@ func compare(t *testing.T, when string, got, want []string) {
 	}
 }
 
-// useOurs replaces the functions and the views by this package's.
+// useOurs replaces the functions and the views with this package's.
 func useOurs(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
 	replace(t, conn, "sql/[2-5]-*.sql", strings.NewReplacer(
@@ -96,7 +96,7 @@ func useOurs(t testing.TB, conn *pgx.Conn) {
 	}
 }
 
-// useOfficial replaces them by Message DB's own.
+// useOfficial replaces the functions and the views with Message DB's own.
 func useOfficial(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
 	folder := os.Getenv("MDB_TEST_MESSAGE_DB")
@@ -128,8 +128,8 @@ func language(t testing.TB, conn *pgx.Conn) string {
 	return catalogue(t, conn)[of]
 }
 
-// writeSample writes messages of several categories with all kinds of payloads.
-// Another round writes other ids.
+// writeSample writes messages to several categories with all kinds of payloads. Each
+// round uses other IDs.
 func writeSample(t testing.TB, conn *pgx.Conn, round int) {
 	t.Helper()
 	streams := []string{"a-1", "a-2+1", "a", "ab-1", "a-3", "a-2+2", "a:command-1", "a-", "a-+1", "a-b-c", "-1", "", "Ünï-ключ+1", "a-1"}
@@ -152,7 +152,7 @@ func writeSample(t testing.TB, conn *pgx.Conn, round int) {
 	}
 }
 
-// questions cover the arguments of the functions, one against the other.
+// questions are queries that combine the arguments of the functions.
 var questions = []string{
 	`SELECT concat_ws(' ', 'names', to_json(n), to_json(message_store.category(n)), to_json(message_store.id(n)), to_json(message_store.cardinal_id(n)),
 		message_store.is_category(n), message_store.hash_64(n)) FROM ` + names + ` ORDER BY n`,
