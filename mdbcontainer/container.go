@@ -14,43 +14,44 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// DefaultDatabase is the database that Message DB is installed in.
+// DefaultDatabase is the name of the database into which Message DB is installed.
 const DefaultDatabase = "message_store"
 
-// port is where PostgreSQL listens in the container.
+// port is the port of PostgreSQL in the container.
 const port = "5432/tcp"
 
-// A Container is a running PostgreSQL with Message DB. Its methods, and those that it
-// has from testcontainers-go, are safe for concurrent use, but for [Container.Snapshot]
-// and [Container.Restore].
+// A Container is a running PostgreSQL with Message DB. All methods, including those of
+// testcontainers-go, are safe for concurrent use, except [Container.Snapshot] and
+// [Container.Restore].
 type Container struct {
 	testcontainers.Container
 
 	database, user, password string
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards stores
 	stores []*mdb.Store
 }
 
-// Run starts a container of a PostgreSQL image, postgres:17 or any other one that
-// takes POSTGRES_DB, POSTGRES_USER and POSTGRES_PASSWORD, of PostgreSQL 14 to 18. It
-// waits until the server takes connections, for a minute at most after the image is
-// there, and installs Message DB.
+// Run starts a container and installs Message DB. The image is one of PostgreSQL 14 to 18
+// that reads POSTGRES_DB, POSTGRES_USER and POSTGRES_PASSWORD, such as postgres:17. Once
+// the container is created, Run waits for a minute at most until the server accepts
+// connections.
 //
-// The database is [DefaultDatabase], the user postgres, a superuser, and the password
-// a random one, unless options say otherwise. The server does not sync its files,
-// because nobody needs them after a crash, and takes 200 connections.
+// By default the database is [DefaultDatabase], the user is the superuser postgres, and
+// the password is random. The server runs without fsync, because nobody needs the data
+// after a crash, and with max_connections at 200.
 //
-// A container that is reused keeps the database, user, password and settings that it
-// was made with. Message DB, the trigger of [WithNotify] and the scripts of
-// [WithInitScripts] are installed by each Run, one after the other.
+// A reused container keeps the database, the user, the password and the settings with
+// which it was created. Each Run installs Message DB and the trigger of [WithNotify], if
+// they are missing, and runs the scripts of [WithInitScripts]. Concurrent Runs on a reused
+// container do so one after the other.
 //
-// Where no container engine answers the error is [ErrNoEngine]. A container that
-// fails to start, or to be set up, is removed unless it is reused; the caller removes
-// one that has been returned by Terminate.
+// Run returns [ErrNoEngine] if there is no container engine. If it fails later, it removes
+// the container unless that is reused. The caller removes a container with
+// [Container.Terminate].
 func Run(ctx context.Context, image string, opts ...testcontainers.ContainerCustomizer) (*Container, error) {
 	if image == "" {
-		return nil, errors.New(`mdbcontainer: the image is "", want that of a PostgreSQL, such as postgres:17`)
+		return nil, errors.New(`mdbcontainer: the image is "", want an image of PostgreSQL, such as postgres:17`)
 	}
 	req := testcontainers.GenericContainerRequest{
 		ContainerRequest: testcontainers.ContainerRequest{
@@ -60,7 +61,7 @@ func Run(ctx context.Context, image string, opts ...testcontainers.ContainerCust
 				"POSTGRES_DB":       DefaultDatabase,
 				"POSTGRES_USER":     "postgres",
 				"POSTGRES_PASSWORD": rand.Text(),
-				// Images differ in what they make of no locale, and some of it is not UTF-8.
+				// Without a locale, some images create databases that are not UTF-8.
 				"LANG": "C.UTF-8",
 			},
 			Cmd: []string{"postgres", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"},
@@ -105,8 +106,8 @@ func Run(ctx context.Context, image string, opts ...testcontainers.ContainerCust
 	return c, nil
 }
 
-// identify learns what the container was made with, which for one that is reused is
-// not what the options say.
+// identify reads the database, the user and the password from the container, because a
+// reused one may have been created with other options.
 func (c *Container) identify(ctx context.Context) error {
 	made, err := c.Inspect(ctx)
 	if err != nil {
@@ -121,8 +122,8 @@ func (c *Container) identify(ctx context.Context) error {
 	return nil
 }
 
-// ConnectionString returns the URL of the database, as its superuser. It holds the
-// password. After a restart of the container the port may be another one.
+// ConnectionString returns the URL of the database, with the superuser and the password.
+// The port may change when the container is restarted.
 func (c *Container) ConnectionString(ctx context.Context) (string, error) {
 	return c.url(ctx, c.database)
 }
@@ -142,7 +143,7 @@ func (c *Container) url(ctx context.Context, database string) (string, error) {
 	return u.String(), nil
 }
 
-// Store returns a new store on the database, with a pool of its own, which outlives
+// Store returns a new store with its own pool. It can still be used after
 // [Container.Snapshot] and [Container.Restore]. The caller closes it.
 func (c *Container) Store(ctx context.Context, opts ...mdb.StoreOption) (*mdb.Store, error) {
 	address, err := c.ConnectionString(ctx)
@@ -159,8 +160,8 @@ func (c *Container) Store(ctx context.Context, opts ...mdb.StoreOption) (*mdb.St
 	return s, nil
 }
 
-// Terminate stops and removes the container. Unless an option gives it time, the
-// server gets none to shut down, as its data goes with it.
+// Terminate removes the container. It kills the server without waiting for a shutdown,
+// unless an option sets a timeout, because the data is removed, too.
 func (c *Container) Terminate(ctx context.Context, opts ...testcontainers.TerminateOption) error {
 	return c.Container.Terminate(ctx, append([]testcontainers.TerminateOption{testcontainers.StopTimeout(0)}, opts...)...)
 }

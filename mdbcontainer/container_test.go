@@ -16,6 +16,7 @@ import (
 
 const triggers = "SELECT count(*) FROM pg_trigger WHERE tgname = 'message_store_notify'"
 
+// TestRun checks the defaults, and that a store works both ways.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	c := start(t)
@@ -37,10 +38,11 @@ func TestRun(t *testing.T) {
 		"SHOW server_encoding":      "UTF8",
 	})
 	if n := query[int](t, c, triggers); n != 0 {
-		t.Errorf("%d triggers that nobody asked for", n)
+		t.Errorf("%d triggers without WithNotify, want 0", n)
 	}
 }
 
+// TestOptions checks the effect of each option, with values that need quoting.
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	table := file(t, "CREATE TABLE balances (account text); INSERT INTO balances VALUES ('123')")
@@ -69,7 +71,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// checkAnswers compares what queries return.
+// checkAnswers checks the results of queries.
 func checkAnswers(t *testing.T, c *mdbcontainer.Container, answers map[string]string) {
 	t.Helper()
 	for sql, want := range answers {
@@ -88,6 +90,8 @@ func file(t *testing.T, sql string) string {
 	return name
 }
 
+// TestReuse checks that a reused container keeps its data and its database, and that each
+// Run runs the scripts.
 func TestReuse(t *testing.T) {
 	t.Parallel()
 	name := testcontainers.WithReuseByName("mdbcontainer-" + uuid.NewString())
@@ -108,7 +112,7 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// TestFailures sees to it that what fails tells why, and leaves no container.
+// TestFailures checks that an error gives the cause and that no container is left.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -116,8 +120,8 @@ func TestFailures(t *testing.T) {
 		want []string
 	}{
 		"script":  {mdbcontainer.WithInitScripts(file(t, "SELECT no_such_column")), []string{"init.sql", "no_such_column"}},
-		"setting": {mdbcontainer.WithSetting("no_such_setting", "1"), []string{"has ended", `unrecognized configuration parameter "no_such_setting"`}},
-		"image":   {testcontainers.WithEntrypoint("sh", "-c", "echo not a server; exit 3"), []string{"has ended with status 3", "not a server"}},
+		"setting": {mdbcontainer.WithSetting("no_such_setting", "1"), []string{"exited", `unrecognized configuration parameter "no_such_setting"`}},
+		"image":   {testcontainers.WithEntrypoint("sh", "-c", "echo not a server; exit 3"), []string{"exited with status 3", "not a server"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -143,7 +147,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-func TestRefused(t *testing.T) {
+// TestInvalidArguments checks that invalid arguments are rejected.
+func TestInvalidArguments(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		image string
@@ -152,7 +157,7 @@ func TestRefused(t *testing.T) {
 	}{
 		"image":    {"", mdbcontainer.WithNotify(), `the image is ""`},
 		"database": {image, mdbcontainer.WithDatabase(""), "the database is empty"},
-		"user":     {image, mdbcontainer.WithUsername("\x00"), "the user is empty or has a zero byte"},
+		"user":     {image, mdbcontainer.WithUsername("\x00"), "the user is empty or contains a zero byte"},
 		"password": {image, mdbcontainer.WithPassword(""), "the password is empty"},
 		"setting":  {image, mdbcontainer.WithSetting("work mem", "1"), `the setting is "work mem"`},
 		"script":   {image, mdbcontainer.WithInitScripts("/no/such/file"), "/no/such/file"},

@@ -9,13 +9,14 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 )
 
-// ErrNoEngine says that no container engine answers.
-var ErrNoEngine = errors.New("mdbcontainer: no container engine answers: start Docker or Podman; " +
-	"or go on without one, as package mdbtest does: set MDB_TEST_DATABASE_URL to the URL of a PostgreSQL server, " +
+// ErrNoEngine is the error of [Run] if there is no container engine. Its text says what to
+// do.
+var ErrNoEngine = errors.New("mdbcontainer: no container engine found: start Docker or Podman; " +
+	"or use package mdbtest, which needs none: set MDB_TEST_DATABASE_URL to the URL of a PostgreSQL server, " +
 	"or install PostgreSQL's programs (apt-get install postgresql)")
 
-// checkEngine looks first, because from testcontainers-go's errors a missing engine
-// and a missing image cannot be told apart.
+// checkEngine runs first, because the errors of testcontainers-go do not distinguish a
+// missing engine from a missing image.
 func checkEngine(ctx context.Context, kind testcontainers.ProviderType) error {
 	provider, err := kind.GetProvider()
 	if err == nil {
@@ -24,9 +25,9 @@ func checkEngine(ctx context.Context, kind testcontainers.ProviderType) error {
 	}
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("mdbcontainer: look for a container engine: %w", context.Cause(ctx))
+		return fmt.Errorf("mdbcontainer: find a container engine: %w", context.Cause(ctx))
 	case err != nil:
-		// It has looked in several places, and says so in several lines.
+		// The error has a line for each place that was searched.
 		return fmt.Errorf("%w (%s)", ErrNoEngine, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return nil

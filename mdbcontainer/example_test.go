@@ -16,8 +16,8 @@ import (
 // shared is the container of the package's tests.
 var shared *mdbcontainer.Container
 
-// One container for all tests of a package is started in TestMain. TestMain itself
-// calls os.Exit with what this returns, because os.Exit leaves no time for a defer.
+// TestMain starts one container for all tests of a package. The body is a function of its
+// own, because os.Exit does not run deferred calls.
 func Example_testMain() {
 	testMain := func(m *testing.M) int {
 		ctx := context.Background()
@@ -37,7 +37,7 @@ func Example_testMain() {
 	_ = func(m *testing.M) { os.Exit(testMain(m)) }
 }
 
-// A test that needs the store as it was has it restored when it is over.
+// A test restores the database afterwards, for the tests that follow.
 func Example_restore() {
 	_ = func(t *testing.T) {
 		t.Cleanup(func() {
@@ -49,12 +49,11 @@ func Example_restore() {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(store.Close) // which comes before Restore
+		t.Cleanup(store.Close) // runs before Restore
 	}
 }
 
-// A test may have a container of its own, here one with tables that the service keeps
-// beside Message DB.
+// A test starts its own container, here with the service's tables beside Message DB.
 func Example_perTest() {
 	_ = func(t *testing.T) {
 		c, err := mdbcontainer.Run(t.Context(), "postgres:17",

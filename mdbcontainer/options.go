@@ -9,29 +9,29 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 )
 
-// setup is what is done to a server that serves.
+// setup is what Run does after the server has started.
 type setup struct {
 	notify  bool
 	scripts []string
 }
 
-// option is one that testcontainers-go has no place for.
+// option is an option of this package for setup.
 type option func(*setup)
 
-// Customize does nothing, see [Run].
+// Customize does nothing: Run applies the option itself.
 func (option) Customize(*testcontainers.GenericContainerRequest) error { return nil }
 
-// WithDatabase sets the name of the database, [DefaultDatabase] otherwise.
+// WithDatabase sets the name of the database. The default is [DefaultDatabase].
 func WithDatabase(name string) testcontainers.ContainerCustomizer {
 	return variable("POSTGRES_DB", "the database", name)
 }
 
-// WithUsername sets the name of the superuser, postgres otherwise.
+// WithUsername sets the name of the superuser. The default is postgres.
 func WithUsername(name string) testcontainers.ContainerCustomizer {
 	return variable("POSTGRES_USER", "the user", name)
 }
 
-// WithPassword sets the superuser's password, a random one otherwise.
+// WithPassword sets the superuser's password. The default is random.
 func WithPassword(password string) testcontainers.ContainerCustomizer {
 	return variable("POSTGRES_PASSWORD", "the password", password)
 }
@@ -39,7 +39,7 @@ func WithPassword(password string) testcontainers.ContainerCustomizer {
 func variable(name, what, value string) testcontainers.CustomizeRequestOption {
 	return func(req *testcontainers.GenericContainerRequest) error {
 		if value == "" || strings.ContainsRune(value, 0) {
-			return fmt.Errorf("%s is empty or has a zero byte, want some text", what)
+			return fmt.Errorf("%s is empty or contains a zero byte", what)
 		}
 		return testcontainers.WithEnv(map[string]string{name: value})(req)
 	}
@@ -47,8 +47,8 @@ func variable(name, what, value string) testcontainers.CustomizeRequestOption {
 
 var settingName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.$]*$`)
 
-// WithSetting sets a parameter of the server, as in postgresql.conf. Of two settings
-// of the same name the later one counts.
+// WithSetting sets a parameter of the server, as in postgresql.conf. If a parameter is
+// set twice, the later value counts.
 func WithSetting(name, value string) testcontainers.ContainerCustomizer {
 	return testcontainers.CustomizeRequestOption(func(req *testcontainers.GenericContainerRequest) error {
 		if !settingName.MatchString(name) {
@@ -58,22 +58,22 @@ func WithSetting(name, value string) testcontainers.ContainerCustomizer {
 	})
 }
 
-// WithNotify installs the trigger that wakes subscriptions of stores made with
-// mdb.WithNotify.
+// WithNotify installs the NOTIFY trigger, for stores that are created with
+// [github.com/messagedb-go/messagedb/mdb.WithNotify].
 func WithNotify() testcontainers.ContainerCustomizer {
 	return option(func(s *setup) { s.notify = true })
 }
 
-// WithInitScripts has the SQL of the files run in the database, in their order and
-// each as one transaction, after Message DB is installed. They hold plain SQL and
-// nothing of psql's own.
+// WithInitScripts runs SQL files in the database after Message DB is installed, in the
+// given order, each in one transaction. The files contain SQL only: psql's own commands,
+// such as \i, fail.
 func WithInitScripts(files ...string) testcontainers.ContainerCustomizer {
 	return option(func(s *setup) { s.scripts = append(s.scripts, files...) })
 }
 
 type script struct{ name, sql string }
 
-// read reads the scripts before a container is started in vain.
+// read reads the scripts, before a container is started that a missing file would waste.
 func (s setup) read() ([]script, error) {
 	scripts := make([]script, 0, len(s.scripts))
 	for _, name := range s.scripts {

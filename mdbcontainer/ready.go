@@ -19,9 +19,9 @@ const (
 	startPause   = 50 * time.Millisecond
 )
 
-// await returns when the server takes connections by the network. The log would be a
-// worse sign: an image that makes its database starts the server twice, and one that
-// is reused may have started it any number of times.
+// await returns when the server accepts connections over the network. The log would not
+// do: an image starts the server twice when it creates the database, and a reused
+// container may have started it any number of times.
 func (c *Container) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -30,13 +30,13 @@ func (c *Container) await(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		// The server speaks, and will not say anything else later.
-		var refused *pgconn.PgError
-		if errors.As(err, &refused) && refused.Code != "57P03" {
+		// Except while it starts, an error of the server itself is permanent.
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && pgErr.Code != "57P03" {
 			return err
 		}
 		if state, stateErr := c.State(ctx); stateErr == nil && !state.Running {
-			return fmt.Errorf("the container has ended with status %d; its log ends with\n%s", state.ExitCode, c.logTail(ctx))
+			return fmt.Errorf("the container exited with status %d; its log ends with\n%s", state.ExitCode, c.logTail(ctx))
 		}
 		select {
 		case <-time.After(startPause):
@@ -63,14 +63,14 @@ func (c *Container) logTail(ctx context.Context) string {
 	return strings.Join(lines[max(0, len(lines)-12):], "\n")
 }
 
-// installerLock has those who reuse a container at the same time take turns. It is
-// apart from the locks of Message DB and of its installer.
+// installerLock makes concurrent Runs on a reused container wait for one another. Its key
+// differs from those of Message DB, of the NOTIFY trigger and of schema.Install.
 const installerLock = "SELECT pg_advisory_lock(1296319044, 2)"
 
 func (c *Container) install(ctx context.Context, notify bool, scripts []script) error {
 	return c.inDatabase(ctx, c.database, func(conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, installerLock); err != nil {
-			return fmt.Errorf("lock out others: %w", err)
+			return fmt.Errorf("wait for other installers: %w", err)
 		}
 		if err := schema.Install(ctx, conn); err != nil {
 			return err
@@ -81,7 +81,7 @@ func (c *Container) install(ctx context.Context, notify bool, scripts []script) 
 			}
 		}
 		for _, s := range scripts {
-			// Several statements at once take the simple protocol.
+			// Only the simple protocol runs several statements in one call.
 			if _, err := conn.PgConn().Exec(ctx, s.sql).ReadAll(); err != nil {
 				return fmt.Errorf("run %s: %w", s.name, err)
 			}
@@ -90,7 +90,7 @@ func (c *Container) install(ctx context.Context, notify bool, scripts []script) 
 	})
 }
 
-// inDatabase lends a connection to a database of the server.
+// inDatabase calls f with a connection to a database of the server.
 func (c *Container) inDatabase(ctx context.Context, database string, f func(*pgx.Conn) error) error {
 	address, err := c.url(ctx, database)
 	if err != nil {

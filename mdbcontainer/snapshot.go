@@ -8,20 +8,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Snapshot keeps a copy of the database as it is, for [Container.Restore], in place of
-// an earlier one. PostgreSQL copies no database that somebody is connected to, so
-// Snapshot ends all connections to it. The pools of stores from [Container.Store] open
-// new ones; Reset does the same for a pool of the caller's own.
+// Snapshot copies the database for [Container.Restore], and replaces an earlier copy.
+// PostgreSQL cannot copy a database that has connections, so Snapshot ends them. The pools
+// of stores from [Container.Store] reconnect. Call Reset on other pools.
 //
-// The copy has all that is in the database. What PostgreSQL keeps outside of it is
-// left out: rights on the database itself, and settings by ALTER DATABASE.
+// The copy contains everything in the database. It does not contain what PostgreSQL stores
+// elsewhere: rights on the database itself, and settings made with ALTER DATABASE.
 func (c *Container) Snapshot(ctx context.Context) error {
 	err := c.administer(ctx, func(conn *pgx.Conn) (err error) {
 		database, snapshot := quote(c.database), quote(c.snapshot())
 		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+snapshot+" WITH (FORCE)"); err != nil {
 			return err
 		}
-		// Pools would be faster to reconnect than the copy is made.
+		// Otherwise pools reconnect before the copy is made.
 		if _, err := conn.Exec(ctx, "ALTER DATABASE "+database+" ALLOW_CONNECTIONS false"); err != nil {
 			return err
 		}
@@ -42,9 +41,10 @@ func (c *Container) Snapshot(ctx context.Context) error {
 	return nil
 }
 
-// Restore makes the database that of the last [Container.Snapshot] again, global
-// positions included. It ends all connections, as Snapshot does, and for a moment there
-// is no database: subscriptions, which would not know of the change, end before.
+// Restore replaces the database with the copy made by the last [Container.Snapshot],
+// including global positions. It ends all connections, as Snapshot does, and for a moment
+// the database does not exist. End subscriptions before, because they do not notice that
+// the messages changed.
 func (c *Container) Restore(ctx context.Context) error {
 	err := c.administer(ctx, func(conn *pgx.Conn) error {
 		var there bool
@@ -53,7 +53,7 @@ func (c *Container) Restore(ctx context.Context) error {
 			return err
 		}
 		if !there {
-			return errors.New("there is no snapshot, call Snapshot first")
+			return errors.New("there is no snapshot: call Snapshot first")
 		}
 		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+quote(c.database)+" WITH (FORCE)"); err != nil {
 			return err
@@ -69,7 +69,7 @@ func (c *Container) Restore(ctx context.Context) error {
 
 func (c *Container) snapshot() string { return c.database + "_snapshot" }
 
-// administer lends a connection to another database than the tests'.
+// administer calls f with a connection to a database other than the tests'.
 func (c *Container) administer(ctx context.Context, f func(*pgx.Conn) error) error {
 	other := "postgres"
 	if c.database == other {
@@ -79,8 +79,8 @@ func (c *Container) administer(ctx context.Context, f func(*pgx.Conn) error) err
 	return c.inDatabase(ctx, other, f)
 }
 
-// reset has the stores' pools drop the connections that were ended under them. Without
-// it each of them would fail the read that meets it first.
+// reset removes the ended connections from the stores' pools. Otherwise each of them would
+// fail a read.
 func (c *Container) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdbcontainer"
 )
 
-// TestSnapshot goes back and forth while stores have connections, which they use
-// before and after.
+// TestSnapshot checks that Restore brings back the messages, the global position and the
+// trigger of the last Snapshot, and that stores with open connections go on working.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	for _, database := range []string{mdbcontainer.DefaultDatabase, "postgres"} {
@@ -17,7 +17,7 @@ func TestSnapshot(t *testing.T) {
 			t.Parallel()
 			c := start(t, mdbcontainer.WithDatabase(database), mdbcontainer.WithNotify())
 			if err := c.Restore(t.Context()); err == nil || !strings.Contains(err.Error(), "call Snapshot first") {
-				t.Fatalf("got %v, want a word about the missing snapshot", err)
+				t.Fatalf("got %v, want an error that asks for Snapshot", err)
 			}
 
 			s := open(t, c)
@@ -40,7 +40,7 @@ func TestSnapshot(t *testing.T) {
 				}
 			}
 
-			// A later snapshot takes the place of the first.
+			// A later snapshot replaces the first.
 			snapshot(t, c)
 			write(t, s, "account-123")
 			restore(t, c)
@@ -65,7 +65,7 @@ func restore(t *testing.T, c *mdbcontainer.Container) {
 	}
 }
 
-// idle has the store's pool open that many connections, and keep them.
+// idle makes the store's pool open n connections, which are idle afterwards.
 func idle(t *testing.T, s *mdb.Store, n int) {
 	t.Helper()
 	for range n {

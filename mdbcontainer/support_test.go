@@ -13,7 +13,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdbcontainer"
 )
 
-// image is what the tests run.
+// image is the image that the tests run.
 var image = cmp.Or(os.Getenv("MDB_TEST_IMAGE"), "postgres:17")
 
 func start(t *testing.T, opts ...testcontainers.ContainerCustomizer) *mdbcontainer.Container {

@@ -1,13 +1,12 @@
-// With-messagedb runs a command with a Message DB in a container:
+// The command with-messagedb starts Message DB in a container and runs another command:
 //
 //	with-messagedb [-image postgres:17] [-notify] [-setting NAME=VALUE]... -- COMMAND [ARGUMENT]...
 //
-// In the command's environment MDB_TEST_DATABASE_URL is the URL of the database, as a
-// superuser, which is what package mdbtest looks at. The container is removed when the
-// command ends.
+// It sets MDB_TEST_DATABASE_URL, which package mdbtest reads, to the URL of the database
+// with a superuser. When the command ends, it removes the container.
 //
-// Its exit status is the command's. It is 125 if there is no container, 126 if the
-// command cannot be run, and 2 for a mistake in its own arguments.
+// The exit status is that of the command. It is 125 if the container cannot be started,
+// 126 if the command cannot be run, and 2 for wrong usage.
 package main
 
 import (
@@ -43,10 +42,10 @@ func run(args []string) (status int) {
 		fmt.Fprintln(os.Stderr, "usage: with-messagedb [flags] -- COMMAND [ARGUMENT]...")
 		flags.PrintDefaults()
 	}
-	image := flags.String("image", "postgres:17", "the image, of PostgreSQL 14 to 18")
-	notify := flags.Bool("notify", false, "install the NOTIFY trigger too")
+	image := flags.String("image", "postgres:17", "an `IMAGE` of PostgreSQL 14 to 18")
+	notify := flags.Bool("notify", false, "install the NOTIFY trigger")
 	var opts []testcontainers.ContainerCustomizer
-	flags.Func("setting", "a `NAME=VALUE` of the server's, may be repeated", func(s string) error {
+	flags.Func("setting", "set a parameter of the server, `NAME=VALUE`; can be repeated", func(s string) error {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok {
 			return errors.New("want NAME=VALUE")
@@ -67,7 +66,7 @@ func run(args []string) (status int) {
 		opts = append(opts, mdbcontainer.WithNotify())
 	}
 
-	log.SetDefault(log.NewNoopLogger()) // what it does goes to the terminal of the command
+	log.SetDefault(log.NewNoopLogger()) // its log would mix with the output of the command
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	container, err := mdbcontainer.Run(ctx, *image, opts...)
@@ -89,10 +88,10 @@ func run(args []string) (status int) {
 	return command(ctx, address, flags.Args())
 }
 
-// command runs the command to its end, whatever signals come: it gets those of the
-// terminal itself, and the others from here.
+// command runs the command and waits until it ends, even if ctx ends, which sends it
+// SIGTERM.
 func command(ctx context.Context, address string, args []string) int {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // to run what it is given is its purpose
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // its purpose is to run the given command
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "MDB_TEST_DATABASE_URL="+address)

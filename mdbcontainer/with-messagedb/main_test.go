@@ -32,7 +32,7 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-// run returns the program's outputs and exit status.
+// run runs the program and returns its outputs and exit status.
 func run(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
@@ -46,6 +46,8 @@ func run(t *testing.T, env []string, args ...string) (stdout, stderr string, sta
 	return out.String(), err.String(), cmd.ProcessState.ExitCode()
 }
 
+// TestCommand checks the outputs and the exit status when the command runs, is killed, or
+// cannot be run.
 func TestCommand(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -81,6 +83,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// TestUsage checks that wrong usage prints the usage and exits with 2.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{nil, {"--"}, {"-setting", "x", "--", "true"}, {"-no-such-flag"}} {
@@ -90,17 +93,17 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestNoEngine sees one line that says how to go on.
+// TestNoEngine checks that a missing engine is reported in one line, with the remedy.
 func TestNoEngine(t *testing.T) {
 	t.Parallel()
-	// An engine in one of the usual places would answer in spite of a wrong
-	// DOCKER_HOST; without its certificates no engine is reached.
+	// A wrong DOCKER_HOST would not do, because testcontainers-go also tries the usual
+	// sockets. Without the certificates it connects to none.
 	env := []string{"DOCKER_CERT_PATH=" + t.TempDir(), "DOCKER_TLS_VERIFY=1"}
 	stdout, stderr, status := run(t, env, "-image", image, "--", "echo", "ran")
 	if stdout != "" || status != 125 {
 		t.Errorf("got %q and status %d, want nothing and 125", stdout, status)
 	}
 	if !strings.HasPrefix(stderr, "with-messagedb: "+mdbcontainer.ErrNoEngine.Error()) || strings.Count(stderr, "\n") != 1 {
-		t.Errorf("got\n%s\nwant this one line: %v", stderr, mdbcontainer.ErrNoEngine)
+		t.Errorf("got\n%s\nwant one line that begins with: %v", stderr, mdbcontainer.ErrNoEngine)
 	}
 }
