@@ -1,5 +1,4 @@
-// Package examples_test runs the example programs as a user would, each on a
-// database of its own.
+// Package examples_test builds the example programs and runs each on its own database.
 package examples_test
 
 import (
@@ -36,6 +35,7 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
+// TestExamples checks the output of each example.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	names, err := filepath.Glob("*/main.go")
@@ -60,6 +60,19 @@ func TestExamples(t *testing.T) {
 				t.Errorf("%v, got:\n%s\nwant:\n%s", err, got, want)
 			}
 		})
+	}
+}
+
+// TestWithoutDatabaseURL checks that an example without DATABASE_URL asks for it.
+func TestWithoutDatabaseURL(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"batch", "concurrency", "group", "projection", "subscription", "transaction", "workers"} {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(programs, name))
+		cmd.Env = append(os.Environ(), "DATABASE_URL=")
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "set DATABASE_URL") {
+			t.Errorf("%s: %v, %s", name, err, out)
+		}
 	}
 }
 

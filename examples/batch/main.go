@@ -1,5 +1,5 @@
-// A batch: the lines of an order are written together or not at all, in one round
-// trip, and writing the same batch again is recognised.
+// The example batch writes the messages of an order atomically, in one round trip. When
+// it writes them again, the store recognises them by their IDs.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// LineAdded is one line of an order.
+// LineAdded is the event that a line was added to an order.
 type LineAdded struct {
 	Product string `json:"product"`
 	Count   int    `json:"count"`
@@ -30,21 +30,26 @@ func run(ctx context.Context, url string) error {
 		mdb.NewMessage("LineAdded", LineAdded{"tea", 2}),
 		mdb.NewMessage("LineAdded", LineAdded{"cake", 1}),
 	}
-	// The second time stands for a caller that never learned of the first.
+	// The second write stands for a retry by a caller that did not get the result of the
+	// first.
 	for range 2 {
 		written, err := store.WriteMessages(ctx, order, messages, mdb.ExpectNoStream(), mdb.Idempotent())
 		if err != nil {
 			return err
 		}
 		for i, w := range written {
-			fmt.Printf("%s at position %d, found there: %t\n", messages[i].Type, w.Position, w.Duplicate)
+			fmt.Printf("%s at position %d, duplicate: %t\n", messages[i].Type, w.Position, w.Duplicate)
 		}
 	}
 	return nil
 }
 
 func main() {
-	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	url := os.Getenv("DATABASE_URL")
+	if url == "" {
+		log.Fatal("set DATABASE_URL to the URL of a database with Message DB")
+	}
+	if err := run(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,6 +1,6 @@
-// Optimistic concurrency: two tills sell the last tickets of a show. Each decides
-// on what it has read, expects that nothing was written since, and reads again and
-// decides again if something was.
+// The example concurrency sells the last tickets of a show at two tills, with optimistic
+// concurrency. A till reads the stream, decides, and writes with the version that it read
+// as the expected version. If the other till wrote first, it reads and decides again.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 
 const seats = 5
 
-// sell sells a ticket, or returns false if there is none left.
+// sell sells a ticket. It returns false if there are none left.
 func sell(ctx context.Context, store *mdb.Store, show mdb.StreamName) (bool, error) {
 	for {
 		sold, version := 0, mdb.NoStream
@@ -70,7 +70,11 @@ func run(ctx context.Context, url string) error {
 }
 
 func main() {
-	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	url := os.Getenv("DATABASE_URL")
+	if url == "" {
+		log.Fatal("set DATABASE_URL to the URL of a database with Message DB")
+	}
+	if err := run(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,5 +1,5 @@
-// A consumer group: two members share a category. All messages of a stream, and of
-// streams with the same cardinal id, go to the same member.
+// The example group reads a category as the two members of a consumer group. A member
+// reads all messages of a stream, and of all streams with the same cardinal id.
 package main
 
 import (
@@ -18,17 +18,17 @@ func run(ctx context.Context, url string) error {
 	}
 	defer store.Close()
 
-	const orders mdb.Category = "delivery"
+	const delivery mdb.Category = "delivery"
 	for _, id := range []string{
 		mdb.CompoundID("berlin", "1"), mdb.CompoundID("oslo", "2"), mdb.CompoundID("berlin", "3"), mdb.CompoundID("rome", "4"),
 	} {
-		if _, err := store.WriteMessage(ctx, orders.Stream(id), mdb.NewMessage("Shipped", nil)); err != nil {
+		if _, err := store.WriteMessage(ctx, delivery.Stream(id), mdb.NewMessage("Shipped", nil)); err != nil {
 			return err
 		}
 	}
 	const size = 2
 	for member := range size {
-		for message, err := range store.CategoryMessages(ctx, orders, mdb.AsConsumerGroup(member, size)) {
+		for message, err := range store.CategoryMessages(ctx, delivery, mdb.AsConsumerGroup(member, size)) {
 			if err != nil {
 				return err
 			}
@@ -39,7 +39,11 @@ func run(ctx context.Context, url string) error {
 }
 
 func main() {
-	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	url := os.Getenv("DATABASE_URL")
+	if url == "" {
+		log.Fatal("set DATABASE_URL to the URL of a database with Message DB")
+	}
+	if err := run(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 }

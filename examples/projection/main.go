@@ -1,5 +1,5 @@
-// A projection: balances are kept up to date from all accounts, by reading on in
-// the category from the position that is stored with them.
+// The example projection keeps a table of balances up to date with the messages of all
+// accounts. It stores its position in the same transaction as the balances.
 package main
 
 import (
@@ -19,9 +19,9 @@ CREATE TABLE IF NOT EXISTS bank.balances (account text PRIMARY KEY, balance bigi
 CREATE TABLE IF NOT EXISTS bank.progress (projection text PRIMARY KEY, position bigint NOT NULL);
 INSERT INTO bank.progress VALUES ('balances', 0) ON CONFLICT DO NOTHING`
 
-// project handles what is new in the category, and returns how many messages that
-// were. The position moves in the transaction that changes the balances, so each
-// message counts once, whatever fails.
+// project handles the new messages of the category and returns their number. It updates
+// the position in the transaction that changes the balances, so each message is counted
+// exactly once, whatever fails.
 func project(ctx context.Context, store *mdb.Store) (n int, err error) {
 	err = pgx.BeginFunc(ctx, store.Pool(), func(tx pgx.Tx) error {
 		var position int64
@@ -99,7 +99,11 @@ func run(ctx context.Context, url string) error {
 }
 
 func main() {
-	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	url := os.Getenv("DATABASE_URL")
+	if url == "" {
+		log.Fatal("set DATABASE_URL to the URL of a database with Message DB")
+	}
+	if err := run(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,6 +1,6 @@
-// A subscription: a service handles the messages of a category as they come, and
-// keeps how far it has come, so that it goes on there after a restart. The NOTIFY
-// trigger wakes it; without the trigger it would poll.
+// The example subscription handles the messages of a category as they are written. It
+// stores its position, to resume there after a restart. The NOTIFY trigger notifies it of
+// new messages; without the trigger it would poll.
 package main
 
 import (
@@ -21,7 +21,7 @@ INSERT INTO mailer.progress SELECT 0 WHERE NOT EXISTS (SELECT FROM mailer.progre
 
 var errStopped = errors.New("stopped")
 
-// serve handles messages until ctx ends. It returns why it has stopped.
+// serve handles messages until ctx ends or an error occurs, which it returns.
 func serve(ctx context.Context, store *mdb.Store, live func(bool), handle mdb.Handler) error {
 	var position int64
 	if err := store.Pool().QueryRow(ctx, "SELECT position FROM mailer.progress").Scan(&position); err != nil {
@@ -53,7 +53,7 @@ func run(ctx context.Context, url string) error {
 		return err
 	}
 
-	// The second time stands for the service after a restart.
+	// The second iteration stands for the service after a restart.
 	for _, names := range [][]string{{"ann", "bob"}, {"eve"}} {
 		if err := signUp(names[0]); err != nil {
 			return err
@@ -82,7 +82,11 @@ func run(ctx context.Context, url string) error {
 }
 
 func main() {
-	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	url := os.Getenv("DATABASE_URL")
+	if url == "" {
+		log.Fatal("set DATABASE_URL to the URL of a database with Message DB")
+	}
+	if err := run(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,5 +1,5 @@
-// A transaction: a message is written together with a row of the service's own
-// table, so that neither is there without the other.
+// The example transaction writes a message and a row of the service's own table in one
+// transaction: either both are stored or neither is.
 package main
 
 import (
@@ -26,7 +26,7 @@ func buy(ctx context.Context, store *mdb.Store, product string, price int) error
 			return err
 		}
 		if price > 100 {
-			return errTooExpensive // which takes the message back as well
+			return errTooExpensive // rolls back the message, too
 		}
 		return nil
 	})
@@ -61,7 +61,11 @@ func run(ctx context.Context, url string) error {
 }
 
 func main() {
-	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	url := os.Getenv("DATABASE_URL")
+	if url == "" {
+		log.Fatal("set DATABASE_URL to the URL of a database with Message DB")
+	}
+	if err := run(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,6 +1,6 @@
-// A partition: one subscription, several workers. Letters to one town are delivered
-// in their order, by one worker, while those to other towns are on their way at the
-// same time.
+// The example workers handles one subscription with several workers. The letters to one
+// town, which have the same cardinal id, are delivered in order. Letters to different
+// towns are delivered concurrently.
 package main
 
 import (
@@ -17,9 +17,9 @@ import (
 
 var errStopped = errors.New("stopped")
 
-// deliver delivers letters until the position has been kept, and returns them by town.
+// deliver delivers letters up to the position last, and returns them by town.
 func deliver(ctx context.Context, store *mdb.Store, last int64) (map[string][]string, error) {
-	var mu sync.Mutex // the handler is called by all workers
+	var mu sync.Mutex // guards delivered, because the workers call the handler concurrently
 	delivered := make(map[string][]string)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -32,7 +32,7 @@ func deliver(ctx context.Context, store *mdb.Store, last int64) (map[string][]st
 	},
 		mdb.WithWorkers(4),
 		mdb.OnProgress(func(_ context.Context, position int64) error {
-			// Everything up to the position is delivered, by whichever worker.
+			// All messages up to this position are delivered, so a service would store it.
 			if position >= last {
 				stop(errStopped)
 			}
@@ -72,7 +72,11 @@ func run(ctx context.Context, url string) error {
 }
 
 func main() {
-	if err := run(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	url := os.Getenv("DATABASE_URL")
+	if url == "" {
+		log.Fatal("set DATABASE_URL to the URL of a database with Message DB")
+	}
+	if err := run(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 }
