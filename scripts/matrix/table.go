@@ -100,11 +100,11 @@ func page(results []result, mod string) string {
 | pgx | %s or later |
 | Message DB | %s, by its own script or by `+"`schema.Install`"+` |
 
-The tests with the race detector, by what they go through, on each major version of
-PostgreSQL:
+Tests that passed with the race detector, on each major version of PostgreSQL. The first
+three columns count the tests of one feature each:
 
 %s
-`+"`make test-matrix`"+` runs them, and fetches the versions that are missing.
+`+"`make test-matrix`"+` runs them, and downloads the versions that are missing.
 `, requirement(mod, "go"), requirement(mod, "github.com/jackc/pgx/v5"), schema.Version, table(results))
 }
 
