@@ -11,6 +11,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest/conformance"
 )
 
 // TestConformance goes through all pairs of roles and pgx's modes, and with each
@@ -43,7 +44,7 @@ func TestConformance(t *testing.T) {
 			way := ways[(i+j)%len(ways)]
 			t.Run(role.name+", "+mode.String()+", "+way.name, func(t *testing.T) {
 				t.Parallel()
-				mdbtest.Conformance(t, func(t testing.TB, opts ...mdb.StoreOption) *mdb.Store {
+				conformance.Run(t, func(t testing.TB, opts ...mdb.StoreOption) *mdb.Store {
 					t.Helper()
 					cfg, err := pgxpool.ParseConfig(url)
 					if err != nil {

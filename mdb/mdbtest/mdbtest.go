@@ -1,10 +1,10 @@
-// Package mdbtest is for the tests of programs that use package mdb: a store to
-// test against, and the conformance suite.
+// Package mdbtest gives the tests of a program that uses package mdb a store on a
+// real Message DB.
 //
-// The PostgreSQL that it uses is the one at MDB_TEST_DATABASE_URL, whose role
-// must be able to create databases, or else one that it starts from the programs
-// on the machine and that ends with the test process. If there is neither, the
-// test process ends with a line that says what to install.
+// It creates databases on the PostgreSQL server at MDB_TEST_DATABASE_URL, whose role
+// must be allowed to. Without that variable it starts a server from the PostgreSQL
+// programs on the machine and stops it when the test process ends. If there are none,
+// the test process exits with a message that says what to install.
 package mdbtest
 
 import (
@@ -18,15 +18,16 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// Store returns a store on a database of the test's own, with Message DB
-// installed. Both are gone when the test is over.
+// Store returns a store on a new database with Message DB installed. The store is
+// closed and the database dropped when the test is over.
 func Store(t testing.TB, opts ...mdb.StoreOption) *mdb.Store {
 	t.Helper()
 	return connect(t, testdb.New(t), opts)
 }
 
-// SharedStore returns a store on a database that the tests of a process share,
-// which saves making one. They keep apart by using categories from [Category].
+// SharedStore returns a store on a database that the tests of a process share, which
+// is faster than creating one. Each test writes to categories from [Category], so that
+// tests do not see each other's messages.
 func SharedStore(t testing.TB, opts ...mdb.StoreOption) *mdb.Store {
 	t.Helper()
 	return connect(t, testdb.Shared(t), opts)
@@ -42,8 +43,7 @@ func connect(t testing.TB, url string, opts []mdb.StoreOption) *mdb.Store {
 	return s
 }
 
-// Category returns a category that no other test uses: the name with a random
-// suffix.
+// Category returns a category that no other test uses: name with a random suffix.
 func Category(name string) mdb.Category {
 	return mdb.Category(name + strings.ReplaceAll(uuid.NewString(), "-", ""))
 }

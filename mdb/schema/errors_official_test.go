@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -14,7 +15,6 @@ import (
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
-	"github.com/messagedb-go/messagedb/testdata"
 )
 
 // TestSameErrors checks that calls fail in the same way, down to the texts, in
@@ -22,7 +22,7 @@ import (
 func TestSameErrors(t *testing.T) {
 	t.Parallel()
 	type call struct{ Name, Setting, Call, Code string }
-	file, err := testdata.Conformance.ReadFile("conformance/errors.json")
+	file, err := os.ReadFile("../mdbtest/conformance/testdata/errors.json")
 	if err != nil {
 		t.Fatal(err)
 	}

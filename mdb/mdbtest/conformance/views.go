@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"fmt"
@@ -9,14 +9,15 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 func (s *suite) views(t *testing.T) {
 	t.Helper()
 	// Named so that every collation sorts them alike.
-	a, b := Category("a"), Category("b")
+	a, b := mdbtest.Category("a"), mdbtest.Category("b")
 	one, two, other := a.Stream("1"), a.Stream("2"), b.Stream("1")
-	opened, closed := string(Category("Ajar")), string(Category("Closed"))
+	opened, closed := string(mdbtest.Category("Ajar")), string(mdbtest.Category("Closed"))
 	for _, m := range []struct {
 		stream mdb.StreamName
 		typ    string

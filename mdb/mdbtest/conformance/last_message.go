@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"errors"
@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 func (s *suite) last(t *testing.T) {
 	t.Helper()
-	category := Category("last")
+	category := mdbtest.Category("last")
 	stream, other := category.Stream("1"), category.Stream("1+1")
 	var written []record
 	for i, typ := range []string{"Opened", "Changed", "Changed", "Closed"} {
@@ -75,7 +76,7 @@ func (s *suite) last(t *testing.T) {
 
 	t.Run("C52 last message of a category's own stream", func(t *testing.T) {
 		t.Parallel()
-		bare := mdb.StreamName(Category("last"))
+		bare := mdb.StreamName(mdbtest.Category("last"))
 		write(t, s.store.Pool(), proposal{stream: bare})
 		if got := records(t, s.store.Pool(), `message_store.get_last_stream_message($1::varchar)`, string(bare)); len(got) != 1 {
 			t.Errorf("SQL: got %s, want one", brief(got))

@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"testing"
@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 func (s *suite) lock(t *testing.T) {
@@ -20,7 +21,7 @@ func (s *suite) lock(t *testing.T) {
 
 	t.Run("C8 acquire_lock returns the hash of the category", func(t *testing.T) {
 		t.Parallel()
-		category := Category("lock")
+		category := mdbtest.Category("lock")
 		for _, stream := range []mdb.StreamName{category.Stream("1"), category.Stream("2+3"), mdb.StreamName(category)} {
 			if got, want := value[int64](t, s.store.Pool(), acquire, string(stream)), mdb.Hash64(string(category)); got != want {
 				t.Errorf("acquire_lock(%q) is %d, want %d", stream, got, want)
@@ -30,7 +31,7 @@ func (s *suite) lock(t *testing.T) {
 
 	t.Run("C8 acquire_lock locks the category to the end of the transaction", func(t *testing.T) {
 		t.Parallel()
-		category := Category("lock")
+		category := mdbtest.Category("lock")
 		key := mdb.Hash64(string(category))
 		other := s.connect(t, nil)
 		tx := s.begin(t, pgx.TxOptions{})
@@ -42,7 +43,7 @@ func (s *suite) lock(t *testing.T) {
 		if value[bool](t, other, free, key) {
 			t.Error("another session gets the lock")
 		}
-		if !value[bool](t, other, free, mdb.Hash64(string(Category("lock")))) {
+		if !value[bool](t, other, free, mdb.Hash64(string(mdbtest.Category("lock")))) {
 			t.Error("another session does not get another category's lock")
 		}
 		if err := tx.Commit(t.Context()); err != nil {
@@ -55,7 +56,7 @@ func (s *suite) lock(t *testing.T) {
 
 	t.Run("C8 acquire_lock is undone by a rollback to a savepoint", func(t *testing.T) {
 		t.Parallel()
-		category := Category("lock")
+		category := mdbtest.Category("lock")
 		key := mdb.Hash64(string(category))
 		tx := s.begin(t, pgx.TxOptions{})
 		savepoint, err := tx.Begin(t.Context())
@@ -76,7 +77,7 @@ func (s *suite) lock(t *testing.T) {
 
 	t.Run("C8 a write takes the category's lock", func(t *testing.T) {
 		t.Parallel()
-		category := Category("lock")
+		category := mdbtest.Category("lock")
 		other := s.connect(t, nil)
 		tx := s.begin(t, pgx.TxOptions{})
 		write(t, tx, proposal{stream: category.Stream("1")})
@@ -87,7 +88,7 @@ func (s *suite) lock(t *testing.T) {
 
 	t.Run("C8 LockCategories", func(t *testing.T) {
 		t.Parallel()
-		a, b := Category("lock"), Category("lock")
+		a, b := mdbtest.Category("lock"), mdbtest.Category("lock")
 		tx := s.begin(t, pgx.TxOptions{})
 		if err := s.store.WithTx(tx).LockCategories(t.Context(), a, b, a); err != nil {
 			t.Fatal(err)

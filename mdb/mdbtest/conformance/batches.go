@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // batches is about the rows of the reading functions, and how many there are if
@@ -16,7 +17,7 @@ import (
 func (s *suite) batches(t *testing.T) {
 	t.Helper()
 	const more = mdb.DefaultBatchSize + 1
-	category := Category("batch")
+	category := mdbtest.Category("batch")
 	stream := category.Stream("1")
 	writeMany(t, s.store.Pool(), stream, "Tested", more)
 

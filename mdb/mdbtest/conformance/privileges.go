@@ -1,10 +1,12 @@
-package mdbtest
+package conformance
 
 import (
 	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 func (s *suite) privileges(t *testing.T) {
@@ -105,7 +107,7 @@ func (s *suite) privileges(t *testing.T) {
 		if !value[bool](t, s.store.Pool(), `SELECT rolsuper FROM pg_roles WHERE rolname = current_user`) {
 			return // which cannot become another role
 		}
-		role := pgx.Identifier{string(Category("mdb_test_other_"))}.Sanitize()
+		role := pgx.Identifier{string(mdbtest.Category("mdb_test_other_"))}.Sanitize()
 		for _, call := range []string{
 			`SELECT message_store.message_store_version()`,
 			`SELECT FROM message_store.messages`,
@@ -124,7 +126,7 @@ func (s *suite) privileges(t *testing.T) {
 
 	t.Run("C73 a read-only transaction", func(t *testing.T) {
 		t.Parallel()
-		category := Category("readonly")
+		category := mdbtest.Category("readonly")
 		stream := category.Stream("1")
 		write(t, s.store.Pool(), proposal{stream: stream})
 		tx := s.begin(t, pgx.TxOptions{AccessMode: pgx.ReadOnly})

@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"slices"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // debug's notices have no fixed text: Message DB's own are for reading.
@@ -40,7 +42,7 @@ func (s *suite) debug(t *testing.T) {
 			if test.setting != "" {
 				set(t, tx, test.setting, "on")
 			}
-			category := Category("debug")
+			category := mdbtest.Category("debug")
 			stream := category.Stream("1")
 			noticed := func(call string, want bool) {
 				t.Helper()

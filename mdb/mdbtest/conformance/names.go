@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"slices"

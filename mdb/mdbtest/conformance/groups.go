@@ -1,10 +1,11 @@
-package mdbtest
+package conformance
 
 import (
 	"slices"
 	"testing"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 type groupCase struct {
@@ -15,7 +16,7 @@ type groupCase struct {
 func (s *suite) groups(t *testing.T) {
 	t.Helper()
 	cases := load[[]groupCase](t, "groups.json")
-	category := Category("group")
+	category := mdbtest.Category("group")
 	owner := make(map[mdb.StreamName]groupCase)
 	for _, c := range cases {
 		for _, id := range []string{c.CardinalID, mdb.CompoundID(c.CardinalID, "1"), mdb.CompoundID(c.CardinalID, "2", "3")} {

@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"encoding/json"
@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // write is about what writes do; the calls that have to fail are with errors.
@@ -22,7 +23,7 @@ func (s *suite) write(t *testing.T) {
 
 	t.Run("C11 what is written", func(t *testing.T) {
 		t.Parallel()
-		stream := Category("written").Stream("1")
+		stream := mdbtest.Category("written").Stream("1")
 		id := uuid.New()
 		tx := s.begin(t, pgx.TxOptions{})
 		// Neither the clock of the zone nor that of the statement is meant.
@@ -69,7 +70,7 @@ func (s *suite) write(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			stream := Category("payload").Stream("1")
+			stream := mdbtest.Category("payload").Stream("1")
 			write(t, s.store.Pool(), proposal{stream: stream, data: text(test.data), metadata: text(test.metadata)})
 			if _, err := s.store.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Tested", Data: test.data, Metadata: test.metadata}); err != nil {
 				t.Fatal(err)
@@ -83,7 +84,7 @@ func (s *suite) write(t *testing.T) {
 
 	t.Run("C15 metadata and expected version are left out", func(t *testing.T) {
 		t.Parallel()
-		stream := string(Category("payload").Stream("1"))
+		stream := string(mdbtest.Category("payload").Stream("1"))
 		do(t, s.store.Pool(), `SELECT message_store.write_message(gen_random_uuid()::varchar, $1::varchar, 'Tested', '{}')`, stream)
 		if !value[bool](t, s.store.Pool(), `SELECT metadata IS NULL FROM message_store.messages WHERE stream_name = $1::text`, stream) {
 			t.Error("metadata is not NULL")
@@ -92,7 +93,7 @@ func (s *suite) write(t *testing.T) {
 
 	t.Run("C16 duplicate id", func(t *testing.T) {
 		t.Parallel()
-		category := Category("duplicate")
+		category := mdbtest.Category("duplicate")
 		m := mdb.NewMessage("Tested", nil)
 		if _, err := s.store.WriteMessage(t.Context(), category.Stream("1"), m); err != nil {
 			t.Fatal(err)
@@ -111,7 +112,7 @@ func (s *suite) write(t *testing.T) {
 
 	t.Run("C17 a category is a stream's name", func(t *testing.T) {
 		t.Parallel()
-		category := Category("bare")
+		category := mdbtest.Category("bare")
 		stream := mdb.StreamName(category)
 		if got := write(t, s.store.Pool(), proposal{stream: stream, expected: mdb.NoStream}); got != 0 {
 			t.Errorf("the first position is %d, want 0", got)
@@ -131,7 +132,7 @@ func (s *suite) positions(t *testing.T) {
 	t.Helper()
 	t.Run("C10 positions count from 0", func(t *testing.T) {
 		t.Parallel()
-		category := Category("positions")
+		category := mdbtest.Category("positions")
 		for want := range int64(3) {
 			for _, stream := range []mdb.StreamName{category.Stream("1"), category.Stream("2"), category.Stream("1+2")} {
 				if got := write(t, s.store.Pool(), proposal{stream: stream}); got != want {
@@ -147,7 +148,7 @@ func (s *suite) versions(t *testing.T) {
 
 	t.Run("C12 expected version", func(t *testing.T) {
 		t.Parallel()
-		stream := Category("expected").Stream("1")
+		stream := mdbtest.Category("expected").Stream("1")
 		write(t, s.store.Pool(), proposal{stream: stream})
 		if got := write(t, s.store.Pool(), proposal{stream: stream, expected: 0}); got != 1 {
 			t.Errorf("position is %d, want 1", got)
@@ -170,7 +171,7 @@ func (s *suite) versions(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			category := Category("expected")
+			category := mdbtest.Category("expected")
 			stream := category.Stream("1")
 			writeMany(t, s.store.Pool(), stream, "Tested", test.messages)
 
@@ -191,7 +192,7 @@ func (s *suite) versions(t *testing.T) {
 
 	t.Run("C13 a snapshot older than the lock", func(t *testing.T) {
 		t.Parallel()
-		stream := Category("expected").Stream("1")
+		stream := mdbtest.Category("expected").Stream("1")
 		write(t, s.store.Pool(), proposal{stream: stream})
 		other := s.connect(t, nil)
 
@@ -227,7 +228,7 @@ func (s *suite) versions(t *testing.T) {
 
 	t.Run("C14 no stream expected and none there", func(t *testing.T) {
 		t.Parallel()
-		category := Category("expected")
+		category := mdbtest.Category("expected")
 		if got := write(t, s.store.Pool(), proposal{stream: category.Stream("1"), expected: mdb.NoStream}); got != 0 {
 			t.Errorf("position is %d, want 0", got)
 		}

@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // put and get are what Eventide's own tests of its client say of writing and
@@ -20,7 +21,7 @@ func (s *suite) put(t *testing.T) {
 
 	t.Run("E1 a write returns the position", func(t *testing.T) {
 		t.Parallel()
-		stream := Category("put").Stream("1")
+		stream := mdbtest.Category("put").Stream("1")
 		for want := range int64(2) {
 			w, err := s.store.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Tested"})
 			if err != nil {
@@ -49,7 +50,7 @@ func (s *suite) put(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			stream := Category("put").Stream("1")
+			stream := mdbtest.Category("put").Stream("1")
 			_, err := s.store.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Tested", Data: test.data, Metadata: test.metadata})
 			if err != nil {
 				t.Fatal(err)
@@ -70,7 +71,7 @@ func (s *suite) put(t *testing.T) {
 
 	t.Run("E3 expected version", func(t *testing.T) {
 		t.Parallel()
-		category := Category("put")
+		category := mdbtest.Category("put")
 		stream := category.Stream("1")
 		for i, test := range []struct {
 			opt   mdb.WriteOption
@@ -103,7 +104,7 @@ func (s *suite) put(t *testing.T) {
 
 	t.Run("E4 a category is a stream's name", func(t *testing.T) {
 		t.Parallel()
-		category := Category("put")
+		category := mdbtest.Category("put")
 		w, err := s.store.WriteMessage(t.Context(), mdb.StreamName(category), mdb.NewMessage("Tested", nil))
 		if err != nil {
 			t.Fatal(err)
@@ -120,7 +121,7 @@ func (s *suite) put(t *testing.T) {
 			Name   string  `json:"name"`
 			Amount float64 `json:"amount"`
 		}
-		category := Category("put")
+		category := mdbtest.Category("put")
 		stream := category.Stream(mdb.CompoundID("1", "ключ"))
 		m := mdb.NewMessage("Открыт: \"it\"", payload{"Zoë\n\\", 12.5})
 		m.Metadata = map[string]string{"correlationStreamName": "origin-1"}
@@ -162,7 +163,7 @@ func (s *suite) putMany(t *testing.T) {
 
 	t.Run("E13 a batch", func(t *testing.T) {
 		t.Parallel()
-		category := Category("batch")
+		category := mdbtest.Category("batch")
 		stream := category.Stream("1")
 		batch := func(n int) []mdb.ProposedMessage {
 			ms := make([]mdb.ProposedMessage, n)
@@ -227,7 +228,7 @@ func (s *suite) putMany(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			const actors, batches = 4, 5
-			stream := Category("interactive").Stream("1")
+			stream := mdbtest.Category("interactive").Stream("1")
 			var wait sync.WaitGroup
 			for range actors {
 				wait.Go(func() {

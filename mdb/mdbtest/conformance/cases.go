@@ -1,7 +1,8 @@
-package mdbtest
+package conformance
 
 import (
 	"bytes"
+	"embed"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -9,15 +10,22 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/messagedb-go/messagedb/mdb"
-	"github.com/messagedb-go/messagedb/testdata"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// load returns the content of a file of the suite's data. A field that Go does
-// not know fails the test, as a case that says more than is tested would be
-// misleading.
+// The files contain calls and their expected results. In their texts {category}
+// stands for a category that nothing else uses, {stream} for a stream of it that has
+// one message, with the ID {id}, {new} for a stream of it without messages, and
+// {origin} for another category.
+//
+//go:embed testdata
+var files embed.FS
+
+// load decodes a file of testdata. It rejects fields that Go does not know, because
+// a case must not contain more than is tested.
 func load[T any](t testing.TB, name string) T {
 	t.Helper()
-	file, err := testdata.Conformance.ReadFile("conformance/" + name)
+	file, err := files.ReadFile("testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +38,7 @@ func load[T any](t testing.TB, name string) T {
 	return v
 }
 
-// A place is what the data's texts name in braces.
+// A place contains the values of the names in braces.
 type place struct {
 	category, origin mdb.Category
 	stream, unused   mdb.StreamName
@@ -38,10 +46,10 @@ type place struct {
 }
 
 func newPlace(name string) place {
-	category := Category(name)
+	category := mdbtest.Category(name)
 	return place{
 		category: category,
-		origin:   Category("origin"),
+		origin:   mdbtest.Category("origin"),
 		stream:   category.Stream("1"),
 		unused:   category.Stream("2"),
 		id:       uuid.New(),

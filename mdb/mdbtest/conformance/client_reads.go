@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"context"
@@ -8,11 +8,12 @@ import (
 	"testing"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 func (s *suite) get(t *testing.T) {
 	t.Helper()
-	category := Category("get")
+	category := mdbtest.Category("get")
 	stream := category.Stream("1")
 	const messages = 3
 	for i := range messages {
@@ -51,7 +52,7 @@ func (s *suite) get(t *testing.T) {
 			return s.store.GetStreamMessages(ctx, category.Stream("2"))
 		}, nil},
 		{"E7 no messages in a category", func(ctx context.Context) ([]mdb.Message, error) {
-			return s.store.GetCategoryMessages(ctx, Category("get"))
+			return s.store.GetCategoryMessages(ctx, mdbtest.Category("get"))
 		}, nil},
 		{"E8 a condition on a stream", byStream(mdb.WithCondition("position % 2 = 0")), []int64{0, 2}},
 		{"E8 a condition on a category", byCategory(mdb.WithCondition("position % 2 = 0")), []int64{0, 2}},
@@ -107,7 +108,7 @@ func (s *suite) get(t *testing.T) {
 	t.Run("E9 a group shares a category", func(t *testing.T) {
 		t.Parallel()
 		const members, streams = 3, 11
-		category := Category("group")
+		category := mdbtest.Category("group")
 		for range streams {
 			id := mdb.NewMessage("Tested", nil)
 			if _, err := s.store.WriteMessage(t.Context(), category.Stream(id.ID.String()), id); err != nil {

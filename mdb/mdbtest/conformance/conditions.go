@@ -1,4 +1,4 @@
-package mdbtest
+package conformance
 
 import (
 	"errors"
@@ -7,12 +7,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // conditions is about the setting that allows them; what they do is with read.
 func (s *suite) conditions(t *testing.T) {
 	t.Helper()
-	category := Category("condition")
+	category := mdbtest.Category("condition")
 	stream := category.Stream("1")
 	write(t, s.store.Pool(), proposal{stream: stream})
 

@@ -1,9 +1,11 @@
-package mdbtest
+package conformance
 
 import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // plans finds out which index serves a function by the server's statistics of the
@@ -12,7 +14,7 @@ import (
 func (s *suite) plans(t *testing.T) {
 	t.Helper()
 	const messages = 50
-	category := Category("plan")
+	category := mdbtest.Category("plan")
 	stream := category.Stream("1")
 	do(t, s.store.Pool(), `SELECT message_store.write_message(gen_random_uuid()::varchar, $1::varchar, 'Tested', '{}',
 		'{"correlationStreamName": "origin-1"}') FROM generate_series(1, $2::int)`, string(stream), messages)
