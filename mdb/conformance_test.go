@@ -14,8 +14,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest/conformance"
 )
 
-// TestConformance goes through all pairs of roles and pgx's modes, and with each
-// role and each mode through both ways to the rows.
+// TestConformance checks that the suite passes with each pair of a role and one of
+// pgx's modes, and that each role and each mode passes by the procedures and by direct
+// SQL.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	url := testdb.Shared(t)
@@ -71,7 +72,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// memberRole creates a role that is a member of message_store, for the time of the
+// memberRole creates a role that is a member of message_store and drops it after the
 // test.
 func memberRole(t *testing.T, url string) string {
 	t.Helper()

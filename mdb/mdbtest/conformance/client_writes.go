@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,226 +15,239 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// put and get are what Eventide's own tests of its client say of writing and
-// reading.
-func (s *suite) put(t *testing.T) {
+func (s *suite) roundTrip(t *testing.T) {
 	t.Helper()
-
-	t.Run("E1 a write returns the position", func(t *testing.T) {
-		t.Parallel()
-		stream := mdbtest.Category("put").Stream("1")
-		for want := range int64(2) {
-			w, err := s.store.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Tested"})
+	type payload struct {
+		Name   string  `json:"name"`
+		Amount float64 `json:"amount"`
+	}
+	s.check(t, "a message is read as it was written", func(t *testing.T) {
+		s.onStoreAndTx(t, func(how string, c client) {
+			stream := mdbtest.Category("put").Stream(mdb.CompoundID("1", "ключ"))
+			m := mdb.NewMessage("Открыт: \"it\"", payload{"Zoë\n\\'🙂", 12.5})
+			m.Metadata = map[string]string{"correlationStreamName": "origin-1"}
+			w, err := c.WriteMessage(t.Context(), stream, m)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if w.Position != want || w.ID == uuid.Nil || w.Duplicate {
-				t.Errorf("got %+v, want position %d and a new ID", w, want)
+			if w.ID != m.ID || w.Position != 0 || w.GlobalPosition < 1 || w.Duplicate {
+				t.Errorf("%s: got %+v, want ID %v, position 0 and a global position", how, w, m.ID)
 			}
-			if m, err := s.store.GetLastStreamMessage(t.Context(), stream); err != nil || m.ID != w.ID {
-				t.Errorf("the message read back has ID %v (%v), want %v", m.ID, err, w.ID)
+
+			last, err := c.GetLastStreamMessage(t.Context(), stream)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
+			ofStream, err := c.GetStreamMessages(t.Context(), stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ofCategory, err := c.GetCategoryMessages(t.Context(), stream.Category())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(ofStream) != 1 || len(ofCategory) != 1 {
+				t.Fatalf("%s: got %d and %d messages, want 1", how, len(ofStream), len(ofCategory))
+			}
+			for _, got := range []mdb.Message{last, ofStream[0], ofCategory[0]} {
+				if got.ID != m.ID || got.Stream != stream || got.Type != m.Type || got.Position != w.Position || got.GlobalPosition != w.GlobalPosition {
+					t.Errorf("%s: got %+v, want what was written: %+v, %+v", how, got, m, w)
+				}
+				if since := time.Since(got.Time); got.Time.Location() != time.UTC || since.Abs() > time.Hour {
+					t.Errorf("%s: the time is %v, want the present in UTC", how, got.Time)
+				}
+				var data payload
+				var metadata map[string]string
+				if err := errors.Join(got.Decode(&data), got.DecodeMetadata(&metadata)); err != nil {
+					t.Fatal(err)
+				}
+				if data != m.Data || metadata["correlationStreamName"] != "origin-1" || len(metadata) != 1 {
+					t.Errorf("%s: got data %+v and metadata %v, want %+v and %v", how, data, metadata, m.Data, m.Metadata)
+				}
+			}
+		})
 	})
+}
 
+// clientVersions is about expected versions of one message and of batches.
+func (s *suite) clientVersions(t *testing.T) {
+	t.Helper()
 	for _, test := range []struct {
-		name           string
-		data, metadata any
-		null           bool
+		name string
+		size int
 	}{
-		{"E2 nil is NULL", nil, nil, true},
-		{"E2 a nil map is NULL", map[string]any(nil), map[string]any(nil), true},
-		{"E2 a nil pointer is NULL", (*struct{})(nil), (*struct{})(nil), true},
-		{"E2 nil JSON is NULL", json.RawMessage(nil), json.RawMessage(nil), true},
-		// In Go an empty map is not the lack of one.
-		{"E2 an empty map is an object", map[string]any{}, map[string]any{}, false},
+		{"WriteMessage compares the expected version", 1},
+		{"WriteMessages compares the expected version", 3},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			stream := mdbtest.Category("put").Stream("1")
-			_, err := s.store.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Tested", Data: test.data, Metadata: test.metadata})
-			if err != nil {
-				t.Fatal(err)
+		s.check(t, test.name, func(t *testing.T) {
+			category := mdbtest.Category("expected")
+			stream := category.Stream("1")
+			n := int64(test.size)
+			for _, step := range []struct {
+				opt      mdb.WriteOption
+				expected int64
+				actual   int64
+				written  bool
+			}{
+				{mdb.ExpectVersion(0), 0, mdb.NoStream, false},
+				{mdb.ExpectVersion(1 << 62), 1 << 62, mdb.NoStream, false},
+				{mdb.ExpectNoStream(), mdb.NoStream, mdb.NoStream, true},
+				{mdb.ExpectNoStream(), mdb.NoStream, n - 1, false},
+				{mdb.ExpectVersion(mdb.NoStream), mdb.NoStream, n - 1, false},
+				{mdb.ExpectVersion(n), n, n - 1, false},
+				{mdb.ExpectVersion(n - 2), n - 2, n - 1, false},
+				{mdb.ExpectVersion(n - 1), n - 1, n - 1, true},
+				{mdb.ExpectVersion(n - 1), n - 1, 2*n - 1, false},
+				{mdb.ExpectVersion(2*n - 1), 2*n - 1, 2*n - 1, true},
+			} {
+				before := s.count(t, category)
+				err := s.writeSome(t.Context(), stream, test.size, step.opt)
+				var wrong *mdb.WrongVersionError
+				switch {
+				case step.written:
+					if err != nil {
+						t.Fatalf("expected version %d: %v", step.expected, err)
+					}
+					before += test.size
+				case !errors.As(err, &wrong):
+					t.Errorf("expected version %d: got %v, want a *WrongVersionError", step.expected, err)
+				case wrong.Stream != stream || wrong.Expected != step.expected || wrong.Actual != step.actual || sqlState(err) != "P0001":
+					t.Errorf("got %+v, want stream %s, expected %d, actual %d, and the server's P0001", wrong, stream, step.expected, step.actual)
+				}
+				if got := s.count(t, category); got != before {
+					t.Errorf("the stream has %d messages, want %d", got, before)
+				}
 			}
-			m, err := s.store.GetLastStreamMessage(t.Context(), stream)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if (m.Data == nil) != test.null || (m.Metadata == nil) != test.null {
-				t.Errorf("got data %s and metadata %s, want nil: %t", m.Data, m.Metadata, test.null)
-			}
-			if !value[bool](t, s.store.Pool(), `SELECT (data IS NULL) = $2::bool AND (metadata IS NULL) = $2::bool
-				FROM message_store.messages WHERE stream_name = $1::text`, string(stream), test.null) {
-				t.Errorf("in the table data and metadata are NULL: %t, want %t", !test.null, test.null)
+			positions := list[int64](t, s.store.Pool(), `SELECT position FROM message_store.messages WHERE stream_name = $1::text ORDER BY global_position`, string(stream))
+			for i, position := range positions {
+				if position != int64(i) {
+					t.Errorf("got positions %v, want them without gaps", positions)
+				}
 			}
 		})
 	}
-
-	t.Run("E3 expected version", func(t *testing.T) {
-		t.Parallel()
-		category := mdbtest.Category("put")
-		stream := category.Stream("1")
-		for i, test := range []struct {
-			opt   mdb.WriteOption
-			wrong bool
-		}{
-			{mdb.ExpectVersion(0), true},
-			{mdb.ExpectNoStream(), false},
-			{mdb.ExpectNoStream(), true},
-			{mdb.ExpectVersion(mdb.NoStream), true},
-			{mdb.ExpectVersion(0), false},
-			{mdb.ExpectVersion(0), true},
-			{mdb.ExpectVersion(2), true},
-			{mdb.ExpectVersion(1), false},
-		} {
-			before := s.count(t, category)
-			_, err := s.store.WriteMessage(t.Context(), stream, mdb.NewMessage("Tested", nil), test.opt)
-			var wrong *mdb.WrongVersionError
-			if errors.As(err, &wrong) != test.wrong || !test.wrong && err != nil {
-				t.Errorf("write %d returns %v, want a *WrongVersionError: %t", i, err, test.wrong)
-			}
-			want := before
-			if !test.wrong {
-				want++
-			}
-			if got := s.count(t, category); got != want {
-				t.Errorf("after write %d the stream has %d messages, want %d", i, got, want)
-			}
-		}
-	})
-
-	t.Run("E4 a category is a stream's name", func(t *testing.T) {
-		t.Parallel()
-		category := mdbtest.Category("put")
-		w, err := s.store.WriteMessage(t.Context(), mdb.StreamName(category), mdb.NewMessage("Tested", nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		messages, err := s.store.GetCategoryMessages(t.Context(), category)
-		if err != nil || len(messages) != 1 || messages[0].ID != w.ID {
-			t.Errorf("GetCategoryMessages returns %d messages, %v, want the one written", len(messages), err)
-		}
-	})
-
-	t.Run("E5 a message comes back as it was written", func(t *testing.T) {
-		t.Parallel()
-		type payload struct {
-			Name   string  `json:"name"`
-			Amount float64 `json:"amount"`
-		}
-		category := mdbtest.Category("put")
-		stream := category.Stream(mdb.CompoundID("1", "ключ"))
-		m := mdb.NewMessage("Открыт: \"it\"", payload{"Zoë\n\\", 12.5})
-		m.Metadata = map[string]string{"correlationStreamName": "origin-1"}
-		clock := value[time.Time](t, s.store.Pool(), `SELECT now() AT TIME ZONE 'utc'`)
-		w, err := s.store.WriteMessage(t.Context(), stream, m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if w.ID != m.ID || w.GlobalPosition < 1 {
-			t.Errorf("got %+v, want ID %v and a global position", w, m.ID)
-		}
-
-		byStream, err := s.store.GetStreamMessages(t.Context(), stream)
-		if err != nil || len(byStream) != 1 {
-			t.Fatalf("GetStreamMessages returns %d messages, %v, want 1", len(byStream), err)
-		}
-		got := byStream[0]
-		if got.ID != m.ID || got.Stream != stream || got.Type != m.Type || got.Position != w.Position || got.GlobalPosition != w.GlobalPosition {
-			t.Errorf("got %+v, want what was written: %+v, %+v", got, m, w)
-		}
-		if got.Time.Location() != time.UTC || got.Time.Before(clock) || got.Time.Sub(clock) > time.Hour {
-			t.Errorf("the time is %v, want one in UTC, not before %v", got.Time, clock)
-		}
-		var data payload
-		var metadata map[string]string
-		if err := errors.Join(got.Decode(&data), got.DecodeMetadata(&metadata)); err != nil {
-			t.Fatal(err)
-		}
-		if data != m.Data || metadata["correlationStreamName"] != "origin-1" || len(metadata) != 1 {
-			t.Errorf("got data %+v and metadata %v, want %+v and %v", data, metadata, m.Data, m.Metadata)
-		}
-	})
-
-	s.putMany(t)
 }
 
-func (s *suite) putMany(t *testing.T) {
+// writeSome writes n messages, one by WriteMessage.
+func (s *suite) writeSome(ctx context.Context, stream mdb.StreamName, n int, opt mdb.WriteOption) error {
+	if n == 1 {
+		_, err := s.store.WriteMessage(ctx, stream, mdb.NewMessage("Tested", nil), opt)
+		return err
+	}
+	_, err := s.store.WriteMessages(ctx, stream, newBatch(n), opt)
+	return err
+}
+
+func (s *suite) clientIDs(t *testing.T) {
 	t.Helper()
-
-	t.Run("E13 a batch", func(t *testing.T) {
-		t.Parallel()
-		category := mdbtest.Category("batch")
-		stream := category.Stream("1")
-		batch := func(n int) []mdb.ProposedMessage {
-			ms := make([]mdb.ProposedMessage, n)
-			for i := range ms {
-				ms[i] = mdb.NewMessage("Tested", map[string]int{"n": i})
+	s.check(t, "a message without an ID gets a new one with each write", func(t *testing.T) {
+		stream := mdbtest.Category("put").Stream("1")
+		m := mdb.ProposedMessage{Type: "Tested"}
+		var written []mdb.Written
+		for range 2 {
+			w, err := s.store.WriteMessage(t.Context(), stream, m)
+			if err != nil {
+				t.Fatal(err)
 			}
-			return ms
+			written = append(written, w)
 		}
-		for _, test := range []struct {
-			opts  []mdb.WriteOption
-			first int64
-		}{
-			{[]mdb.WriteOption{mdb.ExpectNoStream()}, 0},
-			{[]mdb.WriteOption{mdb.ExpectVersion(2)}, 3},
-			{nil, 6},
-		} {
-			ms := batch(3)
-			written, err := s.store.WriteMessages(t.Context(), stream, ms, test.opts...)
-			if err != nil || len(written) != 3 {
-				t.Fatalf("WriteMessages returns %d, %v, want 3", len(written), err)
-			}
-			for i, w := range written {
-				if w.ID != ms[i].ID || w.Position != test.first+int64(i) {
-					t.Errorf("message %d: got %+v, want ID %v at position %d", i, w, ms[i].ID, test.first+int64(i))
-				}
-			}
-			messages, err := s.store.GetStreamMessages(t.Context(), stream, mdb.FromPosition(test.first))
-			if err != nil || len(messages) != 3 {
-				t.Fatalf("GetStreamMessages returns %d messages, %v, want 3", len(messages), err)
-			}
-			for i := range messages {
-				m := &messages[i]
-				if m.ID != ms[i].ID || m.GlobalPosition != written[i].GlobalPosition || !m.Time.Equal(messages[0].Time) {
-					t.Errorf("message %d: got %+v, want %+v, all written at one time", i, *m, written[i])
-				}
-			}
+		batch, err := s.store.WriteMessages(t.Context(), stream, []mdb.ProposedMessage{m, m})
+		if err != nil {
+			t.Fatal(err)
 		}
-
-		var wrong *mdb.WrongVersionError
-		_, err := s.store.WriteMessages(t.Context(), stream, batch(3), mdb.ExpectVersion(7))
-		if !errors.As(err, &wrong) || wrong.Expected != 7 || wrong.Actual != 8 {
-			t.Errorf("WriteMessages returns %v, want a *WrongVersionError of expected 7, actual 8", err)
+		var ids []uuid.UUID
+		for i, w := range append(written, batch...) {
+			if w.Position != int64(i) || w.ID == uuid.Nil || w.Duplicate || slices.Contains(ids, w.ID) {
+				t.Errorf("got %+v, want position %d and a new ID", w, i)
+			}
+			ids = append(ids, w.ID)
 		}
-		duplicated := batch(3)
-		duplicated[2].ID = value[uuid.UUID](t, s.store.Pool(), `SELECT id FROM message_store.messages WHERE stream_name = $1::text AND position = 0`, string(stream))
-		var duplicate *mdb.DuplicateIDError
-		if _, err := s.store.WriteMessages(t.Context(), stream, duplicated); !errors.As(err, &duplicate) {
-			t.Errorf("WriteMessages returns %v, want a *DuplicateIDError", err)
-		}
-		if n := s.count(t, category); n != 9 {
-			t.Errorf("the stream has %d messages, want 9, as a batch that fails writes nothing", n)
+		stored := list[uuid.UUID](t, s.store.Pool(), `SELECT id FROM message_store.messages WHERE stream_name = $1::text ORDER BY position`, string(stream))
+		if !slices.Equal(stored, ids) {
+			t.Errorf("the stream has the IDs %v, want %v", stored, ids)
 		}
 	})
+}
 
+// newBatch returns messages with their indexes as data; only the second has metadata.
+func newBatch(n int) []mdb.ProposedMessage {
+	messages := make([]mdb.ProposedMessage, n)
+	for i := range messages {
+		messages[i] = mdb.NewMessage("Tested", map[string]int{"n": i})
+	}
+	messages[1].Metadata = json.RawMessage(`{"second": true}`)
+	return messages
+}
+
+func (s *suite) batches(t *testing.T) {
+	t.Helper()
+	s.check(t, "WriteMessages writes a batch in order, at one time", func(t *testing.T) {
+		s.onStoreAndTx(t, func(how string, c client) {
+			stream := mdbtest.Category("batch").Stream("1")
+			var before int64
+			for _, first := range []int64{0, 3} {
+				batch := newBatch(3)
+				written, err := c.WriteMessages(t.Context(), stream, batch)
+				if err != nil || len(written) != 3 {
+					t.Fatalf("%s: WriteMessages returns %d, %v, want 3", how, len(written), err)
+				}
+				messages, err := c.GetStreamMessages(t.Context(), stream, mdb.FromPosition(first))
+				if err != nil || len(messages) != 3 {
+					t.Fatalf("%s: GetStreamMessages returns %d messages, %v, want 3", how, len(messages), err)
+				}
+				for i := range messages {
+					m, w := &messages[i], written[i]
+					want := mdb.Written{ID: batch[i].ID, Position: first + int64(i), GlobalPosition: m.GlobalPosition}
+					if w != want || w.GlobalPosition <= before {
+						t.Errorf("%s: message %d: got %+v, want %+v and a global position above %d", how, i, w, want, before)
+					}
+					before = w.GlobalPosition
+					var data struct{ N int }
+					if err := m.Decode(&data); err != nil {
+						t.Fatal(err)
+					}
+					if m.ID != w.ID || m.Position != w.Position || data.N != i || (m.Metadata != nil) != (i == 1) || !m.Time.Equal(messages[0].Time) {
+						t.Errorf("%s: message %d: got %+v, want %+v as it was written", how, i, *m, w)
+					}
+				}
+			}
+		})
+	})
+
+	s.check(t, "WriteMessages writes nothing if a message of the batch fails", func(t *testing.T) {
+		category := mdbtest.Category("batch")
+		batch := newBatch(3)
+		batch[2].ID = uuid.New()
+		write(t, s.store.Pool(), proposal{id: batch[2].ID.String(), stream: category.Stream("2")})
+		_, err := s.store.WriteMessages(t.Context(), category.Stream("1"), batch)
+		var duplicate *mdb.DuplicateIDError
+		if !errors.As(err, &duplicate) {
+			t.Errorf("WriteMessages returns %v, want a *DuplicateIDError", err)
+		}
+		if n := s.count(t, category); n != 1 {
+			t.Errorf("the category has %d messages, want 1 as before", n)
+		}
+	})
+}
+
+// writers is about batches that several writers write to one stream at the same time.
+func (s *suite) writers(t *testing.T) {
+	t.Helper()
 	for _, test := range []struct {
 		name    string
 		compete bool
 	}{
-		{"E15 writers of batches to one stream", false},
-		{"E15 writers of batches that expect a version", true},
+		{"concurrent batches do not mix", false},
+		{"concurrent batches that expect a version do not mix", true},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			const actors, batches = 4, 5
+		s.check(t, test.name, func(t *testing.T) {
+			const writers, batches = 4, 5
 			stream := mdbtest.Category("interactive").Stream("1")
 			var wait sync.WaitGroup
-			for range actors {
+			for range writers {
 				wait.Go(func() {
 					for range batches {
-						if err := s.putPair(t.Context(), stream, test.compete); err != nil {
+						if err := s.writePair(t.Context(), stream, test.compete); err != nil {
 							t.Error(err)
 						}
 					}
@@ -242,8 +256,8 @@ func (s *suite) putMany(t *testing.T) {
 			wait.Wait()
 
 			messages, err := s.store.GetStreamMessages(t.Context(), stream)
-			if err != nil || len(messages) != 2*actors*batches {
-				t.Fatalf("got %d messages, %v, want %d", len(messages), err, 2*actors*batches)
+			if err != nil || len(messages) != 2*writers*batches {
+				t.Fatalf("got %d messages, %v, want %d", len(messages), err, 2*writers*batches)
 			}
 			for i := range messages {
 				m := &messages[i]
@@ -261,9 +275,9 @@ func (s *suite) putMany(t *testing.T) {
 	}
 }
 
-// putPair writes two messages that tell by their metadata that they belong
-// together.
-func (s *suite) putPair(ctx context.Context, stream mdb.StreamName, compete bool) error {
+// writePair writes two messages with the same metadata. If it competes, it expects
+// the version that it reads, until nobody else was faster.
+func (s *suite) writePair(ctx context.Context, stream mdb.StreamName, compete bool) error {
 	pair := []mdb.ProposedMessage{mdb.NewMessage("Tested", nil), mdb.NewMessage("Tested", nil)}
 	for i := range pair {
 		pair[i].Metadata = map[string]string{"batch": pair[0].ID.String()}

@@ -10,7 +10,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// debug's notices have no fixed text: Message DB's own are for reading.
+// debug does not compare the texts of notices, which are for people.
 func (s *suite) debug(t *testing.T) {
 	t.Helper()
 	for _, test := range []struct {
@@ -18,13 +18,12 @@ func (s *suite) debug(t *testing.T) {
 		setting    string
 		write, get bool
 	}{
-		{"C18 message_store.debug", "message_store.debug", true, true},
-		{"C18 message_store.debug_write", "message_store.debug_write", true, false},
-		{"C18 message_store.debug_get", "message_store.debug_get", false, true},
-		{"C18 no setting", "", false, false},
+		{"message_store.debug: notices of writes and reads", "message_store.debug", true, true},
+		{"message_store.debug_write: notices of writes", "message_store.debug_write", true, false},
+		{"message_store.debug_get: notices of reads", "message_store.debug_get", false, true},
+		{"unset: no notices", "", false, false},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
+		s.check(t, test.name, func(t *testing.T) {
 			var notices int
 			conn := s.connect(t, func(cfg *pgx.ConnConfig) {
 				cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {

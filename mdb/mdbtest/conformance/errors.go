@@ -17,19 +17,19 @@ type errorCase struct {
 	Column     string `json:"column"`
 }
 
-func (s *suite) errors(t *testing.T) {
+// rejections is about the calls of the section's function that fail.
+func (s *suite) rejections(t *testing.T) {
 	t.Helper()
-	for _, c := range load[[]errorCase](t, "errors.json") {
-		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
-			at := newPlace("refused")
+	for _, c := range load[map[string][]errorCase](t, "errors.json")[s.section] {
+		s.check(t, c.Name, func(t *testing.T) {
+			at := newPlace("rejected")
 			write(t, s.store.Pool(), proposal{id: at.id.String(), stream: at.stream})
 
 			tx := s.begin(t, pgx.TxOptions{})
 			if c.Setting != "" {
 				set(t, tx, conditionSetting, c.Setting)
 			}
-			got := refusal(t, tx, at.fill(c.Call))
+			got := rejection(t, tx, at.fill(c.Call))
 			if got.Code != c.Code {
 				t.Errorf("got %s (%s), want %s", got.Code, got.Message, c.Code)
 			}

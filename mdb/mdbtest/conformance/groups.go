@@ -25,14 +25,13 @@ func (s *suite) groups(t *testing.T) {
 			write(t, s.store.Pool(), proposal{stream: stream})
 		}
 	}
-	// Without an id there is nothing to choose a member by.
+	// A stream without an id belongs to no member.
 	write(t, s.store.Pool(), proposal{stream: mdb.StreamName(category)})
 
 	const read = `SELECT stream_name FROM message_store.get_category_messages($1::varchar,
 		consumer_group_member => $2::bigint, consumer_group_size => $3::bigint)`
 
-	t.Run("C36 each stream belongs to the member that its cardinal id says", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "consumer group: the hash of the cardinal id chooses the member", func(t *testing.T) {
 		for stream, c := range owner {
 			for size, member := range c.Members {
 				if hash := mdb.Hash64(c.CardinalID); abs(hash)%size != member {
@@ -45,8 +44,7 @@ func (s *suite) groups(t *testing.T) {
 		}
 	})
 
-	t.Run("C36 members are disjoint and complete", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "consumer group: each stream with an id belongs to one member", func(t *testing.T) {
 		for _, size := range []int{1, 2, 3, 7} {
 			bySQL, byMDB := make(map[string]int), make(map[string]int)
 			for member := range size {
@@ -58,7 +56,11 @@ func (s *suite) groups(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i := range messages {
-					byMDB[string(messages[i].Stream)]++
+					stream := messages[i].Stream
+					byMDB[string(stream)]++
+					if owner := abs(mdb.Hash64(stream.CardinalID())) % int64(size); owner != int64(member) {
+						t.Errorf("member %d of %d gets %s of member %d", member, size, stream, owner)
+					}
 				}
 			}
 			for how, got := range map[string]map[string]int{"SQL": bySQL, "mdb": byMDB} {

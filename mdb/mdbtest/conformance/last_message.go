@@ -27,17 +27,17 @@ func (s *suite) last(t *testing.T) {
 		typ    any
 		want   int
 	}{
-		{"C50 last message", stream, nil, 3},
-		{"C51 last message of a type", stream, "Changed", 2},
-		{"C51 last message of the first one's type", stream, "Opened", 0},
-		{"C51 last message of the last one's type", stream, "Closed", 3},
-		{"C52 last message of a type that has none", stream, "Moved", none},
-		{"C52 last message of a stream without messages", category.Stream("2"), nil, none},
-		{"C52 last message of a category", mdb.StreamName(category), nil, none},
-		{"C52 last message of a type in a category", mdb.StreamName(category), "Opened", none},
+		{"returns the message with the greatest position", stream, nil, 3},
+		{"type: the last message of a type", stream, "Changed", 2},
+		{"type: of the first message", stream, "Opened", 0},
+		{"type: of the last message", stream, "Closed", 3},
+		{"type: that no message has", stream, "Moved", none},
+		{"returns nothing for a stream without messages", category.Stream("2"), nil, none},
+		{"type: of a stream without messages", category.Stream("2"), "Opened", none},
+		{"returns nothing for a category that is not a stream", mdb.StreamName(category), nil, none},
+		{"type: with a category that is not a stream", mdb.StreamName(category), "Opened", none},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
+		s.check(t, test.name, func(t *testing.T) {
 			want := []record{}
 			if test.want != none {
 				want = written[test.want : test.want+1]
@@ -53,29 +53,29 @@ func (s *suite) last(t *testing.T) {
 				t.Errorf("SQL: got %s, want %s", brief(got), brief(want))
 			}
 
-			m, err := s.store.GetLastStreamMessage(t.Context(), test.stream, opts...)
-			switch {
-			case test.want == none:
-				if !errors.Is(err, mdb.ErrNoMessage) {
-					t.Errorf("GetLastStreamMessage returns %v, want ErrNoMessage", err)
+			s.onStoreAndTx(t, func(how string, c client) {
+				m, err := c.GetLastStreamMessage(t.Context(), test.stream, opts...)
+				switch {
+				case test.want == none:
+					if !errors.Is(err, mdb.ErrNoMessage) {
+						t.Errorf("%s: got %v, want ErrNoMessage", how, err)
+					}
+				case err != nil:
+					t.Error(err)
+				case !slices.Equal(recorded(m), want):
+					t.Errorf("%s: got %s, want %s", how, brief(recorded(m)), brief(want))
 				}
-			case err != nil:
-				t.Error(err)
-			case !slices.Equal(recorded(m), want):
-				t.Errorf("GetLastStreamMessage: got %s, want %s", brief(recorded(m)), brief(want))
-			}
+			})
 		})
 	}
 
-	t.Run("C52 last message of NULL", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "returns nothing for NULL", func(t *testing.T) {
 		if got := records(t, s.store.Pool(), `message_store.get_last_stream_message(NULL)`); len(got) != 0 {
 			t.Errorf("got %s, want none", brief(got))
 		}
 	})
 
-	t.Run("C52 last message of a category's own stream", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "reads a stream that is named like a category", func(t *testing.T) {
 		bare := mdb.StreamName(mdbtest.Category("last"))
 		write(t, s.store.Pool(), proposal{stream: bare})
 		if got := records(t, s.store.Pool(), `message_store.get_last_stream_message($1::varchar)`, string(bare)); len(got) != 1 {
@@ -85,19 +85,26 @@ func (s *suite) last(t *testing.T) {
 			t.Errorf("GetLastStreamMessage returns %v of %q, want a message of %q", err, m.Stream, bare)
 		}
 	})
+}
 
+func (s *suite) version(t *testing.T) {
+	t.Helper()
+	category := mdbtest.Category("version")
+	stream, other := category.Stream("1"), category.Stream("1+1")
+	writeMany(t, s.store.Pool(), stream, "Tested", 4)
+	writeMany(t, s.store.Pool(), other, "Tested", 1)
 	for _, test := range []struct {
 		name   string
 		stream mdb.StreamName
 		want   int64
 	}{
-		{"C53 version of a stream", stream, 3},
-		{"C53 version of a stream of one message", other, 0},
-		{"C53 version of a stream without messages", category.Stream("2"), mdb.NoStream},
-		{"C53 version of a category without a stream of its own", mdb.StreamName(category), mdb.NoStream},
+		{"is the greatest position", stream, 3},
+		{"is 0 for a stream of one message", other, 0},
+		{"is NULL for a stream without messages", category.Stream("2"), mdb.NoStream},
+		{"is NULL for a stream whose name begins like another", stream + "0", mdb.NoStream},
+		{"is NULL for a category that is not a stream", mdb.StreamName(category), mdb.NoStream},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
+		s.check(t, test.name, func(t *testing.T) {
 			got := value[*int64](t, s.store.Pool(), `SELECT message_store.stream_version($1::varchar)`, string(test.stream))
 			if test.want == mdb.NoStream {
 				if got != nil {
@@ -106,10 +113,11 @@ func (s *suite) last(t *testing.T) {
 			} else if got == nil || *got != test.want {
 				t.Errorf("stream_version is %v, want %d", optional(got), test.want)
 			}
-			version, err := s.store.StreamVersion(t.Context(), test.stream)
-			if err != nil || version != test.want {
-				t.Errorf("StreamVersion returns %d, %v, want %d", version, err, test.want)
-			}
+			s.onStoreAndTx(t, func(how string, c client) {
+				if version, err := c.StreamVersion(t.Context(), test.stream); err != nil || version != test.want {
+					t.Errorf("%s: got %d, %v, want %d", how, version, err, test.want)
+				}
+			})
 		})
 	}
 }

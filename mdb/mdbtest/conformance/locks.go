@@ -9,7 +9,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-func (s *suite) lock(t *testing.T) {
+func (s *suite) locks(t *testing.T) {
 	t.Helper()
 
 	const (
@@ -19,8 +19,7 @@ func (s *suite) lock(t *testing.T) {
 		free = `SELECT pg_try_advisory_xact_lock($1::bigint)`
 	)
 
-	t.Run("C8 acquire_lock returns the hash of the category", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "returns the hash of the category", func(t *testing.T) {
 		category := mdbtest.Category("lock")
 		for _, stream := range []mdb.StreamName{category.Stream("1"), category.Stream("2+3"), mdb.StreamName(category)} {
 			if got, want := value[int64](t, s.store.Pool(), acquire, string(stream)), mdb.Hash64(string(category)); got != want {
@@ -29,8 +28,7 @@ func (s *suite) lock(t *testing.T) {
 		}
 	})
 
-	t.Run("C8 acquire_lock locks the category to the end of the transaction", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "locks the category until the end of the transaction", func(t *testing.T) {
 		category := mdbtest.Category("lock")
 		key := mdb.Hash64(string(category))
 		other := s.connect(t, nil)
@@ -54,8 +52,7 @@ func (s *suite) lock(t *testing.T) {
 		}
 	})
 
-	t.Run("C8 acquire_lock is undone by a rollback to a savepoint", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "releases the lock on a rollback to a savepoint", func(t *testing.T) {
 		category := mdbtest.Category("lock")
 		key := mdb.Hash64(string(category))
 		tx := s.begin(t, pgx.TxOptions{})
@@ -75,8 +72,7 @@ func (s *suite) lock(t *testing.T) {
 		}
 	})
 
-	t.Run("C8 a write takes the category's lock", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "write_message takes the lock of the category", func(t *testing.T) {
 		category := mdbtest.Category("lock")
 		other := s.connect(t, nil)
 		tx := s.begin(t, pgx.TxOptions{})
@@ -86,8 +82,7 @@ func (s *suite) lock(t *testing.T) {
 		}
 	})
 
-	t.Run("C8 LockCategories", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "LockCategories takes the locks of several categories", func(t *testing.T) {
 		a, b := mdbtest.Category("lock"), mdbtest.Category("lock")
 		tx := s.begin(t, pgx.TxOptions{})
 		if err := s.store.WithTx(tx).LockCategories(t.Context(), a, b, a); err != nil {

@@ -42,38 +42,37 @@ func (s *suite) names(t *testing.T) {
 		got            func(mdb.StreamName) string
 	}{
 		{
-			"C1 category of a stream", "category",
+			"category: of a stream name", "category",
 			func(c nameCase) bool { return !c.IsCategory },
 			func(c nameCase) *string { return &c.Category },
 			func(n mdb.StreamName) string { return string(n.Category()) },
 		},
 		{
-			"C2 category of a category", "category",
+			"category: of a category", "category",
 			func(c nameCase) bool { return c.IsCategory },
 			func(c nameCase) *string { return &c.Category },
 			func(n mdb.StreamName) string { return string(n.Category()) },
 		},
 		{
-			"C4 id", "id",
+			"id: of a stream name, and NULL of a category", "id",
 			func(c nameCase) bool { return strings.Count(c.Name, "-") < 2 },
 			func(c nameCase) *string { return c.ID },
 			mdb.StreamName.ID,
 		},
 		{
-			"C5 id behind the first dash", "id",
+			"id: begins after the first dash", "id",
 			func(c nameCase) bool { return strings.Count(c.Name, "-") >= 2 },
 			func(c nameCase) *string { return c.ID },
 			mdb.StreamName.ID,
 		},
 		{
-			"C6 cardinal id", "cardinal_id",
+			"cardinal_id: is the first of the ids that + joins", "cardinal_id",
 			func(nameCase) bool { return true },
 			func(c nameCase) *string { return c.CardinalID },
 			mdb.StreamName.CardinalID,
 		},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
+		s.check(t, test.name, func(t *testing.T) {
 			cases := slices.DeleteFunc(slices.Clone(cases), func(c nameCase) bool { return !test.of(c) })
 			if len(cases) == 0 {
 				t.Fatal("no cases")
@@ -92,8 +91,7 @@ func (s *suite) names(t *testing.T) {
 		})
 	}
 
-	t.Run("C3 is_category", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "is_category: is true without a dash", func(t *testing.T) {
 		for _, c := range cases {
 			if got := value[bool](t, s.store.Pool(), `SELECT message_store.is_category($1::varchar)`, c.Name); got != c.IsCategory {
 				t.Errorf("is_category(%q) is %t, want %t", c.Name, got, c.IsCategory)
@@ -101,8 +99,7 @@ func (s *suite) names(t *testing.T) {
 		}
 	})
 
-	t.Run("C6 names of NULL", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "all functions: of NULL", func(t *testing.T) {
 		type row struct {
 			Category, ID, CardinalID pgtype.Text
 			IsCategory               bool
@@ -114,9 +111,11 @@ func (s *suite) names(t *testing.T) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	})
+}
 
-	t.Run("C7 hash_64", func(t *testing.T) {
-		t.Parallel()
+func (s *suite) hash(t *testing.T) {
+	t.Helper()
+	s.check(t, "hash_64: is the first 64 bits of the MD5 hash", func(t *testing.T) {
 		for _, c := range load[[]hashCase](t, "hashes.json") {
 			if got := value[int64](t, s.store.Pool(), `SELECT message_store.hash_64($1::varchar)`, c.Value); got != c.Hash {
 				t.Errorf("hash_64(%q) is %d, want %d", c.Value, got, c.Hash)
@@ -126,16 +125,19 @@ func (s *suite) names(t *testing.T) {
 			}
 		}
 	})
+}
 
-	t.Run("C9 message_store_version", func(t *testing.T) {
-		t.Parallel()
+func (s *suite) storeVersion(t *testing.T) {
+	t.Helper()
+	s.check(t, "is 1.3.0", func(t *testing.T) {
 		const want = "1.3.0"
 		if got := value[string](t, s.store.Pool(), `SELECT message_store.message_store_version()`); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		got, err := s.store.MessageStoreVersion(t.Context())
-		if err != nil || got != want {
-			t.Errorf("MessageStoreVersion returns %s, %v, want %s", got, err, want)
-		}
+		s.onStoreAndTx(t, func(how string, c client) {
+			if got, err := c.MessageStoreVersion(t.Context()); err != nil || got != want {
+				t.Errorf("MessageStoreVersion of a %s returns %s, %v, want %s", how, got, err, want)
+			}
+		})
 	})
 }

@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -25,53 +24,59 @@ func (s *suite) privileges(t *testing.T) {
 				'hash_64', 'id', 'is_category', 'message_store_version', 'stream_version', 'write_message')
 			AND has_function_privilege($1::name, oid, 'EXECUTE')`},
 	}
-	current := value[string](t, s.store.Pool(), `SELECT current_user::text`)
-	for _, role := range slices.Compact([]string{"message_store", current}) {
-		t.Run("C70 rights of "+role, func(t *testing.T) {
-			t.Parallel()
+	for _, role := range []struct{ name, is string }{
+		{"role message_store", `SELECT 'message_store'`},
+		{"the role of the store", `SELECT current_user::text`},
+	} {
+		s.check(t, role.name+" may read and write", func(t *testing.T) {
+			is := value[string](t, s.store.Pool(), role.is)
 			for _, p := range has {
-				if !value[bool](t, s.store.Pool(), p.query, role) {
-					t.Errorf("role %s lacks %s", role, p.what)
+				if !value[bool](t, s.store.Pool(), p.query, is) {
+					t.Errorf("role %s lacks %s", is, p.what)
 				}
 			}
 		})
 	}
+}
 
+// missingPrivileges is about what only an owner may do.
+func (s *suite) missingPrivileges(t *testing.T) {
+	t.Helper()
+	current := value[string](t, s.store.Pool(), `SELECT current_user::text`)
 	hasNot := []struct {
 		what, query string
 		statement   string
 		harmless    bool // to a store in use, if it is rolled back
 	}{
 		{
-			"UPDATE", `SELECT has_table_privilege($1::name, 'message_store.messages', 'UPDATE')`,
+			"update messages", `SELECT has_table_privilege($1::name, 'message_store.messages', 'UPDATE')`,
 			`UPDATE message_store.messages SET type = type WHERE false`, true,
 		},
 		{
-			"DELETE", `SELECT has_table_privilege($1::name, 'message_store.messages', 'DELETE')`,
+			"delete messages", `SELECT has_table_privilege($1::name, 'message_store.messages', 'DELETE')`,
 			`DELETE FROM message_store.messages WHERE false`, true,
 		},
 		{
-			"TRUNCATE", `SELECT has_table_privilege($1::name, 'message_store.messages', 'TRUNCATE')`,
+			"truncate messages", `SELECT has_table_privilege($1::name, 'message_store.messages', 'TRUNCATE')`,
 			`TRUNCATE message_store.messages`, false,
 		},
 		{
-			"CREATE", `SELECT has_schema_privilege($1::name, 'message_store', 'CREATE')`,
+			"create tables in the schema", `SELECT has_schema_privilege($1::name, 'message_store', 'CREATE')`,
 			`CREATE TABLE message_store.mdb_test_other ()`, true,
 		},
 		{
-			"setval", `SELECT has_sequence_privilege($1::name, 'message_store.messages_global_position_seq', 'UPDATE')`,
+			"set the sequence", `SELECT has_sequence_privilege($1::name, 'message_store.messages_global_position_seq', 'UPDATE')`,
 			`SELECT setval('message_store.messages_global_position_seq', last_value) FROM message_store.messages_global_position_seq`, false,
 		},
 		{
-			// Creating one locks the table against writers even where it is refused.
-			"TRIGGER", `SELECT has_table_privilege($1::name, 'message_store.messages', 'TRIGGER')`, ``, false,
+			// Creating one locks the table against writers even where it is rejected.
+			"create triggers", `SELECT has_table_privilege($1::name, 'message_store.messages', 'TRIGGER')`, ``, false,
 		},
 	}
 	owner := value[bool](t, s.store.Pool(), `SELECT rolsuper OR pg_has_role(relowner, 'USAGE') FROM pg_class, pg_roles
 		WHERE pg_class.oid = 'message_store.messages'::regclass AND rolname = current_user`)
 	for _, right := range hasNot {
-		t.Run("C71 "+right.what, func(t *testing.T) {
-			t.Parallel()
+		s.check(t, "role message_store may not "+right.what, func(t *testing.T) {
 			if value[bool](t, s.store.Pool(), right.query, "message_store") {
 				t.Error("role message_store has the right")
 			}
@@ -83,7 +88,7 @@ func (s *suite) privileges(t *testing.T) {
 			switch {
 			case right.statement == "":
 			case !owner:
-				if err := refusal(t, tx, right.statement); err.Code != "42501" {
+				if err := rejection(t, tx, right.statement); err.Code != "42501" {
 					t.Errorf("got %s (%s), want 42501", err.Code, err.Message)
 				}
 			case right.harmless:
@@ -91,9 +96,11 @@ func (s *suite) privileges(t *testing.T) {
 			}
 		})
 	}
+}
 
-	t.Run("C72 another role", func(t *testing.T) {
-		t.Parallel()
+func (s *suite) otherRoles(t *testing.T) {
+	t.Helper()
+	s.check(t, "other roles have no rights", func(t *testing.T) {
 		// What all roles have, PUBLIC has.
 		for _, query := range []string{
 			`SELECT has_schema_privilege('public', 'message_store', 'USAGE, CREATE')`,
@@ -115,7 +122,7 @@ func (s *suite) privileges(t *testing.T) {
 			tx := s.begin(t, pgx.TxOptions{})
 			do(t, tx, `CREATE ROLE `+role)
 			do(t, tx, `SET LOCAL ROLE `+role)
-			if err := refusal(t, tx, call); err.Code != "42501" {
+			if err := rejection(t, tx, call); err.Code != "42501" {
 				t.Errorf("%s: got %s (%s), want 42501", call, err.Code, err.Message)
 			}
 			if err := tx.Rollback(t.Context()); err != nil {
@@ -123,9 +130,11 @@ func (s *suite) privileges(t *testing.T) {
 			}
 		}
 	})
+}
 
-	t.Run("C73 a read-only transaction", func(t *testing.T) {
-		t.Parallel()
+func (s *suite) readOnly(t *testing.T) {
+	t.Helper()
+	s.check(t, "a read-only transaction can read and not write", func(t *testing.T) {
 		category := mdbtest.Category("readonly")
 		stream := category.Stream("1")
 		write(t, s.store.Pool(), proposal{stream: stream})
@@ -143,7 +152,7 @@ func (s *suite) privileges(t *testing.T) {
 		if version, err := s.store.WithTx(tx).StreamVersion(t.Context(), stream); err != nil || version != 0 {
 			t.Errorf("StreamVersion returns %d, %v, want 0", version, err)
 		}
-		err := refusal(t, tx, `SELECT message_store.write_message(gen_random_uuid()::varchar, $1::varchar, 'Tested', '{}')`, string(stream))
+		err := rejection(t, tx, `SELECT message_store.write_message(gen_random_uuid()::varchar, $1::varchar, 'Tested', '{}')`, string(stream))
 		if err.Code != "25006" {
 			t.Errorf("write_message: got %s (%s), want 25006", err.Code, err.Message)
 		}

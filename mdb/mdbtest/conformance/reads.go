@@ -14,7 +14,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// A readFile is messages and what reads of them have to find.
+// A readFile contains messages, and reads of them with their expected results.
 type readFile struct {
 	Messages []struct {
 		Stream   string          `json:"stream"`
@@ -24,12 +24,12 @@ type readFile struct {
 	Reads []readCase `json:"reads"`
 }
 
-// A readCase is the arguments of a read; nil is one left out.
+// A readCase contains the arguments of a read. nil leaves an argument out.
 type readCase struct {
 	Name        string  `json:"name"`
 	Of          string  `json:"of"`
 	Position    *int64  `json:"position"`
-	From        *int    `json:"from"` // the message whose global position it is; their number: behind the last
+	From        *int    `json:"from"` // the message whose global position it is; their number: after the last
 	BatchSize   *int64  `json:"batch_size"`
 	Correlation *string `json:"correlation"`
 	Member      *int64  `json:"member"`
@@ -39,16 +39,14 @@ type readCase struct {
 	Want []int `json:"want"` // the messages, by their numbers
 }
 
-func (s *suite) read(t *testing.T) {
+// reads makes each read of the section's file by SQL that leaves arguments out, by
+// SQL with NULL in their place, and by package mdb.
+func (s *suite) reads(t *testing.T) {
 	t.Helper()
-	s.readAll(t, "stream_reads.json", "get_stream_messages", s.streamByMDB)
-	s.readAll(t, "category_reads.json", "get_category_messages", s.categoryByMDB)
-}
-
-// readAll does each read of the file by SQL that leaves arguments out, by SQL with
-// NULL in their place, and by a method of mdb.
-func (s *suite) readAll(t *testing.T, file, function string, byMDB func(testing.TB, readCase) ([]mdb.Message, error)) {
-	t.Helper()
+	file, byMDB := "stream_reads.json", readCase.ofStream
+	if s.section == "get_category_messages" {
+		file, byMDB = "category_reads.json", readCase.ofCategory
+	}
 	data := load[readFile](t, file)
 	at := newPlace("read")
 	written := make([]record, len(data.Messages))
@@ -65,18 +63,7 @@ func (s *suite) readAll(t *testing.T, file, function string, byMDB func(testing.
 	}
 
 	for _, c := range data.Reads {
-		c.Of = at.fill(c.Of)
-		if c.Correlation != nil {
-			correlation := at.fill(*c.Correlation)
-			c.Correlation = &correlation
-		}
-		switch {
-		case c.From != nil && *c.From == len(written):
-			behind := written[len(written)-1].GlobalPosition + 1
-			c.Position = &behind
-		case c.From != nil:
-			c.Position = &written[*c.From].GlobalPosition
-		}
+		c.fill(at, written)
 		want := make([]record, len(c.Want))
 		for i, n := range c.Want {
 			want[i] = written[n]
@@ -88,33 +75,52 @@ func (s *suite) readAll(t *testing.T, file, function string, byMDB func(testing.
 			}
 		}
 
-		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
+		s.check(t, c.Name, func(t *testing.T) {
 			tx := s.begin(t, pgx.TxOptions{})
 			if c.Condition != nil {
 				set(t, tx, conditionSetting, "on")
 			}
-			from, args := c.named(function)
+			from, args := c.named(s.section)
 			check(t, "SQL with named arguments", records(t, tx, from, args...))
-			from, args = c.positional(function)
+			from, args = c.positional(s.section)
 			check(t, "SQL with all arguments", records(t, tx, from, args...))
 			if err := tx.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 
-			messages, err := byMDB(t, c)
-			if c.unmeant() {
-				var refused *mdb.ArgumentError
-				if !errors.As(err, &refused) {
-					t.Errorf("mdb: got error %v, want an *ArgumentError", err)
+			s.onStoreAndTx(t, func(how string, client client) {
+				messages, err := byMDB(c, t, client)
+				var rejected *mdb.ArgumentError
+				switch {
+				case c.rejected():
+					if !errors.As(err, &rejected) {
+						t.Errorf("%s: got error %v, want an *ArgumentError", how, err)
+					}
+				case err != nil:
+					t.Fatal(err)
+				default:
+					check(t, how, recorded(messages...))
 				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			check(t, "mdb", recorded(messages...))
+			})
 		})
+	}
+}
+
+// fill replaces what the file can only name: categories, and the global positions of
+// messages.
+func (c *readCase) fill(at place, written []record) {
+	c.Of = at.fill(c.Of)
+	if c.Correlation != nil {
+		correlation := at.fill(*c.Correlation)
+		c.Correlation = &correlation
+	}
+	switch {
+	case c.From == nil:
+	case *c.From == len(written):
+		after := written[len(written)-1].GlobalPosition + 1
+		c.Position = &after
+	default:
+		c.Position = &written[*c.From].GlobalPosition
 	}
 }
 
@@ -131,10 +137,10 @@ func asText(t testing.TB, db querier, stream string, position int64) record {
 	return rs[0]
 }
 
-// unmeant tells whether mdb refuses the arguments, which the server takes: a
-// reader that gets no batch never comes to an end, there are no positions below 0,
-// and an id that is empty was left out by mistake.
-func (c readCase) unmeant() bool {
+// rejected reports whether mdb rejects arguments that the server accepts: a batch of 0
+// never reaches the end of a stream, no position is below 0, and an empty id is a
+// mistake.
+func (c readCase) rejected() bool {
 	return c.BatchSize != nil && *c.BatchSize == 0 || c.Position != nil && *c.Position < 0 || strings.HasSuffix(c.Of, "-")
 }
 
@@ -186,34 +192,30 @@ func (c readCase) positional(function string) (from string, args []any) {
 	return "message_store." + function + "(" + strings.Join(call, ", ") + ")", args
 }
 
-func (s *suite) streamByMDB(t testing.TB, c readCase) ([]mdb.Message, error) {
+func (c readCase) ofStream(t testing.TB, client client) ([]mdb.Message, error) {
 	t.Helper()
 	var opts []mdb.StreamReadOption
 	if c.Position != nil {
 		opts = append(opts, mdb.FromPosition(*c.Position))
 	}
-	for _, opt := range c.options() {
-		opts = append(opts, opt)
-	}
-	return s.store.GetStreamMessages(t.Context(), mdb.StreamName(c.Of), opts...)
+	opts = append(opts, streamOptions(c.options())...)
+	return client.GetStreamMessages(t.Context(), mdb.StreamName(c.Of), opts...)
 }
 
-func (s *suite) categoryByMDB(t testing.TB, c readCase) ([]mdb.Message, error) {
+func (c readCase) ofCategory(t testing.TB, client client) ([]mdb.Message, error) {
 	t.Helper()
 	var opts []mdb.CategoryReadOption
 	if c.Position != nil {
 		opts = append(opts, mdb.FromGlobalPosition(*c.Position))
 	}
-	for _, opt := range c.options() {
-		opts = append(opts, opt)
-	}
+	opts = append(opts, categoryOptions(c.options())...)
 	if c.Correlation != nil {
 		opts = append(opts, mdb.WithCorrelation(mdb.Category(*c.Correlation)))
 	}
 	if c.Size != nil {
 		opts = append(opts, mdb.AsConsumerGroup(int(*c.Member), int(*c.Size)))
 	}
-	return s.store.GetCategoryMessages(t.Context(), mdb.Category(c.Of), opts...)
+	return client.GetCategoryMessages(t.Context(), mdb.Category(c.Of), opts...)
 }
 
 func (c readCase) options() []mdb.ReadOption {
@@ -231,7 +233,7 @@ func (c readCase) options() []mdb.ReadOption {
 	return opts
 }
 
-// brief tells records by their data, which is enough unless it is wrong itself.
+// brief shows where records are and their data.
 func brief(rs []record) string {
 	texts := make([]string, len(rs))
 	for i := range rs {

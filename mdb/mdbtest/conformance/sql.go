@@ -53,14 +53,23 @@ func do(t testing.TB, db querier, sql string, args ...any) {
 	}
 }
 
-// refusal returns the server's error of a statement that has to fail.
-func refusal(t testing.TB, db querier, sql string, args ...any) *pgconn.PgError {
+// rejection returns the server's error of a statement that has to fail.
+func rejection(t testing.TB, db querier, sql string, args ...any) *pgconn.PgError {
 	t.Helper()
-	var refused *pgconn.PgError
-	if err := try(t, db, sql, args...); !errors.As(err, &refused) {
+	var rejected *pgconn.PgError
+	if err := try(t, db, sql, args...); !errors.As(err, &rejected) {
 		t.Fatalf("%s: got error %v, want one of the server's", sql, err)
 	}
-	return refused
+	return rejected
+}
+
+// sqlState returns the code of the server's error in err, or "".
+func sqlState(err error) string {
+	var rejected *pgconn.PgError
+	if !errors.As(err, &rejected) {
+		return ""
+	}
+	return rejected.Code
 }
 
 func try(t testing.TB, db querier, sql string, args ...any) error {

@@ -15,14 +15,21 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// write is about what writes do; the calls that have to fail are with errors.
+// write is about what a write stores; rejections is about the calls that fail.
 func (s *suite) write(t *testing.T) {
 	t.Helper()
-	s.positions(t)
-	s.versions(t)
+	s.check(t, "counts positions from 0 in each stream", func(t *testing.T) {
+		category := mdbtest.Category("positions")
+		for want := range int64(3) {
+			for _, stream := range []mdb.StreamName{category.Stream("1"), category.Stream("2"), category.Stream("1+2")} {
+				if got := write(t, s.store.Pool(), proposal{stream: stream}); got != want {
+					t.Errorf("position in %s is %d, want %d", stream, got, want)
+				}
+			}
+		}
+	})
 
-	t.Run("C11 what is written", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "stores its arguments as jsonb, with the time of the transaction in UTC", func(t *testing.T) {
 		stream := mdbtest.Category("written").Stream("1")
 		id := uuid.New()
 		tx := s.begin(t, pgx.TxOptions{})
@@ -58,60 +65,7 @@ func (s *suite) write(t *testing.T) {
 		}
 	})
 
-	for _, test := range []struct {
-		name           string
-		data, metadata any
-		sql            string
-	}{
-		{"C15 data is NULL", nil, json.RawMessage(`{}`), `SELECT data IS NULL AND metadata = '{}'`},
-		{"C15 metadata is NULL", json.RawMessage(`{}`), nil, `SELECT data = '{}' AND metadata IS NULL`},
-		{"C15 data and metadata are JSON null", json.RawMessage(`null`), json.RawMessage(`null`), `SELECT data = 'null' AND metadata = 'null'`},
-		{"C15 data is a scalar", json.RawMessage(`1e2`), nil, `SELECT data = '100'`},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			stream := mdbtest.Category("payload").Stream("1")
-			write(t, s.store.Pool(), proposal{stream: stream, data: text(test.data), metadata: text(test.metadata)})
-			if _, err := s.store.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Tested", Data: test.data, Metadata: test.metadata}); err != nil {
-				t.Fatal(err)
-			}
-			got := list[bool](t, s.store.Pool(), test.sql+` FROM message_store.messages WHERE stream_name = $1::text`, string(stream))
-			if len(got) != 2 || !got[0] || !got[1] {
-				t.Errorf("got %t, want true for the message written by SQL and for the one written by WriteMessage", got)
-			}
-		})
-	}
-
-	t.Run("C15 metadata and expected version are left out", func(t *testing.T) {
-		t.Parallel()
-		stream := string(mdbtest.Category("payload").Stream("1"))
-		do(t, s.store.Pool(), `SELECT message_store.write_message(gen_random_uuid()::varchar, $1::varchar, 'Tested', '{}')`, stream)
-		if !value[bool](t, s.store.Pool(), `SELECT metadata IS NULL FROM message_store.messages WHERE stream_name = $1::text`, stream) {
-			t.Error("metadata is not NULL")
-		}
-	})
-
-	t.Run("C16 duplicate id", func(t *testing.T) {
-		t.Parallel()
-		category := mdbtest.Category("duplicate")
-		m := mdb.NewMessage("Tested", nil)
-		if _, err := s.store.WriteMessage(t.Context(), category.Stream("1"), m); err != nil {
-			t.Fatal(err)
-		}
-		for _, stream := range []mdb.StreamName{category.Stream("1"), category.Stream("2")} {
-			_, err := s.store.WriteMessage(t.Context(), stream, m)
-			var duplicate *mdb.DuplicateIDError
-			if !errors.As(err, &duplicate) || len(duplicate.IDs) != 1 || duplicate.IDs[0] != m.ID {
-				t.Errorf("WriteMessage returns %v, want a *DuplicateIDError of %v", err, m.ID)
-			}
-		}
-		if n := s.count(t, category); n != 1 {
-			t.Errorf("the category has %d messages, want 1", n)
-		}
-	})
-
-	t.Run("C17 a category is a stream's name", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "stream name: a name without an id is a stream", func(t *testing.T) {
 		category := mdbtest.Category("bare")
 		stream := mdb.StreamName(category)
 		if got := write(t, s.store.Pool(), proposal{stream: stream, expected: mdb.NoStream}); got != 0 {
@@ -128,26 +82,64 @@ func (s *suite) write(t *testing.T) {
 	})
 }
 
-func (s *suite) positions(t *testing.T) {
+func (s *suite) payloads(t *testing.T) {
 	t.Helper()
-	t.Run("C10 positions count from 0", func(t *testing.T) {
-		t.Parallel()
-		category := mdbtest.Category("positions")
-		for want := range int64(3) {
-			for _, stream := range []mdb.StreamName{category.Stream("1"), category.Stream("2"), category.Stream("1+2")} {
-				if got := write(t, s.store.Pool(), proposal{stream: stream}); got != want {
-					t.Errorf("position in %s is %d, want %d", stream, got, want)
-				}
+	for _, test := range []struct {
+		name           string
+		data, metadata any
+		sql            string
+	}{
+		{"data: NULL", nil, json.RawMessage(`{}`), `SELECT data IS NULL AND metadata = '{}'`},
+		{"metadata: NULL", json.RawMessage(`{}`), nil, `SELECT data = '{}' AND metadata IS NULL`},
+		{"data and metadata: the JSON null", json.RawMessage(`null`), json.RawMessage(`null`), `SELECT data = 'null' AND metadata = 'null'`},
+		{"data: a number", json.RawMessage(`1e2`), nil, `SELECT data = '100'`},
+	} {
+		s.check(t, test.name, func(t *testing.T) {
+			stream := mdbtest.Category("payload").Stream("1")
+			write(t, s.store.Pool(), proposal{stream: stream, data: text(test.data), metadata: text(test.metadata)})
+			if _, err := s.store.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Tested", Data: test.data, Metadata: test.metadata}); err != nil {
+				t.Fatal(err)
 			}
+			got := list[bool](t, s.store.Pool(), test.sql+` FROM message_store.messages WHERE stream_name = $1::text`, string(stream))
+			if len(got) != 2 || !got[0] || !got[1] {
+				t.Errorf("got %t, want true for the message written by SQL and for the one written by WriteMessage", got)
+			}
+		})
+	}
+
+	s.check(t, "metadata: left out is NULL", func(t *testing.T) {
+		stream := string(mdbtest.Category("payload").Stream("1"))
+		do(t, s.store.Pool(), `SELECT message_store.write_message(gen_random_uuid()::varchar, $1::varchar, 'Tested', '{}')`, stream)
+		if !value[bool](t, s.store.Pool(), `SELECT metadata IS NULL FROM message_store.messages WHERE stream_name = $1::text`, stream) {
+			t.Error("metadata is not NULL")
+		}
+	})
+}
+
+func (s *suite) ids(t *testing.T) {
+	t.Helper()
+	s.check(t, "id: WriteMessage reports a duplicate", func(t *testing.T) {
+		category := mdbtest.Category("duplicate")
+		m := mdb.NewMessage("Tested", nil)
+		if _, err := s.store.WriteMessage(t.Context(), category.Stream("1"), m); err != nil {
+			t.Fatal(err)
+		}
+		for _, stream := range []mdb.StreamName{category.Stream("1"), category.Stream("2")} {
+			_, err := s.store.WriteMessage(t.Context(), stream, m)
+			var duplicate *mdb.DuplicateIDError
+			if !errors.As(err, &duplicate) || len(duplicate.IDs) != 1 || duplicate.IDs[0] != m.ID {
+				t.Errorf("WriteMessage returns %v, want a *DuplicateIDError of %v", err, m.ID)
+			}
+		}
+		if n := s.count(t, category); n != 1 {
+			t.Errorf("the category has %d messages, want 1", n)
 		}
 	})
 }
 
 func (s *suite) versions(t *testing.T) {
 	t.Helper()
-
-	t.Run("C12 expected version", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "expected version: equal to the version of the stream", func(t *testing.T) {
 		stream := mdbtest.Category("expected").Stream("1")
 		write(t, s.store.Pool(), proposal{stream: stream})
 		if got := write(t, s.store.Pool(), proposal{stream: stream, expected: 0}); got != 1 {
@@ -159,39 +151,7 @@ func (s *suite) versions(t *testing.T) {
 		}
 	})
 
-	for _, test := range []struct {
-		name     string
-		messages int
-		expected int64
-	}{
-		{"C13 WrongVersionError where the stream is behind", 1, 1},
-		{"C13 WrongVersionError where the stream is ahead", 3, 1},
-		{"C13 WrongVersionError where there is no stream", 0, 0},
-		{"C14 WrongVersionError where no stream is expected", 1, mdb.NoStream},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			category := mdbtest.Category("expected")
-			stream := category.Stream("1")
-			writeMany(t, s.store.Pool(), stream, "Tested", test.messages)
-
-			_, err := s.store.WriteMessage(t.Context(), stream, mdb.NewMessage("Tested", nil), mdb.ExpectVersion(test.expected))
-			var wrong *mdb.WrongVersionError
-			if !errors.As(err, &wrong) {
-				t.Fatalf("WriteMessage returns %v, want a *WrongVersionError", err)
-			}
-			if wrong.Stream != stream || wrong.Expected != test.expected || wrong.Actual != int64(test.messages-1) {
-				t.Errorf("got stream %s, expected %d, actual %d, want %s, %d, %d",
-					wrong.Stream, wrong.Expected, wrong.Actual, stream, test.expected, test.messages-1)
-			}
-			if n := s.count(t, category); n != test.messages {
-				t.Errorf("the category has %d messages, want %d as before", n, test.messages)
-			}
-		})
-	}
-
-	t.Run("C13 a snapshot older than the lock", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "expected version: a snapshot older than the lock", func(t *testing.T) {
 		stream := mdbtest.Category("expected").Stream("1")
 		write(t, s.store.Pool(), proposal{stream: stream})
 		other := s.connect(t, nil)
@@ -216,8 +176,8 @@ func (s *suite) versions(t *testing.T) {
 			do(t, tx, `SELECT message_store.stream_version($1::varchar)`, string(stream)) // takes the snapshot
 			write(t, other, proposal{stream: stream})
 			// The version it sees is outdated, so the position is taken.
-			var refused *pgconn.PgError
-			if err := test.write(tx); !errors.As(err, &refused) || refused.Code != "23505" || refused.ConstraintName != "messages_stream" {
+			var rejected *pgconn.PgError
+			if err := test.write(tx); !errors.As(err, &rejected) || rejected.Code != "23505" || rejected.ConstraintName != "messages_stream" {
 				t.Errorf("%s: got %v, want 23505 of messages_stream", test.how, err)
 			}
 			if err := tx.Rollback(t.Context()); err != nil {
@@ -226,8 +186,7 @@ func (s *suite) versions(t *testing.T) {
 		}
 	})
 
-	t.Run("C14 no stream expected and none there", func(t *testing.T) {
-		t.Parallel()
+	s.check(t, "expected version: -1 for a stream without messages", func(t *testing.T) {
 		category := mdbtest.Category("expected")
 		if got := write(t, s.store.Pool(), proposal{stream: category.Stream("1"), expected: mdb.NoStream}); got != 0 {
 			t.Errorf("position is %d, want 0", got)
