@@ -15,15 +15,14 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// The tests in this file are of what was wrong with the subscriptions of gomdb, the
-// client that this one succeeds. Numbers 6 and 17 need a clock of their own and are
-// in subscribe_passes_test.go.
+// The tests in this file check that bugs of gomdb's subscriptions do not come back.
+// Two that need a clock of their own are in subscribe_retry_internal_test.go.
 
 func nothing(context.Context, mdb.Message) error { return nil }
 
-// gomdb told the drop handler the context's error instead of the read's, so that
-// every failure was reported as nil.
-func TestGomdb1DropTellsWhy(t *testing.T) {
+// gomdb passed the error of the context to its drop handler instead of that of the
+// read, so that it reported every failure as nil.
+func TestGomdbDropError(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Empty(t)), mdb.WithConditions())
 	wantError[*mdb.SetupError](t, s.SubscribeToStream(t.Context(), "account-1", nothing))
@@ -39,9 +38,9 @@ func TestGomdb1DropTellsWhy(t *testing.T) {
 	wantCode(t, s.SubscribeToStream(t.Context(), "account-1", nothing, divide, mdb.WithBatchSize(1)), "22012")
 }
 
-// gomdb reported a cancelled query as the driver's error or as the context's, by
-// chance.
-func TestGomdb2CancelledQuery(t *testing.T) {
+// gomdb reported a cancelled query sometimes as the error of the driver, sometimes as
+// that of the context.
+func TestGomdbCancelledQuery(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
 	admin := newPool(t, url)
@@ -61,35 +60,8 @@ func TestGomdb2CancelledQuery(t *testing.T) {
 	}
 }
 
-// gomdb handled the rest of a batch after the context had ended.
-func TestGomdb13EndsBetweenMessages(t *testing.T) {
-	t.Parallel()
-	s := newStore(t, newPool(t, testdb.Shared(t)))
-	stream := mdbtest.Category("between").Stream("1")
-	if _, err := s.WriteMessages(t.Context(), stream, proposals(10)); err != nil {
-		t.Fatal(err)
-	}
-	for last := range int64(10) {
-		ctx, end := context.WithCancelCause(t.Context())
-		handled := int64(0)
-		progress := mdb.NoStream
-		err := s.SubscribeToStream(ctx, stream, func(_ context.Context, m mdb.Message) error {
-			if handled++; m.Position == last {
-				end(errStopped)
-			}
-			return nil
-		}, mdb.OnProgress(func(ctx context.Context, position int64) error {
-			progress = position
-			return ctx.Err()
-		}))
-		if err != errStopped || handled != last+1 || progress != last { //nolint:errorlint // the cause itself
-			t.Errorf("error %v, %d messages, progress %d, want the cause behind message %d", err, handled, progress, last)
-		}
-	}
-}
-
-// gomdb ended a subscription upon the first read that failed.
-func TestGomdb14OutlivesAFailedRead(t *testing.T) {
+// gomdb ended a subscription at the first read that failed.
+func TestGomdbFailedRead(t *testing.T) {
 	t.Parallel()
 	url := testdb.Shared(t)
 	admin := newStore(t, newPool(t, url))
@@ -121,81 +93,8 @@ func TestGomdb14OutlivesAFailedRead(t *testing.T) {
 	}
 }
 
-// gomdb's handler had no error to return, and its panic ended the process.
-func TestGomdb15HandlerFails(t *testing.T) {
-	t.Parallel()
-	s := newStore(t, newPool(t, testdb.Shared(t)))
-	stream := mdbtest.Category("fails").Stream("1")
-	written, err := s.WriteMessages(t.Context(), stream, proposals(3))
-	if err != nil {
-		t.Fatal(err)
-	}
-	refusal := errors.New("refused")
-	for name, fail := range map[string]func() error{
-		"error": func() error { return refusal },
-		"panic": func() error { panic("secret") },
-	} {
-		progress := mdb.NoStream
-		err := s.SubscribeToStream(t.Context(), stream, func(_ context.Context, m mdb.Message) error {
-			if m.Position == 2 {
-				return fail()
-			}
-			return nil
-		}, mdb.OnProgress(func(_ context.Context, position int64) error { progress = position; return nil }))
-		h := wantError[*mdb.HandlerError](t, err)
-		if h.Stream != stream || h.Position != 2 || h.GlobalPosition != written[2].GlobalPosition || progress != 1 {
-			t.Errorf("%s: %+v, progress %d", name, h, progress)
-		}
-		if name == "error" && !errors.Is(err, refusal) {
-			t.Errorf("error %v is not the handler's", err)
-		}
-		if name == "panic" && wantError[*mdb.PanicError](t, err).Value != "secret" {
-			t.Errorf("error %v does not hold what was given to panic", err)
-		}
-	}
-}
-
-// gomdb went back and forth between live and not whenever a batch was full, so with
-// batches of one at each message.
-func TestGomdb16LivenessFlaps(t *testing.T) {
-	t.Parallel()
-	s := newStore(t, newPool(t, testdb.Shared(t)))
-	for _, batch := range []int{1, 2} {
-		stream := mdbtest.Category("flaps").Stream("1")
-		var told []bool
-		asked := make(chan struct{}, 100)
-		messages := make(chan struct{})
-		ctx, end := context.WithCancelCause(t.Context())
-		dropped := make(chan error)
-		go func() {
-			dropped <- s.SubscribeToStream(ctx, stream, func(context.Context, mdb.Message) error { messages <- struct{}{}; return nil },
-				mdb.WithBatchSize(batch),
-				mdb.OnLive(func(live bool) { told = append(told, live) }),
-				mdb.WithPolling(func(poll.Seen) time.Duration { asked <- struct{}{}; return time.Hour }))
-		}()
-		<-asked
-		for range 5 {
-			if _, err := s.WriteMessages(t.Context(), stream, proposals(batch)); err != nil { // which wakes it
-				t.Fatal(err)
-			}
-			for range batch {
-				<-messages
-			}
-			<-asked
-		}
-		end(errStopped)
-		if err := <-dropped; !errors.Is(err, errStopped) {
-			t.Errorf("dropped with %v", err)
-		}
-		if len(told) != 1 || !told[0] {
-			t.Errorf("batches of %d: OnLive is told %v, want true and nothing else", batch, told)
-		}
-	}
-}
-
-// gomdb's strategies had a state, so that sharing one was a race, and a nil one
-// panicked at its first use.
-func TestGomdb18SharedStrategy(t *testing.T) {
+// The strategies of gomdb had state, so that sharing one was a race.
+func TestGomdbSharedStrategy(t *testing.T) {
 	t.Parallel()
 	for _, strategy := range []poll.Strategy{
 		poll.Constant(time.Millisecond),
@@ -221,13 +120,11 @@ func TestGomdb18SharedStrategy(t *testing.T) {
 			r.stop(t)
 		}
 	}
-	_, err := mdb.New(newPool(t, testdb.Shared(t)), mdb.WithPolling(nil))
-	wantError[*mdb.ArgumentError](t, err)
 }
 
-// gomdb did not look whether a batch had come to its end, so one that the server
-// broke off looked complete, and the subscription live.
-func TestGomdb5BrokenBatch(t *testing.T) {
+// gomdb did not check the error after a batch, so that one which the server broke off
+// looked complete, and the subscription live.
+func TestGomdbTruncatedBatch(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t)), mdb.WithConditions())
 	stream := mdbtest.Category("broken").Stream("1")

@@ -3,7 +3,6 @@ package mdb_test
 import (
 	"context"
 	"errors"
-	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -33,48 +32,6 @@ func checkOff(t *testing.T, db database) {
 	if err := rows.Err(); err == nil || wantError[*pgconn.PgError](t, err).Message != "Retrieval with SQL condition is not activated" {
 		t.Errorf("conditions are allowed (error %v)", err)
 	}
-}
-
-func TestWithCondition(t *testing.T) {
-	t.Parallel()
-	s := mdbtest.SharedStore(t, mdb.WithConditions())
-	category := mdbtest.Category("condition")
-	stream := category.Stream("1")
-	seed(t, s, stream, 6)
-	seed(t, s, category.Stream("2"), 3)
-	onBothConditional(t, s, func(t *testing.T, c calls) {
-		for _, tt := range []struct {
-			condition mdb.SQL
-			opts      []mdb.StreamReadOption
-			want      []int64
-		}{
-			{"position % 2 = 0", nil, []int64{0, 2, 4}},
-			{"position % 2 = 0", []mdb.StreamReadOption{mdb.AfterPosition(0)}, []int64{2, 4}},
-			{"position % 2 = 0", []mdb.StreamReadOption{mdb.WithBatchSize(2)}, []int64{0, 2}},
-			{"(data->>'n')::int > 3 OR position = 0", nil, []int64{0, 4, 5}}, // which needs parentheses around it
-			{"data->>'n' LIKE '%4%'", nil, []int64{4}},
-			{"metadata IS NOT NULL", nil, nil},
-			{"true", []mdb.StreamReadOption{mdb.Unlimited()}, []int64{0, 1, 2, 3, 4, 5}},
-		} {
-			ms, err := c.GetStreamMessages(t.Context(), stream, append(tt.opts, mdb.WithCondition(tt.condition))...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := streamPositions(ms); !slices.Equal(got, tt.want) {
-				t.Errorf("where %s: positions %v, want %v", tt.condition, got, tt.want)
-			}
-		}
-		ms, err := c.GetCategoryMessages(t.Context(), category, mdb.WithCondition("position = 1"), mdb.WithBatchSize(5))
-		if err != nil || len(ms) != 2 {
-			t.Errorf("%d messages of the category, error %v, want 2", len(ms), err)
-		}
-	})
-}
-
-func onBothConditional(t *testing.T, s *mdb.Store, test func(t *testing.T, c calls)) {
-	t.Helper()
-	t.Run("Store", func(t *testing.T) { test(t, s) })
-	t.Run("Tx", func(t *testing.T) { test(t, s.WithTx(begin(t, s.Pool()))) })
 }
 
 // TestConditionsStayOff looks at the connection after a read with a condition,

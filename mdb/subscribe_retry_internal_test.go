@@ -115,10 +115,10 @@ func TestSubscriptionFindsNoEnd(t *testing.T) {
 	})
 }
 
-// TestGomdb6BackoffOverflows has a subscription poll by gomdb's strategy for an
-// hour. There the delay became negative with the 38th empty poll, and the polling a
-// busy loop.
-func TestGomdb6BackoffOverflows(t *testing.T) {
+// TestGomdbBackoffOverflow checks that a subscription with gomdb's strategy still polls
+// with a delay after an hour. In gomdb the delay became negative with the 38th empty
+// poll, and the polling a busy loop.
+func TestGomdbBackoffOverflow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := rehearse(t, 0, WithPolling(poll.Backoff(50*time.Millisecond, 5*time.Second, 2)))
@@ -140,10 +140,11 @@ func TestGomdb6BackoffOverflows(t *testing.T) {
 	})
 }
 
-// TestGomdb17DynamicDrifts has a steady flow come in. gomdb compared each page with
-// a full one, so that the delay went to its maximum. Pages that a few messages fill
-// must not do the same: the read behind such a page finds nothing.
-func TestGomdb17DynamicDrifts(t *testing.T) {
+// TestGomdbDynamicDrift checks that poll.Dynamic finds the delay of a steady flow of
+// messages. gomdb compared each page with a full one, so that the delay grew to its
+// maximum. Pages that a few messages fill must not do the same: the read after such a
+// page finds nothing.
+func TestGomdbDynamicDrift(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	for _, tt := range []struct {

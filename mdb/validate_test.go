@@ -181,8 +181,10 @@ func TestReadOptionArguments(t *testing.T) {
 		{mdb.AsConsumerGroup(0, 0), []mdb.Fault{{"consumer group size", "0", wantSize}, {"consumer group member", "0", wantMember}}},
 		{mdb.AsConsumerGroup(0, -1), []mdb.Fault{{"consumer group size", "-1", wantSize}, {"consumer group member", "0", wantMember}}},
 	} {
-		_, err := s.GetCategoryMessages(t.Context(), "account", tt.opt)
-		checkFaults(t, err, tt.faults...)
+		for _, c := range []calls{s, tx} {
+			_, err := c.GetCategoryMessages(t.Context(), "account", tt.opt)
+			checkFaults(t, err, tt.faults...)
+		}
 	}
 }
 

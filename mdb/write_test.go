@@ -2,7 +2,6 @@ package mdb_test
 
 import (
 	"encoding/json"
-	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -33,77 +32,6 @@ func rows(t testing.TB, db database, category mdb.Category) []stored {
 	return s
 }
 
-// TestWrite compares what writes say of themselves with what the table holds, as
-// the owner and with the rights of an application.
-func TestWrite(t *testing.T) {
-	t.Parallel()
-	for _, role := range []string{"", "message_store"} {
-		t.Run("role "+role, func(t *testing.T) {
-			t.Parallel()
-			onBoth(t, newStore(t, newPool(t, testdb.Shared(t), asRole(role))), testWrite)
-		})
-	}
-}
-
-func testWrite(t *testing.T, c calls, db database) {
-	category := mdbtest.Category("write")
-	one, two := category.Stream("1"), category.Stream("2")
-	data := func(text string) json.RawMessage { return json.RawMessage(text) }
-	var written []mdb.Written
-	var want []stored
-	single := func(stream mdb.StreamName, m mdb.ProposedMessage, data, metadata *string, position int64) {
-		t.Helper()
-		w := write(t, c, stream, m)
-		written = append(written, w)
-		want = append(want, stored{w.ID, string(stream), m.Type, position, w.GlobalPosition, data, metadata})
-	}
-	text := func(s string) *string { return &s }
-
-	single(one, mdb.NewMessage("First", data(`{"a": 1}`)), text(`{"a": 1}`), nil, 0)
-	single(two, mdb.ProposedMessage{Type: "Second", Metadata: data(`{"m": null}`)}, nil, text(`{"m": null}`), 0)
-	single(one, mdb.NewMessage("Third", []any{"x", 2, nil}), text(`["x", 2, null]`), nil, 1)
-	// Message DB takes a category for a stream's name.
-	single(mdb.StreamName(category), mdb.NewMessage("Fourth", nil), nil, nil, 0)
-	ms := proposals(3)
-	ms[1].Metadata = map[string]bool{"second": true}
-	batch, err := c.WriteMessages(t.Context(), one, ms)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(batch) != 3 {
-		t.Fatalf("%d written for 3 messages", len(batch))
-	}
-	for i, w := range batch {
-		if w.ID != ms[i].ID {
-			t.Errorf("message %d of the batch has ID %s, want %s", i, w.ID, ms[i].ID)
-		}
-		written = append(written, w)
-	}
-	want = append(want,
-		stored{ms[0].ID, string(one), "Happened", 2, batch[0].GlobalPosition, text(`{"n": 0}`), nil},
-		stored{ms[1].ID, string(one), "Happened", 3, batch[1].GlobalPosition, text(`{"n": 1}`), text(`{"second": true}`)},
-		stored{ms[2].ID, string(one), "Happened", 4, batch[2].GlobalPosition, text(`{"n": 2}`), nil})
-	single(two, mdb.NewMessage("Last", nil), nil, nil, 1)
-
-	for i, w := range written {
-		if w.Position != want[i].Position || w.Duplicate {
-			t.Errorf("write %d: %+v, want position %d and no duplicate", i, w, want[i].Position)
-		}
-		if i > 0 && w.GlobalPosition <= written[i-1].GlobalPosition {
-			t.Errorf("write %d: global position %d follows %d", i, w.GlobalPosition, written[i-1].GlobalPosition)
-		}
-	}
-	got := rows(t, db, category)
-	if len(got) != len(want) {
-		t.Fatalf("%d rows, want %d", len(got), len(want))
-	}
-	for i := range got {
-		if g, w := asJSON(t, got[i]), asJSON(t, want[i]); g != w {
-			t.Errorf("row %d is\n%s, want\n%s", i, g, w)
-		}
-	}
-}
-
 func asJSON(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -111,30 +39,6 @@ func asJSON(t testing.TB, v any) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-// TestWriteMintsIDs has a message without an ID get a new one at each write, and
-// one with an ID keep it.
-func TestWriteMintsIDs(t *testing.T) {
-	t.Parallel()
-	s := mdbtest.SharedStore(t)
-	stream := mdbtest.Category("mint").Stream("1")
-	m := mdb.ProposedMessage{Type: "Happened"}
-	a, b := write(t, s, stream, m), write(t, s, stream, m)
-	if a.ID == uuid.Nil || a.ID == b.ID {
-		t.Errorf("IDs %s and %s, want two", a.ID, b.ID)
-	}
-	batch, err := s.WriteMessages(t.Context(), stream, []mdb.ProposedMessage{m, m})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if batch[0].ID == uuid.Nil || batch[0].ID == batch[1].ID {
-		t.Errorf("IDs %s and %s in a batch, want two", batch[0].ID, batch[1].ID)
-	}
-	m.ID = uuid.New()
-	if w := write(t, s, stream, m); w.ID != m.ID {
-		t.Errorf("ID %s, want %s", w.ID, m.ID)
-	}
 }
 
 // TestWriteNothing has an empty batch do nothing, also where it would fail.
@@ -148,61 +52,6 @@ func TestWriteNothing(t *testing.T) {
 				t.Errorf("%v, error %v", w, err)
 			}
 		}
-	}
-}
-
-func TestExpectVersion(t *testing.T) {
-	t.Parallel()
-	s := mdbtest.SharedStore(t)
-	for name, size := range map[string]int{"single": 1, "batch": 3} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			stream := mdbtest.Category("expect").Stream("1")
-			do := func(opts ...mdb.WriteOption) error {
-				if size == 1 {
-					_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil), opts...)
-					return err
-				}
-				_, err := s.WriteMessages(t.Context(), stream, proposals(size), opts...)
-				return err
-			}
-			n := int64(size)
-			for _, step := range []struct {
-				opt    mdb.WriteOption
-				expect int64
-				actual int64 // -9: it succeeds
-			}{
-				{mdb.ExpectVersion(0), 0, -1},
-				{mdb.ExpectVersion(1 << 62), 1 << 62, -1},
-				{mdb.ExpectNoStream(), -1, -9},
-				{mdb.ExpectNoStream(), -1, n - 1},
-				{mdb.ExpectVersion(n), n, n - 1},
-				{mdb.ExpectVersion(n - 2), n - 2, n - 1},
-				{mdb.ExpectVersion(n - 1), n - 1, -9},
-				{mdb.ExpectVersion(n - 1), n - 1, 2*n - 1},
-				{mdb.ExpectVersion(2*n - 1), 2*n - 1, -9},
-			} {
-				err := do(step.opt)
-				if step.actual == -9 {
-					if err != nil {
-						t.Fatalf("expected version %d: %v", step.expect, err)
-					}
-					continue
-				}
-				wrong := wantError[*mdb.WrongVersionError](t, err)
-				if wrong.Stream != stream || wrong.Expected != step.expect || wrong.Actual != step.actual {
-					t.Errorf("error %+v, want expected %d and actual %d", wrong, step.expect, step.actual)
-				}
-				wantCode(t, err, "P0001")
-			}
-			want := make([]int64, 3*n)
-			for i := range want {
-				want[i] = int64(i)
-			}
-			if got := positions(t, s.Pool(), stream); !slices.Equal(got, want) {
-				t.Errorf("positions %v, want %v", got, want)
-			}
-		})
 	}
 }
 
