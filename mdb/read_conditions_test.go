@@ -15,8 +15,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// checkOff expects conditions not to be allowed: Message DB takes any other value
-// for on, an empty one as well.
+// checkOff checks that conditions are rejected: to Message DB any other value than off
+// means on, even an empty one.
 func checkOff(t *testing.T, db database) {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), `SELECT current_setting('message_store.sql_condition', true)`, pgx.QueryExecModeExec)
@@ -34,8 +34,8 @@ func checkOff(t *testing.T, db database) {
 	}
 }
 
-// TestConditionsStayOff looks at the connection after a read with a condition,
-// however that has ended.
+// TestConditionsStayOff checks that a connection rejects conditions after a read with
+// one, whether the read succeeded, failed or was cancelled.
 func TestConditionsStayOff(t *testing.T) {
 	t.Parallel()
 	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": pathOnlyPool} {
@@ -86,8 +86,8 @@ func TestConditionsStayOff(t *testing.T) {
 	}
 }
 
-// TestConditionsStayOffWhenCancelled has the context end while the server is at it:
-// once with the connection, and once with a request that leaves it alive.
+// TestConditionsStayOffWhenCancelled checks the same when the context ends during the
+// read: once that closes the connection, and once a cancel request keeps it open.
 func TestConditionsStayOffWhenCancelled(t *testing.T) {
 	t.Parallel()
 	for pooled, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": pathOnlyPool} {
@@ -126,7 +126,8 @@ func TestConditionsStayOffWhenCancelled(t *testing.T) {
 	}
 }
 
-// TestConditionsStayOffInTx looks within the transaction and behind it.
+// TestConditionsStayOffInTx checks that conditions are off in the rest of a transaction
+// and after it.
 func TestConditionsStayOffInTx(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
@@ -164,8 +165,9 @@ func TestConditionsStayOffInTx(t *testing.T) {
 	}
 }
 
-// TestConditionInBareTx refuses what could leave conditions on: a failed
-// transaction takes back its own turning off, and here nothing is below it.
+// TestConditionInBareTx checks that a Tx rejects a condition where the connection has no
+// setting of its own: a transaction that fails would undo the one that turns conditions
+// off.
 func TestConditionInBareTx(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, pathOnlyPool(t, testdb.Shared(t), oneConnection), mdb.WithConditions())
@@ -182,8 +184,8 @@ func TestConditionInBareTx(t *testing.T) {
 	checkOff(t, s.Pool())
 }
 
-// pathOnlyPool is a bare pool with the search path that Message DB's own functions
-// cannot do without, and nothing else of what Configure sets.
+// pathOnlyPool returns a pool with the search path that Message DB's own functions
+// need, and nothing else of what Configure sets.
 func pathOnlyPool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	if testdb.Official() {

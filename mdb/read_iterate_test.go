@@ -26,8 +26,8 @@ func collect(seq iter.Seq2[mdb.Message, error]) (ms []mdb.Message, err error) {
 	return ms, err
 }
 
-// TestPages counts the reads: a sequence ends at the first page that is short, so
-// that a full last page costs one more, which is empty.
+// TestPages checks which messages a sequence yields and how many pages it reads. It ends
+// at the first page that is not full, so that a full last page costs one more read.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	var w wire
@@ -69,7 +69,7 @@ func TestPages(t *testing.T) {
 	})
 }
 
-// TestPagesOfFilters has the pages of a filtered read follow one another too.
+// TestPagesOfFilters checks that the pages of a filtered read yield what one read does.
 func TestPagesOfFilters(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t, mdb.WithConditions())
@@ -103,8 +103,8 @@ func TestPagesOfFilters(t *testing.T) {
 	}
 }
 
-// TestIteratorHoldsNoConnection writes and reads from within the loop's body, on a
-// pool that has no second connection. What is written there is read as well.
+// TestIteratorHoldsNoConnection checks that the body of the loop can write and read on a
+// pool of one connection, and that the loop yields what its body writes.
 func TestIteratorHoldsNoConnection(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
@@ -130,7 +130,8 @@ func TestIteratorHoldsNoConnection(t *testing.T) {
 	}
 }
 
-// TestIteratorStops has a break end the reading, and a second range begin anew.
+// TestIteratorStops checks that a break ends the reading, and that a second range starts
+// from the beginning.
 func TestIteratorStops(t *testing.T) {
 	t.Parallel()
 	var w wire
@@ -171,8 +172,8 @@ func TestIteratorStops(t *testing.T) {
 	}
 }
 
-// TestIteratorError has an error end the sequence, behind the messages of the pages
-// that came before, and another range try again.
+// TestIteratorError checks that an error ends the sequence after the messages of the
+// pages before it, and that a second range reads again.
 func TestIteratorError(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)

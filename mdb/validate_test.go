@@ -188,7 +188,7 @@ func TestReadOptionArguments(t *testing.T) {
 	}
 }
 
-// TestConditionText has the condition checked like all other text.
+// TestConditionText checks that a condition is checked like any other text.
 func TestConditionText(t *testing.T) {
 	t.Parallel()
 	s, _ := deafStore(t, mdb.WithConditions())
@@ -204,8 +204,8 @@ func TestConditionText(t *testing.T) {
 	}
 }
 
-// TestIteratorArguments has the lazy reads tell of their arguments as their only
-// pair, and refuse what would make one page of everything.
+// TestIteratorArguments checks that a sequence yields the error of its arguments as its
+// only pair, and that it rejects Unlimited.
 func TestIteratorArguments(t *testing.T) {
 	t.Parallel()
 	s, tx := deafStore(t)
@@ -260,7 +260,7 @@ func TestDuplicateIDArgument(t *testing.T) {
 		mdb.Fault{"message 3's ID", ms[1].ID.String() + ", which is message 1's", "an ID of its own"})
 }
 
-// TestAllFaults has a call tell all that it has wrong at once, in the order of its
+// TestAllFaults checks that one error reports all faults of a call, in the order of its
 // arguments.
 func TestAllFaults(t *testing.T) {
 	t.Parallel()

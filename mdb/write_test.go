@@ -20,7 +20,7 @@ type stored struct {
 	Data, Metadata           *string
 }
 
-// rows returns a category's rows, in order.
+// rows returns the rows of a category in the order of their global positions.
 func rows(t testing.TB, db database, category mdb.Category) []stored {
 	t.Helper()
 	r, _ := db.Query(t.Context(), `SELECT id, stream_name, type, position, global_position, data::text, metadata::text
@@ -41,7 +41,7 @@ func asJSON(t testing.TB, v any) string {
 	return string(b)
 }
 
-// TestWriteNothing has an empty batch do nothing, also where it would fail.
+// TestWriteNothing checks that an empty batch sends nothing and succeeds.
 func TestWriteNothing(t *testing.T) {
 	t.Parallel()
 	s, tx := deafStore(t)
@@ -55,7 +55,8 @@ func TestWriteNothing(t *testing.T) {
 	}
 }
 
-// TestExpectVersionInTx has the expectation see the transaction's own writes.
+// TestExpectVersionInTx checks that the expected version counts the transaction's own
+// writes.
 func TestExpectVersionInTx(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -72,9 +73,8 @@ func TestExpectVersionInTx(t *testing.T) {
 	}
 }
 
-// TestBatchIsAtomic has the k-th message of a batch fail in the server: while it is
-// inserted, and when the transaction commits, which is after the server has sent
-// all positions.
+// TestBatchIsAtomic checks that a batch writes nothing if one of its messages fails: on
+// insertion, or on commit, which is after the server has sent all positions.
 func TestBatchIsAtomic(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t)
@@ -105,8 +105,8 @@ func TestBatchIsAtomic(t *testing.T) {
 	}
 }
 
-// TestLargeBatch has a batch keep its order over thousands of messages, in every
-// exec mode, with texts that arrays have to quote.
+// TestLargeBatch checks that thousands of messages keep their order and their texts, in
+// each exec mode, with characters that arrays quote.
 func TestLargeBatch(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
@@ -158,8 +158,9 @@ func TestLargeBatch(t *testing.T) {
 	}
 }
 
-// TestGlobalPositionUnknown has the sequence hidden, as behind functions that are
-// a proxy's or that run as their owner: the write says 0 instead of failing.
+// TestGlobalPositionUnknown checks that a write returns the global position 0 instead of
+// failing where the role cannot see the sequence, as with functions of a proxy or that
+// run as their owner.
 func TestGlobalPositionUnknown(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -188,8 +189,8 @@ func TestGlobalPositionUnknown(t *testing.T) {
 	check(write(t, newStore(t, newPool(t, url)), stream, mdb.NewMessage("Happened", nil)), 3)
 }
 
-// TestGlobalPositionByUsage has a role that may draw from the sequence, and not
-// read it: the server tells what was drawn last even so.
+// TestGlobalPositionByUsage checks that USAGE of the sequence, without SELECT, is enough
+// for a write to return the global position.
 func TestGlobalPositionByUsage(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)

@@ -275,8 +275,8 @@ func (s *suite) writers(t *testing.T) {
 	}
 }
 
-// writePair writes two messages with the same metadata. If it competes, it expects
-// the version that it reads, until nobody else was faster.
+// writePair writes two messages with the same metadata. If it competes, it reads the
+// version and expects it, and repeats that when another writer was faster.
 func (s *suite) writePair(ctx context.Context, stream mdb.StreamName, compete bool) error {
 	pair := []mdb.ProposedMessage{mdb.NewMessage("Tested", nil), mdb.NewMessage("Tested", nil)}
 	for i := range pair {

@@ -53,7 +53,7 @@ func do(t testing.TB, db querier, sql string, args ...any) {
 	}
 }
 
-// rejection returns the server's error of a statement that has to fail.
+// rejection returns the server's error of a statement, which must fail.
 func rejection(t testing.TB, db querier, sql string, args ...any) *pgconn.PgError {
 	t.Helper()
 	var rejected *pgconn.PgError

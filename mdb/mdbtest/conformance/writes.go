@@ -33,7 +33,7 @@ func (s *suite) write(t *testing.T) {
 		stream := mdbtest.Category("written").Stream("1")
 		id := uuid.New()
 		tx := s.begin(t, pgx.TxOptions{})
-		// Neither the clock of the zone nor that of the statement is meant.
+		// The time is UTC and of the transaction: neither local nor of the statement.
 		do(t, tx, `SET LOCAL timezone = 'Asia/Tokyo'`)
 		write(t, tx, proposal{
 			id: id.String(), stream: stream, typ: "Opened",
