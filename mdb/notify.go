@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"strconv"
 	"strings"
@@ -37,7 +36,6 @@ type notifyConfig struct {
 	maxNotifications int
 	listenOn         string
 	recheck          time.Duration // how long the bell stays off after it has failed
-	logger           *slog.Logger
 }
 
 type notifyOption func(*notifyConfig, *faults)

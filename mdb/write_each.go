@@ -2,43 +2,41 @@ package mdb
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// A Write is one of those that [Store.WriteEach] does. Its fields are what
-// WriteMessage takes.
+// A Write is an element of the argument of [Store.WriteEach]. Its fields are the
+// arguments of WriteMessage.
 type Write struct {
 	Stream  StreamName
 	Message ProposedMessage
 	Options []WriteOption
 }
 
-// A WriteResult is what became of a [Write]: Written says where it is, if Err is
+// A WriteResult is the result of a [Write]: Written says where the message is, if Err is
 // nil.
 type WriteResult struct {
 	Written Written
 	Err     error
 }
 
-// WriteEach does many writes at once that do not depend on each other: each is a
-// transaction of its own, with its own result at its own index, and the errors of
-// WriteMessage. As long as none fails all of it takes one connection and, for the
-// first 256 writes, one round trip; beyond these, answers are read while further
-// writes are under way. Use WriteMessages to write all of several messages or none.
+// WriteEach does many independent writes in one call: each is a transaction of its own,
+// with its own result at its own index, and the errors of WriteMessage. As long as none
+// fails the call takes one connection and, for the first 256 writes, one round trip;
+// beyond these, answers are read while further writes are on their way. Use WriteMessages
+// to write all of several messages or none.
 //
-// Writes to one stream are done in their order. One that fails, also one that is
-// refused here, fails those behind it to the same stream with a [*SkippedError], and
-// no others. There is no order between streams. A write that waits for a category's
-// lock holds up those behind it.
+// Writes to one stream are done in their order. One that fails, or is rejected before it
+// is sent, makes those after it to the same stream fail with a [*SkippedError], and no
+// others. There is no order between streams. A write that waits for a category's lock
+// delays those after it.
 //
-// What can be checked here is checked of all writes before any is sent; those that
-// pass are sent. After a failure that may pass, or with [Idempotent], what is left
-// to do or to look for takes further round trips. If the context ends, writes that
-// were sent and not answered fail with an [*UnknownOutcomeError], and those that
-// were not sent with the context's error.
+// Arguments of all writes are checked before any is sent; the valid writes are sent.
+// Retries after transient errors, and looking for a repeat with [Idempotent], take
+// further round trips. If the context ends, writes that were sent and not answered fail
+// with an [*UnknownOutcomeError], and those that were not sent with the context's error.
 //
 // Where the pool's DefaultQueryExecMode is pgx.QueryExecModeSimpleProtocol, which
 // has no pipeline, the writes are done one by one. In the other modes pgx's tracers
@@ -56,6 +54,7 @@ func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
 	return e.results
 }
 
+// An eachCall is a call of WriteEach.
 type eachCall struct {
 	store   *Store
 	results []WriteResult
@@ -63,17 +62,24 @@ type eachCall struct {
 	renewed map[*pgx.Conn]bool // those that had forgotten the statement
 }
 
-// An eachWrite is a write of a call, and what its last attempt has come to.
+// An outcome is what the last attempt of a write has come to.
+type outcome int
+
+const (
+	unsent  outcome = iota // it has not happened
+	sent                   // it was not answered, so it may have happened
+	done                   // it has happened
+	skipped                // the server left it out because of an earlier write
+	refused                // its error says why it has not happened
+)
+
+// An eachWrite is a write of a call.
 type eachWrite struct {
 	*proposedWrite
-	index int
-	done  bool
-	err   error
+	index   int
+	outcome outcome
+	err     error // of an outcome other than done and skipped
 }
-
-// errSkipped is that of a write that the server has left out because of an earlier
-// one, which says nothing about it.
-var errSkipped = errors.New("left out behind an earlier write")
 
 // propose returns the writes that may be sent, those to one stream next to each
 // other.
@@ -101,7 +107,7 @@ func (e *eachCall) propose(ws []Write) []*eachWrite {
 	return pending
 }
 
-// skip returns the error of a write behind one that has failed, or nil if none has.
+// skip returns the error of a write after one that has failed, or nil if none has.
 func (e *eachCall) skip(w *proposedWrite, index int) error {
 	first, ok := e.failed[w.stream]
 	if !ok || first > index {
@@ -137,76 +143,94 @@ func (e *eachCall) oneByOne(ctx context.Context, pending []*eachWrite) {
 }
 
 // round sends the writes once, and returns those that are to be sent again.
-func (e *eachCall) round(ctx context.Context, pending []*eachWrite) []*eachWrite {
+func (e *eachCall) round(ctx context.Context, pending []*eachWrite) (again []*eachWrite) {
 	answered := e.send(ctx, pending)
-	var again []*eachWrite
-	var tried *eachWrite // the one that was tried the most often of those that failed
-	var triedErr error
-	var repeated StreamName // whose last write was there already
-	for _, w := range pending {
-		// Sent again, each repeat would hold up those behind it for a round.
-		if w.err == errSkipped && w.stream == repeated && !e.isThere(ctx, w) { //nolint:errorlint // never wrapped
-			repeated = ""
+	var worst *eachWrite // the one that has failed the most often
+	for i, w := range pending {
+		// Sent again, each repeat would hold up those after it for a round.
+		if w.outcome == skipped && i > 0 && pending[i-1].repeats(w.stream) && e.isThere(ctx, w) {
+			w.outcome = done
 		}
-		repeat, err := true, w.err
-		var broken *brokenError
-		unsent := errors.As(w.err, &broken) && !broken.sent
-		// Nothing is known of these but that they have not happened. What was not sent
-		// counts as tried only where nothing gets through.
-		if w.err != errSkipped && (!unsent || !answered || ctx.Err() != nil) { //nolint:errorlint // never wrapped
-			if repeat, err = e.store.judge(ctx, w.proposedWrite, w.err); repeat && (tried == nil || w.attempts > tried.attempts) {
-				tried, triedErr = w, err
-			}
-		}
+		judged, repeat, err := e.next(ctx, w, answered)
 		if repeat {
-			if skipped := e.skip(w.proposedWrite, w.index); skipped != nil {
-				// Lost, it may have happened behind the one that is given up.
-				if repeat, err = false, skipped; w.unknown != nil {
-					err = w.giveUp(ctx, skipped)
+			if err := e.skip(w.proposedWrite, w.index); err != nil {
+				if w.unknown != nil { // it may have happened after the one that has failed
+					err = w.giveUp(ctx, err)
 				}
+				e.fail(w.stream, w.index, err)
+				continue
 			}
 		}
 		switch {
 		case repeat:
 			again = append(again, w)
+			if w.err = err; judged && (worst == nil || w.attempts > worst.attempts) {
+				worst = w
+			}
 		case err != nil:
 			e.fail(w.stream, w.index, err)
 		default:
-			if e.succeed(w); w.written[0].Duplicate {
-				repeated = w.stream
-			}
+			w.outcome = done
+			e.succeed(w)
 		}
 	}
-	if tried != nil && len(again) > 0 {
-		e.store.config.logger.LogAttrs(ctx, slog.LevelWarn, "writes are tried again",
-			slog.Int("writes", len(again)), slog.String("stream", string(tried.stream)), slog.Int("attempt", tried.attempts),
-			slog.Bool("outcome_unknown", tried.unknown != nil), slog.Any("error", scrub(triedErr)))
+	if worst != nil {
+		e.store.config.logger.LogAttrs(ctx, slog.LevelWarn, "retrying writes",
+			slog.Int("writes", len(again)), slog.String("stream", string(worst.stream)), slog.Int("attempt", worst.attempts),
+			slog.Bool("outcome_unknown", worst.unknown != nil), slog.Any("error", scrub(worst.err)))
 		// If ctx ends, the next round finds that out for each write.
-		_ = e.store.config.retry.wait(ctx, tried.attempts)
+		_ = e.store.config.retry.wait(ctx, worst.attempts)
 	}
 	return again
 }
 
-// isThere looks for a write that was left out behind one that had happened before,
-// and if it has happened, too, takes its error away.
+// next decides what follows from a write's outcome:
+//
+//	done     a success
+//	refused  as for a single write, by its error
+//	sent     as for a single write whose outcome is unknown
+//	unsent   it is sent again; that counts as an attempt only where nothing got through
+//	skipped  it is sent again, as it has not been tried
+//
+// It reports whether the outcome was judged as an attempt, and whether to send the write
+// again; if not, the error is that of the write.
+func (e *eachCall) next(ctx context.Context, w *eachWrite, answered bool) (judged, again bool, err error) {
+	switch w.outcome {
+	case skipped:
+		return false, true, nil
+	case unsent:
+		if answered && ctx.Err() == nil {
+			return false, true, w.err
+		}
+	case done:
+		w.err = nil
+	}
+	again, err = e.store.judge(ctx, w.proposedWrite, w.err)
+	return true, again, err
+}
+
+// repeats reports whether w was to the stream, and had happened before the call.
+func (w *eachWrite) repeats(stream StreamName) bool {
+	return w.outcome == done && w.stream == stream && w.written[0].Duplicate
+}
+
+// isThere reports whether a write that was skipped after one that had happened before has
+// happened, too.
 func (e *eachCall) isThere(ctx context.Context, w *eachWrite) bool {
 	if !w.idempotent && w.unknown == nil {
 		return false
 	}
-	if present, err := e.store.look(ctx, w.proposedWrite); err != nil || present != nil {
-		return false
-	}
-	w.err = nil
-	return true
+	present, err := e.store.look(ctx, w.proposedWrite)
+	return err == nil && present == nil
 }
 
-// send sets the error of each write, which is nil if it has happened, and tells
-// whether the server has answered for any.
+// send sets the outcome of each write, and reports whether the server has answered for
+// any.
 func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered bool) {
 	conn, err := acquire(ctx, e.store.pool)
 	if err != nil {
 		for _, w := range pending {
-			w.err = err
+			w.outcome, w.err = refused, err
 		}
 		return false
 	}
@@ -214,11 +238,10 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode}
 	p.run(pending)
 	if p.stale && !e.renewed[conn.Conn()] && forget(ctx, conn.Conn(), writeMessage) == nil {
-		// Prepared anew it is as good as never tried.
 		e.renewed[conn.Conn()] = true
 		for _, w := range pending {
-			if w.err != nil && classify(w.err) == classStale {
-				w.err = errSkipped
+			if w.outcome == refused && classify(w.err) == classStale {
+				w.outcome = skipped // with the statement prepared again, it has not been tried
 			}
 		}
 	}

@@ -12,15 +12,15 @@ import (
 // Sizes of a pipeline.
 const (
 	// pipelineAhead is how many writes are sent ahead of their answers: few enough
-	// that the answers fit the buffers between the server and here, so that none of
+	// that the answers fit the buffers between the server and here, so that neither of
 	// the two waits to be read while it writes.
 	pipelineAhead = 256
-	// pipelineSpan is how many writes to a stream lie between two points at which the
+	// pipelineSpan is how many writes to a stream are between two points at which the
 	// server sends its answers.
 	pipelineSpan = pipelineAhead / 4
 	// pipelineBuffer is how many bytes are gathered before they are sent.
 	pipelineBuffer = 64 << 10
-	// pipelineOverhead is more than what a write takes beside its arguments.
+	// pipelineOverhead is more than what a write takes besides its arguments.
 	pipelineOverhead = 400
 )
 
@@ -28,12 +28,12 @@ const (
 // waiting for one before it sends the next.
 //
 // A write that is alone on its stream is a statement with a Sync of its own, which
-// commits it, and which the server goes on from if it has failed. Writes to the same
-// stream are a chain of transactions: COMMIT AND CHAIN lies behind each, and once
-// one has failed the server refuses all that follows, up to the ROLLBACK at the
-// chain's end. So none of them can overtake one that has failed, and nobody needs to
-// wait for an answer to find that out. On success, too, the ROLLBACK has a
-// transaction to end: the empty one that the last COMMIT AND CHAIN has begun.
+// commits it, and after which the server continues if it has failed. Writes to the same
+// stream are a chain of transactions: COMMIT AND CHAIN follows each, and once one has
+// failed the server rejects all that follows, up to the ROLLBACK at the chain's end. So
+// none of them can overtake one that has failed, and nobody needs to wait for an answer to
+// find that out. On success, too, the ROLLBACK has a transaction to end: the empty one
+// that the last COMMIT AND CHAIN has begun.
 type pipeline struct {
 	ctx  context.Context //nolint:containedctx // of the one call that a pipeline is made for
 	conn *pgx.Conn
@@ -73,36 +73,30 @@ func spans(writes []*eachWrite) []span {
 	return all
 }
 
-// run sets what has become of each write.
+// run sets the outcome of each write.
 func (p *pipeline) run(writes []*eachWrite) {
 	for _, w := range writes {
-		w.done, w.err = false, nil
+		w.outcome, w.err = unsent, nil
 	}
-	unsent, unanswered := spans(writes), []span(nil)
-	err := p.do(&unsent, &unanswered)
+	err := p.do(spans(writes))
 	if err == nil {
 		return
 	}
 	var pgErr *pgconn.PgError
-	refused := errors.As(err, &pgErr) && !p.conn.IsClosed() // to prepare the statement
-	for sent, spans := range map[bool][]span{false: unsent, true: unanswered} {
-		for _, s := range spans {
-			for _, w := range s.writes {
-				switch {
-				case w.done || w.err != nil:
-				case refused:
-					w.err = err
-				default:
-					w.err = &brokenError{sent: sent, err: err}
-				}
-			}
+	unprepared := errors.As(err, &pgErr) && !p.conn.IsClosed()
+	for _, w := range writes {
+		switch {
+		case w.outcome != unsent && w.outcome != sent:
+		case unprepared: // the server has rejected the statement, and knows of no write
+			w.outcome, w.err = refused, err
+		default:
+			w.err = &brokenError{sent: w.outcome == sent, err: err}
 		}
 	}
 }
 
-// do moves spans from unsent to unanswered and out of that. What it leaves there
-// when it fails is what the error is about.
-func (p *pipeline) do(unsent, unanswered *[]span) (err error) {
+// do sends the spans, and reads their answers. Its error is that of the connection.
+func (p *pipeline) do(waiting []span) (err error) {
 	if p.mode == pgx.QueryExecModeCacheStatement {
 		if p.statement, err = p.conn.Prepare(p.ctx, writeMessage.name, writeMessage.sql); err != nil {
 			return err
@@ -117,42 +111,41 @@ func (p *pipeline) do(unsent, unanswered *[]span) (err error) {
 		}
 	}()
 
-	ahead := 0 // writes sent and not answered
-	for len(*unsent) > 0 || len(*unanswered) > 0 {
+	var unanswered []span
+	ahead := 0 // writes in them
+	for len(waiting) > 0 || len(unanswered) > 0 {
 		n, size := 0, 0
-		for n < len(*unsent) && size < pipelineBuffer && ahead < pipelineAhead {
-			size += (*unsent)[n].size
-			ahead += len((*unsent)[n].writes)
+		for n < len(waiting) && size < pipelineBuffer && ahead < pipelineAhead {
+			size += waiting[n].size
+			ahead += len(waiting[n].writes)
 			n++
 		}
 		if n > 0 {
-			err := p.send((*unsent)[:n])
-			if err == nil || !pgconn.SafeToRetry(err) {
-				*unanswered = append(*unanswered, (*unsent)[:n]...)
-				*unsent = (*unsent)[n:]
-			}
-			if err != nil {
+			if err := p.send(waiting[:n]); err != nil {
 				return err
 			}
+			unanswered, waiting = append(unanswered, waiting[:n]...), waiting[n:]
 		}
 		rest := ahead
 		switch {
-		case len(*unsent) == 0:
+		case len(waiting) == 0:
 			rest = 0
 		case ahead >= pipelineAhead:
 			rest = pipelineAhead / 2 // so that the server has something to do
 		}
 		for ahead > rest {
-			if err := p.receive((*unanswered)[0]); err != nil {
+			if err := p.receive(unanswered[0]); err != nil {
 				return err
 			}
-			ahead -= len((*unanswered)[0].writes)
-			*unanswered = (*unanswered)[1:]
+			ahead -= len(unanswered[0].writes)
+			unanswered = unanswered[1:]
 		}
 	}
 	return nil
 }
 
+// send sends the spans. Unless it fails in a way that proves the opposite, the server may
+// have received them.
 func (p *pipeline) send(spans []span) error {
 	for _, s := range spans {
 		if s.begin && s.chained {
@@ -175,7 +168,16 @@ func (p *pipeline) send(spans []span) error {
 			p.SendPipelineSync()
 		}
 	}
-	return p.Flush()
+	err := p.Flush()
+	if err != nil && pgconn.SafeToRetry(err) {
+		return err
+	}
+	for _, s := range spans {
+		for _, w := range s.writes {
+			w.outcome = sent
+		}
+	}
+	return err
 }
 
 // receive reads the answers to a span. The error is that of the connection; those
@@ -189,21 +191,21 @@ func (p *pipeline) receive(s span) error {
 		}
 		p.answered = true
 		if err == nil {
-			w.done = true
+			w.outcome = done
 			continue
 		}
-		w.err = err
+		w.outcome, w.err = refused, err
 		switch {
 		case classify(err) == classStale:
 			p.stale = true
 		case !s.chained || i == 0 && s.begin:
-		// No transaction: the last one has failed at its end, and so has had none to go
-		// on in. What was done since is undone, as it could not be committed.
+		// No transaction: the last one has failed at its end, and so has had none to
+		// continue in. What was done since is undone, as it could not be committed.
 		case classify(err) == classAborted:
-			w.err = errSkipped
+			w.outcome = skipped
 		}
 		for _, w := range s.writes[i+1:] {
-			w.err = errSkipped
+			w.outcome = skipped
 		}
 		if err := p.synced(); err != nil {
 			return err
@@ -274,7 +276,7 @@ func (p *pipeline) results() (*pgconn.ResultReader, error) {
 	return rows, nil
 }
 
-// synced reads that the server is ready for what is behind a Sync.
+// synced reads that the server is ready for what follows a Sync.
 func (p *pipeline) synced() error {
 	results, err := p.GetResults()
 	if err != nil {
