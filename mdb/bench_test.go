@@ -1,0 +1,112 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// benchWays runs a benchmark by the procedures and by direct SQL, with a category of its
+// own.
+func benchWays(b *testing.B, bench func(b *testing.B, s *mdb.Store, category mdb.Category)) {
+	b.Helper()
+	pool := newPool(b, testdb.Shared(b))
+	for _, way := range []struct {
+		name string
+		opts []mdb.StoreOption
+	}{{"procedures", nil}, {"direct", []mdb.StoreOption{mdb.WithDirectSQL()}}} {
+		b.Run(way.name, func(b *testing.B) {
+			b.ReportAllocs()
+			bench(b, newStore(b, pool, way.opts...), mdbtest.Category("bench"))
+		})
+	}
+}
+
+func BenchmarkWriteMessage(b *testing.B) {
+	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) {
+		for b.Loop() {
+			if _, err := s.WriteMessage(b.Context(), category.Stream("1"), mdb.NewMessage("Happened", nil)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkWriteMessages(b *testing.B) {
+	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) {
+		ms := make([]mdb.ProposedMessage, 100)
+		for b.Loop() {
+			for i := range ms {
+				ms[i] = mdb.NewMessage("Happened", nil)
+			}
+			if _, err := s.WriteMessages(b.Context(), category.Stream("1"), ms); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkWriteEach(b *testing.B) {
+	s, category := newStore(b, newPool(b, testdb.Shared(b))), mdbtest.Category("bench")
+	writes := make([]mdb.Write, 100)
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range writes {
+			writes[i] = mdb.Write{Stream: category.Stream("1"), Message: mdb.NewMessage("Happened", nil)}
+		}
+		for _, r := range s.WriteEach(b.Context(), writes) {
+			if r.Err != nil {
+				b.Fatal(r.Err)
+			}
+		}
+	}
+}
+
+func BenchmarkReadPage(b *testing.B) {
+	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) { benchRead(b, s, category, 1000) })
+}
+
+func BenchmarkReadEmptyPage(b *testing.B) {
+	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) { benchRead(b, s, category, 0) })
+}
+
+// benchRead reads n messages of a category.
+func benchRead(b *testing.B, s *mdb.Store, category mdb.Category, n int) {
+	b.Helper()
+	if _, err := s.WriteMessages(b.Context(), category.Stream("1"), proposals(n)); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if ms, err := s.GetCategoryMessages(b.Context(), category); err != nil || len(ms) != n {
+			b.Fatalf("%d messages, error %v, want %d", len(ms), err, n)
+		}
+	}
+}
+
+// BenchmarkSubscription measures the delivery of 10,000 messages to a handler.
+func BenchmarkSubscription(b *testing.B) {
+	const n = 10_000
+	errDone := errors.New("done")
+	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) {
+		if _, err := s.WriteMessages(b.Context(), category.Stream("1"), proposals(n)); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			handled := 0
+			err := s.SubscribeToCategory(b.Context(), category, func(context.Context, mdb.Message) error {
+				if handled++; handled == n {
+					return errDone
+				}
+				return nil
+			})
+			if !errors.Is(err, errDone) {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "messages/s")
+	})
+}
