@@ -60,22 +60,22 @@ fuzz: ## fuzz each target for FUZZTIME, a count or a time
 		done || exit 1; \
 	done
 
-bench-quick: ## measure what matters most against rivals and the floor, in under two minutes
+bench-quick: ## compare the most important calls with other clients, in under two minutes
 	cd bench && $(GO) run . -quick -rounds $(ROUNDS) -turn 30ms
 
-bench: ## the same for everything, on Message DB's own SQL as well
+bench: ## compare all calls with other clients, also on Message DB's own SQL
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
 
-bench-report: ## write bench/results/DATE: report, raw data, charts, and the README's table
+bench-report: ## write bench/results/DATE, and the README's table and chart
 	scripts/bench-report
 
-bench-compare: ## compare the library with that of another commit, REF=main
+bench-compare: ## compare the speed with another commit, REF=main
 	scripts/bench-compare "$(REF)"
 
-profile: ## show where the client's time and memory go, CASE="Write 1 message"
+profile: ## show the functions that take time and memory, CASE="Write 1 message"
 	scripts/profile "$(CASE)"
 
-bench-notify: ## measure what the NOTIFY trigger costs and brings
+bench-notify: ## measure the cost and the latency of the NOTIFY trigger
 	cd bench && $(GO) run ./notify
 
 stress-notify: ## try a hundred times to lose a wake-up

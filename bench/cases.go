@@ -11,7 +11,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// cases are the tables of the report.
+// cases returns the cases of the report in their order.
 func (e *environment) cases() []benchCase {
 	b := &builder{e: e}
 	b.writes()
@@ -21,31 +21,25 @@ func (e *environment) cases() []benchCase {
 	return b.cases
 }
 
-// A builder makes cases. Writes go to streams of their own, so that no client's
-// streams are longer than another's.
+// A builder makes cases. Each client writes to streams of its own, so that all of them
+// grow alike.
 type builder struct {
 	e       *environment
 	cases   []benchCase
 	streams atomic.Int64
 }
 
-// each returns a rival for each client, without those whose names are given.
-func (b *builder) each(op func(c client, category string) func(context.Context) error, without ...string) []rival {
-	var rivals []rival
+// each returns a variant for each client.
+func (b *builder) each(op func(c client, category string) func(context.Context) error) []variant {
+	var variants []variant
 	for i, c := range b.e.clients {
-		skip := false
-		for _, name := range without {
-			skip = skip || strings.Contains(b.e.names[i], name)
-		}
-		if !skip {
-			rivals = append(rivals, rival{name: b.e.names[i], op: op(c, fmt.Sprintf("write%d", i))})
-		}
+		variants = append(variants, variant{name: b.e.names[i], op: op(c, fmt.Sprintf("write%d", i))})
 	}
-	return rivals
+	return variants
 }
 
-// names returns a function that takes a thousand streams in turn, so that they grow
-// slowly and alike. Their names are made before anything is measured.
+// names returns a function that returns the names of a thousand streams in turn, which
+// are formatted before anything is measured.
 func names(format string) func() string {
 	var names [1000]string
 	for i := range names {
@@ -65,29 +59,29 @@ SELECT message_store.write_message(gen_random_uuid()::varchar, 'pgbench-' || :st
 func quoted(data []byte) string { return "'" + string(data) + "'::jsonb" }
 
 func (b *builder) writes() {
-	write := func(data []byte) []rival {
+	write := func(data []byte) []variant {
 		return append(b.each(func(c client, category string) func(context.Context) error {
 			stream := names(category + "%[1]d-%[2]d")
 			return func(ctx context.Context) error { return c.write(ctx, stream(), data) }
-		}), b.e.pgbench.rival(pgbenchWrite(quoted(data))))
+		}), b.e.pgbench.variant(pgbenchWrite(quoted(data))))
 	}
-	b.add(benchCase{name: "Write 1 message", quick: true, messages: 1, rivals: write(payload)})
+	b.add(benchCase{name: "Write 1 message", quick: true, messages: 1, variants: write(payload)})
 	for _, kilobytes := range []int{4, 100} {
 		data := []byte(`{"text": "` + strings.Repeat("0123456789abcdef", kilobytes*64) + `"}`)
-		b.add(benchCase{name: fmt.Sprintf("Write 1 message of %d KB", kilobytes), messages: 1, rivals: write(data)})
+		b.add(benchCase{name: fmt.Sprintf("Write 1 message of %d KB", kilobytes), messages: 1, variants: write(data)})
 	}
-	b.add(benchCase{name: "Write 1 message with a wrong expected version", rivals: b.each(
+	b.add(benchCase{name: "Write 1 message with a wrong expected version", variants: b.each(
 		func(c client, _ string) func(context.Context) error {
 			return func(ctx context.Context) error { return c.conflict(ctx, "seed1-1") }
 		})})
 	for _, n := range []int{10, 100, 1000} {
-		rivals := b.each(func(c client, category string) func(context.Context) error {
+		variants := b.each(func(c client, category string) func(context.Context) error {
 			return func(ctx context.Context) error {
 				return c.batch(ctx, fmt.Sprintf("batch%s-%d", category, b.streams.Add(1)), n)
 			}
 		})
 		if n == 100 {
-			rivals = append(rivals, rival{name: singlesName, op: func(ctx context.Context) error {
+			variants = append(variants, variant{name: singlesName, op: func(ctx context.Context) error {
 				stream := fmt.Sprintf("singles-%d", b.streams.Add(1))
 				for range n {
 					if err := (mdbClient{b.e.store}).write(ctx, stream, payload); err != nil {
@@ -97,12 +91,12 @@ func (b *builder) writes() {
 				return nil
 			}})
 		}
-		b.add(benchCase{name: fmt.Sprintf("Write %d messages to one stream, atomically", n), quick: n == 100, messages: n, rivals: rivals})
+		b.add(benchCase{name: fmt.Sprintf("Write %d messages to one stream, atomically", n), quick: n == 100, messages: n, variants: variants})
 	}
 	b.writeEach()
 }
 
-// writeEach is the same number of independent writes by whatever a client has for it.
+// writeEach compares WriteEach with as many calls.
 func (b *builder) writeEach() {
 	const n = 100
 	stream := names("each%[1]d-%[2]d")
@@ -130,21 +124,25 @@ func (b *builder) writeEach() {
 			return nil
 		}
 	}
-	rivals := b.each(oneByOne)
-	for i := range rivals {
-		rivals[i].name += ", one by one"
+	variants := b.each(oneByOne)
+	for i := range variants {
+		variants[i].name += ", one by one"
 	}
 	b.add(benchCase{
-		name: fmt.Sprintf("Write %d messages to as many streams, each for itself", n), messages: n,
-		rivals: append([]rival{{name: "mdb, WriteEach", op: each(b.e.store)}}, rivals...),
+		name: fmt.Sprintf("Write %d messages to as many streams, independently", n), messages: n,
+		variants: append([]variant{{name: "mdb, WriteEach", op: each(b.e.store)}}, variants...),
 	})
 }
 
-const spreadOfficial = "The same spread on Message DB's own SQL"
+const (
+	memberCase     = "Read a page of 100 messages as a member of a consumer group of 16"
+	spreadCase     = "Handle a category of 20000 messages, spread 16 ways"
+	memberOfficial = memberCase + ", on Message DB's own SQL"
+	spreadOfficial = spreadCase + ", on Message DB's own SQL"
+	singlesName    = "mdb, one by one"
+)
 
-const singlesName = "mdb, one by one"
-
-// page returns an op that reads and counts.
+// want returns an op that reads, and fails if the read returns other than n messages.
 func want(n int, read func(ctx context.Context) (int, error)) func(context.Context) error {
 	return func(ctx context.Context) error {
 		got, err := read(ctx)
@@ -155,8 +153,8 @@ func want(n int, read func(ctx context.Context) (int, error)) func(context.Conte
 	}
 }
 
-// categoryPage is where a page of n messages begins: at the end for an empty one, as
-// for a subscription that has caught up.
+// categoryPage returns where a page of n messages begins. An empty page is past the last
+// message, as for a subscription that has caught up.
 func categoryPage(n int) (position int64, size int) {
 	if n == 0 {
 		return 1 << 40, mdb.DefaultBatchSize
@@ -164,11 +162,11 @@ func categoryPage(n int) (position int64, size int) {
 	return seedMessages / 2, n
 }
 
-func (b *builder) categoryRivals(n int) []rival {
+func (b *builder) categoryVariants(n int) []variant {
 	position, size := categoryPage(n)
 	return append(b.each(func(c client, _ string) func(context.Context) error {
 		return want(n, func(ctx context.Context) (int, error) { return c.category(ctx, "seed3", position, size) })
-	}), b.e.pgbench.rival(fmt.Sprintf("%sget_category_messages('seed3', %d, %d)", columns, position, size)))
+	}), b.e.pgbench.variant(fmt.Sprintf("%sget_category_messages('seed3', %d, %d)", columns, position, size)))
 }
 
 func plural(n int) string {
@@ -185,34 +183,34 @@ func plural(n int) string {
 
 func (b *builder) reads() {
 	for _, n := range []int{0, 1, 10, 1000} {
-		b.add(benchCase{name: "Read " + plural(n) + " of a category", quick: n != 1, messages: n, rivals: b.categoryRivals(n)})
+		b.add(benchCase{name: "Read " + plural(n) + " of a category", quick: n != 1, messages: n, variants: b.categoryVariants(n)})
 	}
 	for _, n := range []int{0, 1, 10} {
 		position, size := int64(1), n
 		if n == 0 {
 			position, size = 1<<40, mdb.DefaultBatchSize
 		}
-		b.add(benchCase{name: "Read " + plural(n) + " of a stream", messages: n, rivals: append(
+		b.add(benchCase{name: "Read " + plural(n) + " of a stream", messages: n, variants: append(
 			b.each(func(c client, _ string) func(context.Context) error {
 				return want(n, func(ctx context.Context) (int, error) { return c.stream(ctx, "seed3-7", position, size) })
-			}), b.e.pgbench.rival(fmt.Sprintf("%sget_stream_messages('seed3-7', %d, %d)", columns, position, size)))})
+			}), b.e.pgbench.variant(fmt.Sprintf("%sget_stream_messages('seed3-7', %d, %d)", columns, position, size)))})
 	}
-	b.add(benchCase{name: "Read the last message of a stream", quick: true, messages: 1, rivals: append(
+	b.add(benchCase{name: "Read the last message of a stream", quick: true, messages: 1, variants: append(
 		b.each(func(c client, _ string) func(context.Context) error {
 			return func(ctx context.Context) error { return c.last(ctx, "seed3-7") }
-		}), b.e.pgbench.rival(columns+"get_last_stream_message('seed3-7')"))})
-	b.add(benchCase{name: "Read a stream's version", rivals: append(
+		}), b.e.pgbench.variant(columns+"get_last_stream_message('seed3-7')"))})
+	b.add(benchCase{name: "Read a stream's version", variants: append(
 		b.each(func(c client, _ string) func(context.Context) error {
 			return func(ctx context.Context) error { return c.version(ctx, "seed3-7") }
-		}), b.e.pgbench.rival("SELECT message_store.stream_version('seed3-7')"))})
+		}), b.e.pgbench.variant("SELECT message_store.stream_version('seed3-7')"))})
 	member := func(c client) func(context.Context) error {
 		return want(100, func(ctx context.Context) (int, error) { return c.member(ctx, "shared0", 0, 100, 3, 16) })
 	}
-	b.add(benchCase{name: "Read " + plural(100) + " as a member of a consumer group of 16", messages: 100, rivals: append(
+	b.add(benchCase{name: memberCase, messages: 100, variants: append(
 		b.each(func(c client, _ string) func(context.Context) error { return member(c) }),
-		b.e.pgbench.rival(columns+"get_category_messages('shared0', 0, 100, NULL, 3, 16)"))})
+		b.e.pgbench.variant(columns+"get_category_messages('shared0', 0, 100, NULL, 3, 16)"))})
 	if b.e.official != nil {
-		b.add(benchCase{name: "The same on Message DB's own SQL", messages: 100, rivals: []rival{
+		b.add(benchCase{name: memberOfficial, messages: 100, variants: []variant{
 			{name: proceduresName, op: member(mdbClient{b.e.official[0]})},
 			{name: directName, op: member(mdbClient{b.e.official[1]})},
 		}})
@@ -221,13 +219,13 @@ func (b *builder) reads() {
 
 func (b *builder) concurrent() {
 	for _, n := range []int{8, 32} {
-		b.add(benchCase{name: fmt.Sprintf("Write 1 message, %d at the same time", n), messages: 1, workers: n, rivals: append(
+		b.add(benchCase{name: fmt.Sprintf("Write 1 message, %d concurrently", n), messages: 1, workers: n, variants: append(
 			b.each(func(c client, category string) func(context.Context) error {
 				stream := names(category + "c%[1]d-%[2]d")
 				return func(ctx context.Context) error { return c.write(ctx, stream(), payload) }
-			}), b.e.pgbench.rival(fmt.Sprintf(`\set stream random(1, 1000)
+			}), b.e.pgbench.variant(fmt.Sprintf(`\set stream random(1, 1000)
 SELECT message_store.write_message(gen_random_uuid()::varchar, 'pgbench' || :stream %% %d || '-' || :stream, 'Deposited', %s)`, seedCategories, quoted(payload))))})
-		b.add(benchCase{name: fmt.Sprintf("Read %s of a category, %d at the same time", plural(10), n), messages: 10, workers: n, rivals: b.categoryRivals(10)})
+		b.add(benchCase{name: fmt.Sprintf("Read %s of a category, %d concurrently", plural(10), n), messages: 10, workers: n, variants: b.categoryVariants(10)})
 	}
 }
 
@@ -252,8 +250,8 @@ func (b *builder) subscriptions() {
 	}
 	byHand := func(c client) func(context.Context) error {
 		return want(n, func(ctx context.Context) (int, error) {
-			// Each page begins where the one before has ended: in the seed, the
-			// category's messages are as far apart as there are categories.
+			// In the seed, the positions of a category's messages are seedCategories
+			// apart.
 			total := 0
 			for position := int64(0); ; position += mdb.DefaultBatchSize * seedCategories {
 				got, err := c.category(ctx, "seed3", position, mdb.DefaultBatchSize)
@@ -264,18 +262,18 @@ func (b *builder) subscriptions() {
 		})
 	}
 	b.spread()
-	b.add(benchCase{name: fmt.Sprintf("Catch up with a category of %d messages", n), messages: n, rivals: []rival{
-		{name: floorName, op: byHand(b.e.clients[0])},
+	b.add(benchCase{name: fmt.Sprintf("Catch up with a category of %d messages", n), messages: n, variants: []variant{
+		{name: rawName, op: byHand(b.e.clients[0])},
 		{name: proceduresName, op: subscribe(b.e.store)},
 		{name: directName, op: subscribe(b.e.direct)},
 		{name: pgxName, op: byHand(b.e.clients[3])},
 	}})
 }
 
-// spread is the work of one subscription done by many.
+// spread compares ways to handle the messages of one category concurrently.
 func (b *builder) spread() {
 	const ways = 16
-	// until runs subscriptions that count what they handle, until that is everything.
+	// until runs n subscriptions until all messages are handled.
 	until := func(ctx context.Context, n int, subscribe func(ctx context.Context, i int, h mdb.Handler) error) error {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
@@ -299,7 +297,7 @@ func (b *builder) spread() {
 		}
 		return nil
 	}
-	partition := func(s *mdb.Store) func(context.Context) error {
+	workers := func(s *mdb.Store) func(context.Context) error {
 		return func(ctx context.Context) error {
 			return until(ctx, 1, func(ctx context.Context, _ int, h mdb.Handler) error {
 				return s.SubscribeToCategory(ctx, "shared0", h, mdb.WithWorkers(ways))
@@ -313,15 +311,15 @@ func (b *builder) spread() {
 			})
 		}
 	}
-	b.add(benchCase{name: fmt.Sprintf("Handle a category of %d messages, spread %d ways", sharedMessages, ways), messages: sharedMessages, rounds: 6, rivals: []rival{
-		{name: partitionName, op: partition(b.e.store)},
-		{name: partitionName + ", direct SQL", op: partition(b.e.direct)},
+	b.add(benchCase{name: spreadCase, messages: sharedMessages, rounds: 6, variants: []variant{
+		{name: workersName, op: workers(b.e.store)},
+		{name: workersName + ", direct SQL", op: workers(b.e.direct)},
 		{name: membersName, op: members(b.e.store)},
 		{name: membersName + ", direct SQL", op: members(b.e.direct)},
 	}})
 	if b.e.official != nil {
-		b.add(benchCase{name: spreadOfficial, messages: sharedMessages, rounds: 6, rivals: []rival{
-			{name: partitionName, op: partition(b.e.official[0])},
+		b.add(benchCase{name: spreadOfficial, messages: sharedMessages, rounds: 6, variants: []variant{
+			{name: workersName, op: workers(b.e.official[0])},
 			{name: membersName, op: members(b.e.official[0])},
 		}})
 	}

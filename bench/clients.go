@@ -13,10 +13,10 @@ import (
 // A client is a way to use Message DB.
 type client interface {
 	write(ctx context.Context, stream string, data []byte) error
-	// conflict writes with an expected version that is wrong, and returns nil if that
-	// was refused.
+	// conflict writes with a wrong expected version, and returns nil if the write is
+	// rejected.
 	conflict(ctx context.Context, stream string) error
-	// batch writes messages to a stream, all or none.
+	// batch writes messages to a stream in one transaction.
 	batch(ctx context.Context, stream string, n int) error
 	// The reads return how many messages there are.
 	category(ctx context.Context, category string, position int64, size int) (int, error)
@@ -26,7 +26,7 @@ type client interface {
 	version(ctx context.Context, stream string) error
 }
 
-// payload is the data of messages, as JSON, where a case says nothing else.
+// payload is the data of messages, unless a case is about their size.
 var payload = []byte(`{"amount": 10, "currency": "EUR", "note": "some words, so that the row is of an ordinary size"}`)
 
 // The statements that a program without mdb would write.
@@ -42,7 +42,7 @@ const (
 
 var allSQL = []string{writeSQL, categorySQL, memberSQL, streamSQL, lastSQL, versionSQL}
 
-// mdbClient is this project's.
+// mdbClient uses package mdb.
 type mdbClient struct{ store *mdb.Store }
 
 func (c mdbClient) write(ctx context.Context, stream string, data []byte) error {
@@ -95,14 +95,15 @@ func (c mdbClient) version(ctx context.Context, stream string) error {
 
 // A querier is a driver as a program without mdb would use it.
 type querier interface {
-	// messages decodes the rows, value a number.
+	// messages decodes rows and returns how many there are.
 	messages(ctx context.Context, sql string, args ...any) (int, error)
+	// value decodes a number.
 	value(ctx context.Context, sql string, args ...any) error
-	// inOneTransaction sends the statement with each of the arguments.
+	// inOneTransaction executes the statement once with each of the arguments.
 	inOneTransaction(ctx context.Context, sql string, args [][]any) error
 }
 
-// A wrapper is a client by a driver.
+// A wrapper is a client on a driver.
 type wrapper struct{ querier }
 
 func writeArgs(stream string, data []byte) []any {

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A message as a program that knows no mdb would have it.
+// A message is what a program without mdb would scan a row into.
 type message struct {
 	ID, Stream, Type         string
 	Position, GlobalPosition int64
@@ -17,7 +17,7 @@ type message struct {
 	Time                     time.Time
 }
 
-// pgxQuerier is what one writes with pgx alone.
+// pgxQuerier is what a program on pgx alone would do.
 type pgxQuerier struct{ pool *pgxpool.Pool }
 
 func (q pgxQuerier) messages(ctx context.Context, text string, args ...any) (int, error) {
@@ -44,11 +44,11 @@ func (q pgxQuerier) inOneTransaction(ctx context.Context, text string, args [][]
 	})
 }
 
-// sqlQuerier is what one writes with database/sql, on whichever driver.
+// sqlQuerier is what a program on database/sql would do.
 type sqlQuerier struct {
 	db *sql.DB
-	// prepared holds the statements if they are prepared once, and is nil if each
-	// call prepares its own, as simple wrappers do.
+	// prepared contains the statements if they are prepared once, and is nil if each
+	// call prepares its own, as gomdb does.
 	prepared map[string]*sql.Stmt
 }
 
@@ -59,7 +59,7 @@ func newSQLQuerier(ctx context.Context, db *sql.DB, once bool) (*sqlQuerier, err
 	}
 	q.prepared = make(map[string]*sql.Stmt)
 	for _, text := range allSQL {
-		st, err := db.PrepareContext(ctx, text) //nolint:sqlclosecheck // it lasts as long as the process
+		st, err := db.PrepareContext(ctx, text) //nolint:sqlclosecheck // it is used until the process ends
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +123,7 @@ func (q *sqlQuerier) inOneTransaction(ctx context.Context, text string, args [][
 			return err
 		}
 		var position int64
-		err = tx.StmtContext(ctx, st).QueryRowContext(ctx, a...).Scan(&position) //nolint:sqlclosecheck // done closes what it is made of
+		err = tx.StmtContext(ctx, st).QueryRowContext(ctx, a...).Scan(&position) //nolint:sqlclosecheck // done closes the statement it is derived from
 		done()
 		if err != nil {
 			return err

@@ -4,24 +4,25 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"net/url"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver pgx of database/sql
 	_ "github.com/lib/pq"              // the driver postgres of database/sql
 
-	"github.com/messagedb-go/messagedb/bench/internal/proctab"
+	"github.com/messagedb-go/messagedb/bench/internal/pgserver"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// What is in the store before anything is measured.
+// The messages in the store before anything is measured.
 const (
 	seedMessages   = 100_000
 	seedCategories = 16
@@ -30,10 +31,10 @@ const (
 	sharedStreams  = 500
 )
 
-// connections is how many each pool has: as many as the most workers of a case.
+// connections is the size of each pool: the most workers of a case.
 const connections = 32
 
-// An environment is a server with a seeded store, and every client on it.
+// An environment is a server with a seeded store, and the clients that use it.
 type environment struct {
 	server     *pgtest.Server
 	postmaster int
@@ -53,8 +54,7 @@ func (e *environment) Close() {
 	}
 }
 
-// newServer starts a server that keeps its promises (fsync is on) and is reached by
-// TCP, as it would be over a network.
+// newServer starts a server with fsync, which the clients reach by TCP.
 func newServer(ctx context.Context) (e *environment, err error) {
 	e = new(environment)
 	if e.server, err = pgtest.Start(ctx, pgtest.Setting("fsync", "on"), pgtest.Setting("full_page_writes", "on"),
@@ -66,7 +66,7 @@ func newServer(ctx context.Context) (e *environment, err error) {
 		return nil, errors.Join(err, e.server.Stop())
 	}
 	e.close = append(e.close, e.admin.Close)
-	if e.postmaster, err = proctab.Postmaster(ctx, e.admin); err != nil {
+	if e.postmaster, err = pgserver.Postmaster(ctx, e.admin); err != nil {
 		e.Close()
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (e *environment) open(ctx context.Context, database string, install func(co
 		return nil, nil, err
 	}
 	address := e.server.TCP(database)
-	if procedures, err = mdb.Connect(ctx, withPool(address)); err != nil {
+	if procedures, err = mdb.Connect(ctx, pgserver.PoolURL(address, connections)); err != nil {
 		return nil, nil, err
 	}
 	e.close = append(e.close, procedures.Close)
@@ -138,19 +138,8 @@ func (e *environment) open(ctx context.Context, database string, install func(co
 	return procedures, direct, err
 }
 
-func withPool(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		panic(err) // the harness made it
-	}
-	q := u.Query()
-	q.Set("pool_max_conns", fmt.Sprint(connections))
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
-// seed fills the store: sixteen categories, whose messages lie between one another's,
-// and one that a process's workers or a group's members share.
+// seed fills the store with interleaved categories, and with one whose messages are
+// handled concurrently.
 func seed(ctx context.Context, conn *pgx.Conn) error {
 	const insert = `INSERT INTO message_store.messages (stream_name, position, type, data, metadata)
 SELECT $1 || i % $3::int || '-' || i / $3 % $4::int, i / $3 / $4, 'Deposited', $5::jsonb, '{"correlationStreamName": "transfer-1"}'
@@ -167,17 +156,17 @@ FROM generate_series(0, $2::int - 1) AS i`
 
 func (e *environment) addClients(ctx context.Context) error {
 	address := e.server.TCP("ours")
-	bare, err := newFloor(ctx, address, connections)
+	bare, err := newRawClient(ctx, address, connections)
 	if err != nil {
 		return err
 	}
 	e.close = append(e.close, bare.Close)
-	pool, err := pgxpool.New(ctx, withPool(address))
+	pool, err := pgxpool.New(ctx, pgserver.PoolURL(address, connections))
 	if err != nil {
 		return err
 	}
 	e.close = append(e.close, pool.Close)
-	e.add(floorName, wrapper{bare})
+	e.add(rawName, wrapper{bare})
 	e.add(proceduresName, mdbClient{e.store})
 	e.add(directName, mdbClient{e.direct})
 	e.add(pgxName, wrapper{pgxQuerier{pool}})
@@ -200,14 +189,14 @@ func (e *environment) addClients(ctx context.Context) error {
 	return nil
 }
 
-// The names of rivals that the floors name.
+// The names of variants.
 const (
-	floorName      = "floor (pgconn, rows unread)"
+	rawName        = "raw pgconn, same procedures"
 	proceduresName = "mdb"
 	directName     = "mdb, direct SQL"
 	pgxName        = "pgx, CollectRows"
 	once           = "prepared once"
-	perCall        = "a Prepare per call"
+	perCall        = "prepares per call"
 	stdlibOnce     = "database/sql, pgx stdlib, " + once
 	stdlibPerCall  = "database/sql, pgx stdlib, " + perCall
 	pqPerCall      = "database/sql, lib/pq, " + perCall
@@ -217,7 +206,26 @@ func (e *environment) add(name string, c client) {
 	e.names, e.clients = append(e.names, name), append(e.clients, c)
 }
 
-// settings returns what a figure depends on.
+// facts returns what the results depend on.
+func (e *environment) facts(ctx context.Context, o options) ([]fact, error) {
+	settings, err := e.settings(ctx)
+	return []fact{
+		{"date", time.Now().Format(time.DateOnly)},
+		{"commit", commit(ctx)},
+		{"go", runtime.Version()},
+		{"goos", runtime.GOOS},
+		{"goarch", runtime.GOARCH},
+		{"cpu", cpuModel()},
+		{"cpus", strconv.Itoa(runtime.NumCPU())},
+		{"postgresql", strconv.Itoa(e.server.Version())},
+		{"settings", settings},
+		{"store-messages", strconv.Itoa(seedMessages + sharedMessages)},
+		{"rounds", strconv.Itoa(o.rounds)},
+		{"turn", o.turn.String()},
+	}, err
+}
+
+// settings returns the settings of the server that are not the default.
 func (e *environment) settings(ctx context.Context) (string, error) {
 	rows, err := e.admin.Query(ctx, `SELECT name || ' = ' || current_setting(name) FROM pg_settings
 WHERE source NOT IN ('default', 'client') AND name NOT LIKE '%direct%' AND name NOT LIKE '%file' AND name !~ 'log|port|listen|socket' ORDER BY 1`)

@@ -11,42 +11,44 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/messagedb-go/messagedb/bench/internal/proctab"
+	"github.com/messagedb-go/messagedb/bench/internal/pgserver"
 )
 
-// A rival does what a case asks in its own way.
-type rival struct {
+// A variant is one way to do what a case measures.
+type variant struct {
 	name string
 	// op does it once.
 	op func(ctx context.Context) error
-	// many does it ops times with so many workers in a process of its own, if there
-	// is no op, and returns how long that took.
+	// many, for variants without op, does it ops times in a process of its own and
+	// returns how long that took.
 	many func(ctx context.Context, ops, workers int) (time.Duration, error)
 }
 
 // A benchCase is a table of the report.
 type benchCase struct {
 	name     string
-	quick    bool // of the quick run as well
+	quick    bool // whether -quick runs it
 	messages int  // that an op writes or reads
-	workers  int  // at the same time, 1 if 0
-	rounds   int  // at most, if not 0: of ops that take seconds
-	rivals   []rival
+	workers  int  // concurrent ops, 1 if 0
+	rounds   int  // the most rounds if not 0, for ops that take long
+	variants []variant
 }
 
-// A sample is what one rival did in one turn of a round.
+// A sample is one turn of a variant.
 type sample struct {
-	Case, Rival string
-	Round       int
-	Ops         int
-	NsPerOp     float64
-	AllocsPerOp float64
-	BytesPerOp  float64
+	Case, Variant string
+	Messages      int  // that an op writes or reads
+	Outside       bool // whether the variant runs in a process of its own, whose allocations are unknown
+	Round         int
+	Ops           int
+	NsPerOp       float64
+	AllocsPerOp   float64
+	BytesPerOp    float64
 	// ServerNsPerOp is the CPU time of the server's processes, in ticks of 10 ms.
 	ServerNsPerOp float64
 }
 
-// warmUps are the ops of a turn that do not count.
+// warmUps are the ops before a turn that are not measured.
 const warmUps = 3
 
 // A harness measures cases on a server.
@@ -56,20 +58,19 @@ type harness struct {
 	turn       time.Duration
 }
 
-// measure runs the rivals of a case in turn, round after round, forth and back
-// (ABBA), so that whatever slows the machine for a while slows them alike, and
-// what comes first in a round comes last in it as well. The order is another in each
-// round, because what runs before leaves its traces in the caches.
+// measure runs the variants of a case in random order, round by round, forward and then
+// backward (ABBA), so that whatever slows the machine for a while slows all of them, and
+// no variant always runs after the same one. The samples are in the order of the variants.
 func (h *harness) measure(ctx context.Context, c benchCase) ([]sample, error) {
-	ops := make([]int, len(c.rivals))
-	order := make([]int, len(c.rivals))
-	for i, r := range c.rivals {
-		n, err := h.calibrate(ctx, c, r)
+	ops := make([]int, len(c.variants))
+	order := make([]int, len(c.variants))
+	for i, v := range c.variants {
+		n, err := h.calibrate(ctx, c, v)
 		if err != nil {
-			return nil, fmt.Errorf("%s, %s: %w", c.name, r.name, err)
+			return nil, fmt.Errorf("%s, %s: %w", c.name, v.name, err)
 		}
-		if r.op == nil {
-			n *= 8 // because it connects anew, and its first ops are made slow by that
+		if v.op == nil {
+			n *= 8 // it opens new connections, whose first ops are slow
 		}
 		ops[i], order[i] = n, i
 	}
@@ -77,34 +78,34 @@ func (h *harness) measure(ctx context.Context, c benchCase) ([]sample, error) {
 	if c.rounds != 0 {
 		rounds = min(rounds, c.rounds)
 	}
-	var samples []sample
+	samples := make([][]sample, len(c.variants))
 	for round := range rounds {
 		rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for range 2 {
 			for _, i := range order {
-				s, err := h.run(ctx, c, c.rivals[i], ops[i])
+				s, err := h.run(ctx, c, c.variants[i], ops[i])
 				if err != nil {
-					return nil, fmt.Errorf("%s, %s: %w", c.name, c.rivals[i].name, err)
+					return nil, fmt.Errorf("%s, %s: %w", c.name, c.variants[i].name, err)
 				}
-				s.Case, s.Rival, s.Round = c.name, c.rivals[i].name, round
-				samples = append(samples, s)
+				s.Case, s.Variant, s.Round = c.name, c.variants[i].name, round
+				s.Messages, s.Outside = c.messages, c.variants[i].op == nil
+				samples[i] = append(samples[i], s)
 			}
 			slices.Reverse(order)
 		}
 	}
-	return samples, nil
+	return slices.Concat(samples...), nil
 }
 
-// calibrate warms the rival up, and returns how many ops fill a turn.
-func (h *harness) calibrate(ctx context.Context, c benchCase, r rival) (int, error) {
+// calibrate warms the variant up and returns how many ops fill a turn.
+func (h *harness) calibrate(ctx context.Context, c benchCase, v variant) (int, error) {
 	n := max(1, c.workers)
-	// The first ops open connections and prepare statements on them, and say nothing
-	// of those that follow.
-	if _, err := r.do(ctx, n, n); err != nil {
+	// The first ops open connections and prepare statements.
+	if _, err := v.do(ctx, n, n); err != nil {
 		return 0, err
 	}
 	for {
-		s, err := h.run(ctx, c, r, n)
+		s, err := h.run(ctx, c, v, n)
 		if err != nil {
 			return 0, err
 		}
@@ -116,19 +117,18 @@ func (h *harness) calibrate(ctx context.Context, c benchCase, r rival) (int, err
 	}
 }
 
-func (h *harness) run(ctx context.Context, c benchCase, r rival, ops int) (sample, error) {
+func (h *harness) run(ctx context.Context, c benchCase, v variant, ops int) (sample, error) {
 	var before, after runtime.MemStats
-	// What the one before has left to collect is not this one's.
+	// Garbage and cold caches that the previous variant left behind do not count.
 	runtime.GC()
-	// Nor is what it has driven from the caches.
-	if r.op != nil && ops >= 3*warmUps {
-		if _, err := r.do(ctx, warmUps, 1); err != nil {
+	if v.op != nil && ops >= 3*warmUps {
+		if _, err := v.do(ctx, warmUps, 1); err != nil {
 			return sample{}, err
 		}
 	}
-	server := proctab.CPU(h.postmaster)
+	server := pgserver.CPU(h.postmaster)
 	runtime.ReadMemStats(&before)
-	took, err := r.do(ctx, ops, max(1, c.workers))
+	took, err := v.do(ctx, ops, max(1, c.workers))
 	if err != nil {
 		return sample{}, err
 	}
@@ -139,18 +139,18 @@ func (h *harness) run(ctx context.Context, c benchCase, r rival, ops int) (sampl
 		NsPerOp:       float64(took.Nanoseconds()) / n,
 		AllocsPerOp:   float64(after.Mallocs-before.Mallocs) / n,
 		BytesPerOp:    float64(after.TotalAlloc-before.TotalAlloc) / n,
-		ServerNsPerOp: float64((proctab.CPU(h.postmaster) - server).Nanoseconds()) / n,
+		ServerNsPerOp: float64((pgserver.CPU(h.postmaster) - server).Nanoseconds()) / n,
 	}, nil
 }
 
-func (r rival) do(ctx context.Context, ops, workers int) (time.Duration, error) {
-	if r.op == nil {
-		return r.many(ctx, ops, workers)
+func (v variant) do(ctx context.Context, ops, workers int) (time.Duration, error) {
+	if v.op == nil {
+		return v.many(ctx, ops, workers)
 	}
 	begin := time.Now()
 	if workers == 1 {
 		for range ops {
-			if err := r.op(ctx); err != nil {
+			if err := v.op(ctx); err != nil {
 				return 0, err
 			}
 		}
@@ -163,7 +163,7 @@ func (r rival) do(ctx context.Context, ops, workers int) (time.Duration, error) 
 	for i := range workers {
 		wg.Go(func() {
 			for errs[i] == nil && left.Add(-1) >= 0 {
-				errs[i] = r.op(ctx)
+				errs[i] = v.op(ctx)
 			}
 		})
 	}

@@ -1,5 +1,6 @@
-// Benchmarks of package mdb against its rivals and the floor, on a PostgreSQL that
-// it starts. What it prints is Markdown; the exit status is 1 if a floor fails.
+// Command bench compares package mdb with other clients of Message DB, on a PostgreSQL
+// that it starts. It prints Markdown. The exit status is 1 if a bound does not hold, and
+// 2 after any other error.
 package main
 
 import (
@@ -8,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -17,15 +17,16 @@ import (
 	"time"
 )
 
-// options are what a run can be told.
 type options struct {
 	rounds  int
 	turn    time.Duration
 	quick   bool
 	growth  bool
 	only    string
-	rival   string
+	variant string
 	out     string
+	from    string
+	readme  string
 	gobench string
 	profile string
 }
@@ -33,23 +34,32 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 10, "rounds of each case, at least 6 for an interval")
-	flag.DurationVar(&o.turn, "turn", 50*time.Millisecond, "how long each rival runs in a turn, twice a round")
-	flag.BoolVar(&o.quick, "quick", false, "only the cases that matter most")
+	flag.DurationVar(&o.turn, "turn", 50*time.Millisecond, "how long each variant runs in a turn; a round has two turns")
+	flag.BoolVar(&o.quick, "quick", false, "run only the most important cases")
 	flag.BoolVar(&o.growth, "growth", false, "measure how times grow with the store instead")
-	flag.StringVar(&o.only, "only", "", "only the case of this name, or cases whose names contain this")
-	flag.StringVar(&o.rival, "rival", "", "only rivals whose names begin with this")
-	flag.StringVar(&o.out, "out", "", "folder for the report, its raw data and its charts")
-	flag.StringVar(&o.gobench, "gobench", "", "file to add figures to, as of go test -bench")
-	flag.StringVar(&o.profile, "profile", "", "folder for a CPU and a memory profile")
+	flag.StringVar(&o.only, "only", "", "run only the case with this name, or the cases whose names contain it")
+	flag.StringVar(&o.variant, "variant", "", "run only the variants whose names begin with this")
+	flag.StringVar(&o.variant, "rival", "", "the name of -variant in older versions, which scripts/bench-compare uses")
+	flag.StringVar(&o.out, "out", "", "folder to write the report, its data and its chart to")
+	flag.StringVar(&o.from, "from", "", "make the report from this data, and measure nothing")
+	flag.StringVar(&o.readme, "readme", "", "README to put the table and the chart into, with -out")
+	flag.StringVar(&o.gobench, "gobench", "", "file to append each turn to, in the format of go test -bench")
+	flag.StringVar(&o.profile, "profile", "", "folder to write a CPU and a memory profile to")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o); err != nil {
-		log.Fatal(err) //nolint:gocritic // the process ends
+	err := run(ctx, o)
+	stop()
+	if err == nil {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	if errors.Is(err, errBound) {
+		os.Exit(1)
+	}
+	os.Exit(2)
 }
 
-// An output keeps the first error, so that what is printed need not look at each.
+// An output keeps the first error, so that callers need to check only once.
 type output struct {
 	w   io.Writer
 	err error
@@ -61,66 +71,81 @@ func (o *output) printf(format string, args ...any) {
 	}
 }
 
-var errFloor = errors.New("a floor fails")
+var errBound = errors.New("a bound does not hold")
 
-func run(ctx context.Context, o options) (err error) {
-	report := &output{w: os.Stdout}
-	if o.out != "" {
-		if err := os.MkdirAll(o.out, 0o750); err != nil {
-			return err
-		}
-		name := "report.md"
-		if o.growth {
-			name = "growth.md"
-		}
-		file, err := os.Create(filepath.Join(o.out, name))
+func run(ctx context.Context, o options) error {
+	if o.from != "" {
+		r, err := readResults(o.from)
 		if err != nil {
 			return err
 		}
-		defer file.Close() //nolint:errcheck // it is not buffered
-		report.w = io.MultiWriter(os.Stdout, file)
+		return writeReport(o, r)
+	}
+	if o.out != "" {
+		if err := checkClean(ctx); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(o.out, 0o750); err != nil {
+			return err
+		}
 	}
 	if o.growth {
-		return errors.Join(growth(ctx, o, report), report.err)
+		return recordGrowth(ctx, o)
 	}
-	e, err := newEnvironment(ctx)
+	r, err := measure(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer e.Close()
-	if err := heading(ctx, e, o, report); err != nil {
-		return err
+	if o.gobench != "" {
+		if err := appendTurns(o.gobench, r.samples); err != nil {
+			return err
+		}
 	}
-	stop, err := startProfile(o.profile)
-	if err != nil {
-		return err
+	if o.out != "" {
+		file := filepath.Join(o.out, samplesFile)
+		if err := writeResults(file, r); err != nil {
+			return err
+		}
+		// The report is always made from the file, so that it can be made again.
+		if r, err = readResults(file); err != nil {
+			return err
+		}
+		if err := writeReport(o, r); err != nil {
+			return err
+		}
 	}
-	samples, err := measureAll(ctx, e, o, report)
-	if err := errors.Join(err, stop()); err != nil {
-		return err
-	}
-	floors, hold := floorsTable(samples)
-	if o.rival == "" {
-		report.printf("%s", floors)
-	}
-	if err := errors.Join(save(o, samples), report.err); err != nil {
-		return err
-	}
-	if !hold {
-		return errFloor
+	if _, hold := boundsTable(r.samples); !hold {
+		return errBound
 	}
 	return nil
 }
 
-func heading(ctx context.Context, e *environment, o options, w *output) error {
-	settings, err := e.settings(ctx)
+// measure runs the cases and prints each table as soon as it is complete.
+func measure(ctx context.Context, o options) (results, error) {
+	e, err := newEnvironment(ctx)
 	if err != nil {
-		return err
+		return results{}, err
 	}
-	w.printf("# Benchmarks\n\n%s\n\nPostgreSQL %d on the same machine, by TCP; a store of %d messages; %d rounds of 2 × %v a rival; medians. "+
-		"× is the time divided by that of the first row, round by round.\n\nSettings of the server: %s\n",
-		machine(), e.server.Version(), seedMessages+sharedMessages, o.rounds, o.turn, settings)
-	return nil
+	defer e.Close()
+	r := results{}
+	if r.facts, err = e.facts(ctx, o); err != nil {
+		return results{}, err
+	}
+	w := &output{w: os.Stdout}
+	w.printf("%s", heading(r))
+	stop, err := startProfile(o.profile)
+	if err != nil {
+		return results{}, err
+	}
+	r.samples, err = measureAll(ctx, e, o, w)
+	if err := errors.Join(err, stop(), w.err); err != nil {
+		return results{}, err
+	}
+	if o.variant == "" {
+		bounds, _ := boundsTable(r.samples)
+		w.printf("%s", bounds)
+	}
+	return r, w.err
 }
 
 func measureAll(ctx context.Context, e *environment, o options, w *output) (all []sample, err error) {
@@ -131,7 +156,7 @@ func measureAll(ctx context.Context, e *environment, o options, w *output) (all 
 		if o.quick && !c.quick || !strings.Contains(c.name, o.only) || exact && c.name != o.only {
 			continue
 		}
-		if c = c.of(o.rival); len(c.rivals) == 0 {
+		if c = c.only(o.variant); len(c.variants) == 0 {
 			continue
 		}
 		samples, err := h.measure(ctx, c)
@@ -139,19 +164,19 @@ func measureAll(ctx context.Context, e *environment, o options, w *output) (all 
 			return nil, err
 		}
 		all = append(all, samples...)
-		w.printf("%s", table(c, summarize(c, samples)))
+		w.printf("%s", table(samples))
 	}
 	return all, nil
 }
 
-// of leaves the rivals whose names begin so.
-func (c benchCase) of(prefix string) benchCase {
-	var rivals []rival
-	for _, r := range c.rivals {
-		if strings.HasPrefix(r.name, prefix) {
-			rivals = append(rivals, r)
+// only returns the case with the variants whose names begin with prefix.
+func (c benchCase) only(prefix string) benchCase {
+	var variants []variant
+	for _, v := range c.variants {
+		if strings.HasPrefix(v.name, prefix) {
+			variants = append(variants, v)
 		}
 	}
-	c.rivals = rivals
+	c.variants = variants
 	return c
 }

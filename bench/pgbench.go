@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// pgbench runs SQL by PostgreSQL's own client, which is in C and decodes nothing.
+// pgbench runs SQL with PostgreSQL's own client, which is written in C and decodes nothing.
 type pgbench struct{ program, url, folder string }
 
 func newPgbench(url, folder string) (*pgbench, error) {
@@ -29,7 +29,7 @@ func newPgbench(url, folder string) (*pgbench, error) {
 
 var transactions = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
 
-// run returns how long ops took with so many connections.
+// run returns how long ops took on as many connections as workers.
 func (p *pgbench) run(ctx context.Context, script string, ops, workers int) (time.Duration, error) {
 	file := filepath.Join(p.folder, "script.sql")
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
@@ -49,9 +49,9 @@ func (p *pgbench) run(ctx context.Context, script string, ops, workers int) (tim
 	return time.Duration(float64(ops) / tps * float64(time.Second)), nil
 }
 
-// op is a rival that runs the script, in which :worker is a stream's number.
-func (p *pgbench) rival(script string) rival {
-	return rival{name: "pgbench", many: func(ctx context.Context, ops, workers int) (time.Duration, error) {
+// variant returns one that runs the script.
+func (p *pgbench) variant(script string) variant {
+	return variant{name: "pgbench", many: func(ctx context.Context, ops, workers int) (time.Duration, error) {
 		return p.run(ctx, script, ops, workers)
 	}}
 }

@@ -2,38 +2,109 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/perf/benchmath"
+	"github.com/messagedb-go/messagedb/bench/internal/figures"
 )
 
-const confidence = 0.95
-
-func summary(values []float64) benchmath.Summary {
-	values = slices.Clone(values) // as a sample sorts its own, and rounds are paired by their place
-	thresholds := benchmath.DefaultThresholds
-	return benchmath.AssumeNothing.Summary(benchmath.NewSample(values, &thresholds), confidence)
+// writeReport writes report.md and the chart, and updates the README.
+func writeReport(o options, r results) error {
+	if o.out == "" {
+		return fmt.Errorf("a report needs a folder: -out")
+	}
+	var w strings.Builder
+	w.WriteString(heading(r))
+	for _, c := range cases(r.samples) {
+		w.WriteString(table(c))
+	}
+	bounds, _ := boundsTable(r.samples)
+	w.WriteString(bounds)
+	if err := os.WriteFile(filepath.Join(o.out, "report.md"), []byte(w.String()), 0o600); err != nil {
+		return err
+	}
+	rows := summaryRows(r.samples)
+	if rows == nil { // some of the cases were left out
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(o.out, chartFile), []byte(chart(rows)), 0o600); err != nil {
+		return err
+	}
+	if o.readme == "" {
+		return nil
+	}
+	return updateReadme(o.readme, readmeBlock(filepath.Base(o.out), r, rows))
 }
 
-// ratio compares round by round: what a round has in common, such as a busy
-// neighbour, is in both and drops out.
-func ratio(times, reference []float64) benchmath.Summary {
-	ratios := make([]float64, len(times))
-	for i := range times {
-		ratios[i] = times[i] / reference[i]
+func heading(r results) string {
+	return fmt.Sprintf(`# Benchmarks
+
+%s; %s, server and clients on this machine; %s on %s; PostgreSQL %s with fsync, over TCP; commit %s.
+
+A store of %s messages; %s rounds of 2 × %s for each variant. Times are medians. The ratio divides the times of each round by those of the first row.
+
+- **%s** sends the statements of Message DB's procedures on bare connections and does not decode the rows. A client that calls the same procedures does at least this work, so a smaller time is noise. Direct SQL and pgbench do something else and can be faster.
+- **%s** calls Message DB's procedures; **%s** is the same with `+"`WithDirectSQL`"+`.
+- **%s** is a program of its own on the same pool as mdb.
+- **database/sql** prepares its statements once, or in each call, as gomdb does.
+- **pgbench** is PostgreSQL's own client, written in C. It decodes nothing, and its allocations are unknown.
+
+Server settings: %s
+`, date(r), machine(r), r.fact("go"), r.fact("goos"), r.fact("postgresql"), r.fact("commit"),
+		thousands(r.fact("store-messages")), r.fact("rounds"), r.fact("turn"),
+		rawName, proceduresName, directName, pgxName, r.fact("settings"))
+}
+
+func machine(r results) string { return r.fact("cpu") + ", " + r.fact("cpus") + " CPUs" }
+
+func date(r results) string {
+	d, err := time.Parse(time.DateOnly, r.fact("date"))
+	if err != nil {
+		return r.fact("date")
 	}
-	return summary(ratios)
+	return d.Format("2 January 2006")
+}
+
+// thousands separates the digits of a number by commas.
+func thousands(digits string) string {
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
+
+// cases splits samples by their cases.
+func cases(samples []sample) (split [][]sample) {
+	for _, s := range samples {
+		i := slices.IndexFunc(split, func(c []sample) bool { return c[0].Case == s.Case })
+		if i < 0 {
+			i, split = len(split), append(split, nil)
+		}
+		split[i] = append(split[i], s)
+	}
+	return split
+}
+
+// variants returns the names of the variants in their order.
+func variants(samples []sample) (names []string) {
+	for _, s := range samples {
+		if !slices.Contains(names, s.Variant) {
+			names = append(names, s.Variant)
+		}
+	}
+	return names
 }
 
 func nanoseconds(s sample) float64 { return s.NsPerOp }
 
-// perRound returns the means of a rival's turns.
-func perRound(samples []sample, inCase, rival string, of func(sample) float64) []float64 {
+// perRound returns the mean of a variant's turns for each round.
+func perRound(samples []sample, inCase, variant string, of func(sample) float64) []float64 {
 	var sums, counts []float64
 	for _, s := range samples {
-		if s.Case != inCase || s.Rival != rival {
+		if s.Case != inCase || s.Variant != variant {
 			continue
 		}
 		for len(sums) <= s.Round {
@@ -48,65 +119,36 @@ func perRound(samples []sample, inCase, rival string, of func(sample) float64) [
 	return sums
 }
 
-// A row is what the samples of a rival in a case say.
-type row struct {
-	name                     string
-	ns, ratio, allocs, bytes benchmath.Summary
-	server                   time.Duration
-	outside                  bool // in a process of its own
-}
-
-// summarize compares each rival with the first.
-func summarize(c benchCase, samples []sample) []row {
-	reference := perRound(samples, c.name, c.rivals[0].name, nanoseconds)
-	rows := make([]row, len(c.rivals))
-	for i, r := range c.rivals {
-		times := perRound(samples, c.name, r.name, nanoseconds)
-		rows[i] = row{
-			name:    r.name,
-			ns:      summary(times),
-			ratio:   ratio(times, reference),
-			allocs:  summary(perRound(samples, c.name, r.name, func(s sample) float64 { return s.AllocsPerOp })),
-			bytes:   summary(perRound(samples, c.name, r.name, func(s sample) float64 { return s.BytesPerOp })),
-			outside: r.op == nil,
-		}
-		// Its ticks are too coarse for a median.
-		sum, n := 0.0, 0.0
-		for _, s := range perRound(samples, c.name, r.name, func(s sample) float64 { return s.ServerNsPerOp }) {
-			sum, n = sum+s, n+1
-		}
-		rows[i].server = time.Duration(sum / n)
-	}
-	return rows
-}
-
-// table returns a case in Markdown.
-func table(c benchCase, rows []row) string {
+// table returns a case's samples in Markdown.
+func table(samples []sample) string {
+	first := samples[0]
+	names := variants(samples)
 	var w strings.Builder
-	fmt.Fprintf(&w, "\n### %s\n\n", c.name)
-	fmt.Fprintf(&w, "| | time | × (95 %% interval) | messages/s | allocations | bytes | server CPU |\n|---|---:|---:|---:|---:|---:|---:|\n")
-	for i := range rows {
-		r := &rows[i]
+	fmt.Fprintf(&w, "\n### %s\n\n", first.Case)
+	fmt.Fprintf(&w, "| | time | ratio (95 %% interval) | messages/s | allocations | bytes | server CPU |\n|---|---:|---:|---:|---:|---:|---:|\n")
+	for _, name := range names {
+		values := func(of func(sample) float64) []float64 { return perRound(samples, first.Case, name, of) }
+		median := func(of func(sample) float64) float64 { return figures.Summary(values(of)).Center }
+		ns := median(nanoseconds)
+		ratio := figures.Ratio(values(nanoseconds), perRound(samples, first.Case, names[0], nanoseconds))
 		rate, allocs, bytes := "–", "–", "–"
-		if c.messages > 0 {
-			rate = fmt.Sprintf("%.0f", float64(c.messages)*1e9/r.ns.Center)
+		if first.Messages > 0 {
+			rate = fmt.Sprintf("%.0f", float64(first.Messages)*1e9/ns)
 		}
-		if !r.outside {
-			allocs, bytes = fmt.Sprintf("%.0f", r.allocs.Center), fmt.Sprintf("%.0f", r.bytes.Center)
+		if outside := slices.ContainsFunc(samples, func(s sample) bool { return s.Variant == name && s.Outside }); !outside {
+			allocs = fmt.Sprintf("%.0f", median(func(s sample) float64 { return s.AllocsPerOp }))
+			bytes = fmt.Sprintf("%.0f", median(func(s sample) float64 { return s.BytesPerOp }))
 		}
-		fmt.Fprintf(&w, "| %s | %s | %.2f (%.2f–%.2f) | %s | %s | %s | %s |\n",
-			r.name, duration(r.ns.Center), r.ratio.Center, r.ratio.Lo, r.ratio.Hi, rate, allocs, bytes, duration(float64(r.server)))
+		// Ticks of 10 ms are too coarse for a median.
+		server := values(func(s sample) float64 { return s.ServerNsPerOp })
+		total := 0.0
+		for _, v := range server {
+			total += v
+		}
+		fmt.Fprintf(&w, "| %s | %s | %.2f (%.2f–%.2f) | %s | %s | %s | %s |\n", name, duration(ns),
+			ratio.Center, ratio.Lo, ratio.Hi, rate, allocs, bytes, duration(total/float64(len(server))))
 	}
 	return w.String()
 }
 
-// duration returns three digits that count.
-func duration(ns float64) string {
-	d := time.Duration(ns)
-	for unit := time.Second; unit >= 10; unit /= 10 {
-		if d >= unit {
-			return d.Round(unit / 100).String()
-		}
-	}
-	return d.String()
-}
+func duration(ns float64) string { return figures.Duration(time.Duration(ns)) }

@@ -4,16 +4,17 @@ import (
 	"context"
 	"fmt"
 	"runtime/metrics"
+	"strconv"
 
+	"github.com/messagedb-go/messagedb/bench/internal/figures"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// wholeSizes are those of categories that are read from their first to their last
-// message.
+// wholeSizes are the sizes of the categories that are read completely.
 var wholeSizes = []int{10_000, 100_000, 1_000_000}
 
-// A heapPeak is the most memory that a collection has left in use.
+// A heapPeak is the largest live heap after a collection.
 type heapPeak struct{ bytes uint64 }
 
 func (p *heapPeak) look() {
@@ -22,8 +23,8 @@ func (p *heapPeak) look() {
 	p.bytes = max(p.bytes, live[0].Value.Uint64())
 }
 
-// wholes reads categories to their ends, which takes as long for each message and as
-// much memory however long they are.
+// wholes reads complete categories. Time per message and memory do not depend on their
+// length.
 func (e *environment) wholes(ctx context.Context, o options, w *output) error {
 	conn, err := e.create(ctx, "whole", testdb.InstallOurs)
 	if err != nil {
@@ -40,7 +41,7 @@ func (e *environment) wholes(ctx context.Context, o options, w *output) error {
 	if err != nil {
 		return err
 	}
-	bare, err := newFloor(ctx, address, 1)
+	bare, err := newRawClient(ctx, address, 1)
 	if err != nil {
 		return err
 	}
@@ -59,8 +60,8 @@ func (e *environment) wholes(ctx context.Context, o options, w *output) error {
 			return n, nil
 		})
 	}
-	w.printf("\n## A whole category, from its first message to its last\n\n" +
-		"| messages | messages/s, floor | mdb | mdb, direct SQL | most memory in use, mdb | mdb, direct SQL |\n|---:|---:|---:|---:|---:|---:|\n")
+	w.printf("\n## Reading a whole category\n\nMessages/s, and the largest live heap.\n\n"+
+		"| messages | %s | mdb | mdb, direct SQL | heap, mdb | heap, mdb, direct SQL |\n|---:|---:|---:|---:|---:|---:|\n", rawName)
 	before := 0
 	for _, size := range wholeSizes {
 		size /= shrink
@@ -69,8 +70,8 @@ func (e *environment) wholes(ctx context.Context, o options, w *output) error {
 		}
 		before = size
 		clear(peaks)
-		c := benchCase{messages: size, rounds: 3, rivals: []rival{
-			{name: floorName, op: want(size, func(ctx context.Context) (total int, err error) {
+		c := benchCase{messages: size, rounds: 3, variants: []variant{
+			{name: rawName, op: want(size, func(ctx context.Context) (total int, err error) {
 				for position := int64(1); ; position += mdb.DefaultBatchSize {
 					got, err := wrapper{bare}.category(ctx, "c0", position, mdb.DefaultBatchSize)
 					if total += got; err != nil || got < mdb.DefaultBatchSize {
@@ -86,10 +87,10 @@ func (e *environment) wholes(ctx context.Context, o options, w *output) error {
 		if err != nil {
 			return err
 		}
-		w.printf("| %d |", size)
-		for _, r := range c.rivals {
-			ns := summary(perRound(samples, "", r.name, nanoseconds)).Center
-			w.printf(" %.0f |", float64(size)/ns*1e9)
+		w.printf("| %s |", thousands(strconv.Itoa(size)))
+		for _, r := range c.variants {
+			ns := figures.Summary(perRound(samples, "", r.name, nanoseconds)).Center
+			w.printf(" %s |", thousands(strconv.Itoa(int(float64(size)/ns*1e9))))
 		}
 		w.printf(" %s | %s |\n", megabytes(peaks[0].bytes), megabytes(peaks[1].bytes))
 	}

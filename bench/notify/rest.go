@@ -10,13 +10,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/messagedb-go/messagedb/bench/internal/proctab"
+	"github.com/messagedb-go/messagedb/bench/internal/figures"
+	"github.com/messagedb-go/messagedb/bench/internal/pgserver"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// doorbellOnly starts a server with a database for the doorbell.
-func doorbellOnly(ctx context.Context) (*pgtest.Server, *side, error) {
+// notifyOnly starts a server with a database for schema.InstallNotify.
+func notifyOnly(ctx context.Context) (*pgtest.Server, *side, error) {
 	server, err := pgtest.Start(ctx, append(durable, pgtest.Setting("max_connections", "500"))...)
 	if err != nil {
 		return nil, nil, err
@@ -25,14 +26,15 @@ func doorbellOnly(ctx context.Context) (*pgtest.Server, *side, error) {
 	return server, s, open(ctx, server, []*side{s})
 }
 
-// ringBudget has very many slow categories, which together ring more than they may.
-func (b *bench) ringBudget(ctx context.Context) error {
+// limit writes slowly to very many categories, which would together notify more often than
+// MaxNotifications.
+func (b *bench) limit(ctx context.Context) error {
 	const slow, perSecond, seconds = 200, 10, 10
-	fmt.Printf("\n## Budget: %d categories of %d writes/s each, all subscribed and caught up\n\n", slow, perSecond)
-	fmt.Println("| stores | writes/s | rings/s | handler p50 | p99 | client CPU | server CPU |\n|---:|---:|---:|---:|---:|---:|---:|")
+	fmt.Printf("\n## MaxNotifications: %d categories of %d writes/s each, all subscribed\n\n", slow, perSecond)
+	fmt.Println("| stores | writes/s | notifications/s | handler p50 | p99 | client CPU | server CPU |\n|---:|---:|---:|---:|---:|---:|---:|")
 	name := func(i int) mdb.Category { return mdb.Category(fmt.Sprintf("slow%d", i)) }
 	for _, n := range []int{1, 10, 100} {
-		server, s, err := doorbellOnly(ctx)
+		server, s, err := notifyOnly(ctx)
 		if err != nil {
 			return err
 		}
@@ -47,27 +49,27 @@ func (b *bench) ringBudget(ctx context.Context) error {
 			if stores[i], err = s.store(ctx, 2); err != nil {
 				return err
 			}
-			// Every store is subscribed to a share of the categories, and to one at least.
+			// Each store subscribes to its share of the categories, and to at least one.
 			share := max(1, slow/n)
 			if stops[i], err = s.subscribe(ctx, stores[i], share, func(j int) mdb.Category { return name(i*share + j) }, l.add); err != nil {
 				return err
 			}
 		}
 		client, before := cpu(ctx, writer)
-		rings := stores[0].NotifyStats().Notifications
+		notified := stores[0].NotifyStats().Notifications
 		begin := time.Now()
 		written := paced(ctx, slow*perSecond, seconds*time.Second, func(i int) error {
 			_, err := writer.WriteMessage(ctx, name(i%slow).Stream("1"), mdb.NewMessage("Happened", nil))
 			return err
 		})
 		took := time.Since(begin).Seconds()
-		rate := float64(stores[0].NotifyStats().Notifications-rings) / took
+		rate := float64(stores[0].NotifyStats().Notifications-notified) / took
 		clientAfter, after := cpu(ctx, writer)
 		arrivals := l.take()
-		fmt.Printf("| %d | %.0f | %.0f | %v | %v | %.0f %% | %.0f %% |\n", n, float64(written)/took, rate,
-			quantile(arrivals, 0.5).Round(10*time.Microsecond), quantile(arrivals, 0.99).Round(10*time.Microsecond),
+		fmt.Printf("| %d | %.0f | %.0f | %s | %s | %.0f %% | %.0f %% |\n", n, float64(written)/took, rate,
+			figures.Duration(figures.Quantile(arrivals, 0.5)), figures.Duration(figures.Quantile(arrivals, 0.99)),
 			100*(clientAfter-client)/took, 100*(after-before)/took)
-		b.require(rate <= 1.2*mdb.DefaultMaxNotifications, "%d stores: %.0f rings/s, want at most %.0f", n, rate, 1.2*mdb.DefaultMaxNotifications)
+		b.require(rate <= 1.2*mdb.DefaultMaxNotifications, "%d stores: %.0f notifications/s, want at most %.0f", n, rate, 1.2*mdb.DefaultMaxNotifications)
 		for i := range stores {
 			if err := stops[i](); err != nil {
 				return err
@@ -82,8 +84,8 @@ func (b *bench) ringBudget(ctx context.Context) error {
 	return nil
 }
 
-// paced calls f so many times a second, and returns how often it succeeded. The calls
-// are due by the clock, so that a slow one does not thin them out.
+// paced calls f at a fixed rate and returns how often it succeeded. A slow call does not
+// delay those after it.
 func paced(ctx context.Context, perSecond int, d time.Duration, f func(i int) error) int {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -109,7 +111,7 @@ func paced(ctx context.Context, perSecond int, d time.Duration, f func(i int) er
 	return done
 }
 
-// latency measures from before a transaction begins to its handler.
+// latency measures the time from the beginning of a transaction to the handler.
 func (b *bench) latency(ctx context.Context) error {
 	server, err := pgtest.Start(ctx, durable...)
 	if err != nil {
@@ -119,12 +121,12 @@ func (b *bench) latency(ctx context.Context) error {
 	if err := open(ctx, server, all); err != nil {
 		return err
 	}
-	floor, err := latencyFloor(ctx, all[0])
+	shortest, err := shortestLatency(ctx, all[0])
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n## From write to handler\n\nFloor: a write's round trip, a bare NOTIFY's delivery and a read's round trip take %v together (medians).\n\n", floor.Round(10*time.Microsecond))
-	fmt.Println("| writes/s | side | p50 | p99 | max |\n|---:|---|---:|---:|---:|")
+	fmt.Printf("\n## From write to handler\n\nA write's round trip, the delivery of a bare NOTIFY and a read's round trip take %s together (medians).\n\n", figures.Duration(shortest))
+	fmt.Println("| writes/s | trigger | p50 | p99 | max |\n|---:|---|---:|---:|---:|")
 	for _, perSecond := range []int{1, 50, 500} {
 		for _, s := range all {
 			store, err := s.store(ctx, 4)
@@ -148,13 +150,13 @@ func (b *bench) latency(ctx context.Context) error {
 				_, err := writer.WriteMessage(ctx, category(0).Stream("1"), mdb.NewMessage("Happened", nil))
 				return err
 			})
-			time.Sleep(200 * time.Millisecond) // the last ones, by polling
+			time.Sleep(200 * time.Millisecond) // until polling has found the last messages
 			values := l.take()
-			p50 := quantile(values, 0.5)
-			fmt.Printf("| %d | %s | %v | %v | %v |\n", perSecond, s.name, p50.Round(10*time.Microsecond),
-				quantile(values, 0.99).Round(10*time.Microsecond), quantile(values, 1).Round(10*time.Microsecond))
-			if s.name == "doorbell" && perSecond == 50 {
-				b.require(p50 <= floor*3/2, "latency at 50 writes/s: p50 %v, floor %v", p50, floor)
+			p50 := figures.Quantile(values, 0.5)
+			fmt.Printf("| %d | %s | %s | %s | %s |\n", perSecond, s.name, figures.Duration(p50),
+				figures.Duration(figures.Quantile(values, 0.99)), figures.Duration(figures.Quantile(values, 1)))
+			if s.name == ourTrigger && perSecond == 50 {
+				b.require(p50 <= shortest*3/2, "latency at 50 writes/s: p50 %v, want at most %v", p50, shortest*3/2)
 			}
 			if err := stop(); err != nil {
 				return err
@@ -166,8 +168,9 @@ func (b *bench) latency(ctx context.Context) error {
 	return server.Stop()
 }
 
-// latencyFloor is the sum of the medians of what has to happen in any case.
-func latencyFloor(ctx context.Context, s *side) (time.Duration, error) {
+// shortestLatency returns the sum of the medians of the steps that no subscription can
+// leave out.
+func shortestLatency(ctx context.Context, s *side) (time.Duration, error) {
 	store, err := s.store(ctx, 2)
 	if err != nil {
 		return 0, err
@@ -178,24 +181,24 @@ func latencyFloor(ctx context.Context, s *side) (time.Duration, error) {
 		return 0, err
 	}
 	defer func() { _ = listener.Close(ctx) }()
-	if _, err := listener.Exec(ctx, "LISTEN floor"); err != nil {
+	if _, err := listener.Exec(ctx, "LISTEN shortest"); err != nil {
 		return 0, err
 	}
 	var total time.Duration
 	for _, step := range []func() error{
 		func() error {
-			_, err := store.WriteMessage(ctx, "floor-1", mdb.NewMessage("Happened", nil))
+			_, err := store.WriteMessage(ctx, "shortest-1", mdb.NewMessage("Happened", nil))
 			return err
 		},
 		func() error {
-			if _, err := store.Pool().Exec(ctx, "NOTIFY floor"); err != nil {
+			if _, err := store.Pool().Exec(ctx, "NOTIFY shortest"); err != nil {
 				return err
 			}
 			_, err := listener.WaitForNotification(ctx)
 			return err
 		},
 		func() error {
-			_, err := store.GetCategoryMessages(ctx, "floor", mdb.FromGlobalPosition(math.MaxInt64))
+			_, err := store.GetCategoryMessages(ctx, "shortest", mdb.FromGlobalPosition(math.MaxInt64))
 			return err
 		},
 	} {
@@ -206,17 +209,17 @@ func latencyFloor(ctx context.Context, s *side) (time.Duration, error) {
 				return 0, err
 			}
 			l.add(time.Since(begin))
-			time.Sleep(5 * time.Millisecond) // as idle in between as at 50 writes a second
+			time.Sleep(5 * time.Millisecond) // as idle between steps as with 50 writes per second
 		}
-		total += quantile(l.take(), 0.5)
+		total += figures.Quantile(l.take(), 0.5)
 	}
 	return total, nil
 }
 
-// idle has very many subscriptions to which nothing happens.
+// idle measures very many subscriptions without messages.
 func (b *bench) idle(ctx context.Context) error {
 	const n, seconds = 500, 20
-	server, s, err := doorbellOnly(ctx)
+	server, s, err := notifyOnly(ctx)
 	if err != nil {
 		return err
 	}
@@ -245,7 +248,7 @@ func (b *bench) idle(ctx context.Context) error {
 	extra := connections - int(store.Pool().Stat().TotalConns())
 	fmt.Printf("\n## %d idle subscriptions on one store\n\n| reads/s | connections besides the pool's | client CPU | server CPU |\n|---:|---:|---:|---:|\n", n)
 	fmt.Printf("| %.0f | %d | %.1f %% | %.1f %% |\n", rate, extra, 100*(clientAfter-client)/seconds, 100*(after-before)/seconds)
-	// The fallback comes up to a quarter early, so that they do not come at once.
+	// Fallback polls come up to a quarter early, so that they do not coincide.
 	most := n/mdb.DefaultNotifyFallback.Seconds()/0.75 + 1
 	b.require(rate <= most, "idle: %.0f reads/s, want at most %.0f", rate, most)
 	b.require(extra == 1, "idle: %d connections besides the pool's, want 1", extra)
@@ -256,14 +259,14 @@ func (b *bench) idle(ctx context.Context) error {
 	return server.Stop()
 }
 
-// cpu returns the seconds of CPU time of this process and of the server's.
+// cpu returns the CPU time of this process and of the server, in seconds.
 func cpu(ctx context.Context, store *mdb.Store) (client, server float64) {
 	var usage syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
 	client = time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
-	postmaster, err := proctab.Postmaster(ctx, store.Pool())
+	postmaster, err := pgserver.Postmaster(ctx, store.Pool())
 	if err != nil {
 		return client, 0
 	}
-	return client, proctab.CPU(postmaster).Seconds()
+	return client, pgserver.CPU(postmaster).Seconds()
 }

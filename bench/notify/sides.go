@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/bench/internal/pgserver"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/poll"
@@ -24,17 +24,17 @@ const categories = 16
 
 func category(i int) mdb.Category { return mdb.Category(fmt.Sprintf("bench%d", i%categories)) }
 
-// A side is one way to wake subscriptions, on a database of its own.
+// A side is one way to wake subscriptions, with a database of its own.
 type side struct {
 	name    string
 	prepare func(ctx context.Context, pool *pgxpool.Pool) error
 	options []mdb.StoreOption
-	// plain makes subscriptions wait for a plain NOTIFY.
+	// plain makes subscriptions wait for the notifications of plainTrigger.
 	plain bool
 	url   string
 }
 
-// plainTrigger notifies at each insert, as triggers for this usually do.
+// plainTrigger notifies on each insert, as triggers for this purpose usually do.
 const plainTrigger = `
 CREATE FUNCTION message_store.plain_notify() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -46,20 +46,27 @@ FOR EACH ROW EXECUTE FUNCTION message_store.plain_notify()`
 
 var polling = mdb.WithPolling(poll.Constant(100 * time.Millisecond))
 
+// The names of the sides.
+const (
+	noTrigger   = "no trigger, polling every 100 ms"
+	everyInsert = "trigger that notifies on each insert"
+	ourTrigger  = "schema.InstallNotify and WithNotify"
+)
+
 func sides() []*side {
 	return []*side{
-		{name: "no trigger, polling every 100 ms", options: []mdb.StoreOption{polling}},
-		{name: "plain NOTIFY trigger", plain: true, prepare: func(ctx context.Context, pool *pgxpool.Pool) error {
+		{name: noTrigger, options: []mdb.StoreOption{polling}},
+		{name: everyInsert, plain: true, prepare: func(ctx context.Context, pool *pgxpool.Pool) error {
 			_, err := pool.Exec(ctx, plainTrigger)
 			return err
 		}},
-		{name: "doorbell", options: []mdb.StoreOption{mdb.WithNotify()}, prepare: func(ctx context.Context, pool *pgxpool.Pool) error {
+		{name: ourTrigger, options: []mdb.StoreOption{mdb.WithNotify()}, prepare: func(ctx context.Context, pool *pgxpool.Pool) error {
 			return schema.InstallNotify(ctx, pool)
 		}},
 	}
 }
 
-// open gives each side a database on the server, with a schema and its trigger.
+// open creates a database with Message DB and the trigger of each side.
 func open(ctx context.Context, server *pgtest.Server, sides []*side) error {
 	for i, s := range sides {
 		admin, err := pgx.Connect(ctx, server.TCP("postgres"))
@@ -88,24 +95,13 @@ func open(ctx context.Context, server *pgtest.Server, sides []*side) error {
 	return nil
 }
 
-func withPool(address string, connections int) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		panic(err)
-	}
-	q := u.Query()
-	q.Set("pool_max_conns", fmt.Sprint(connections))
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
-// store opens one with connections of its own.
+// store opens a store with a pool of its own.
 func (s *side) store(ctx context.Context, connections int) (*mdb.Store, error) {
-	return mdb.Connect(ctx, withPool(s.url, connections), append(s.options, mdb.WithLogger(slog.Default()))...)
+	return mdb.Connect(ctx, pgserver.PoolURL(s.url, connections), append(s.options, mdb.WithLogger(slog.Default()))...)
 }
 
-// write writes with n writers over all categories until ctx ends, and returns how
-// many messages.
+// write writes to all categories with n writers until ctx ends, and returns the number of
+// messages.
 func write(ctx context.Context, store *mdb.Store, n int) (int64, error) {
 	var written atomic.Int64
 	failures := make([]error, n)
@@ -126,22 +122,22 @@ func write(ctx context.Context, store *mdb.Store, n int) (int64, error) {
 	return written.Load(), errors.Join(failures...)
 }
 
-// A handler is told of each message, how long after its transaction began.
+// A handler is called for each message with the time since its transaction began.
 type handler func(latency time.Duration)
 
-// subscribe subscribes to the categories from their ends, until stop is called.
+// subscribe subscribes to n categories from their ends, until stop is called.
 func (s *side) subscribe(ctx context.Context, store *mdb.Store, n int, name func(int) mdb.Category, h handler) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	errs := make([]error, n)
 	var wg, live sync.WaitGroup
-	var bells []chan struct{}
+	var wakes []chan struct{}
 	if s.plain {
-		bells = make([]chan struct{}, n)
-		for i := range bells {
-			bells[i] = make(chan struct{}, 1)
+		wakes = make([]chan struct{}, n)
+		for i := range wakes {
+			wakes[i] = make(chan struct{}, 1)
 		}
 		listening := make(chan error)
-		wg.Go(func() { listenPlain(ctx, s.url, n, name, bells, listening) })
+		wg.Go(func() { listenPlain(ctx, s.url, n, name, wakes, listening) })
 		if err := <-listening; err != nil {
 			cancel()
 			return nil, err
@@ -157,7 +153,7 @@ func (s *side) subscribe(ctx context.Context, store *mdb.Store, n int, name func
 				return nil
 			}
 			if s.plain {
-				errs[i] = readAtBell(ctx, store, name(i), bells[i], once, handle)
+				errs[i] = readOnNotify(ctx, store, name(i), wakes[i], once, handle)
 				return
 			}
 			errs[i] = store.SubscribeToCategory(ctx, name(i), handle, mdb.FromEnd(), mdb.OnLive(func(bool) { once() }))
@@ -176,8 +172,8 @@ func (s *side) subscribe(ctx context.Context, store *mdb.Store, n int, name func
 	}, nil
 }
 
-// listenPlain wakes the readers of categories for each plain NOTIFY.
-func listenPlain(ctx context.Context, address string, n int, name func(int) mdb.Category, bells []chan struct{}, listening chan<- error) {
+// listenPlain wakes the reader of the category that a notification names.
+func listenPlain(ctx context.Context, address string, n int, name func(int) mdb.Category, wakes []chan struct{}, listening chan<- error) {
 	conn, err := pgx.Connect(ctx, address)
 	if err == nil {
 		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
@@ -195,15 +191,15 @@ func listenPlain(ctx context.Context, address string, n int, name func(int) mdb.
 		}
 		if i, ok := index[notification.Payload]; ok {
 			select {
-			case bells[i] <- struct{}{}:
+			case wakes[i] <- struct{}{}:
 			default:
 			}
 		}
 	}
 }
 
-// readAtBell is a subscription as one would write it for a plain NOTIFY.
-func readAtBell(ctx context.Context, store *mdb.Store, c mdb.Category, bell <-chan struct{}, live func(), h mdb.Handler) error {
+// readOnNotify is a simple subscription on top of plainTrigger.
+func readOnNotify(ctx context.Context, store *mdb.Store, c mdb.Category, wake <-chan struct{}, live func(), h mdb.Handler) error {
 	var position int64
 	for m, err := range store.CategoryMessages(ctx, c) {
 		if err != nil {
@@ -227,7 +223,7 @@ func readAtBell(ctx context.Context, store *mdb.Store, c mdb.Category, bell <-ch
 			continue
 		}
 		select {
-		case <-bell:
+		case <-wake:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

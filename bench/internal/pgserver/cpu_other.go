@@ -1,7 +1,6 @@
 //go:build !linux
 
-// Package proctab tells what a server's processes have cost, from the process table.
-package proctab
+package pgserver
 
 import "time"
 

@@ -1,7 +1,6 @@
 //go:build linux
 
-// Package proctab tells what a server's processes have cost, from the process table.
-package proctab
+package pgserver
 
 import (
 	"fmt"
@@ -15,8 +14,8 @@ import (
 // tick is the unit of the process table.
 const tick = 10 * time.Millisecond
 
-// CPU adds up the CPU time of a postmaster and its children, those that have ended
-// included.
+// CPU returns the CPU time of a postmaster and its children, including those that have
+// ended.
 func CPU(postmaster int) time.Duration {
 	ticks := 0
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -25,7 +24,7 @@ func CPU(postmaster int) time.Duration {
 		if err != nil {
 			continue // it has ended
 		}
-		// The second field is a name in parentheses, which may hold anything.
+		// The second field is a name in parentheses, which may contain anything.
 		fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
 		parent, _ := strconv.Atoi(fields[1])
 		own := strings.HasPrefix(file, fmt.Sprintf("/proc/%d/", postmaster))
