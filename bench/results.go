@@ -65,7 +65,9 @@ func encodeResults(w io.Writer, r results) error {
 		for _, f := range facts {
 			record.Config = append(record.Config, benchfmt.Config{Key: f.key, Value: []byte(f.value), File: true})
 		}
-		if err := out.Write(s.record(record)); err != nil {
+		s.record(record)
+		record.Values = append(record.Values, benchfmt.Value{Value: math.Round(s.ServerNsPerOp), Unit: serverUnit})
+		if err := out.Write(record); err != nil {
 			return err
 		}
 	}
@@ -73,16 +75,14 @@ func encodeResults(w io.Writer, r results) error {
 }
 
 // record adds the sample's name and values to a result.
-func (s sample) record(r *benchfmt.Result) *benchfmt.Result {
+func (s sample) record(r *benchfmt.Result) {
 	r.Name, r.Iters = benchfmt.Name(benchmarkName(s.Case)+"/"+benchmarkName(s.Variant)), s.Ops
 	r.Values = []benchfmt.Value{{Value: math.Round(s.NsPerOp), Unit: "ns/op"}}
 	if !s.Outside {
 		r.Values = append(r.Values,
 			benchfmt.Value{Value: math.Round(s.BytesPerOp), Unit: "B/op"},
-			benchfmt.Value{Value: math.Round(s.AllocsPerOp*10) / 10, Unit: "allocs/op"})
+			benchfmt.Value{Value: math.Round(s.AllocsPerOp), Unit: "allocs/op"})
 	}
-	r.Values = append(r.Values, benchfmt.Value{Value: math.Round(s.ServerNsPerOp), Unit: serverUnit})
-	return r
 }
 
 var notInNames = regexp.MustCompile(`[^A-Za-z0-9]+`)
@@ -93,7 +93,7 @@ func benchmarkName(name string) string {
 	return strings.Trim(notInNames.ReplaceAllString(name, "_"), "_")
 }
 
-// appendTurns writes a line for each turn, without configuration.
+// appendTurns writes a line for each turn, without configuration, as older commits do.
 func appendTurns(file string, samples []sample) error {
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -101,7 +101,9 @@ func appendTurns(file string, samples []sample) error {
 	}
 	out := benchfmt.NewWriter(f)
 	for _, s := range samples {
-		if err := out.Write(s.record(new(benchfmt.Result))); err != nil {
+		record := new(benchfmt.Result)
+		s.record(record)
+		if err := out.Write(record); err != nil {
 			return errors.Join(err, f.Close())
 		}
 	}
