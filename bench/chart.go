@@ -81,7 +81,7 @@ func chart(rows []summaryRow) string {
 	d.Bottom = y - groupGap + 6
 	d.Height = d.Bottom + 32
 	d.Frame = d.Height - 1
-	for value := 0; value <= int(most); value++ {
+	for value := 0; value <= int(most); value += max(1, int(most)/8) {
 		d.Ticks = append(d.Ticks, chartTick{barsLeft + x(float64(value)), value})
 	}
 	y = barsTop + 4
