@@ -14,7 +14,6 @@ import (
 // TestNotifyInterleavings walks the protocol of the client with the trigger.
 func TestInterleavings(t *testing.T) {
 	t.Parallel()
-	pgtest.NeedTime(t)
 	url := triggerDatabase(t)
 	single := [][]move{ // one writer
 		{wInsert(0)},
