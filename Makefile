@@ -7,50 +7,75 @@ CASE    ?= Write 1 message
 DURATION ?= 1h
 VERSIONS ?= 14 15 16 17 18
 SHORT   ?=
-MODULES := $(dir $(wildcard go.mod */go.mod))
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 
+# Evaluated where it is used, as make demo and make test work without git.
+MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list of modules comes from git: use a clone))
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-modules test-official test-containers test-matrix compatibility test-fresh test-faults soak fuzz bench bench-quick bench-report bench-compare profile bench-notify stress-notify lint fix verify vuln
+.PHONY: help demo test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults soak stress-notify bench bench-report bench-notify compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## run the main job on a PostgreSQL that is found or started (DATABASE_URL: on yours)
+##@ To try it
+
+demo: ## run the demo on a PostgreSQL that is found or started (DATABASE_URL: on yours)
 	scripts/with-postgres DATABASE_URL $(GO) run ./examples/bank
 
-test: ## run all tests with the race detector, but for those of containers
+test: ## run the short tests with the race detector, in about two minutes
+	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-short
+
+test-short: # on a PostgreSQL that is there
+	@begin=$$SECONDS; $(GO) list -race -test -export ./... >/dev/null || exit; compiled=$$SECONDS; \
+	$(GO) test -race -short ./...; status=$$?; \
+	echo "compile $$((compiled - begin)) s, tests $$((SECONDS - compiled)) s"; exit $$status
+
+##@ To contribute
+
+test-all: ## run all tests of all modules, but for those that need a container engine
 	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-modules
 
 test-modules: # on a PostgreSQL that is there
 	@for module in $(filter-out tools/ mdbcontainer/,$(MODULES)); do \
 		echo "# $$module" && (cd $$module && $(GO) test -race ./...) || exit 1; \
 	done
+	@# The race detector changes how much is allocated.
 	$(GO) test -run 'Alloc' ./internal/scan ./mdb
+
+lint: ## run the linters on the Go code, the scripts and the workflows
+	@for module in $(filter-out tools/,$(MODULES)); do \
+		echo "# $$module" && (cd $$module && $(TOOL) golangci-lint run --allow-parallel-runners --config $(CURDIR)/.golangci.yml ./...) || exit 1; \
+	done
+	@if command -v shellcheck >/dev/null; then shellcheck --severity=warning $$(scripts/list-scripts); \
+	else echo "shellcheck is not installed, so the scripts are not checked"; fi
+	$(TOOL) actionlint
+
+fix: ## let the linters correct and format what they can
+	@for module in $(filter-out tools/,$(MODULES)); do \
+		(cd $$module && $(TOOL) golangci-lint run --fix --allow-parallel-runners --config $(CURDIR)/.golangci.yml ./...) || exit 1; \
+	done
+	$(TOOL) golangci-lint fmt ./...
+
+verify: ## check modules, format, dependencies, the API, the words and the README
+	@for module in $(MODULES); do (cd $$module && $(GO) mod tidy -diff) || exit 1; done
+	$(TOOL) golangci-lint fmt --diff ./...
+	@if grep -n '^replace' go.mod; then echo "go.mod replaces a module"; exit 1; fi
+	scripts/check-deps
+	scripts/check-api
+	$(GO) test -run README ./examples
+	scripts/check-words
+
+test-official: ## run the tests on Message DB's own SQL, fetched with npm, and compare the two
+	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
+		$(GO) test -race $(SHORT) -tags official ./mdb/...
 
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
 	cd mdbcontainer && $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race $(SHORT) ./...
 
-test-matrix: ## run the tests of the root module on each of VERSIONS, which npm provides (SHORT=-short: less long)
+test-matrix: ## run the tests of the root module on each of VERSIONS, fetched with npm (SHORT=-short)
 	$(GO) run ./scripts/matrix $(SHORT) $(VERSIONS)
-
-compatibility: ## do so, and keep the results in docs/compatibility.md
-	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)
-
-test-fresh: ## prove make demo and make test in clean Debian roots, as root (FRESH: in some of them)
-	scripts/test-fresh $(FRESH)
-
-test-official: ## run the tests on Message DB's own SQL, which npm provides, and compare the two
-	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
-		$(GO) test -race $(SHORT) -tags official ./mdb/...
-
-test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
-	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
-		$(GO) test -C internal/chaos -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
-
-soak: ## the same for DURATION, in an endless order of seeds, and the load for ten minutes
-	$(GO) test -C internal/chaos -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
 
 fuzz: ## fuzz each target for FUZZTIME, a count or a time
 	@$(GO) list ./... | while read -r package; do \
@@ -63,42 +88,54 @@ fuzz: ## fuzz each target for FUZZTIME, a count or a time
 bench-quick: ## compare the most important calls with other clients, in under two minutes
 	cd bench && $(GO) run . -quick -rounds $(ROUNDS) -turn 30ms
 
-bench: ## compare all calls with other clients, also on Message DB's own SQL
-	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
-
-bench-report: ## write bench/results/DATE, and the README's table and chart
-	scripts/bench-report
-
 bench-compare: ## compare the speed with another commit, REF=main
 	scripts/bench-compare "$(REF)"
 
 profile: ## show the functions that take time and memory, CASE="Write 1 message"
 	scripts/profile "$(CASE)"
 
+##@ To maintain
+
+nightly: ## run what takes too long for CI, one after the other
+	$(MAKE) test-faults
+	$(MAKE) soak
+	$(MAKE) stress-notify
+	$(MAKE) test-matrix
+	$(MAKE) fuzz FUZZTIME=5000000x
+
+test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
+	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
+		$(GO) test -C internal/chaos -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
+
+soak: ## the same for DURATION, with one seed after the other, and ten minutes of load
+	$(GO) test -C internal/chaos -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
+
+stress-notify: ## try a hundred times to lose a notification
+	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell
+
+bench: ## compare all calls with other clients, also on Message DB's own SQL
+	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
+
+bench-report: ## write bench/results/DATE, and the README's table and chart
+	scripts/bench-report
+
 bench-notify: ## measure the cost and the latency of the NOTIFY trigger
 	cd bench && $(GO) run ./notify
 
-stress-notify: ## try a hundred times to lose a wake-up
-	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell
+compatibility: ## run test-matrix, and record the results in docs/compatibility.md
+	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)
 
-lint: ## run the linters
-	@for module in $(filter-out tools/,$(MODULES)); do \
-		echo "# $$module" && (cd $$module && $(TOOL) golangci-lint run --allow-parallel-runners --config $(CURDIR)/.golangci.yml ./...) || exit 1; \
-	done
-
-fix: ## let the linters mend and format what they can
-	$(TOOL) golangci-lint run --fix ./...
-	$(TOOL) golangci-lint fmt ./...
-
-verify: ## check that go.mod is tidy, the code is formatted, and the library needs nothing but pgx and uuid
-	@for module in $(MODULES); do (cd $$module && $(GO) mod tidy -diff) || exit 1; done
-	$(TOOL) golangci-lint fmt --diff ./...
-	@if grep -n '^replace' go.mod; then echo "go.mod replaces a module"; exit 1; fi
-	scripts/check-deps
-	$(GO) test -run README ./examples
+test-fresh: ## check make demo and make test in clean Debian roots, as root (FRESH: in some of them)
+	scripts/test-fresh $(FRESH)
 
 vuln: ## look for known vulnerabilities, where their database can be reached
 	@if out="$$($(TOOL) govulncheck ./... 2>&1)"; then echo "$$out"; \
 	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then \
 		echo "govulncheck cannot reach its database, so nothing is known about vulnerabilities"; \
 	else echo "$$out"; exit 1; fi
+
+release: ## build the programs and notes of a release in dist (VERSION=v1.2.3)
+	scripts/release "$(VERSION)"
+
+release-publish: release ## publish them on GitHub, with its command gh
+	gh release create "$(VERSION)" --verify-tag --title "$(VERSION)" --notes-file dist/notes.md dist/mdb_*.tar.gz dist/SHA256SUMS

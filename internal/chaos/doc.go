@@ -8,7 +8,7 @@
 // compare it with the store. Clients that are broken on purpose prove that each
 // validator finds violations.
 //
-//	go test ./internal/chaos                      small, as part of make test
+//	go test ./internal/chaos                      small, as part of make test-all
 //	go test ./internal/chaos -size ci             make test-faults
 //	go test ./internal/chaos -size soak -run Soak -duration 1h
 //	go test ./internal/chaos -seed 7              repeats the decisions of an earlier run

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	sizeFlag = flag.String("size", "small", "small, for make test; ci, for make test-faults; soak")
+	sizeFlag = flag.String("size", "small", "small, for make test-all; ci, for make test-faults; soak")
 	seedFlag = flag.Uint64("seed", 0, "the seed of all random decisions; 0: a new one")
 	duration = flag.Duration("duration", time.Minute, "how long TestSoak runs at size soak")
 	page     = flag.String("page", "", "the file to write the results to, in Markdown")
@@ -62,6 +62,7 @@ func needsCI(t *testing.T) {
 // share.
 func database(t testing.TB) string {
 	t.Helper()
+	pgtest.NeedTime(t)
 	return testdb.New(t)
 }
 
@@ -69,6 +70,7 @@ func database(t testing.TB) string {
 // on it with Message DB.
 func ownServer(t testing.TB, opts ...pgtest.Option) (*pgtest.Server, string) {
 	t.Helper()
+	pgtest.NeedTime(t)
 	s := pgtest.Own(t, opts...)
 	url := s.URL("postgres")
 	conn := connect(t, url)
