@@ -165,7 +165,7 @@ func (p *process) launch(account *syscall.Credential, password, conf string) err
 	return nil
 }
 
-// boot starts the server on a free port. It tries again if another process takes the
+// boot starts the server on a free port. It retries if another process takes the
 // port first.
 func (p *process) boot(ctx context.Context) (port string, err error) {
 	if err := p.reply(ctx, "initdb"); err != nil {
