@@ -39,7 +39,7 @@ var matrix = []matrixRow{
 	{"T15", "PgBouncer in transaction mode", []string{"TestPgBouncer"}, nil, ""},
 	{"T16", "one connection, too few connections, a slow network", []string{"TestFewConnections", "TestSlowNetwork"}, []string{"mdb.TestSubscriptionsShareOneConnection", "mdb.TestNotifyExhaustedPool"}, "loss of packets, which needs rights on the machine's network; a delay of each message is tested instead"},
 	{"T17", "subscriptions start and stop", nil, []string{"mdb.TestSubscriptionsStartAndStop", "mdb.TestNotifyConnections"}, ""},
-	{"T18", "years without messages, long retries", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "mdb.TestNotifySleep", "mdb/poll.FuzzStrategies"}, "a jump of the wall clock, which has no effect, because timers are monotonic"},
+	{"T18", "years without messages, long retries", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "internal/doorbell.TestSleep", "mdb/poll.FuzzStrategies"}, "a jump of the wall clock, which has no effect, because timers are monotonic"},
 	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"mdb.FuzzNames"}, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
@@ -49,7 +49,7 @@ var matrix = []matrixRow{
 func TestMatrix(t *testing.T) {
 	found := make(map[string]bool)
 	declaration := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	for _, folder := range []string{"internal/chaos", "mdb", "mdb/poll"} {
+	for _, folder := range []string{"internal/chaos", "internal/doorbell", "mdb", "mdb/poll"} {
 		files, err := filepath.Glob(filepath.Join("../..", folder, "*_test.go"))
 		if err != nil {
 			t.Fatal(err)

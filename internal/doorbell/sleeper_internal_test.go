@@ -81,7 +81,7 @@ func TestHear(t *testing.T) {
 	})
 }
 
-// TestNotifySleep keeps a ring that comes while the subscription is not asleep.
+// TestSleep checks that a ring is kept that comes while the subscription is not asleep.
 func TestSleep(t *testing.T) {
 	t.Parallel()
 	const long = time.Hour
