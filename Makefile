@@ -13,15 +13,15 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list of modules comes from git: use a clone))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults soak stress-notify bench bench-report bench-notify compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults soak stress-notify bench bench-report bench-notify compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ To try it
 
-demo: ## run the demo on a PostgreSQL that is found or started (DATABASE_URL: on yours)
-	scripts/with-postgres DATABASE_URL $(GO) run ./examples/bank
+demo: ## see in half a minute what this is for, on a PostgreSQL of its own (DATABASE_URL, YES=1: on yours)
+	@cd demo && ../scripts/with-postgres DATABASE_URL $(GO) run .
 
 test: ## run the short tests with the race detector, in about two minutes
 	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-short
@@ -65,6 +65,9 @@ verify: ## check modules, format, dependencies, the API, the words and the READM
 	scripts/check-api
 	$(GO) test -run README ./examples
 	scripts/check-words
+
+demo-recording: ## record the demo as docs/demo.svg, by asciinema and termtosvg
+	scripts/demo-recording docs/demo.svg
 
 test-official: ## run the tests on Message DB's own SQL, fetched with npm, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \

@@ -2,7 +2,6 @@
 package examples_test
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
@@ -44,9 +42,6 @@ func TestExamples(t *testing.T) {
 	}
 	for _, name := range names {
 		name = filepath.Dir(name)
-		if name == "bank" { // its output varies, see TestBank
-			continue
-		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			want, err := os.ReadFile(filepath.Join("..", "testdata", "examples", name+".txt"))
@@ -73,59 +68,5 @@ func TestWithoutDatabaseURL(t *testing.T) {
 		if err == nil || !strings.Contains(string(out), "set DATABASE_URL") {
 			t.Errorf("%s: %v, %s", name, err, out)
 		}
-	}
-}
-
-func TestBank(t *testing.T) {
-	t.Parallel()
-	program := filepath.Join(programs, "bank")
-	run := func(t *testing.T, url, input string, args ...string) (string, error) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), program, args...)
-		cmd.Env = append(os.Environ(), "DATABASE_URL="+url)
-		cmd.Stdin = strings.NewReader(input)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		err := cmd.Run()
-		return out.String(), err
-	}
-
-	t.Run("a server of its own", func(t *testing.T) {
-		t.Parallel()
-		pgtest.NeedPrograms(t)
-		out, err := run(t, "", "", "-for", "500ms")
-		requireProof(t, out, err)
-	})
-	t.Run("an installed store", func(t *testing.T) {
-		t.Parallel()
-		url := testdb.New(t)
-		for range 2 { // what the first run left does not disturb the second
-			out, err := run(t, url, "", "-for", "200ms", "-accounts", "2", "-writers", "8")
-			requireProof(t, out, err)
-		}
-	})
-	t.Run("installs if the user agrees", func(t *testing.T) {
-		t.Parallel()
-		url := testdb.Empty(t)
-		out, err := run(t, url, "n\n", "-for", "100ms")
-		if err == nil || !strings.Contains(out, "not installed, as you wish") {
-			t.Fatalf("%v:\n%s", err, out)
-		}
-		out, err = run(t, url, "y\n", "-for", "100ms")
-		requireProof(t, out, err)
-	})
-	t.Run("an unreachable server", func(t *testing.T) {
-		t.Parallel()
-		if out, err := run(t, "postgres://127.0.0.1:1/none", ""); err == nil {
-			t.Fatalf("succeeded:\n%s", out)
-		}
-	})
-}
-
-func requireProof(t *testing.T, out string, err error) {
-	t.Helper()
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if err != nil || !strings.Contains(lines[len(lines)-1], "proved: ") {
-		t.Fatalf("%v:\n%s", err, out)
 	}
 }
