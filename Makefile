@@ -21,6 +21,7 @@ help: ## list the targets
 ##@ To try it
 
 demo: ## see in half a minute what this is for, on a PostgreSQL of its own (DATABASE_URL, YES=1: on yours)
+	@echo "Building the demo …"
 	@cd demo && ../scripts/with-postgres DATABASE_URL $(GO) run .
 
 test: ## run the short tests with the race detector, in about two minutes

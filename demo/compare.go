@@ -26,7 +26,7 @@ func (s *show) compare(ctx context.Context, length time.Duration) (string, error
 	waiters := []*waiter{
 		{name: "NOTIFY", short: "NOTIFY", option: mdb.WithNotify()},
 		{name: "polling, 10 ms to 1 s (default)", short: "polling", option: mdb.WithPolling(poll.Backoff(10*time.Millisecond, time.Second, 2))},
-		{name: "polling, every 10 ms", short: "at 10 ms", option: mdb.WithPolling(poll.Constant(10 * time.Millisecond))},
+		{name: "polling, every 10 ms", short: "every 10 ms:", option: mdb.WithPolling(poll.Constant(10 * time.Millisecond))},
 	}
 	failed := make(chan error, len(waiters))
 	start, stop := background(ctx, func(err error) { failed <- err })
@@ -65,9 +65,9 @@ func (s *show) compare(ctx context.Context, length time.Duration) (string, error
 	}
 	outcomes := make([]string, len(waiters))
 	for i, w := range waiters {
-		outcomes[i] = fmt.Sprintf("%s %s, %s reads/s", w.short, latency(w.meter.figures(keep).P50), w.reads(time.Since(begin)))
+		outcomes[i] = fmt.Sprintf("%s %s, %s/s", w.short, latency(w.meter.figures(keep).P50), w.reads(time.Since(begin)))
 	}
-	return strings.Join(outcomes, "; "), nil
+	return strings.Replace(strings.Join(outcomes, "; "), "/s", " reads/s", 1), nil
 }
 
 func (w *waiter) wait(ctx context.Context, category mdb.Category) error {

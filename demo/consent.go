@@ -85,7 +85,7 @@ func (d *database) plan(found inspection) string {
 		fmt.Sprintf("  - write to the categories %s and %s", d.accounts(), d.ticks()),
 		fmt.Sprintf("  - create the schema %s for a projection", d.schema()),
 		"  - end its own connections once, as it does not restart your server",
-		"  - remove all that it made")
+		"  - remove all that it made; the global positions of its messages stay unused")
 	return strings.Join(lines, "\n")
 }
 

@@ -24,6 +24,8 @@ var intro = []string{
 	"At the end queries prove that nothing was lost and nothing was handled twice.",
 }
 
+var errStopped = errors.New("stopped before the proof, by Ctrl-C twice")
+
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == projectionCommand {
 		os.Exit(projectionProcess(os.Args[2]))
@@ -48,11 +50,11 @@ func status(length time.Duration) int {
 	case errors.Is(err, errDeclined):
 		fmt.Println(err)
 		return 0
-	case all.Err() != nil:
-		fmt.Fprintln(os.Stderr, "demo: interrupted before the proof:", err)
-		return 130
 	}
 	fmt.Fprintln(os.Stderr, "demo:", err)
+	if errors.Is(err, errStopped) {
+		return 130
+	}
 	return 1
 }
 
@@ -85,6 +87,9 @@ func run(all, scenes context.Context, stops *stops, length time.Duration) (err e
 		err = onScreen(s.board, stops.interrupt, work)
 	} else {
 		err = inLines(s.board, os.Stdout, work)
+	}
+	if all.Err() != nil {
+		err = errStopped
 	}
 	if err := errors.Join(err, remove()); err != nil {
 		return err

@@ -46,18 +46,18 @@ func (d *database) removeAll(ctx context.Context, conn *pgx.Conn) (lines []strin
 	if err != nil {
 		return nil, err
 	}
-	lines = append(lines, count(deleted)+" messages", "the projection")
+	lines = append(lines, count(deleted)+" messages", "the projection's schema")
 	if d.made.trigger {
 		if err := schema.UninstallNotify(ctx, conn); err != nil {
 			return lines, err
 		}
-		lines = append(lines, "the NOTIFY trigger")
+		lines = append(lines, "the trigger")
 	}
 	if d.made.store {
 		line, err := d.uninstall(ctx, conn)
 		return append(lines, line), err
 	}
-	return append(lines, "all but a gap in the global positions"), nil
+	return lines, nil
 }
 
 func (d *database) deleteMessages(ctx context.Context, conn *pgx.Conn) (int64, error) {

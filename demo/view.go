@@ -32,7 +32,7 @@ const (
 
 // render draws the state within the size.
 func render(s State, width, height int) string {
-	lines := slices.Concat(header(s, width), scenes(s), table(s), footer(s))
+	lines := slices.Concat(header(s, width), scenes(s), table(s, width), footer(s))
 	lines = fit(lines, height)
 	texts := make([]string, len(lines))
 	for i, l := range lines {
@@ -59,7 +59,8 @@ func fit(lines []line, height int) []line {
 func header(s State, width int) []line {
 	left := bold("Message DB demo") + " · " + s.Server
 	clock := fmt.Sprintf("%.0f of %.0f s", min(s.Elapsed, s.Length).Seconds(), s.Length.Seconds())
-	gap := max(1, width-ansi.StringWidth(left)-ansi.StringWidth(clock))
+	left = ansi.Truncate(left, max(0, width-len(clock)-1), "…")
+	gap := max(1, width-ansi.StringWidth(left)-len(clock))
 	lines := []line{{rankTitle, left + strings.Repeat(" ", gap) + clock}}
 	for _, text := range intro {
 		lines = append(lines, line{rankIntro, dim(text)})
@@ -93,16 +94,26 @@ func scenes(s State) []line {
 	return append(lines, line{rankBlank, ""})
 }
 
-const rowFormat = "%-22s %9s %9s %9s %9s %9s"
+// row prints the cells that the width has room for.
+func row(width int, name string, cells ...string) string {
+	text := fmt.Sprintf("%-21s", name)
+	for _, cell := range cells {
+		if len(text)+10 > width {
+			break
+		}
+		text += fmt.Sprintf("%10s", cell)
+	}
+	return text
+}
 
-func table(s State) []line {
-	lines := []line{{rankFigures, dim(fmt.Sprintf(rowFormat, "the last 2 s", "p50", "p99", "a second", "total", "waiting"))}}
+func table(s State, width int) []line {
+	lines := []line{{rankFigures, dim(row(width, "the last 2 s", "p50", "p99", "a second", "total", "waiting"))}}
 	for _, r := range s.Rows {
 		waiting := ""
 		if r.Waiting >= 0 {
 			waiting = count(r.Waiting)
 		}
-		lines = append(lines, line{rankFigures, fmt.Sprintf(rowFormat, r.Name, latency(r.P50), latency(r.P99),
+		lines = append(lines, line{rankFigures, row(width, r.Name, latency(r.P50), latency(r.P99),
 			fmt.Sprintf("%.0f", r.PerSecond), count(r.Total), waiting)})
 	}
 	conflicts := fmt.Sprintf("%s conflicts: two writers wanted one account, and one of them decided again", count(s.Conflicts))
@@ -122,7 +133,7 @@ func summary(s State) string {
 	var b strings.Builder
 	after := ""
 	if s.Interrupted {
-		after = fmt.Sprintf(", ended after %s by Ctrl-C", seconds(s.Elapsed.Truncate(100*time.Millisecond)))
+		after = fmt.Sprintf(" · Ctrl-C after %s", seconds(s.Elapsed.Truncate(100*time.Millisecond)))
 	}
 	fmt.Fprintf(&b, "%s · %s%s\n\n", bold("Message DB demo"), s.Server, after)
 	for i, scene := range s.Scenes {
