@@ -80,7 +80,7 @@ func (p *projector) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the end that was asked for
 		}
-		if refused(err) {
+		if rejected(err) {
 			return err
 		}
 		if err := outage.wait(ctx, err); err != nil {
@@ -89,8 +89,8 @@ func (p *projector) follow(ctx context.Context) error {
 	}
 }
 
-// refused reports whether the server has refused a statement, while it goes on.
-func refused(err error) bool {
+// rejected reports whether the server has rejected a statement, which is no lost connection.
+func rejected(err error) bool {
 	var server *pgconn.PgError
 	return errors.As(err, &server) && !strings.HasPrefix(server.Code, "57P") && !strings.HasPrefix(server.Code, "08")
 }
