@@ -170,6 +170,36 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// TestReaderGoesAway checks that the demo removes what it made when nobody reads its output.
+func TestReaderGoesAway(t *testing.T) {
+	t.Parallel()
+	url := testdb.Empty(t)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	before := inventory(t, conn)
+	cmd := agreed(demo(t, url, "-seconds", "1"))
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	_ = stdout.Close()
+	if err := cmd.Wait(); err == nil {
+		t.Error("the demo has not noticed that its output was lost")
+	}
+	if after := inventory(t, conn); after != before {
+		t.Errorf("the database has\n%s\nand had\n%s", after, before)
+	}
+}
+
 // TestRefusals checks what the demo says when it must not write.
 func TestRefusals(t *testing.T) {
 	t.Parallel()

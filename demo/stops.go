@@ -20,6 +20,8 @@ func newStops() (s *stops, all, scenes context.Context) {
 	s = &stops{signals: make(chan os.Signal, 2)}
 	all, s.endAll = context.WithCancel(context.Background())
 	scenes, s.endScenes = context.WithCancel(all)
+	// A reader of the output that goes away must not keep the demo from removing what it made.
+	signal.Ignore(syscall.SIGPIPE)
 	signal.Notify(s.signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		for range s.signals {
