@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -130,7 +131,7 @@ func read(events io.Reader, show io.Writer) (result, error) {
 
 func (r *result) count(e event) {
 	for i, column := range columns {
-		if !column.tests.MatchString(e.Test) {
+		if !column.tests.MatchString(path.Base(e.Package) + " " + e.Test) {
 			continue
 		}
 		switch c := &r.Counts[i]; e.Action {
