@@ -229,8 +229,10 @@ func (j *journal) String() string {
 	return j.text.String()
 }
 
-// retries returns how often something was tried again.
-func (j *journal) retries() int { return strings.Count(j.String(), "tried again") + strings.Count(j.String(), "retrying") }
+// retries returns how often something was retried.
+func (j *journal) retries() int {
+	return strings.Count(j.String(), "retrying ") + strings.Count(j.String(), "tried again")
+}
 
 func (j *journal) option() mdb.StoreOption {
 	return mdb.WithLogger(slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug})))

@@ -11,29 +11,30 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// A subscription is a loop. What it reads and waits by are functions, so that a
-// test can drive it without a server and a clock.
+// A subscription is a loop. It reads and waits through functions, so that a test can
+// drive it without a server or a clock. Its fields belong to the goroutine that runs the
+// loop; workers read only those that are set before they start.
 type subscription struct {
 	subscribeConfig
 	source
 
-	suspect func() // is called when connections may lead nowhere
+	suspect func() // called when connections may be dead
 	sleeper sleeper
 	logger  *slog.Logger
 
-	begun    bool // a page has been read
-	full     int  // full pages in a row
-	live     *bool
-	liveAt   int64 // when this has been handled, the subscription has caught up
-	seen     poll.Seen
-	patience time.Duration // how long the next read may take, if that is more than readPatience
-	handled  int64         // everything up to here has been, or a filter has left it out
-	reported int64         // the last position that OnProgress was given
+	begun       bool  // a page has been read
+	full        int   // full pages in a row
+	live        *bool // the last value passed to OnLive; nil: none
+	liveAt      int64 // the subscription has caught up when this position is handled
+	seen        poll.Seen
+	readTimeout time.Duration // of the next read, if it is longer than minReadTimeout
+	handled     int64         // everything up to this position is handled or left out by a filter
+	reported    int64         // the last position passed to OnProgress
 
-	partition *partition // nil: the loop handles messages itself
+	workerSet *workerSet // nil: the loop handles messages itself
 }
 
-// notCaughtUp is a liveAt that is never reached.
+// notCaughtUp is a value of liveAt that no position reaches.
 const notCaughtUp = math.MaxInt64
 
 // A sleeper waits until there may be something to read, as a [doorbell.Sleeper] does.
@@ -46,7 +47,7 @@ type sleeper interface {
 func (s *subscription) run(ctx context.Context) error {
 	s.handled = s.read.position - 1
 	if s.read.fromEnd {
-		err := s.untilItWorks(ctx, func(ctx context.Context) error {
+		err := s.retryTransient(ctx, func(ctx context.Context) error {
 			head, err := s.head(ctx)
 			s.read.position, s.handled = head+1, head
 			return err
@@ -58,23 +59,24 @@ func (s *subscription) run(ctx context.Context) error {
 	s.reported, s.liveAt = s.handled, notCaughtUp
 	var err error
 	if s.workers > 1 {
-		err = s.spread(ctx)
+		err = s.runWorkers(ctx)
 	} else {
 		err = s.loop(ctx, ctx)
 	}
 	return firstOf(err, s.report(ctx))
 }
 
-// loop reads and handles. work is ctx, or ends before, when a worker fails.
+// loop reads pages and delivers their messages. work is ctx, or a context derived from it
+// that also ends when a worker fails.
 func (s *subscription) loop(ctx, work context.Context) error {
 	progress := func() error { return s.progress(ctx) }
 	for {
-		if err := s.partition.room(work, progress); err != nil {
+		if err := s.workerSet.waitForCapacity(work, progress); err != nil {
 			return err
 		}
 		var page []Message
 		var head int64
-		err := s.untilItWorks(work, func(ctx context.Context) (err error) {
+		err := s.retryTransient(work, func(ctx context.Context) (err error) {
 			s.sleeper.BeforeRead()
 			page, head, err = s.page(ctx, s.read)
 			return err
@@ -87,7 +89,7 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		if s.full++; !full {
 			s.full = 0
 		}
-		// One full page may be just what there was.
+		// One full page may happen to contain everything there was.
 		if s.full > 1 {
 			s.liveAt = notCaughtUp
 			if err := s.setLive(false); err != nil {
@@ -98,7 +100,7 @@ func (s *subscription) loop(ctx, work context.Context) error {
 			s.read.position = s.position(&page[n-1]) + 1
 		}
 		if !full {
-			// Up to the head, a short page has all that the filter lets through.
+			// A short page contains everything up to the head that the filter selects.
 			s.read.position = max(s.read.position, head+1)
 			s.liveAt = min(s.liveAt, s.read.position-1)
 		}
@@ -109,32 +111,32 @@ func (s *subscription) loop(ctx, work context.Context) error {
 			return err
 		}
 		if full {
-			s.seen = poll.Seen{} // the next poll comes without a delay, and behind messages
+			s.seen = poll.Seen{} // the next poll follows messages, without a delay
 			continue
 		}
 		delay, err := s.delay(len(page))
 		if err != nil {
 			return err
 		}
-		if err := s.sleeper.Sleep(work, delay, len(page), s.partition.moves(), progress); err != nil {
+		if err := s.sleeper.Sleep(work, delay, len(page), s.workerSet.moves(), progress); err != nil {
 			return err
 		}
 	}
 }
 
-// deliver hands the page's messages to the handler, or to the workers. What was read
-// ends where the next read begins, which may be behind the page's last message.
+// deliver passes the page's messages to the handler or to the workers. The next read may
+// start beyond the page's last message, if a filter left messages out.
 func (s *subscription) deliver(ctx context.Context, page []Message) error {
 	end := s.read.position - 1
-	if s.partition != nil {
-		s.partition.add(page, end)
+	if s.workerSet != nil {
+		s.workerSet.add(page, end)
 		return nil
 	}
 	for i := range page {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := s.call(&page[i], func() error { return s.handler(ctx, page[i]) }); err != nil {
+		if err := s.invoke(&page[i], func() error { return s.handler(ctx, page[i]) }); err != nil {
 			return err
 		}
 		s.handled = s.position(&page[i])
@@ -143,10 +145,10 @@ func (s *subscription) deliver(ctx context.Context, page []Message) error {
 	return nil
 }
 
-// progress tells of what has been handled since it was called before.
+// progress reports what has been handled since its last call.
 func (s *subscription) progress(ctx context.Context) error {
-	if s.partition != nil {
-		s.handled = s.partition.settle()
+	if s.workerSet != nil {
+		s.handled = s.workerSet.release()
 	}
 	if err := s.report(ctx); err != nil || s.handled < s.liveAt {
 		return err
@@ -154,18 +156,18 @@ func (s *subscription) progress(ctx context.Context) error {
 	return s.setLive(true)
 }
 
-// report gives OnProgress the last position that is done with, if it has moved.
+// report calls OnProgress with the last handled position, if it has advanced.
 func (s *subscription) report(ctx context.Context) error {
 	if s.onProgress == nil || s.handled <= s.reported {
 		return nil
 	}
 	s.reported = s.handled
 	if ctx.Err() != nil {
-		ctx = context.WithoutCancel(ctx) // what was handled is still worth keeping
+		ctx = context.WithoutCancel(ctx) // handled messages are still worth recording
 	}
-	err := s.call(nil, func() error { return s.onProgress(ctx, s.handled) })
+	err := s.invoke(nil, func() error { return s.onProgress(ctx, s.handled) })
 	if err != nil {
-		s.reported = math.MaxInt64 // it is not told what workers finish meanwhile
+		s.reported = math.MaxInt64 // OnProgress is not called again for what workers still finish
 	}
 	return err
 }
@@ -175,23 +177,24 @@ func (s *subscription) setLive(live bool) error {
 		return nil
 	}
 	s.live = &live
-	return s.call(nil, func() error { s.onLive(live); return nil })
+	return s.invoke(nil, func() error { s.onLive(live); return nil })
 }
 
-// delay asks the strategy.
+// delay returns the strategy's delay.
 func (s *subscription) delay(found int) (delay time.Duration, err error) {
 	s.seen.Retrieved, s.seen.BatchSize = found, int(s.read.batchSize)
 	if s.seen.Empty++; found > 0 {
 		s.seen.Empty = 0
 	}
-	err = s.call(nil, func() error { delay = s.polling(s.seen); return nil })
+	err = s.invoke(nil, func() error { delay = s.polling(s.seen); return nil })
 	s.seen.Previous = delay
 	return delay, err
 }
 
-// call calls a callback, and returns its error or panic as a HandlerError. m is the
-// message that it was about, if it was about one; then it may be called by a worker.
-func (s *subscription) call(m *Message, f func() error) (err error) {
+// invoke calls a callback, and returns its error or panic as a HandlerError. m is the
+// message if the callback is the handler, and nil for other callbacks. Workers call it for
+// handlers.
+func (s *subscription) invoke(m *Message, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = &PanicError{Value: v, Stack: debug.Stack()}
@@ -208,7 +211,7 @@ func (s *subscription) call(m *Message, f func() error) (err error) {
 	return f()
 }
 
-// firstOf returns the first error, with the second one where there is one.
+// firstOf returns the first error, joined with the second if there is one.
 func firstOf(first, second error) error {
 	if second == nil {
 		return first

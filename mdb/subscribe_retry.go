@@ -9,13 +9,13 @@ import (
 	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
-// untilItWorks tries again what fails in a way that passes.
-func (s *subscription) untilItWorks(ctx context.Context, f func(context.Context) error) error {
+// retryTransient retries f after transient errors.
+func (s *subscription) retryTransient(ctx context.Context, f func(context.Context) error) error {
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := s.inTime(ctx, f)
+		err := s.withReadTimeout(ctx, f)
 		switch {
 		case err == nil:
 			return nil
@@ -24,9 +24,9 @@ func (s *subscription) untilItWorks(ctx context.Context, f func(context.Context)
 		case !classify(err).retryRead(s.begun):
 			return err
 		}
-		s.logger.LogAttrs(ctx, slog.LevelWarn, "subscription's read is tried again", slog.Int("attempt", attempt), slog.Any("error", err))
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a subscription's read", slog.Int("attempt", attempt), slog.Any("error", err))
 		if s.onRetry != nil {
-			if err := s.call(nil, func() error { s.onRetry(Retry{Attempt: attempt, Err: err}); return nil }); err != nil {
+			if err := s.invoke(nil, func() error { s.onRetry(Retry{Attempt: attempt, Err: err}); return nil }); err != nil {
 				return err
 			}
 		}
@@ -36,40 +36,39 @@ func (s *subscription) untilItWorks(ctx context.Context, f func(context.Context)
 	}
 }
 
-// readPatience is how long any read may take.
-const readPatience = 10 * time.Second
+// minReadTimeout is the shortest time after which a read times out.
+const minReadTimeout = 10 * time.Second
 
-// inTime breaks f off when it takes too long. Where the other end has gone without
-// a word, neither reading nor the network says so, at least not for hours. But the
-// read may just have had much to do, so the next one may take longer.
-func (s *subscription) inTime(ctx context.Context, f func(context.Context) error) error {
-	patience := max(s.patience, readPatience)
-	limited, cancel := context.WithTimeout(ctx, patience)
+// withReadTimeout cancels f if it takes too long. If the other end disappears without
+// closing the connection, nothing else detects that for hours. The read may just have been
+// slow, so the next one may take longer.
+func (s *subscription) withReadTimeout(ctx context.Context, f func(context.Context) error) error {
+	timeout := max(s.readTimeout, minReadTimeout)
+	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	begun := time.Now()
 	err := f(limited)
 	switch {
 	case err == nil:
-		s.patience = 2 * time.Since(begun)
+		s.readTimeout = 2 * time.Since(begun)
 	case limited.Err() != nil && ctx.Err() == nil:
 		if !errors.As(err, new(*acquireError)) {
-			s.patience = 2 * patience
+			s.readTimeout = 2 * timeout
 		}
 		s.suspect()
 	}
 	return err
 }
 
-// suspect replaces the pool's connections: the idle ones may be dead too, and would be
-// found one by one. Where none is idle the pool may just be busy. The pool may be shared
-// with the rest of the program, which should be able to find out why its connections
-// were closed.
+// suspect replaces the pool's connections: the idle ones may be dead too, and each would
+// have to time out. If none is idle, the pool may just be busy. The pool may be shared with the
+// rest of the program, so a warning says why its connections were closed.
 func (s *Store) suspect() {
 	if idle := s.pool.Stat().IdleConns(); idle > 0 {
-		s.config.logger.Warn("a subscription's read was not answered: replacing the pool's connections", "idle", idle)
+		s.config.logger.Warn("a subscription's read timed out: replacing the pool's connections", "idle", idle)
 		s.pool.Reset()
 	}
 }
 
-// subscriptionRetry has no last attempt.
+// subscriptionRetry is a policy without a last attempt.
 var subscriptionRetry = backoff.Policy{Min: 20 * time.Millisecond, Max: 5 * time.Second}

@@ -49,7 +49,7 @@ func TestSubscriptionSilence(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := rehearse(t, 0)
 				for reads := append(test.reads, slow(0)); len(reads) > 0; {
-					err := r.untilItWorks(t.Context(), func(ctx context.Context) error {
+					err := r.retryTransient(t.Context(), func(ctx context.Context) error {
 						begun, f := time.Now(), reads[0]
 						reads = reads[1:]
 						err := f(ctx)

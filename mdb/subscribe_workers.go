@@ -10,91 +10,111 @@ import (
 
 const (
 	maxWorkers = 1000
-	// aheadOfWorker is how many messages for each worker may be in hand when the next
-	// page is read, if a page is smaller.
+	// aheadOfWorker is the number of messages for each worker that may be pending when
+	// the next page is read, if a page is smaller.
 	aheadOfWorker = 16
 )
 
-// WithWorkers has n workers, 1 to 1,000, handle the messages of one subscription at the
-// same time. A stream belongs to the worker that the hash of its cardinal id gives, as
-// with a consumer group, see [Hash64]; streams without an id belong to one of them.
-// Each worker handles its messages in their order, so the order holds within a stream
-// and a cardinal id, and not beyond. With one worker all is as without this option.
+// WithWorkers makes n workers, 1 to 1,000, handle the messages of one subscription
+// concurrently. The hash of a stream's cardinal id selects its worker, as it selects the
+// member of a consumer group, see [Hash64]; all streams without an id have the same
+// worker. Each worker handles its messages in order, so the order is kept within a stream
+// and within a cardinal id, but not beyond. One worker is the same as no such option.
 //
-// The handler has to be safe for concurrent use. The other callbacks are called from
-// the caller's goroutine as ever, one at a time, but while workers handle messages:
+// Store the position that [OnProgress] receives, and no other. Do not store the position
+// of the message in the handler, not even in the transaction of its result: workers are at
+// different positions, so a position stored by one of them says nothing about messages
+// that others have not handled, and a call that resumes there loses these. Handlers must
+// expect that messages are delivered again, as described below.
 //
-//   - [OnProgress] is told a position when everything up to it has been handled,
-//     whatever was handled beyond.
-//   - [OnLive] is told true when everything has been handled that was there when the
-//     subscription caught up, and false as soon as that is known.
+// The handler must be safe for concurrent use. The other callbacks are still called one
+// at a time, from the caller's goroutine, but while workers handle messages:
 //
-// The next page is read while workers still handle the ones before. The messages in
-// hand are those from the first page on of which one has not been handled. There are
-// two pages of them at most, see [WithBatchSize], or a page and 16 messages for each
-// worker if that is more: they are what is in memory, and what a caller that goes on
-// from OnProgress is delivered again at most. When they are all there, because one
-// worker is slow, nothing is read until it has done with its page.
+//   - [OnProgress] receives a position when everything up to it is handled, regardless of
+//     what is handled beyond it.
+//   - [OnLive] receives true when everything that existed when the subscription caught up
+//     is handled, and false as soon as the subscription knows that it has not caught up.
 //
-// The first error of a handler ends the subscription. No further message is begun; the
-// context of the handlers that are running ends, with the error as its cause, and the
-// subscription returns when they have. What they handle in spite of that counts.
+// The subscription reads the next page while workers handle earlier ones. Messages are
+// pending from the first page on that is not completely handled. At most two pages are
+// pending, see [WithBatchSize], or one page and 16 messages for each worker if that is
+// more. Pending messages are in memory, and are delivered again if a caller resumes from
+// OnProgress. If one slow worker keeps a page pending, reading pauses at this limit.
+//
+// The first error of a handler ends the subscription. No further handler is called, the
+// contexts of running handlers end with the error as their cause, and the subscription
+// returns when these handlers have. Messages that they still handle count as handled.
 func WithWorkers(workers int) CategorySubscribeOption {
-	return partitionOption(workers)
+	return workersOption(workers)
 }
 
-type partitionOption int
+type workersOption int
 
-func (o partitionOption) categorySubscribe(c *subscribeConfig) {
+func (o workersOption) categorySubscribe(c *subscribeConfig) {
 	if o < 1 || o > maxWorkers {
 		c.faults.add("workers", strconv.Itoa(int(o)), "1 to "+strconv.Itoa(maxWorkers))
 	}
 	c.workers = int(o)
 }
 
-// A partition is the handler side of a subscription, spread over workers. The methods
-// are for the loop's goroutine. Those that allow a nil one say that there is no worker.
-type partition struct {
-	workers  []worker
-	group    uint64               // the size of the group of which only one member's streams come, or 1
-	ahead    int                  // with more messages in hand no page is read
-	position func(*Message) int64 // the subscription's
+// A workerSet distributes a subscription's messages among workers. Fields without a
+// comment about other goroutines belong to the loop's goroutine. Methods are called from
+// it unless they say otherwise. A nil set has no workers.
+type workerSet struct {
+	workers  []worker             // set before the workers start
+	group    uint64               // the size of the consumer group that the subscription is a member of, or 1
+	ahead    int                  // with more pending messages, no page is read
+	position func(*Message) int64 // the subscription's; workers do not call it
 
-	pages []*handedPage // those in hand
-	held  int           // messages in them
-	end   int64         // everything up to here was handed over
-	moved chan struct{} // holds something when a page is done with
+	pages   []*pendingPage // in the order of their reads
+	pending int            // messages in pages
+	end     int64          // everything up to this position was given to workers
+
+	// moved receives a value, from a worker, when a page is completely handled.
+	moved chan struct{}
 
 	running sync.WaitGroup
-	first   sync.Once
-	err     error // the first, to be looked at when no worker is running
-	cancel  context.CancelCauseFunc
+	cancel  context.CancelCauseFunc // ends the workers' context
+	// first guards err, the first error. Any goroutine may set it; read it only when no
+	// worker is running.
+	first sync.Once
+	err   error
 }
 
-// A worker is a goroutine with the messages that wait for it.
+// A worker is a goroutine with its queue of messages.
 type worker struct {
+	// mu guards tasks, to which the loop appends and from which the worker takes. It is
+	// not held while a handler runs.
 	mu    sync.Mutex
 	tasks []task
-	wake  chan struct{} // holds something when there are tasks
+
+	// wake receives a value, from the loop, after it appended tasks.
+	wake chan struct{}
 }
 
+// A task is a message to be handled.
 type task struct {
-	page *handedPage
-	i    int
+	page *pendingPage
+	i    int // the message's index in the page
 }
 
-// A handedPage is a page in the hands of workers.
-type handedPage struct {
-	messages []Message
-	before   int64        // everything up to here was handed over before
-	handled  []bool       // each set by its worker
-	left     atomic.Int64 // messages
+// A pendingPage is a page whose messages were given to workers.
+type pendingPage struct {
+	messages []Message // not changed
+	before   int64     // everything up to this position was given to workers earlier
+
+	// handled has an element for each message, which only the message's worker sets. The
+	// loop reads it when no worker is running.
+	handled []bool
+	// left counts the messages that are not handled. A worker decrements it after it set
+	// the element of handled.
+	left atomic.Int64
 }
 
-// spread runs the loop with workers, which have returned when it does.
-func (s *subscription) spread(ctx context.Context) error {
+// runWorkers runs the loop with workers, and returns after all of them have returned.
+func (s *subscription) runWorkers(ctx context.Context) error {
 	work, cancel := context.WithCancelCause(ctx)
-	p := &partition{
+	set := &workerSet{
 		workers:  make([]worker, s.workers),
 		group:    1,
 		ahead:    max(int(s.read.batchSize), s.workers*aheadOfWorker),
@@ -104,35 +124,36 @@ func (s *subscription) spread(ctx context.Context) error {
 		cancel:   cancel,
 	}
 	if s.read.size != nil {
-		p.group = uint64(*s.read.size)
+		set.group = uint64(*s.read.size)
 	}
-	s.partition = p
-	// A callback may leave by runtime.Goexit.
-	defer p.running.Wait()
+	s.workerSet = set
+	// A callback may call runtime.Goexit.
+	defer set.running.Wait()
 	defer cancel(nil)
-	for i := range p.workers {
-		w := &p.workers[i]
+	for i := range set.workers {
+		w := &set.workers[i]
 		w.wake = make(chan struct{}, 1)
-		p.running.Go(func() { s.work(work, w) })
+		set.running.Go(func() { s.work(work, w) })
 	}
 	err := s.loop(ctx, work)
 	if ctx.Err() == nil {
-		p.fail(err)
+		set.fail(err)
 	}
-	p.running.Wait()
-	s.handled = p.prefix()
-	if p.err != nil {
-		return p.err
+	set.running.Wait()
+	s.handled = set.exactlyHandled()
+	if set.err != nil {
+		return set.err
 	}
 	return err
 }
 
-// work is what a worker does. It may be in the middle of a message when ctx ends.
+// work is a worker's goroutine: it handles the worker's messages until ctx ends, and then
+// returns when the handler that is running does.
 func (s *subscription) work(ctx context.Context, w *worker) {
 	var m *Message
 	defer func() {
 		if m != nil {
-			s.partition.fail(&HandlerError{m.Stream, m.Position, m.GlobalPosition, errHandlerExits})
+			s.workerSet.fail(&HandlerError{m.Stream, m.Position, m.GlobalPosition, errHandlerExits})
 		}
 	}()
 	for tasks := []task(nil); ; {
@@ -149,97 +170,99 @@ func (s *subscription) work(ctx context.Context, w *worker) {
 				return
 			}
 			m = &t.page.messages[t.i]
-			if err := s.call(m, func() error { return s.handler(ctx, *m) }); err != nil {
+			if err := s.invoke(m, func() error { return s.handler(ctx, *m) }); err != nil {
 				m = nil
-				s.partition.fail(err)
+				s.workerSet.fail(err)
 				return
 			}
 			m = nil
-			s.partition.done(t)
-			tasks[i] = task{} // a page that is done with can be freed
+			s.workerSet.done(t)
+			tasks[i] = task{} // lets a completely handled page be freed
 		}
 	}
 }
 
-// errHandlerExits would be a hanging subscription otherwise.
-var errHandlerExits = errors.New("it has ended the goroutine, as t.FailNow does")
+// errHandlerExits is the error of a handler that calls runtime.Goexit, which ends its worker.
+var errHandlerExits = errors.New("it ended the goroutine, as t.FailNow does")
 
-// fail ends the work because of an error, if it is the first.
-func (p *partition) fail(err error) {
-	p.first.Do(func() {
-		p.err = err
-		p.cancel(err)
+// fail ends the workers' context because of err, if it is the first error. Workers call it
+// too.
+func (s *workerSet) fail(err error) {
+	s.first.Do(func() {
+		s.err = err
+		s.cancel(err)
 	})
 }
 
-// done is called by workers.
-func (p *partition) done(t task) {
+// done is called by a worker that has handled the message.
+func (s *workerSet) done(t task) {
 	t.page.handled[t.i] = true
 	if t.page.left.Add(-1) == 0 {
-		signal(p.moved)
+		signal(s.moved)
 	}
 }
 
-// add hands a page over. What was read with it ends at the position end.
-func (p *partition) add(page []Message, end int64) {
+// add gives a page to the workers. The read covered everything up to end.
+func (s *workerSet) add(page []Message, end int64) {
 	if len(page) > 0 {
-		handed := &handedPage{messages: page, before: p.end, handled: make([]bool, len(page))}
-		handed.left.Store(int64(len(page)))
-		p.pages = append(p.pages, handed)
-		p.held += len(page)
+		pending := &pendingPage{messages: page, before: s.end, handled: make([]bool, len(page))}
+		pending.left.Store(int64(len(page)))
+		s.pages = append(s.pages, pending)
+		s.pending += len(page)
 		for i := range page {
-			w := p.worker(page[i].Stream)
+			w := s.worker(page[i].Stream)
 			w.mu.Lock()
-			w.tasks = append(w.tasks, task{handed, i})
+			w.tasks = append(w.tasks, task{pending, i})
 			w.mu.Unlock()
 			signal(w.wake)
 		}
 	}
-	p.end = end
+	s.end = end
 }
 
-// worker returns the one that a stream belongs to. The members of a group of n take
-// the hash's remainder by n, so the streams of one member differ in the rest only.
-func (p *partition) worker(stream StreamName) *worker {
+// worker returns the worker of a stream. All streams of a member of a group of n have the
+// same remainder of the hash by n, so the worker is selected by the quotient.
+func (s *workerSet) worker(stream StreamName) *worker {
 	hash := Hash64(stream.CardinalID())
-	return &p.workers[uint64(max(hash, -hash))/p.group%uint64(len(p.workers))]
+	return &s.workers[uint64(max(hash, -hash))/s.group%uint64(len(s.workers))]
 }
 
-// settle lets go of the first pages as far as they are done with. It returns the
-// position up to which everything has been handled.
-func (p *partition) settle() int64 {
-	for len(p.pages) > 0 && p.pages[0].left.Load() == 0 {
-		p.held -= len(p.pages[0].messages)
-		p.pages[0] = nil
-		p.pages = p.pages[1:]
+// release drops the leading pages that are completely handled. It returns the position up
+// to which everything is handled.
+func (s *workerSet) release() int64 {
+	for len(s.pages) > 0 && s.pages[0].left.Load() == 0 {
+		s.pending -= len(s.pages[0].messages)
+		s.pages[0] = nil
+		s.pages = s.pages[1:]
 	}
-	if len(p.pages) == 0 {
-		return p.end
+	if len(s.pages) == 0 {
+		return s.end
 	}
-	return p.pages[0].before
+	return s.pages[0].before
 }
 
-// prefix is settle to the message, for when no worker is running.
-func (p *partition) prefix() int64 {
-	handled := p.settle()
-	if len(p.pages) > 0 {
-		page := p.pages[0]
-		for i := 0; page.handled[i]; i++ { // not all of them, as it was not let go of
-			handled = p.position(&page.messages[i])
+// exactlyHandled is like release, but the position may be within a page. Call it when no
+// worker is running.
+func (s *workerSet) exactlyHandled() int64 {
+	handled := s.release()
+	if len(s.pages) > 0 {
+		page := s.pages[0]
+		for i := 0; page.handled[i]; i++ { // ends, because release would have dropped a page that is handled
+			handled = s.position(&page.messages[i])
 		}
 	}
 	return handled
 }
 
-// room waits until there is room for a page. It calls progress meanwhile, which
-// settles.
-func (p *partition) room(ctx context.Context, progress func() error) error {
-	if p == nil {
+// waitForCapacity waits until another page may be read. It calls progress, which releases
+// pages.
+func (s *workerSet) waitForCapacity(ctx context.Context, progress func() error) error {
+	if s == nil {
 		return nil
 	}
-	for p.held > p.ahead {
+	for s.pending > s.ahead {
 		select {
-		case <-p.moved:
+		case <-s.moved:
 			if err := progress(); err != nil {
 				return err
 			}
@@ -250,15 +273,15 @@ func (p *partition) room(ctx context.Context, progress func() error) error {
 	return nil
 }
 
-// moves tells when a call of progress may have something to tell.
-func (p *partition) moves() <-chan struct{} {
-	if p == nil {
+// moves returns a channel that receives a value when progress may have advanced.
+func (s *workerSet) moves() <-chan struct{} {
+	if s == nil {
 		return nil
 	}
-	return p.moved
+	return s.moved
 }
 
-// signal puts something into a channel of one place.
+// signal sends to a channel with a buffer of one, unless it is full.
 func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -16,7 +16,7 @@ import (
 
 // separate has the messages go to the workers in turn, by their streams.
 func separate(r *rehearsal) {
-	p := &partition{workers: make([]worker, r.workers), group: 1}
+	p := &workerSet{workers: make([]worker, r.workers), group: 1}
 	ids := make([]string, r.workers)
 	for n := 0; slices.Contains(ids, ""); n++ {
 		id := fmt.Sprint(n)
@@ -372,8 +372,8 @@ func TestPartitionEnds(t *testing.T) {
 func TestPartitionWorker(t *testing.T) {
 	t.Parallel()
 	const workers, ids = 4, 4000
-	alone := &partition{workers: make([]worker, workers), group: 1}
-	member := &partition{workers: make([]worker, workers), group: workers}
+	alone := &workerSet{workers: make([]worker, workers), group: 1}
+	member := &workerSet{workers: make([]worker, workers), group: workers}
 	count := make(map[*worker]int)
 	members := 0
 	for n := range ids {
