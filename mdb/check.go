@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// inspection gathers in one statement what Check looks at. It reads catalogues
-// only, which every role may do.
+// inspection finds everything that Check reports in one statement. It reads only
+// catalogues, which every role may read.
 var inspection = newStatement("inspect", `
 WITH
 	schema AS (SELECT oid FROM pg_namespace WHERE nspname = 'message_store'),
@@ -42,23 +42,23 @@ SELECT
 		WHERE NOT EXISTS (SELECT FROM relations AS r JOIN pg_index AS i ON i.indexrelid = r.oid
 			WHERE r.relname = name AND i.indisvalid AND (i.indisunique OR name = 'messages_category')))`)
 
-// Check looks at the database, the role and the connection, and returns nil if
-// all is as it has to be. Otherwise the error joins a [*SetupError] for each thing
-// that is wrong, with what to do about it:
+// Check reports whether the database, the role and the connection are set up correctly for
+// Message DB. It returns nil if they are. Otherwise the error joins a [*SetupError], with
+// a remedy, for each problem:
 //
-//   - Message DB is not installed, or a version too old for some of what this
-//     package offers;
-//   - the role lacks a right (one that a program needs only for writing may be
-//     missing on purpose);
-//   - the search path does not lead to message_store though the installed
-//     functions need it to, or leads to another table messages, or other functions
-//     of the same names, first;
-//   - the server is a standby, which cannot be written to;
-//   - the sequence of global positions has a cache, so that messages of a category
-//     may become visible in another order than that of their positions;
+//   - Message DB is not installed, or its version is too old for a feature of this
+//     package;
+//   - the role lacks a privilege (one for writing may be missing on purpose, if the
+//     program only reads);
+//   - the search path does not contain message_store, although the installed functions
+//     need it, or contains another table messages, or functions of the same names, before
+//     it;
+//   - the server is a standby, which rejects writes;
+//   - the sequence of global positions has a cache, so that messages of a category may
+//     become visible in an order other than that of their global positions;
 //   - an index is missing or invalid.
 //
-// It looks through one connection; the others are assumed to be configured alike.
+// It uses one connection, and assumes that the others are configured alike.
 func (s *Store) Check(ctx context.Context) error {
 	var (
 		missing, rights, tables, functions, indexes []string
@@ -72,7 +72,7 @@ func (s *Store) Check(ctx context.Context) error {
 	if len(missing) > 0 {
 		return &SetupError{
 			Problem: "Message DB is not installed in this database: it lacks " + strings.Join(missing, ", "),
-			Remedy:  "install it, for example by the command mdb install, or by schema.Install of package mdb/schema",
+			Remedy:  installRemedy,
 		}
 	}
 
@@ -84,23 +84,23 @@ func (s *Store) Check(ctx context.Context) error {
 		found("the role lacks "+strings.Join(rights, "; "), "GRANT message_store TO the role that connects")
 	}
 	if len(tables) > 0 {
-		found("the search path leads to another table, "+strings.Join(tables, ", "), pathRemedy)
+		found("the search path finds another table first: "+strings.Join(tables, ", "), pathRemedy)
 	}
 	if len(functions) > 0 {
-		found("the search path leads to other functions of Message DB's names, "+strings.Join(functions, ", "), pathRemedy)
+		found("the search path finds other functions with names of Message DB first: "+strings.Join(functions, ", "), pathRemedy)
 	}
 	if standby {
-		found("the server is a standby, which takes no writes", "connect to the primary, for example with target_session_attrs=read-write")
+		found("the server is a standby, which rejects writes", "connect to the primary, for example with target_session_attrs=read-write")
 	}
 	if cache != nil && *cache > 1 {
 		found(fmt.Sprintf("the sequence of global positions has CACHE %d", *cache),
 			"ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1")
 	}
 	if len(indexes) > 0 {
-		found("missing, invalid or of the wrong kind: "+strings.Join(indexes, ", "), "REINDEX them, or create them as Message DB does")
+		found("indexes are missing, invalid or not unique: "+strings.Join(indexes, ", "), "REINDEX them, or create them as Message DB's installation does")
 	}
 	if !lastOfType {
-		found("Message DB is older than 1.3.0, so that OfType cannot be used", "upgrade Message DB")
+		found("Message DB is older than 1.3.0, so OfType does not work", "upgrade Message DB")
 	}
 	if len(rights)+len(tables)+len(functions) == 0 {
 		if err := s.checkPath(ctx); err != nil {
@@ -110,10 +110,10 @@ func (s *Store) Check(ctx context.Context) error {
 	return errors.Join(problems...)
 }
 
-const pathRemedy = "put message_store first in it and pg_temp last, as Configure does, or ALTER ROLE … SET search_path"
+const pathRemedy = "put message_store first in the search path and pg_temp last, as Configure does, or ALTER ROLE … SET search_path"
 
-// checkPath calls a function whose body needs the search path in some
-// installations and not in others.
+// checkPath calls a function whose body needs the search path in some installations, but
+// not in all.
 func (s *Store) checkPath(ctx context.Context) error {
 	err := s.run(ctx, streamVersion, drain, "category-id")
 	if err != nil {

@@ -116,22 +116,22 @@ func TestCheck(t *testing.T) {
 		{
 			name:    "another table",
 			spoil:   `CREATE SCHEMA app; CREATE TABLE app.messages (); SET LOCAL search_path = app, message_store`,
-			problem: "the search path leads to another table, app.messages", remedy: "put message_store first",
+			problem: "the search path finds another table first: app.messages", remedy: "put message_store first",
 		},
 		{
 			name:    "another table and no path to the store's",
 			spoil:   `CREATE TABLE public.messages (); SET LOCAL search_path = public`,
-			problem: "the search path leads to another table, public.messages", remedy: "put message_store first",
+			problem: "the search path finds another table first: public.messages", remedy: "put message_store first",
 		},
 		{
 			name:    "another view",
 			spoil:   `CREATE VIEW public.messages AS SELECT 1; SET LOCAL search_path = public, message_store`,
-			problem: "the search path leads to another table, public.messages", remedy: "put message_store first",
+			problem: "the search path finds another table first: public.messages", remedy: "put message_store first",
 		},
 		{
 			name:    "another function",
 			spoil:   `CREATE FUNCTION public.category(varchar) RETURNS varchar LANGUAGE sql RETURN 'mine'; SET LOCAL search_path = public, message_store`,
-			problem: "the search path leads to other functions of Message DB's names, public.category", remedy: "put message_store first",
+			problem: "the search path finds other functions with names of Message DB first: public.category", remedy: "put message_store first",
 		},
 		{
 			name:    "cache",
@@ -221,7 +221,7 @@ func TestCheckTemporaryTable(t *testing.T) {
 				return
 			}
 			found := findings(t, err)
-			if !strings.Contains(found[0].Problem, "the search path leads to another table, pg_temp") {
+			if !strings.Contains(found[0].Problem, "the search path finds another table first: pg_temp") {
 				t.Errorf("findings %v, want the temporary table", found)
 			}
 		})
@@ -236,7 +236,7 @@ func TestCheckPath(t *testing.T) {
 	exec(t, newPool(t, url), `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
 		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
 	found := findings(t, newStore(t, barePool(t, url)).Check(t.Context()))
-	if len(found) != 1 || !strings.Contains(found[0].Problem, "the search path does not lead to the schema message_store") {
+	if len(found) != 1 || !strings.Contains(found[0].Problem, "the search path does not contain the schema message_store") {
 		t.Errorf("findings %v, want the path", found)
 	}
 	if err := newStore(t, newPool(t, url)).Check(t.Context()); err != nil {

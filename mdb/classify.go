@@ -9,42 +9,42 @@ import (
 	"github.com/jackc/puddle/v2"
 )
 
-// A class says what an error means for the call that met it.
+// A class says what an error means for the call that received it.
 type class int
 
 const (
-	classRefused      class = iota // the server rejected the statement for a reason of its own, or the pool is closed
+	classRefused      class = iota // the server rejected the statement for another reason, or the pool is closed
 	classWrongVersion              // the stream is not at the expected version
 	classDuplicateID               // a message with the ID exists
 	classArgument                  // the server rejected an argument
 	classSetup                     // Message DB is missing, or not reachable for this role
-	classInternal                  // an internal error of the server, such as a relation that is just being replaced
-	classUnavailable               // the server lacks resources, or somebody intervened, or it is a standby
-	classNoConnection              // the pool gave no connection, and no attempt to connect failed
-	classTransient                 // nothing happened, and the same may succeed later
+	classInternal                  // an internal error of the server, such as a relation that is being replaced
+	classUnavailable               // the server lacks resources, an operator intervened, or it is a standby
+	classNoConnection              // the pool had no free connection in time
+	classTransient                 // nothing happened, and a retry may succeed
 	classStale                     // the prepared statement is gone or outdated; nothing happened
-	classAborted                   // an earlier error has ended the transaction
+	classAborted                   // an earlier error aborted the transaction
 	classNotSent                   // nothing was sent
-	classUnknown                   // sent, and no answer came
+	classUnknown                   // it was sent, and no reply came
 )
 
-// A condition says when something is done about an error.
+// A condition says when an error leads to a retry.
 type condition int
 
 const (
 	never    condition = iota
-	onceRead           // once the subscription has read a page
+	onceRead           // if the subscription has read a page before
 	always
 )
 
-// consequences has what a caller does about an error of each class.
+// consequences says what follows from an error of each class.
 //
-//   - write: whether a Store sends a write again, with the same IDs. It holds as well for
-//     what comes before any write, and for the look at a write's outcome.
+//   - write: whether a Store retries a write, with the same IDs. It also applies to
+//     statements before a write, and to the search for a write's messages.
 //   - read: when a subscription retries a read. A missing schema or a wrong password is a
 //     mistake in the set-up at first; later it is an upgrade, a failover or a rotation.
-//   - transaction: whether Atomically runs a transaction again that the error has ended.
-//   - lost: whether a write that met the error may have happened.
+//   - transaction: whether Atomically retries a transaction that the error has ended.
+//   - lost: whether a write with this error may have happened.
 var consequences = [...]struct {
 	write       bool
 	read        condition
@@ -70,14 +70,15 @@ func (c class) retryWrite() bool       { return consequences[c].write }
 func (c class) retryTransaction() bool { return consequences[c].transaction }
 func (c class) lost() bool             { return consequences[c].lost }
 
-// retryRead reports whether to retry a subscription's read. begun is whether the
+// retryRead reports whether to retry a subscription's read. begun says whether the
 // subscription has read a page before.
 func (c class) retryRead(begun bool) bool {
 	when := consequences[c].read
 	return when == always || when == onceRead && begun
 }
 
-// classify is the one place that knows SQLSTATEs and the server's texts.
+// classify returns the class of an error. It is the one place that interprets SQLSTATEs and
+// the server's texts.
 func classify(err error) class {
 	var broken *brokenError
 	if errors.As(err, &broken) {
@@ -95,8 +96,8 @@ func classify(err error) class {
 	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
-		// By the simple protocol, a connection that breaks while the answer is awaited
-		// is reported as one that was closed before, and as safe to retry.
+		// With the simple protocol, pgx reports a connection that is lost before the reply
+		// as one that was closed before, and as safe to retry.
 		sent := errors.Is(err, pgconn.ErrConnClosed)
 		if pgconn.SafeToRetry(err) && !sent || isConnectError(err) {
 			return classNotSent
@@ -110,7 +111,7 @@ func classify(err error) class {
 		return classNotSent
 	}
 	severity := pgErr.SeverityUnlocalized
-	if severity == "" { // as from servers that only speak like PostgreSQL
+	if severity == "" { // from servers that only implement PostgreSQL's protocol
 		severity = pgErr.Severity
 	}
 	if severity == "FATAL" || severity == "PANIC" {
@@ -157,7 +158,8 @@ func isConnectError(err error) bool {
 	return errors.As(err, &connectErr)
 }
 
-// argumentTexts begin the errors that functions of Message DB raise for an argument.
+// argumentTexts are the beginnings of errors that functions of Message DB raise for an
+// argument.
 var argumentTexts = []string{
 	"Must be a stream name: ",
 	"Must be a category: ",
@@ -168,8 +170,8 @@ var argumentTexts = []string{
 
 const versionText = "Wrong expected version: "
 
-// classifyRaised goes by the text of an error that a function of Message DB has
-// raised. A proxy may have put something before it.
+// classifyRaised classifies an error that a function has raised, by its text. A proxy may
+// have put something before the text.
 func classifyRaised(message string) class {
 	if _, ok := versionIn(message); ok {
 		return classWrongVersion
@@ -180,8 +182,8 @@ func classifyRaised(message string) class {
 	return classRefused
 }
 
-// raisedAt returns where the text of a function of Message DB begins in the message,
-// or -1.
+// raisedAt returns the index in the message at which the text of a function of Message DB
+// begins, or -1.
 func raisedAt(message string) int {
 	if _, ok := versionIn(message); ok {
 		return strings.Index(message, versionText)
@@ -194,9 +196,9 @@ func raisedAt(message string) int {
 	return -1
 }
 
-// versionIn returns the digits of the version in a text that tells of a wrong version.
-// It goes from the end, because a stream's name may hold anything, this very text
-// included. To lose a race is ordinary, so no regular expression has to be slow here.
+// versionIn returns the digits of the version in the text of a wrong-version error. It
+// searches from the end, because the name of a stream may contain any text, including this
+// one. It uses no regular expression, because losing a race is ordinary and must be fast.
 func versionIn(message string) (digits string, ok bool) {
 	const name = "Stream Version: "
 	message, closed := strings.CutSuffix(message, ")")
@@ -209,7 +211,7 @@ func versionIn(message string) (digits string, ok bool) {
 	return digits, unsigned != "" && strings.Trim(unsigned, "0123456789") == ""
 }
 
-// actualVersion returns the version that the text of a wrong-version error tells.
+// actualVersion returns the version in the text of a wrong-version error.
 func actualVersion(err error) int64 {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -222,17 +224,17 @@ func actualVersion(err error) int64 {
 	return unknownVersion
 }
 
-// acquireError is that of a call that got no connection and so sent nothing.
+// An acquireError is the error of a call that got no connection, and so sent nothing.
 type acquireError struct{ err error }
 
 func (e *acquireError) Error() string { return "no connection: " + e.err.Error() }
 func (e *acquireError) Unwrap() error { return e.err }
 
-// brokenError is that of the writes on a connection that has broken.
+// A brokenError is the error of a write on a connection that was lost.
 type brokenError struct {
-	sent bool
+	sent bool // whether the write may have been sent
 	err  error
 }
 
-func (e *brokenError) Error() string { return "the connection broke: " + e.err.Error() }
+func (e *brokenError) Error() string { return "the connection was lost: " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }

@@ -1,115 +1,129 @@
-// Package mdb is a client for Message DB, the event and message store inside
-// PostgreSQL, on pgx.
+// Package mdb is a pgx-native client for Message DB, the event and message store
+// inside PostgreSQL.
 //
-// The methods have the names of Message DB's procedures, and do what its guide
-// says of these. Each is one round trip to the server. The simplest form is the
-// default; options add to it, and an option that does not fit a method does not
+// Methods are named after Message DB's procedures and behave as its documentation
+// says. Each call is one round trip to the server unless its documentation says
+// otherwise. Options extend a call; an option that does not fit a method does not
 // compile.
 //
 // # Connecting
 //
-// [Connect] opens a pool and returns a [Store] on it. A program that has a
-// *pgxpool.Pool already gives it to [New], and prepares its configuration with
-// [Configure] before. [Store.Check] tells whether the database, the role and the
-// connection are as they have to be; package schema installs Message DB where it
-// is missing.
+// [Connect] opens a pool and returns a [Store] on it. If you have a *pgxpool.Pool
+// already, prepare its configuration with [Configure] and pass it to [New].
+// [Store.Check] reports whether the database, the role and the connection are set up
+// correctly. [github.com/messagedb-go/messagedb/mdb/schema.Install] installs Message DB.
 //
 // # Names
 //
-// A [StreamName] such as "account-123" is a category, a dash and an id; the
-// [Category] "account" stands for all its streams. A message has a position in
-// its stream, from 0, and a global position in the store, from 1.
+// A [StreamName] such as "account-123" is a category, a dash and an id. The
+// [Category] "account" is all streams whose names start with it. A message has a
+// position in its stream, starting at 0, and a global position in the store, starting
+// at 1.
 //
 // # Writing
 //
-// A write appends messages, each with its ID, to one stream. [ExpectVersion] and
-// [ExpectNoStream] make it conditional on what the stream holds, which is how two
-// writers that decide on the same state are kept from both succeeding: one gets a
-// [*WrongVersionError], reads again and decides again. A write of several messages
-// is atomic. [Store.WriteEach] does many writes that have nothing to do with each
-// other in one round trip.
+// A write appends messages, each with an ID, to one stream. With [ExpectVersion] or
+// [ExpectNoStream] it fails with a [*WrongVersionError] if another writer was faster:
+// read the stream again and decide again. WriteMessages is atomic: it writes all of its
+// messages or none. [Store.WriteEach] does many independent writes in one round trip.
 //
 // # Reading
 //
-// Streams are read by position, categories by global position, a page or, by
-// [Store.StreamMessages] and [Store.CategoryMessages], all of it page after page.
-// Positions given with "from" are included, those given with "after" are not.
-// [AsConsumerGroup] divides a category's streams among readers,
-// [WithCorrelation] selects by the origin that the metadata names.
+// Streams are read by position and categories by global position: one page with
+// GetStreamMessages and GetCategoryMessages, or page after page with StreamMessages and
+// CategoryMessages. "From" a position includes its message, "after" does not.
+// [AsConsumerGroup] divides the streams of a category among readers, and
+// [WithCorrelation] selects messages by the origin in their metadata.
 //
 // # Subscribing
 //
 // [Store.SubscribeToStream] and [Store.SubscribeToCategory] call a handler for each
-// message that is there and that comes later. They block; their return is the signal
-// that the subscription was dropped, and says why. What passes, such as a lost
-// connection, is tried again. [OnProgress] says when to keep the position, [OnLive]
-// whether the subscription has caught up. Package poll has the strategies by which
-// one that has caught up looks again; [WithNotify] wakes it instead.
+// existing message, and then for new ones as they are written. They block until the
+// subscription ends, and the error, never nil, says why. Transient errors, such as a
+// lost connection, are retried. [OnProgress] receives the position to store, from which
+// a later call resumes, and [OnLive] reports whether the subscription has caught up.
+// After that it polls, as the strategy of [WithPolling] says, or waits for
+// notifications, see [WithNotify].
 //
-// # Waking instead of polling
+// # Notifications instead of polling
 //
-// Take [WithNotify], with the trigger of schema.InstallNotify, where a message should
-// be handled within about a millisecond, or where many subscriptions are idle most of
-// the time, whose polls would add up. Leave it out where the strategy's delay is short
-// enough; behind a pooler in transaction mode, unless [ListenOn] leads past it; on
-// standbys, which cannot listen; and with two-phase commit, which PostgreSQL refuses to
-// a transaction that notifies. Bulk imports should disable the trigger.
-// [Store.NotifyStats] shows its state, for metrics: whether the store hears, and how
-// many categories wait for rings (armed), are polled often for a while (cooling), or
-// are polled as without it (off). The logger of [WithLogger] is told what goes wrong.
+// Use [WithNotify], with the trigger of
+// [github.com/messagedb-go/messagedb/mdb/schema.InstallNotify], if messages should be
+// handled within about a millisecond, or if many mostly idle subscriptions would add up
+// to a lot of polling. Do not use it if the delay of polling is short enough, behind a
+// pooler in transaction mode (unless [ListenOn] bypasses it), on a standby, which cannot
+// LISTEN, or with two-phase commit, which PostgreSQL does not allow with NOTIFY. Disable
+// the trigger during bulk imports. [Store.NotifyStats] returns its state for metrics, and
+// the logger of [WithLogger] receives its failures.
 //
 // # Several workers
 //
-// A subscription calls its handler for one message at a time. Where the handler is
-// slower than messages arrive, [WithWorkers] has n workers of the process call it, and
-// keeps the order of each cardinal id. The server reads and sends each message once,
-// and there is one position to keep, so it is the first thing to take. It suits
-// handlers that wait, for a database or another service, as well as those that
-// compute.
+// A subscription calls its handler for one message at a time. If the handler is slower
+// than messages arrive, start with [WithWorkers]: n workers of this process call the
+// handler, each cardinal id stays in order, the server still sends each message once, and
+// there is one position to store. It helps handlers that wait, for a database or another
+// service, as well as those that compute.
 //
-// [AsConsumerGroup] divides the streams among processes instead. Each member is a
-// subscription of its own, with a position of its own, and for each of them the server
-// looks at every message of the category, to leave out those of the others: n members
-// cost it n times as much. Take it where one process is not enough, or may not be the
-// only one. A member may be partitioned in turn.
+// If one process is not enough, or must not be the only one, use [AsConsumerGroup]. Each
+// member is a subscription with its own position. For each member the server examines
+// every message of the category, so n members cost it n times as much. A member may have
+// workers too.
 //
 // # Transactions
 //
-// [Store.WithTx] joins a transaction of the caller's, beside the service's own
-// tables. [Store.Atomically] runs a transaction of its own over several
-// categories. A write locks its category until the transaction ends, so
-// transactions should be short, and lock their categories in one go.
+// [Store.WithTx] writes and reads in your transaction, next to your own tables.
+// [Store.Atomically] runs a new transaction over several categories. A write locks its
+// category until the transaction ends, so keep transactions short, and lock all their
+// categories in one call.
 //
 // # Memory
 //
-// The messages of a page share memory: the bytes of its rows are copied once, into
-// few large chunks, and strings and JSON are views of these. They may be kept.
-// Keeping one message keeps its chunk; [Message.Clone] frees it.
+// The messages of a page share memory: the bytes of its rows are copied once into a few
+// large chunks, and strings and JSON are views of these. You may keep messages. Keeping
+// one keeps its whole chunk, up to 1 MiB; [Message.Clone] copies it out.
 //
 // Once warm, reading a page of up to 1 MiB costs 6 allocations regardless of its rows,
-// 4 if it is empty. WriteMessage of JSON that is encoded already costs at most 7, up to
-// 1 KB; a larger message costs two more, of about its own size together. A context that
-// can end adds 4. This holds for a [Store] in pgx's default mode, without options.
+// 4 if it is empty. WriteMessage with JSON that is already encoded costs at most 7 for a
+// message of up to 1 KB, and two more, of about the message's size in total, for a larger
+// one. A context that can end adds 4. This holds for a [Store] in pgx's default query
+// mode, without options.
 //
 // # Errors
 //
-// What a call has wrong is refused before anything is sent, by an
-// [*ArgumentError] with all faults at once. A [*WrongVersionError] and a
-// [*DuplicateIDError] mean that nothing was written. An [*UnknownOutcomeError]
-// means that nobody knows; the same call with [Idempotent] settles it. A
-// [*SetupError] comes with its remedy. They unwrap to the server's
-// [*pgconn.PgError]. Neither errors nor logs hold anything of a message's payload,
-// or a password.
+// Invalid arguments are rejected before anything is sent, with an [*ArgumentError] that
+// lists every problem. After a [*WrongVersionError] or a [*DuplicateIDError] nothing was
+// written. After an [*UnknownOutcomeError] the write may or may not have happened; repeat
+// the call with [Idempotent] to find out. A [*SetupError] says what to do. The server's
+// error, a [*pgconn.PgError], can be unwrapped from them. Errors and logs never contain
+// payloads or passwords.
 //
 // # Concurrency
 //
-// A [Store] may be used by many goroutines at once; a [Tx] by one.
+// A [Store] is safe for concurrent use, a [Tx] is not.
 //
 // # PgBouncer
 //
-// In transaction mode it needs version 1.21 with prepared statements on, or a pool
-// whose DefaultQueryExecMode is pgx.QueryExecModeExec or QueryExecModeCacheDescribe.
-// It refuses the start-up parameters that [Configure] sets: leave it out, and set
-// search_path and message_store.sql_condition on the role. With [WithNotify],
-// [ListenOn] has to lead past it.
+// In transaction mode, PgBouncer must be 1.21 or later with prepared statements enabled,
+// or the pool's DefaultQueryExecMode must be pgx.QueryExecModeExec or
+// QueryExecModeCacheDescribe. PgBouncer rejects the start-up parameters that [Configure]
+// sets: do not call it, and set search_path and message_store.sql_condition on the role.
+// With [WithNotify], [ListenOn] must bypass PgBouncer.
+//
+// # Options
+//
+//	Connect, New             WithDirectSQL, WithConditions, WithMaxMessageSize, WithRetry,
+//	                         WithLogger, WithPolling, WithNotify
+//	WithNotify               Fallback, MaxNotifications, ListenOn
+//	WriteMessage(s), Write   ExpectVersion, ExpectNoStream, Idempotent
+//	GetLastStreamMessage     OfType
+//
+//	                                      stream            category
+//	                                   read  subscribe   read  subscribe
+//	FromPosition, AfterPosition         x        x
+//	FromGlobalPosition, AfterGlob…                         x       x
+//	WithBatchSize, WithCondition        x        x         x       x
+//	WithCorrelation, AsConsumerGroup                       x       x
+//	Unlimited (Get… only)               x                  x
+//	FromEnd, WithPolling, On…                    x                 x
+//	WithWorkers                                                    x
 package mdb

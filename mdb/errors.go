@@ -9,57 +9,57 @@ import (
 	"github.com/google/uuid"
 )
 
-// ErrNoMessage is returned by GetLastStreamMessage when there is none.
+// ErrNoMessage is returned by GetLastStreamMessage if there is no such message.
 var ErrNoMessage = errors.New("mdb: no message")
 
-// An ArgumentError says what is wrong with the arguments of a call, all of it at
-// once. Nothing was sent to the server.
+// An ArgumentError lists everything that is wrong with the arguments of a call. Nothing
+// was sent to the server.
 type ArgumentError struct {
-	// Faults are in the order of the arguments; there is at least one.
+	// Faults has at least one element, in the order of the arguments.
 	Faults []Fault
 }
 
-// A Fault is one thing that is wrong with an argument. It holds nothing of a
-// message's payload.
+// A Fault is a problem with one argument. It never contains a payload.
 type Fault struct {
 	// Argument names the argument, such as "batch size".
 	Argument string
 	// Given is what was given.
 	Given string
-	// Allowed says what would have been right.
+	// Allowed describes the valid values.
 	Allowed string
 }
 
 func (e *ArgumentError) Error() string {
 	faults := make([]string, len(e.Faults))
 	for i, f := range e.Faults {
-		faults[i] = fmt.Sprintf("%s: given %s, want %s", f.Argument, f.Given, f.Allowed)
+		faults[i] = fmt.Sprintf("%s: got %s, want %s", f.Argument, f.Given, f.Allowed)
 	}
 	return "mdb: " + strings.Join(faults, "; ")
 }
 
-// A WrongVersionError says that a stream was not at the version that the write
-// expected. Nothing was written. Read the stream's new messages and decide again.
+// A WrongVersionError means that the stream was not at the version that the write
+// expected, because another writer was faster. Nothing was written. Read the stream's new
+// messages and decide again.
 type WrongVersionError struct {
-	// Stream is the stream that was to be written to.
+	// Stream is the stream of the write.
 	Stream StreamName
 	// Expected is the version that the call expected.
 	Expected int64
-	// Actual is the version that the stream had: the position of its last message,
-	// or NoStream. It is -2 if the server did not say, which it does not where the
-	// transaction's isolation is stricter than read committed; such a transaction
-	// has to be begun again.
+	// Actual is the version of the stream: the position of its last message, or
+	// NoStream. It is -2 if the server did not report it, which happens in transactions
+	// with an isolation level stricter than read committed. Such a transaction must be
+	// restarted.
 	Actual int64
 
 	err error
 }
 
-// unknownVersion is what WrongVersionError.Actual is when the server did not say.
+// unknownVersion is the value of WrongVersionError.Actual if the server did not report it.
 const unknownVersion int64 = -2
 
 func (e *WrongVersionError) Error() string {
 	if e.Actual == unknownVersion {
-		return fmt.Sprintf("mdb: stream %s was written to meanwhile", e.Stream)
+		return fmt.Sprintf("mdb: stream %s was written to by another transaction", e.Stream)
 	}
 	return fmt.Sprintf("mdb: stream %s is at version %d, expected %d", e.Stream, e.Actual, e.Expected)
 }
@@ -67,13 +67,12 @@ func (e *WrongVersionError) Error() string {
 // Unwrap returns the server's error, a [*pgconn.PgError].
 func (e *WrongVersionError) Unwrap() error { return e.err }
 
-// A DuplicateIDError says that the store holds a message with the ID already, and
-// that it was not recognised as the one to be written. Nothing was written. See
-// [Idempotent].
+// A DuplicateIDError means that the store already contains a message with one of the IDs,
+// which is not the message to be written as far as the call could tell. Nothing was
+// written. See [Idempotent].
 type DuplicateIDError struct {
-	// IDs are those of the call's messages that are in the store, as far as it was
-	// looked for: within a caller's transaction, and without [Idempotent], it was
-	// not, and IDs are all of the call's.
+	// IDs are the IDs that are in the store. Within a caller's transaction, and without
+	// [Idempotent], the call does not look them up, and IDs are all IDs of the call.
 	IDs []uuid.UUID
 
 	err error
@@ -82,24 +81,24 @@ type DuplicateIDError struct {
 func (e *DuplicateIDError) Error() string {
 	switch len(e.IDs) {
 	case 0: // as a program may make one
-		return "mdb: a message with the ID exists already"
+		return "mdb: a message with the same ID already exists"
 	case 1:
-		return fmt.Sprintf("mdb: a message with ID %s exists already", e.IDs[0])
+		return fmt.Sprintf("mdb: a message with ID %s already exists", e.IDs[0])
 	}
-	return fmt.Sprintf("mdb: a message with one of %d IDs exists already, the first of them %s", len(e.IDs), e.IDs[0])
+	return fmt.Sprintf("mdb: a message with one of %d IDs already exists, the first of them %s", len(e.IDs), e.IDs[0])
 }
 
 // Unwrap returns the server's error, a [*pgconn.PgError].
 func (e *DuplicateIDError) Unwrap() error { return e.err }
 
-// An UnknownOutcomeError says that the connection was lost, or the context ended,
-// after a write was sent and before its outcome arrived: it may have happened or
-// not. With [Idempotent] it may also say that messages with the IDs are there, and that
-// the look at them has failed. Calling again with the same messages, their IDs
-// included, and with [Idempotent] settles it. errors.Is finds the context's error in
-// it.
+// An UnknownOutcomeError means that the connection was lost, or the context ended, after
+// a write was sent and before its result arrived, so the write may or may not have
+// happened. To find out, repeat the call with [Idempotent] and the same messages,
+// including their IDs. With [Idempotent] the error can also mean that messages with the
+// IDs exist but could not be compared. It unwraps to the context's error, if there is
+// one.
 type UnknownOutcomeError struct {
-	// IDs are those of the messages of the write, in order.
+	// IDs are the IDs of the messages of the write, in order.
 	IDs []uuid.UUID
 
 	err error
@@ -112,35 +111,35 @@ func (e *UnknownOutcomeError) Error() string {
 	return fmt.Sprintf("mdb: the outcome of writing %d message(s), the first with ID %s, is unknown: %v", len(e.IDs), e.IDs[0], e.err)
 }
 
-// Unwrap returns what broke the write off.
+// Unwrap returns the error that interrupted the write.
 func (e *UnknownOutcomeError) Unwrap() error { return e.err }
 
-// A SkippedError says that a write of [Store.WriteEach] was not done, because an
-// earlier one to the same stream in the call had failed. Nothing was written. It
-// unwraps to the earlier one's error, so ask for it first: errors.As finds a
-// [*DuplicateIDError] in it that is not about this write.
+// A SkippedError means that [Store.WriteEach] skipped a write, because an earlier write
+// to the same stream in the call failed. Nothing was written. It unwraps to the error of
+// the earlier write, so check for it first: a [*DuplicateIDError] found by errors.As, for
+// example, is about the earlier write.
 type SkippedError struct {
-	// Stream is the stream that was to be written to.
+	// Stream is the stream of the write.
 	Stream StreamName
-	// Failed is the index, among the writes of the call, of the one that failed.
+	// Failed is the index of the failed write in the call.
 	Failed int
 
 	err error
 }
 
 func (e *SkippedError) Error() string {
-	return fmt.Sprintf("mdb: not written to stream %s, as write %d of the call, to the same stream, has failed: %v", e.Stream, e.Failed, e.err)
+	return fmt.Sprintf("mdb: write to stream %s skipped, because write %d to the same stream failed: %v", e.Stream, e.Failed, e.err)
 }
 
 // Unwrap returns the error of the write that failed.
 func (e *SkippedError) Unwrap() error { return e.err }
 
-// A SetupError says that the database, the role or the connection is not set up
-// as Message DB needs it.
+// A SetupError means that the database, the role or the connection is not set up
+// correctly for Message DB.
 type SetupError struct {
-	// Problem is what is wrong.
+	// Problem says what is wrong.
 	Problem string
-	// Remedy is what to do.
+	// Remedy says what to do.
 	Remedy string
 
 	err error
@@ -150,15 +149,14 @@ func (e *SetupError) Error() string {
 	return "mdb: " + e.Problem + "; " + e.Remedy
 }
 
-// Unwrap returns the server's error, if it was one that showed the problem.
+// Unwrap returns the server's error, if the problem was found by one.
 func (e *SetupError) Unwrap() error { return e.err }
 
-// A HandlerError says that a callback of a subscription has failed or panicked,
-// which has ended the subscription.
+// A HandlerError means that a callback of a subscription returned an error or panicked,
+// which ended the subscription.
 type HandlerError struct {
-	// Stream, Position and GlobalPosition are those of the message that the handler
-	// was given. For other callbacks Stream is empty, and Position is the last one
-	// that was handled.
+	// Stream, Position and GlobalPosition identify the message that the handler received.
+	// For other callbacks Stream is empty, and Position is the last handled position.
 	Stream                   StreamName
 	Position, GlobalPosition int64
 
@@ -167,7 +165,7 @@ type HandlerError struct {
 
 func (e *HandlerError) Error() string {
 	if e.Stream == "" {
-		return fmt.Sprintf("mdb: a callback of the subscription failed behind position %d: %v", e.Position, e.err)
+		return fmt.Sprintf("mdb: a callback of the subscription failed after position %d: %v", e.Position, e.err)
 	}
 	return fmt.Sprintf("mdb: the handler failed on %s/%d, global position %d: %v", e.Stream, e.Position, e.GlobalPosition, e.err)
 }
@@ -175,16 +173,16 @@ func (e *HandlerError) Error() string {
 // Unwrap returns the callback's error, or a [*PanicError].
 func (e *HandlerError) Unwrap() error { return e.err }
 
-// A PanicError is a panic of a callback.
+// A PanicError reports a panic of a callback.
 type PanicError struct {
-	// Value is what was given to panic.
+	// Value is the argument of panic.
 	Value any
-	// Stack is that of the goroutine, as [debug.Stack] returns it.
+	// Stack is the stack of the goroutine, as [debug.Stack] returns it.
 	Stack []byte
 }
 
-// Error tells a panic of the Go runtime's in full, and of others only the type of
-// the value, which may hold a payload.
+// Error returns the full text of a panic of the Go runtime. Of other panics it returns
+// only the type of the value, because the value may contain a payload.
 func (e *PanicError) Error() string {
 	if err, ok := e.Value.(runtime.Error); ok {
 		return "panic: " + err.Error()

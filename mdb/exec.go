@@ -8,37 +8,38 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A runner runs statements in one round trip, once they are prepared.
+// A runner runs statements. Each call is one round trip, once its statements are
+// prepared.
 type runner interface {
-	// run gives the rows of the statement to read.
+	// run executes the statement and calls read with its rows.
 	run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error
 
-	// runBatch runs the steps one behind the other in one transaction. If that
-	// fails, undo, unless it is nil, makes good what the failed transaction left of
-	// an earlier state.
+	// runBatch executes the steps in order, in one transaction. If that fails and undo
+	// is not nil, it executes undo, which restores what the failed transaction may have
+	// left changed in the session.
 	runBatch(ctx context.Context, undo *statement, steps ...step) error
 }
 
-// A step of a batch is a statement, and what reads its rows.
+// A step of a batch is a statement with its arguments, and the function that reads its
+// rows.
 type step struct {
 	st   *statement
 	read func(pgx.Rows) error
 	args []any
 }
 
-// A session is what a *pgx.Conn and a pgx.Tx have in common.
+// A session is a *pgx.Conn or a pgx.Tx.
 type session interface {
 	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// text returns what the session is to be given for the statement. In pgx's default
-// mode it is prepared under our own name: pgx would drop a statement of its own
-// cache upon any error, and losing a race is an ordinary error here. The other
-// modes exist for servers and proxies that do not keep prepared statements, and
-// are left to pgx.
-func text(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement) (string, error) {
+// prepare returns the SQL or the name to execute for the statement. In pgx's default mode
+// it prepares the statement under our own name: pgx would remove a statement from its
+// cache after any error, and losing a race is an ordinary error here. The other modes are
+// for servers and proxies that do not keep prepared statements, and pgx handles them.
+func prepare(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement) (string, error) {
 	if mode != pgx.QueryExecModeCacheStatement {
 		return st.sql, nil
 	}
@@ -47,7 +48,7 @@ func text(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement)
 }
 
 func query(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement, read func(pgx.Rows) error, args []any) error {
-	sql, err := text(ctx, s, mode, st)
+	sql, err := prepare(ctx, s, mode, st)
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func query(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement
 func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []step) (err error) {
 	batch := new(pgx.Batch)
 	for _, step := range steps {
-		sql, err := text(ctx, s, mode, step.st)
+		sql, err := prepare(ctx, s, mode, step.st)
 		if err != nil {
 			return err
 		}
@@ -66,7 +67,7 @@ func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []
 	}
 	results := s.SendBatch(ctx, batch)
 	defer func() {
-		// The transaction's end may fail where every step has succeeded.
+		// The commit may fail although every step has succeeded.
 		if closeErr := results.Close(); err == nil {
 			err = closeErr
 		}
@@ -80,8 +81,8 @@ func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []
 	return nil
 }
 
-// poolRunner runs statements on a connection of the pool, as a transaction of
-// their own.
+// A poolRunner runs statements on a connection of the pool. Each call is a transaction of
+// its own.
 type poolRunner struct {
 	pool   *pgxpool.Pool
 	mode   pgx.QueryExecMode
@@ -105,7 +106,7 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 	defer conn.Release()
 	err = r.query(ctx, conn.Conn(), st, read, args)
 	if err != nil && classify(err) == classStale {
-		// The server has refused the statement, and nothing else has happened.
+		// The server rejected the prepared statement and did nothing else.
 		if err := forget(ctx, conn.Conn(), st); err != nil {
 			return contextError(ctx, err)
 		}
@@ -129,14 +130,14 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 	}
 	if err != nil && undo != nil && !conn.Conn().IsClosed() {
 		if undoErr := query(ctx, conn.Conn(), r.mode, undo, drain, nil); undoErr != nil {
-			// Released closed, the connection is not used again.
+			// The pool does not reuse a connection that is closed.
 			_ = conn.Conn().Close(ctx)
 		}
 	}
 	return contextError(ctx, err)
 }
 
-// txRunner runs statements within a transaction.
+// A txRunner runs statements within a transaction.
 type txRunner struct {
 	tx    pgx.Tx
 	mode  pgx.QueryExecMode
@@ -148,17 +149,18 @@ func (r *txRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) e
 }
 
 func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	// Once the transaction has failed nothing can be made good in it: then only
-	// what the session began with holds.
+	// A failed transaction cannot execute undo. Its rollback then restores the value from
+	// before the transaction, so that value must be off.
 	if undo == conditionOff && r.tx.Conn().Config().RuntimeParams[conditionSetting] != "off" {
 		return &SetupError{
-			Problem: "a condition in a transaction may leave the setting " + conditionSetting + " on behind it",
-			Remedy:  "let Configure prepare the pool's configuration, which sets it off at start-up",
+			Problem: "a read with a condition in a transaction may leave the setting " + conditionSetting + " on after the transaction",
+			Remedy:  "prepare the pool's configuration with Configure, which turns it off at start-up",
 		}
 	}
 	return r.end(ctx, queryBatch(ctx, r.tx, r.mode, steps), statements(steps)...)
 }
 
+// end notes the first error, which the transaction's end may need to explain.
 func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error {
 	if err == nil {
 		return nil
@@ -167,14 +169,14 @@ func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error 
 		r.state.failed = err
 	}
 	if classify(err) == classStale {
-		// The transaction is lost, but the connection's next one need not be. If
-		// this fails so does the connection, and with it the statements.
+		// This transaction has failed, but the next one on the connection can succeed. If
+		// this fails, the connection has failed, and its statements are gone anyway.
 		_ = forget(ctx, r.tx.Conn(), sts...)
 	}
 	return contextError(ctx, err)
 }
 
-// forget makes the connection prepare the statements anew when they are next used.
+// forget makes the connection prepare the statements again when they are next used.
 func forget(ctx context.Context, conn *pgx.Conn, sts ...*statement) error {
 	for _, st := range sts {
 		if err := conn.Deallocate(ctx, st.name); err != nil {

@@ -10,15 +10,15 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// A rawCall has what a call needs to hand its arguments to the connection without
-// a copy of them on the way: pgx would encode them into a buffer that it allocates
-// for each call of more than a few hundred bytes.
+// A rawCall is reusable memory for the encoded arguments of one call. pgx would copy the
+// arguments into a buffer, which it allocates for each call of more than a few hundred
+// bytes.
 type rawCall struct {
 	params [maxArguments][]byte
 	digits [maxArguments * len("-9223372036854775808")]byte
 }
 
-// maxArguments is how many get_category_messages has.
+// maxArguments is the number of arguments of get_category_messages, which has the most.
 const maxArguments = 7
 
 var rawCalls = sync.Pool{New: func() any { return new(rawCall) }}
@@ -30,8 +30,8 @@ func (c *rawCall) release() {
 	rawCalls.Put(c)
 }
 
-// encode returns the arguments in PostgreSQL's text format, as views. It knows the
-// types that the statements for single values take.
+// encode returns the arguments in PostgreSQL's text format, as views of strings and of c.
+// It supports the types of single values, not those of arrays, for which ok is false.
 func (c *rawCall) encode(args []any) (params [][]byte, ok bool) {
 	params, digits := c.params[:0], c.digits[:0]
 	number := func(v int64) []byte {
@@ -65,8 +65,8 @@ func (c *rawCall) encode(args []any) (params [][]byte, ok bool) {
 
 var binaryResults = []int16{pgx.BinaryFormatCode}
 
-// queryRaw does what query does for a prepared statement, with less to do for the
-// garbage collector. It reports ok only if it knows the arguments' types.
+// queryRaw does the same as query for a prepared statement, with fewer allocations. It
+// does nothing, and ok is false, if it does not support an argument's type.
 func (r *poolRunner) queryRaw(ctx context.Context, conn *pgx.Conn, st *statement, read func(pgx.Rows) error, args []any) (ok bool, err error) {
 	c := newRawCall()
 	defer c.release()

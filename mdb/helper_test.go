@@ -230,9 +230,7 @@ func (j *journal) String() string {
 }
 
 // retries returns how often something was retried.
-func (j *journal) retries() int {
-	return strings.Count(j.String(), "retrying ") + strings.Count(j.String(), "tried again")
-}
+func (j *journal) retries() int { return strings.Count(j.String(), "retrying ") }
 
 func (j *journal) option() mdb.StoreOption {
 	return mdb.WithLogger(slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug})))

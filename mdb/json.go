@@ -10,16 +10,15 @@ import (
 	"unicode/utf8"
 )
 
-// encode returns v as the JSON that is sent to the server, or nil for SQL NULL.
-// What the server would refuse is refused here, by an error whose text holds
-// nothing of the value.
+// encode returns v as the JSON to send, or nil for SQL NULL. It rejects what the server
+// would reject, with an error whose text quotes no part of the value.
 func encode(v any) (json.RawMessage, error) {
 	var raw json.RawMessage
 	switch v := v.(type) {
 	case nil:
 		return nil, nil
 	case string:
-		return nil, errors.New("a string, want json.RawMessage for raw JSON or a marshalled value")
+		return nil, errors.New("a string (convert it to json.RawMessage if it is JSON, or marshal it)")
 	case json.RawMessage:
 		raw = v
 	case []byte:
@@ -41,13 +40,13 @@ func marshal(v any) (json.RawMessage, error) {
 	if err != nil {
 		return nil, &marshalError{err}
 	}
-	// A nil pointer, map or slice, which is no value at all.
+	// A nil pointer, map or slice is SQL NULL.
 	if string(raw) == "null" {
 		return nil, nil
 	}
-	// json.Marshal replaces invalid UTF-8, which would change the message. It
-	// writes the replacement as an escape, where a genuine one stays as it is.
-	if bytes.Contains(raw, []byte(`\ufffd`)) && holdsInvalidUTF8(reflect.ValueOf(v)) {
+	// json.Marshal replaces invalid UTF-8, which would change the message. It writes the
+	// replacement character as an escape, but not one that is part of the value.
+	if bytes.Contains(raw, []byte(`\ufffd`)) && containsInvalidUTF8(reflect.ValueOf(v)) {
 		return nil, errInvalidUTF8
 	}
 	return raw, guard(raw)
@@ -55,8 +54,8 @@ func marshal(v any) (json.RawMessage, error) {
 
 var errInvalidUTF8 = errors.New("invalid UTF-8")
 
-// guard refuses what is valid JSON and yet no jsonb: the escape of the character
-// zero, halves of surrogate pairs, and invalid UTF-8.
+// guard rejects JSON that is valid but cannot be jsonb: the escape \u0000, halves of
+// surrogate pairs, and invalid UTF-8.
 func guard(raw []byte) error {
 	if !utf8.Valid(raw) {
 		return errInvalidUTF8
@@ -89,8 +88,7 @@ func guard(raw []byte) error {
 	}
 }
 
-// escapedUnit returns the number that an escape such as \u12ab at the beginning
-// of raw stands for.
+// escapedUnit returns the value of an escape such as \u12ab at the beginning of raw.
 func escapedUnit(raw []byte) (uint64, bool) {
 	if len(raw) < len(`\u0000`) || raw[0] != '\\' || raw[1] != 'u' {
 		return 0, false
@@ -99,9 +97,9 @@ func escapedUnit(raw []byte) (uint64, bool) {
 	return unit, err == nil
 }
 
-// holdsInvalidUTF8 looks at the strings in v that json.Marshal wrote by itself.
-// Only values whose JSON is suspect get here, so that its cost is rarely paid.
-func holdsInvalidUTF8(v reflect.Value) bool {
+// containsInvalidUTF8 checks the strings in v that json.Marshal encodes itself. It is slow,
+// but only called for values whose JSON contains a replacement character.
+func containsInvalidUTF8(v reflect.Value) bool {
 	if !v.IsValid() || v.Type().Implements(reflect.TypeFor[json.Marshaler]()) {
 		return false
 	}
@@ -118,16 +116,16 @@ func holdsInvalidUTF8(v reflect.Value) bool {
 	case reflect.String:
 		return !utf8.ValidString(v.String())
 	case reflect.Pointer, reflect.Interface:
-		return holdsInvalidUTF8(v.Elem())
+		return containsInvalidUTF8(v.Elem())
 	case reflect.Slice, reflect.Array:
 		for i := range v.Len() {
-			if holdsInvalidUTF8(v.Index(i)) {
+			if containsInvalidUTF8(v.Index(i)) {
 				return true
 			}
 		}
 	case reflect.Map:
 		for i := v.MapRange(); i.Next(); {
-			if holdsInvalidUTF8(i.Key()) || holdsInvalidUTF8(i.Value()) {
+			if containsInvalidUTF8(i.Key()) || containsInvalidUTF8(i.Value()) {
 				return true
 			}
 		}
@@ -135,7 +133,7 @@ func holdsInvalidUTF8(v reflect.Value) bool {
 		for i := range v.NumField() {
 			field := v.Type().Field(i)
 			written := (field.IsExported() || field.Anonymous) && field.Tag.Get("json") != "-"
-			if written && holdsInvalidUTF8(v.Field(i)) {
+			if written && containsInvalidUTF8(v.Field(i)) {
 				return true
 			}
 		}
@@ -143,8 +141,7 @@ func holdsInvalidUTF8(v reflect.Value) bool {
 	return false
 }
 
-// marshalError keeps the texts of json's errors, which quote the value, out of
-// logs.
+// A marshalError hides the text of an error of encoding/json, which quotes the value.
 type marshalError struct{ err error }
 
 func (e *marshalError) Error() string {

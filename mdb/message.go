@@ -14,42 +14,43 @@ import (
 // NoStream is the version of a stream that has no messages.
 const NoStream int64 = -1
 
-// A Message is one that was read from the store.
+// A Message is a message that was read from the store.
 //
-// Its strings and JSON are views into memory that a page of messages shares.
-// Keeping one message keeps its chunk; [Message.Clone] frees it. They may be kept
-// for as long as is wanted, and are never written to again.
+// Its strings and JSON are views of memory that the messages of a page share. They are
+// never changed, so you may keep them. Keeping one message keeps its whole chunk of
+// memory, up to 1 MiB; [Message.Clone] copies it out.
 type Message struct {
-	// ID identifies the message in the whole store.
+	// ID is unique in the store.
 	ID uuid.UUID
-	// Stream is the stream that it was written to.
+	// Stream is the stream that the message was written to.
 	Stream StreamName
 	// Type is the message's type, such as "Deposited".
 	Type string
-	// Position is its position in its stream; the first is 0.
+	// Position is its position in its stream, starting at 0.
 	Position int64
-	// GlobalPosition is its position in the store; the first is 1. Within a
-	// category they rise in the order of the writes. There may be gaps.
+	// GlobalPosition is its position in the store, starting at 1. Within a category
+	// global positions increase in the order of the writes. There may be gaps.
 	GlobalPosition int64
-	// Time is when the transaction that wrote it began, in UTC, to the
-	// microsecond. It does not order messages; positions do.
+	// Time is the start of the transaction that wrote the message, in UTC, with
+	// microseconds. Do not order messages by it: use positions.
 	Time time.Time
-	// Data is the message's payload, as PostgreSQL's jsonb prints it: the order
-	// of keys, white space and the spelling of numbers are not those that were
-	// written. It is nil where the payload is SQL NULL.
+	// Data is the payload as PostgreSQL prints jsonb: the order of keys, white space and
+	// the notation of numbers may differ from what was written. It is nil if the payload
+	// is SQL NULL.
 	Data json.RawMessage
-	// Metadata is nil where it is SQL NULL, and otherwise as Data.
+	// Metadata is the message's metadata, in the same form as Data.
 	Metadata json.RawMessage
 }
 
-// Decode puts the message's data into v, which is a pointer, by [json.Unmarshal].
-// It leaves v alone if the data is SQL NULL. The error's text tells the place of
-// the fault without the data itself; the error of json is wrapped.
+// Decode decodes the message's data into the value that v points to, with
+// [json.Unmarshal]. If the data is SQL NULL, it leaves the value unchanged. The text of an
+// error says which message and which field failed, and contains nothing of the data; it
+// wraps the error of encoding/json, which may.
 func (m Message) Decode(v any) error {
 	return m.decode("data", m.Data, v)
 }
 
-// DecodeMetadata does the same with the metadata.
+// DecodeMetadata is like Decode for the metadata.
 func (m Message) DecodeMetadata(v any) error {
 	return m.decode("metadata", m.Metadata, v)
 }
@@ -64,7 +65,7 @@ func (m Message) decode(part string, raw json.RawMessage, v any) error {
 	return nil
 }
 
-// Clone returns a copy that shares no memory with the page that m was read with.
+// Clone returns a copy that shares no memory with the page of m.
 func (m Message) Clone() Message {
 	m.Stream = StreamName(strings.Clone(string(m.Stream)))
 	m.Type = strings.Clone(m.Type)
@@ -73,52 +74,52 @@ func (m Message) Clone() Message {
 	return m
 }
 
-// A ProposedMessage is one to be written.
+// A ProposedMessage is a message to be written. Create one with [NewMessage].
 type ProposedMessage struct {
-	// ID identifies the message. If it is zero the write mints one, so that a
-	// program that calls it again for the same message writes a second one.
+	// ID identifies the message. If it is zero, each write generates a new one, so
+	// calling a write again for the same value writes a second message.
 	ID uuid.UUID
 	// Type must not be empty.
 	Type string
-	// Data is the payload: a []byte or a [json.RawMessage] is JSON already and is
-	// sent as it is, anything else is marshalled by [json.Marshal]. nil is SQL
-	// NULL. A string is refused, because it may be meant as JSON or as a JSON
-	// string: convert it to json.RawMessage, or marshal it. Invalid UTF-8 is refused,
-	// but for what a MarshalJSON of the value's own has replaced already.
+	// Data is the payload. A []byte or a [json.RawMessage] must be JSON and is sent
+	// unchanged; nil is SQL NULL; any other value is encoded with [json.Marshal]. A
+	// string is rejected, because it could mean JSON or a JSON string: convert it to
+	// json.RawMessage, or marshal it. Invalid UTF-8 is rejected, unless a MarshalJSON
+	// method has already replaced it.
 	Data any
-	// Metadata is as Data.
+	// Metadata is encoded like Data.
 	Metadata any
 }
 
-// NewMessage returns a message to be written, with an ID of its own. Writing the
-// same value again is then a repeat that the store recognises, which makes it the
-// right thing to do after an [UnknownOutcomeError]. The IDs are of version 7, so
-// that they are close together in the server's index.
+// NewMessage returns a message to be written, with a new ID. Because the value keeps its
+// ID, the store recognizes it if you write it again, as you should after an
+// [UnknownOutcomeError]. IDs are UUIDs of version 7, so that new ones are close together
+// in the server's index.
 func NewMessage(typ string, data any) ProposedMessage {
 	return ProposedMessage{ID: newID(), Type: typ, Data: data}
 }
 
-// newID cannot fail: since Go 1.24 reading random bytes does not.
+// newID cannot fail, because since Go 1.24 reading random bytes cannot.
 func newID() uuid.UUID {
 	return uuid.Must(uuid.NewV7())
 }
 
-// Written says where a message was written to.
+// Written is the result of writing a message.
 type Written struct {
-	// ID is the message's ID, also where the write minted it.
+	// ID is the message's ID, also if the write generated it.
 	ID uuid.UUID
 	// Position is its position in its stream.
 	Position int64
-	// GlobalPosition is its position in the store, or 0 if it is unknown because
-	// the server hides the sequence behind it.
+	// GlobalPosition is its position in the store. It is 0 if it is unknown, because the
+	// role has no access to the sequence.
 	GlobalPosition int64
-	// Duplicate is true if the message was found in the store instead of being
-	// acknowledged by it: an earlier call had written it (see [Idempotent]), or an
-	// earlier attempt of this call whose answer was lost.
+	// Duplicate reports whether the message was already in the store: an earlier call
+	// wrote it, see [Idempotent], or an earlier attempt of this call whose reply was
+	// lost.
 	Duplicate bool
 }
 
-// decodeError keeps json's errors, whose texts quote the payload, out of logs.
+// decodeError hides the text of errors of encoding/json, which quotes the payload.
 type decodeError struct {
 	part, message string
 	stream        StreamName

@@ -20,38 +20,42 @@ import (
 
 // Defaults of [WithNotify].
 const (
-	DefaultNotifyFallback   = 5 * time.Second
+	// DefaultNotifyFallback is the default of [Fallback].
+	DefaultNotifyFallback = 5 * time.Second
+	// DefaultMaxNotifications is the default of [MaxNotifications].
 	DefaultMaxNotifications = 100
 
 	defaultRecheck = time.Minute
-	listenTimeout  = 5 * time.Second // to connect, where the pool has none
+	listenTimeout  = 5 * time.Second // to connect, if the pool has no timeout
 )
 
-// A NotifyOption is something that [WithNotify] can be told.
-type NotifyOption interface{ notify(*notifyConfig, *faults) }
+// A NotifyOption configures [WithNotify].
+type NotifyOption interface {
+	notify(*notifyConfig, *argumentFaults)
+}
 
 type notifyConfig struct {
 	enabled          bool
 	fallback         time.Duration
 	maxNotifications int
 	listenOn         string
-	recheck          time.Duration // how long the bell stays off after it has failed
+	recheck          time.Duration // how long polling replaces notifications after a failure
 }
 
-type notifyOption func(*notifyConfig, *faults)
+type notifyOption func(*notifyConfig, *argumentFaults)
 
-func (o notifyOption) notify(c *notifyConfig, f *faults) { o(c, f) }
+func (o notifyOption) notify(c *notifyConfig, f *argumentFaults) { o(c, f) }
 
-// WithNotify makes subscriptions that have caught up wait for the NOTIFY trigger of
-// schema.InstallNotify instead of polling. They then receive a message about a
-// millisecond after it was committed, and read nothing while nothing happens.
+// WithNotify makes subscriptions that have caught up wait for notifications instead of
+// polling. They receive a message about a millisecond after its commit, and do not read
+// while nothing is written. It requires the trigger of
+// [github.com/messagedb-go/messagedb/mdb/schema.InstallNotify].
 //
-// The store opens one more connection, outside of the pool, with its first
-// subscription, and closes it with the last. While it cannot be used, because the
-// connection is lost, the trigger is missing or a pooler is between, subscriptions
-// poll as their strategies say. A trigger rings only while somebody waits for it,
-// and only so often in all, see [MaxNotifications]; beyond that subscriptions poll for a
-// while, every 10 ms at best.
+// The store opens one connection outside the pool for its first subscription and closes
+// it after the last. While notifications are unavailable, because the connection is lost,
+// the trigger is missing or a pooler is in between, subscriptions poll as their strategies
+// say. The trigger notifies only if somebody waits, and at a limited rate, see
+// [MaxNotifications]; beyond it, subscriptions poll for a while, at most every 10 ms.
 func WithNotify(opts ...NotifyOption) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		c.notify.enabled = true
@@ -61,11 +65,11 @@ func WithNotify(opts ...NotifyOption) StoreOption {
 	})
 }
 
-// Fallback sets after how long a subscription looks for messages even though nobody
-// has rung, less a random part. It is a safety net: a trigger that was disabled shows
-// by what is found then. The default is [DefaultNotifyFallback].
+// Fallback sets how long a subscription waits for a notification before it reads without
+// one; a random part is subtracted. This finds messages whose notification is missing, and
+// shows if the trigger was disabled. The default is [DefaultNotifyFallback].
 func Fallback(d time.Duration) NotifyOption {
-	return notifyOption(func(c *notifyConfig, f *faults) {
+	return notifyOption(func(c *notifyConfig, f *argumentFaults) {
 		if d <= 0 {
 			f.add("fallback", d.String(), "a positive duration")
 		}
@@ -73,24 +77,26 @@ func Fallback(d time.Duration) NotifyOption {
 	})
 }
 
-// MaxNotifications sets how often a second writers may notify because of subscriptions, over
-// the whole database. Each such commit waits for the others of its kind, in the
-// whole cluster. The default is [DefaultMaxNotifications].
+// MaxNotifications limits the notifications a second in the whole database. If there are
+// more, the store polls the categories that cause most of them for a while. PostgreSQL
+// serializes commits that notify across the whole cluster, so the limit protects writers.
+// The default is [DefaultMaxNotifications].
 func MaxNotifications(perSecond int) NotifyOption {
-	return notifyOption(func(c *notifyConfig, f *faults) {
+	return notifyOption(func(c *notifyConfig, f *argumentFaults) {
 		if perSecond < 1 {
-			f.add("rings", strconv.Itoa(perSecond), "at least 1 a second")
+			f.add("notifications", strconv.Itoa(perSecond), "at least 1 a second")
 		}
 		c.maxNotifications = perSecond
 	})
 }
 
-// ListenOn sets another address for the connection that listens, which must lead to
-// the same database, past any pooler in transaction mode. The default is the pool's.
+// ListenOn sets the connection string of the connection that listens. It must connect to
+// the same database, bypassing any pooler in transaction mode. The default is that of the
+// pool.
 func ListenOn(connString string) NotifyOption {
-	return notifyOption(func(c *notifyConfig, f *faults) {
+	return notifyOption(func(c *notifyConfig, f *argumentFaults) {
 		if _, err := pgx.ParseConfig(connString); err != nil {
-			f.add("address to listen on", "one with a fault", "a connection string")
+			f.add("connection string to listen on", "an invalid one", "postgres://… or key=value pairs")
 		}
 		c.listenOn = connString
 	})
@@ -120,13 +126,13 @@ func (s *Store) NotifyStats() NotifyStats {
 		Waiting:       stats.Armed,
 		Cooling:       stats.Cooling,
 		Polling:       stats.Off,
-		Notifications: stats.Rings,
+		Notifications: stats.Notifications,
 		Reads:         stats.Reads,
 	}
 }
 
-// newBell returns the store's doorbell. Without WithNotify it only wakes subscriptions
-// for what the same store writes.
+// newBell returns the store's doorbell. Without WithNotify it wakes subscriptions only
+// after writes by the same store.
 func newBell(pool *pgxpool.Pool, c *storeConfig) *doorbell.Bell {
 	config := doorbell.Config{
 		Fallback:  c.notify.fallback,
@@ -141,7 +147,7 @@ func newBell(pool *pgxpool.Pool, c *storeConfig) *doorbell.Bell {
 	return doorbell.New(config)
 }
 
-// notify sends a notification through the pool, and returns when.
+// notify sends a notification through the pool, and returns when it was sent.
 func notify(ctx context.Context, pool *pgxpool.Pool, payload string) (sent time.Time, err error) {
 	conn, err := acquire(ctx, pool)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -156,8 +162,8 @@ func notify(ctx context.Context, pool *pgxpool.Pool, payload string) (sent time.
 	return sent, err
 }
 
-// connectToListen opens a connection with the pool's configuration, or on an address of
-// its own.
+// connectToListen opens the connection that listens: with the address, if there is one, or
+// with the pool's configuration.
 func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*pgx.Conn, error) {
 	config := pool.Config()
 	cfg := config.ConnConfig
@@ -177,16 +183,16 @@ func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*
 	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
 	}
-	params := maps.Clone(cfg.RuntimeParams) // which a hook of the pool's may share
+	params := maps.Clone(cfg.RuntimeParams) // a hook of the pool may share the map
 	if params == nil {
 		params = make(map[string]string)
 	}
 	cfg.RuntimeParams = params
 	name := params["application_name"]
 	params["application_name"] = strings.TrimSpace(name + " message_store notify")
-	// No object of the user's may take the place of one of the server's.
+	// No object of a user can hide one of the server.
 	params["search_path"] = "pg_catalog, pg_temp"
-	// A process that is stopped or cut off would make every writer ring for it.
+	// Without it, writers would keep notifying for a process that is stopped or cut off.
 	params["idle_session_timeout"] = "60000"
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = listenTimeout

@@ -30,7 +30,7 @@ func (j *journal) count(text string) int { return strings.Count(j.String(), text
 
 // What the bell says of itself, and of a category.
 const (
-	saysOff    = "notifications are unavailable"
+	saysOff    = "notifications unavailable"
 	saysBroken = "messages arrive without a notification"
 )
 

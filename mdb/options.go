@@ -10,19 +10,18 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// Defaults.
+// Defaults of options.
 const (
-	// DefaultBatchSize is how many messages are read at once unless
-	// [WithBatchSize] says otherwise.
+	// DefaultBatchSize is the number of messages in a page, see [WithBatchSize].
 	DefaultBatchSize = 1000
-	// DefaultMaxMessageSize is the largest message, in bytes of JSON, unless
-	// [WithMaxMessageSize] says otherwise.
+	// DefaultMaxMessageSize is the size of the largest message that can be written, in
+	// bytes of JSON, see [WithMaxMessageSize].
 	DefaultMaxMessageSize = 16 << 20
 
 	maxGroupSize = math.MaxInt16 // the server computes with a smallint
 )
 
-// A StoreOption is something that a [Store] can be told.
+// A StoreOption configures a [Store].
 type StoreOption interface{ store(*storeConfig) }
 
 type storeConfig struct {
@@ -34,42 +33,41 @@ type storeConfig struct {
 	execMode   pgx.QueryExecMode // the pool's
 	polling    poll.Strategy
 	notify     notifyConfig
-	faults     faults
+	faults     argumentFaults
 }
 
 type storeOption func(*storeConfig)
 
 func (o storeOption) store(c *storeConfig) { o(c) }
 
-// WithDirectSQL makes the store read, and write several messages at once, by SQL
-// on the table messages instead of by Message DB's procedures, with the same
-// results and errors. It is faster, above all for small reads, consumer groups and
-// batches, and needs the rights on the table that Message DB grants to the role
-// message_store. Single messages are written by write_message all the same, and
-// reads with a condition are the procedures'.
+// WithDirectSQL makes the store use SQL on the table messages, instead of Message DB's
+// procedures, to read and to write batches. Results and errors are the same. It is
+// faster, above all for small reads, consumer groups and batches. It requires the
+// privileges on the table that Message DB grants to the role message_store. Writes of one
+// message and reads with a condition still use the procedures.
 func WithDirectSQL() StoreOption {
 	return storeOption(func(c *storeConfig) { c.direct = true })
 }
 
-// WithConditions allows [WithCondition], which is refused otherwise.
+// WithConditions allows [WithCondition], which the store rejects otherwise.
 func WithConditions() StoreOption {
 	return storeOption(func(c *storeConfig) { c.conditions = true })
 }
 
-// WithMaxMessageSize sets how many bytes the data and the metadata of a message
-// may have together, as JSON, to be written. It is at least 1; the default is
+// WithMaxMessageSize sets the size of the largest message that can be written: the bytes
+// of its data and metadata together, as JSON. It must be at least 1. The default is
 // [DefaultMaxMessageSize].
 func WithMaxMessageSize(bytes int) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		if bytes < 1 {
-			c.faults.add("maximal message size", strconv.Itoa(bytes), "at least 1 byte")
+			c.faults.add("maximum message size", strconv.Itoa(bytes), "at least 1 byte")
 		}
 		c.maxSize = bytes
 	})
 }
 
-// WithRetry sets how often and how patiently a write is tried, and what is done
-// by [Store.Atomically]. Reads are not repeated.
+// WithRetry sets the retry policy of writes and of [Store.Atomically]. Reads are not
+// retried, except by subscriptions, which retry without end.
 func WithRetry(policy RetryPolicy) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		policy.check(&c.faults)
@@ -77,8 +75,8 @@ func WithRetry(policy RetryPolicy) StoreOption {
 	})
 }
 
-// WithLogger makes the store log what it does about failures by itself, such as
-// trying again. The default is to log nothing. Logs hold no payload.
+// WithLogger sets the logger for what the store recovers from on its own, such as
+// retries. By default it logs nothing. Logs never contain payloads.
 func WithLogger(l *slog.Logger) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		if l == nil {
@@ -88,22 +86,22 @@ func WithLogger(l *slog.Logger) StoreOption {
 	})
 }
 
-// A WriteOption is something that a write can be told.
+// A WriteOption configures a write.
 type WriteOption interface{ write(*writeConfig) }
 
 type writeConfig struct {
 	expected   *int64
 	idempotent bool
-	faults     faults
+	faults     argumentFaults
 }
 
 type writeOption func(*writeConfig)
 
 func (o writeOption) write(c *writeConfig) { o(c) }
 
-// ExpectVersion makes the write fail with a [*WrongVersionError] unless the last
-// message of the stream is at the position: 0 for a stream of one message,
-// [NoStream] for one without any.
+// ExpectVersion makes the write fail with a [*WrongVersionError] unless the last message
+// of the stream is at the given position: 0 if the stream has one message, [NoStream] if
+// it has none.
 func ExpectVersion(position int64) WriteOption {
 	return writeOption(func(c *writeConfig) {
 		if position < NoStream {
@@ -113,57 +111,53 @@ func ExpectVersion(position int64) WriteOption {
 	})
 }
 
-// ExpectNoStream makes the write fail with a [*WrongVersionError] if the stream
-// has messages already.
+// ExpectNoStream makes the write fail with a [*WrongVersionError] if the stream has
+// messages.
 func ExpectNoStream() WriteOption {
 	return ExpectVersion(NoStream)
 }
 
-// Idempotent makes writing the same messages again, by their IDs, a success, with
-// [Written.Duplicate] set. They are the same if all of them are in the store, in
-// the same stream, one behind the other in the same order, and with equal type,
-// data and metadata. An expected version has to fit as well: it is that from
-// before the first write. On a [Tx] it is refused, because the failure that leads
-// to the look has ended the transaction.
+// Idempotent makes it a success to write the same messages, with the same IDs, again;
+// the results then have [Written.Duplicate] set. Messages are the same if all of them
+// are in the store, consecutive, in the same stream and order, and with equal types, data
+// and metadata. Pass the expected version of the first write: it must match too. A [Tx]
+// rejects this option, because the duplicate ID has already aborted its transaction.
 func Idempotent() WriteOption {
 	return writeOption(func(c *writeConfig) { c.idempotent = true })
 }
 
-// A StreamReadOption is something that the reading of a stream can be told.
+// A StreamReadOption configures a read of a stream.
 type StreamReadOption interface{ streamRead(*readConfig) }
 
-// A CategoryReadOption is something that the reading of a category can be told.
+// A CategoryReadOption configures a read of a category.
 type CategoryReadOption interface{ categoryRead(*readConfig) }
 
-// A ReadOption is something that the reading of streams and of categories can be
-// told.
+// A ReadOption configures a read of a stream or a category.
 type ReadOption interface {
 	StreamReadOption
 	CategoryReadOption
 }
 
-// A PageOption is something that reads and subscriptions of both kinds can be told.
+// A PageOption configures a read or a subscription, of a stream or a category.
 type PageOption interface {
 	ReadOption
 	SubscribeOption
 }
 
-// A StreamOption is something that the reading of a stream and a subscription to it
-// can be told.
+// A StreamOption configures a read of a stream or a subscription to it.
 type StreamOption interface {
 	StreamReadOption
 	StreamSubscribeOption
 }
 
-// A CategoryOption is something that the reading of a category and a subscription
-// to it can be told.
+// A CategoryOption configures a read of a category or a subscription to it.
 type CategoryOption interface {
 	CategoryReadOption
 	CategorySubscribeOption
 }
 
-// SQL is a piece of SQL that becomes part of a query as it is. A variable needs a
-// visible conversion to become one: never convert what comes from outside.
+// SQL is a fragment of SQL that becomes part of a query unchanged. A string variable
+// must be converted to it, which makes the risk visible: never convert untrusted input.
 type SQL string
 
 type readConfig struct {
@@ -174,10 +168,10 @@ type readConfig struct {
 	member      *int64
 	size        *int64
 	condition   *string
-	faults      faults
+	faults      argumentFaults
 }
 
-// limit is what a LIMIT takes: NULL is none.
+// limit returns the argument of LIMIT; NULL is no limit.
 func (c *readConfig) limit() *int64 {
 	if c.batchSize == unlimited {
 		return nil
@@ -187,7 +181,7 @@ func (c *readConfig) limit() *int64 {
 
 func (c *readConfig) check(store *storeConfig) {
 	if c.condition != nil && !store.conditions {
-		c.faults.add("condition", "one", "none, or a Store made with WithConditions")
+		c.faults.add("condition", "one", "none, or a Store created with WithConditions")
 	}
 }
 
@@ -196,27 +190,27 @@ type readOption func(*readConfig)
 func (o readOption) streamRead(c *readConfig)   { o(c) }
 func (o readOption) categoryRead(c *readConfig) { o(c) }
 
-// FromPosition begins with the message at the position, or the first one behind
-// it. The default is 0, the beginning.
+// FromPosition starts with the message at the position, or the first one after it. The
+// default is 0, the first message.
 func FromPosition(position int64) StreamOption {
 	return from("position", position)
 }
 
-// AfterPosition begins with the first message behind the position. That of the
-// last message seen is the usual one; [NoStream] is the beginning.
+// AfterPosition starts with the first message after the position. Pass the position of
+// the last message that you have handled, or [NoStream] to start at the beginning.
 func AfterPosition(position int64) StreamOption {
 	return after("position", position, NoStream)
 }
 
-// FromGlobalPosition begins with the message at the global position, or the first
-// one of the category behind it. The default is the beginning; there is no
-// message at 0.
+// FromGlobalPosition starts with the category's message at the global position, or the
+// first one after it. The default is the first message.
 func FromGlobalPosition(position int64) CategoryOption {
 	return from("global position", position)
 }
 
-// AfterGlobalPosition begins with the first message of the category behind the
-// global position; 0 is the beginning.
+// AfterGlobalPosition starts with the category's first message after the global
+// position. Pass the global position of the last message that you have handled, or 0 to
+// start at the beginning.
 func AfterGlobalPosition(position int64) CategoryOption {
 	return after("global position", position, 0)
 }
@@ -233,15 +227,15 @@ func from(what string, position int64) readOption {
 func after(what string, position, least int64) readOption {
 	return func(c *readConfig) {
 		if position < least || position == math.MaxInt64 {
-			c.faults.add(what, strconv.FormatInt(position, 10), strconv.FormatInt(least, 10)+" or more, and below the largest int64")
+			c.faults.add(what, strconv.FormatInt(position, 10), "at least "+strconv.FormatInt(least, 10)+" and less than the largest int64")
 			return
 		}
 		c.position, c.fromEnd = position+1, false
 	}
 }
 
-// WithBatchSize sets how many messages are read at once; the lazy reads go on
-// with the next ones. It is at least 1; the default is [DefaultBatchSize].
+// WithBatchSize sets the number of messages in a page. It must be at least 1. The default
+// is [DefaultBatchSize].
 func WithBatchSize(messages int) PageOption {
 	return readOption(func(c *readConfig) {
 		if messages < 1 {
@@ -251,18 +245,17 @@ func WithBatchSize(messages int) PageOption {
 	})
 }
 
-// Unlimited makes GetStreamMessages and GetCategoryMessages read all there is at
-// once, however much that is. The server gathers all of it before it sends the
-// first message; StreamMessages and CategoryMessages need no such room, and refuse
-// this option.
+// Unlimited makes GetStreamMessages and GetCategoryMessages return all messages in one
+// page. The server collects them all before it sends the first one. Prefer StreamMessages
+// and CategoryMessages, which read page after page and reject this option.
 func Unlimited() ReadOption {
 	return readOption(func(c *readConfig) { c.batchSize = unlimited })
 }
 
 const unlimited = -1
 
-// WithCorrelation leaves out the messages whose metadata has no
-// correlationStreamName of the category.
+// WithCorrelation selects the messages whose metadata has a correlationStreamName in the
+// given category.
 func WithCorrelation(category Category) CategoryOption {
 	return readOption(func(c *readConfig) {
 		c.faults.category("correlation", category)
@@ -270,10 +263,14 @@ func WithCorrelation(category Category) CategoryOption {
 	})
 }
 
-// AsConsumerGroup leaves out the streams that belong to other members of a
-// consumer group of the given size. Members are numbered from 0. A stream belongs
-// to the member that the hash of its cardinal id gives, see [Hash64]. Messages in
-// the stream that is named like the category have no id: no member receives them.
+// AsConsumerGroup reads as one member, numbered from 0, of a consumer group with size
+// members: only the streams whose cardinal id hashes to the member, see [Hash64]. A
+// stream whose name is the category alone has no id, and no member receives it.
+//
+// Each member stores its own position, which is only valid for the same size: with another
+// size, a member receives other streams. To change the size, stop all members, and start
+// all new ones after the smallest of the stored positions, with handlers that can handle a
+// message again.
 func AsConsumerGroup(member, size int) CategoryOption {
 	return readOption(func(c *readConfig) {
 		if size < 1 || size > maxGroupSize {
@@ -287,10 +284,9 @@ func AsConsumerGroup(member, size int) CategoryOption {
 	})
 }
 
-// WithCondition leaves out the messages that do not meet a condition on the
-// columns of the table messages, in SQL. It becomes part of the server's query as
-// it is, with the rights of the role that reads, and works only on a [Store] made
-// with [WithConditions].
+// WithCondition selects the messages that meet a condition in SQL on the columns of the
+// table messages. The condition becomes part of the query unchanged and runs with the
+// privileges of the reading role. It requires a [Store] created with [WithConditions].
 func WithCondition(condition SQL) PageOption {
 	return readOption(func(c *readConfig) {
 		c.faults.text("condition", string(condition), "SQL")
@@ -298,19 +294,19 @@ func WithCondition(condition SQL) PageOption {
 	})
 }
 
-// A LastMessageOption is something that GetLastStreamMessage can be told.
+// A LastMessageOption configures GetLastStreamMessage.
 type LastMessageOption interface{ lastMessage(*lastConfig) }
 
 type lastConfig struct {
 	typ    *string
-	faults faults
+	faults argumentFaults
 }
 
 type lastOption func(*lastConfig)
 
 func (o lastOption) lastMessage(c *lastConfig) { o(c) }
 
-// OfType asks for the last message of a type. It needs Message DB 1.3.0.
+// OfType selects the last message of the given type. It requires Message DB 1.3.0.
 func OfType(typ string) LastMessageOption {
 	return lastOption(func(c *lastConfig) {
 		c.faults.messageType("type", typ)

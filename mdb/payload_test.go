@@ -61,7 +61,7 @@ const (
 	isUTF8    = "invalid UTF-8"
 	isZero    = `the escape \u0000, which PostgreSQL cannot store`
 	isHalf    = "half of a surrogate pair"
-	isString  = "a string, want json.RawMessage for raw JSON or a marshalled value"
+	isString  = "a string (convert it to json.RawMessage if it is JSON, or marshal it)"
 	isNoValue = "a Go value that has no JSON, such as NaN or a cycle"
 	isFailing = "a value whose MarshalJSON failed"
 )

@@ -17,8 +17,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// A Store is a Message DB, reached through a pool of connections. It is safe for
-// concurrent use, and starts no goroutine of its own, but for
+// A Store is a Message DB, accessed through a pool of connections. Create one with
+// [Connect] or [New]. It is safe for concurrent use. It starts goroutines only for
 // subscriptions with [WithNotify] or [WithWorkers].
 type Store struct {
 	procedures
@@ -26,22 +26,23 @@ type Store struct {
 	ownsPool bool
 	bell     *doorbell.Bell
 
-	// Whether the table can be asked for a category's head, once that is known.
+	// Whether the role may read a category's head from the table: neither is set until that
+	// is known.
 	headed, headless atomic.Bool
 }
 
-// procedures are Message DB's, called on a Store or within a Tx. The methods that
-// follow are those of both.
+// procedures has the methods that a Store and a Tx have in common.
 type procedures struct {
 	runner
 	config *storeConfig
-	wrote  func(StreamName) // is called after a write of a Store's own
+	wrote  func(StreamName) // called after a write that has committed
 	tx     *txState         // nil on a Store
 }
 
-// Connect opens a pool for the connection string, in the form of libpq's, with
-// the settings of pgxpool.ParseConfig, prepares it by [Configure], and makes sure
-// that the server answers. Close closes the pool.
+// Connect opens a pool and returns a [Store] on it, after it has checked that the server
+// answers. The connection string is a URL or a list of key=value pairs, as
+// pgxpool.ParseConfig takes them. Connect prepares the pool's configuration with
+// [Configure]. [Store.Close] closes the pool.
 func Connect(ctx context.Context, connString string, opts ...StoreOption) (*Store, error) {
 	cfg, err := pgxpool.ParseConfig(connString)
 	if err != nil {
@@ -65,22 +66,22 @@ func Connect(ctx context.Context, connString string, opts ...StoreOption) (*Stor
 	return s, nil
 }
 
-// connStringError says why without quoting the string, which may hold a password:
-// the reason of a parser that has lost its way may quote a piece of it.
+// connStringError returns an error that does not quote the connection string, which may
+// contain a password. It leaves out the parser's reason if that may quote a part of it.
 func connStringError(connString string, err error) error {
-	reason := "it has a fault"
+	reason := "it cannot be parsed"
 	if _, urlErr := url.Parse(connString); urlErr == nil && strings.Contains(connString, "://") {
 		if inner := errors.Unwrap(err); inner != nil {
 			reason = inner.Error()
 		}
 	}
-	return fmt.Errorf("mdb: cannot use the connection string (%s), want postgres://… or key=value pairs", reason)
+	return fmt.Errorf("mdb: invalid connection string (%s), want postgres://… or key=value pairs", reason)
 }
 
-// New returns a Store on the caller's pool, which Close leaves open. It does no
-// I/O. The pool's configuration should have been prepared by [Configure], or the
-// role's settings should do the same. A pool in one of the exec modes that cache
-// needs a cache, or the error is an [*ArgumentError].
+// New returns a [Store] on the caller's pool, which [Store.Close] does not close. It does
+// no I/O. Prepare the pool's configuration with [Configure], or set the same on the role.
+// New rejects a pool whose exec mode requires a cache that is turned off, with an
+// [*ArgumentError].
 func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	config := storeConfig{
 		maxSize: DefaultMaxMessageSize,
@@ -108,19 +109,23 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	return &Store{procedures: procedures{runner: runner, config: &config, wrote: func(stream StreamName) { bell.Wrote(string(stream)) }}, pool: pool, bell: bell}, nil
 }
 
+// conditionSetting is the setting that allows conditions in SQL while it is on.
 const conditionSetting = "message_store.sql_condition"
 
-// Configure prepares the configuration of a pool for Message DB. It sets only
-// start-up parameters, which cost nothing and outlast RESET and DISCARD ALL: a
-// search path with message_store first, the path that was configured or else the
-// server's default behind it, and pg_temp last, so that a temporary table cannot
-// take the place of the store's; and message_store.sql_condition=off.
+// Configure prepares the configuration of a pool for Message DB. It sets two start-up
+// parameters, which need no round trip and survive RESET and DISCARD ALL:
 //
-// With that path, an unqualified CREATE TABLE goes to the schema message_store, and a
-// path set on the role or the database is not used: name its schemas in the
-// configuration's search_path.
-// PgBouncer refuses start-up parameters that it does not know: with it, set both on
-// the role instead, by ALTER ROLE … SET.
+//   - search_path: message_store first, then the path in the configuration, or else the
+//     server's default, and pg_temp last, so that a temporary table cannot hide the table
+//     messages;
+//   - message_store.sql_condition: off.
+//
+// With this search path, an unqualified CREATE TABLE creates the table in the schema
+// message_store. It overrides a path that is set on the role or the database: put the
+// schemas of that into the configuration's search_path.
+//
+// PgBouncer rejects start-up parameters that it does not know. With it, do not call
+// Configure, and set both parameters with ALTER ROLE … SET.
 func Configure(cfg *pgxpool.Config) {
 	params := cfg.ConnConfig.RuntimeParams
 	if params == nil {
@@ -152,8 +157,8 @@ func Configure(cfg *pgxpool.Config) {
 // Pool returns the pool that the store uses.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
-// Close closes the pool if [Connect] opened it, once all its connections have been
-// given back. It may be called more than once.
+// Close closes the pool if [Connect] opened it, and waits until all its connections are
+// released. It may be called more than once.
 func (s *Store) Close() {
 	if s.ownsPool {
 		s.pool.Close()

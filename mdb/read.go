@@ -7,13 +7,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// GetStreamMessages reads the messages of a stream in the order of their
-// positions: from the beginning, [DefaultBatchSize] of them at most, unless
-// options say otherwise. It returns none, and no error, if the stream has no such
-// messages. It takes one round trip.
+// GetStreamMessages reads a page of a stream's messages, in the order of their positions,
+// in one round trip. Unless options say otherwise, it starts at the beginning and reads at
+// most [DefaultBatchSize] messages. If there are none, it returns no messages and no error.
 //
-// The messages may be kept. Keeping one message keeps its chunk of the page;
-// [Message.Clone] frees it.
+// You may keep the messages. Keeping one keeps its whole chunk of the page in memory;
+// [Message.Clone] copies it out.
 func (s *procedures) GetStreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) ([]Message, error) {
 	r, err := s.configureStreamRead(stream, opts)
 	if err != nil {
@@ -22,18 +21,17 @@ func (s *procedures) GetStreamMessages(ctx context.Context, stream StreamName, o
 	return s.readStream(ctx, r)
 }
 
-// GetCategoryMessages reads the messages of all streams of a category in the
-// order of their global positions: from the beginning, [DefaultBatchSize] of them
-// at most, unless options say otherwise. It returns none, and no error, if the
-// category has no such messages. It takes one round trip.
+// GetCategoryMessages reads a page of the messages of all streams of a category, in the
+// order of their global positions, in one round trip. Unless options say otherwise, it
+// starts at the beginning and reads at most [DefaultBatchSize] messages. If there are none,
+// it returns no messages and no error.
 //
-// A category's messages become visible in this order: what is read later has a
-// higher global position, so going on behind the last message misses none, as
-// long as all writers go through write_message. That holds within one category
-// only.
+// The messages of a category become visible in this order, so a read that continues after
+// the last message misses none. This requires that all writers use write_message, and it
+// holds within one category only.
 //
-// The messages may be kept. Keeping one message keeps its chunk of the page;
-// [Message.Clone] frees it.
+// You may keep the messages. Keeping one keeps its whole chunk of the page in memory;
+// [Message.Clone] copies it out.
 func (s *procedures) GetCategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) ([]Message, error) {
 	r, err := s.configureCategoryRead(category, opts)
 	if err != nil {
@@ -42,9 +40,8 @@ func (s *procedures) GetCategoryMessages(ctx context.Context, category Category,
 	return s.readCategory(ctx, r)
 }
 
-// GetLastStreamMessage reads the last message of a stream, or with [OfType] the
-// last one of a type. The error is [ErrNoMessage] if there is none. It takes one
-// round trip.
+// GetLastStreamMessage reads the last message of a stream, or with [OfType] the last one
+// of a type, in one round trip. The error is [ErrNoMessage] if there is none.
 func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName, opts ...LastMessageOption) (Message, error) {
 	var c lastConfig
 	c.faults.stream(stream)
@@ -77,7 +74,7 @@ func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 // StreamVersion returns the position of the last message of a stream, or
 // [NoStream] if it has none. It takes one round trip.
 func (s *procedures) StreamVersion(ctx context.Context, stream StreamName) (int64, error) {
-	var f faults
+	var f argumentFaults
 	f.stream(stream)
 	if err := f.err(); err != nil {
 		return 0, err
@@ -86,15 +83,15 @@ func (s *procedures) StreamVersion(ctx context.Context, stream StreamName) (int6
 	if s.config.direct {
 		st = directStreamVersion
 	}
-	version := NoStream // for which the server has NULL
+	version := NoStream // the server returns NULL for it
 	if err := s.run(ctx, st, number(&version), string(stream)); err != nil {
 		return 0, explain("get the version of stream "+string(stream), err)
 	}
 	return version, nil
 }
 
-// MessageStoreVersion returns the version of Message DB that is installed, such
-// as "1.3.0". It takes one round trip.
+// MessageStoreVersion returns the version of the installed Message DB, such as "1.3.0", in
+// one round trip.
 func (s *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 	var version string
 	if err := s.run(ctx, messageStoreVersion, one(&version)); err != nil {
@@ -103,11 +100,11 @@ func (s *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-// StreamMessages returns the messages of a stream as GetStreamMessages does, page
-// after page, until a page comes back short: what is written meanwhile may be
-// among them. The size of a page is that of [WithBatchSize]. No connection of the
-// pool is in use while the loop's body runs. An error ends the sequence, as its
-// last pair. The sequence may be ranged over again, and then reads again.
+// StreamMessages returns a sequence of a stream's messages, which it reads page after page
+// like GetStreamMessages. It ends after the first page that is not full, and may include
+// messages that are written meanwhile. [WithBatchSize] sets the size of a page. While the
+// body of the loop runs, no connection of the pool is in use. An error is the last pair of
+// the sequence. Each range over the sequence reads again.
 func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) iter.Seq2[Message, error] {
 	r, err := s.configureStreamRead(stream, opts)
 	return pages(r, err, func(r *pageRead) ([]Message, error) {
@@ -115,11 +112,11 @@ func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts
 	}, func(m *Message) int64 { return m.Position })
 }
 
-// CategoryMessages returns the messages of a category as GetCategoryMessages
-// does, page after page, until a page comes back short: what is written meanwhile
-// may be among them. The size of a page is that of [WithBatchSize]. No connection
-// of the pool is in use while the loop's body runs. An error ends the sequence, as
-// its last pair. The sequence may be ranged over again, and then reads again.
+// CategoryMessages returns a sequence of a category's messages, which it reads page after
+// page like GetCategoryMessages. It ends after the first page that is not full, and may
+// include messages that are written meanwhile. [WithBatchSize] sets the size of a page.
+// While the body of the loop runs, no connection of the pool is in use. An error is the
+// last pair of the sequence. Each range over the sequence reads again.
 func (s *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) iter.Seq2[Message, error] {
 	r, err := s.configureCategoryRead(category, opts)
 	return pages(r, err, func(r *pageRead) ([]Message, error) {
@@ -127,13 +124,13 @@ func (s *procedures) CategoryMessages(ctx context.Context, category Category, op
 	}, func(m *Message) int64 { return m.GlobalPosition })
 }
 
-// pages yields page after page of what read reads, each from behind the position
-// of the last message of the one before.
+// pages yields the messages that read returns, page after page. Each page starts after the
+// position of the last message of the previous page.
 func pages(first *pageRead, err error, read func(*pageRead) ([]Message, error), position func(*Message) int64) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		r, err := *first, err
 		if err == nil && r.batchSize == unlimited {
-			err = &ArgumentError{Faults: []Fault{{"batch size", "Unlimited", "WithBatchSize, as pages follow one another to the end"}}}
+			err = &ArgumentError{Faults: []Fault{{"batch size", "Unlimited", "WithBatchSize, because the sequence reads page after page"}}}
 		}
 		for err == nil {
 			var messages []Message
@@ -154,7 +151,8 @@ func pages(first *pageRead, err error, read func(*pageRead) ([]Message, error), 
 	}
 }
 
-// A pageRead is what reads a page. All that the read has to keep lies in it.
+// A pageRead is the read of a page, with its arguments and its result, so that it is one
+// allocation.
 type pageRead struct {
 	readConfig
 	name     string // of a stream or a category
@@ -202,7 +200,7 @@ func (s *procedures) readCategory(ctx context.Context, r *pageRead) ([]Message, 
 	return r.messages, nil
 }
 
-// categoryRead returns the statement that reads what r says, and its arguments.
+// categoryRead returns the statement for r and its arguments.
 func (s *procedures) categoryRead(r *pageRead) (*statement, []any) {
 	switch {
 	case r.condition != nil || !s.config.direct:
@@ -217,13 +215,14 @@ func (s *procedures) categoryRead(r *pageRead) (*statement, []any) {
 	return directCorrelatedGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.correlation, r.member, r.size)
 }
 
-// arguments keeps the arguments in r. As pointers they cost nothing to hand on.
+// arguments keeps the arguments in r. They are pointers, which can be passed as any without
+// an allocation.
 func (r *pageRead) arguments(args ...any) []any {
 	return r.args[:copy(r.args[:], args)]
 }
 
 func (s *procedures) runPage(ctx context.Context, r *pageRead, st *statement, args []any) error {
-	r.messages = nil // the page before need not be kept
+	r.messages = nil // lets the previous page be freed
 	if r.condition != nil {
 		return s.runConditional(ctx, st, r.read, args...)
 	}
@@ -235,8 +234,8 @@ func (r *pageRead) read(rows pgx.Rows) (err error) {
 	return err
 }
 
-// runConditional turns the setting that conditions need on before the statement
-// and off behind it.
+// runConditional turns on the setting that conditions require, runs the statement, and
+// turns the setting off.
 func (s *procedures) runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
 	return s.runBatch(ctx, conditionOff,
 		step{st: conditionOn, read: drain},

@@ -8,34 +8,37 @@ import (
 	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
-// A RetryPolicy says how a failed write is tried again. The zero value means the
-// defaults.
+// A RetryPolicy configures how failed writes and transactions are retried. The zero value
+// means the defaults.
 type RetryPolicy struct {
-	// Attempts is how often it is tried at most, the first time included. 1 turns
-	// trying again off. The default is [DefaultRetryAttempts].
+	// Attempts is the maximum number of attempts, including the first. 1 turns retries
+	// off. The default is [DefaultRetryAttempts].
 	Attempts int
-	// MinDelay is the pause before the second attempt; each further one is twice
-	// as long, up to MaxDelay, and all vary at random by up to a half. The
-	// defaults are [DefaultRetryMinDelay] and [DefaultRetryMaxDelay].
+	// MinDelay is the delay before the second attempt. Each further delay is twice as
+	// long, up to MaxDelay, and all vary at random by up to a half. The defaults are
+	// [DefaultRetryMinDelay] and [DefaultRetryMaxDelay].
 	MinDelay, MaxDelay time.Duration
 }
 
 // The defaults of a [RetryPolicy].
 const (
+	// DefaultRetryAttempts is the default of Attempts.
 	DefaultRetryAttempts = 8
+	// DefaultRetryMinDelay is the default of MinDelay.
 	DefaultRetryMinDelay = 10 * time.Millisecond
+	// DefaultRetryMaxDelay is the default of MaxDelay, unless MinDelay is longer.
 	DefaultRetryMaxDelay = time.Second
 )
 
-func (p RetryPolicy) check(f *faults) {
+func (p RetryPolicy) check(f *argumentFaults) {
 	if p.Attempts < 0 {
 		f.add("retry attempts", strconv.Itoa(p.Attempts), "at least 1, or 0 for the default")
 	}
 	if p.MinDelay < 0 {
-		f.add("retry's least delay", p.MinDelay.String(), "a positive duration, or 0 for the default")
+		f.add("minimum retry delay", p.MinDelay.String(), "a positive duration, or 0 for the default")
 	}
 	if p.MaxDelay < 0 {
-		f.add("retry's largest delay", p.MaxDelay.String(), "a positive duration, or 0 for the default")
+		f.add("maximum retry delay", p.MaxDelay.String(), "a positive duration, or 0 for the default")
 	}
 }
 
@@ -52,7 +55,7 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 	return p
 }
 
-// wait sleeps after the attempt, which is 1 for the first, unless ctx ends.
+// wait sleeps after the attempt, counted from 1. It returns an error if ctx ends.
 func (p RetryPolicy) wait(ctx context.Context, attempt int) error {
 	return backoff.Policy{Min: p.MinDelay, Max: p.MaxDelay}.Wait(ctx, attempt)
 }

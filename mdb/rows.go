@@ -11,8 +11,8 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// readAll reads to the end of the rows, where the server says whether it has done
-// what was asked: a row alone proves nothing.
+// readAll calls read, and then reads to the end of the rows, where the server reports
+// whether the statement succeeded. A row alone does not prove that.
 func readAll(rows pgx.Rows, err error, read func(pgx.Rows) error) error {
 	if err != nil {
 		return err
@@ -32,8 +32,8 @@ func messagesInto(messages *[]Message) func(pgx.Rows) error {
 	}
 }
 
-// readMessages reads all rows. What pgx lends is copied by the page before the
-// next row overwrites it.
+// readMessages reads all rows. The page copies the bytes of a row before pgx overwrites
+// them with the next one.
 func readMessages(rows pgx.Rows) ([]Message, error) {
 	page := scan.NewPage()
 	defer page.Release()
@@ -67,6 +67,7 @@ func readMessages(rows pgx.Rows) ([]Message, error) {
 	return messages, nil
 }
 
+// describe passes the columns of the rows to the page.
 func describe(page *scan.Page, rows pgx.Rows) error {
 	fields := rows.FieldDescriptions()
 	if err := page.Begin(len(fields)); err != nil {
@@ -80,7 +81,7 @@ func describe(page *scan.Page, rows pgx.Rows) error {
 	return nil
 }
 
-// one reads a single row into the destinations.
+// one returns a function that scans a single row into the destinations.
 func one(destinations ...any) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		for rows.Next() {
@@ -92,13 +93,13 @@ func one(destinations ...any) func(pgx.Rows) error {
 	}
 }
 
-// number reads a single integer, and leaves n alone if that is NULL.
+// number returns a function that reads a single integer. NULL leaves n unchanged.
 func number(n *int64) func(pgx.Rows) error {
 	return func(rows pgx.Rows) (err error) {
 		for rows.Next() {
 			fields, values := rows.FieldDescriptions(), rows.RawValues()
 			if len(fields) != 1 || len(values) != 1 {
-				return fmt.Errorf("rows of %d columns", len(fields))
+				return fmt.Errorf("got rows with %d columns, want 1", len(fields))
 			}
 			if values[0] == nil {
 				continue
@@ -111,7 +112,7 @@ func number(n *int64) func(pgx.Rows) error {
 	}
 }
 
-// drain reads rows that say nothing.
+// drain reads rows and ignores them.
 func drain(rows pgx.Rows) error {
 	for rows.Next() {
 		continue
@@ -119,8 +120,8 @@ func drain(rows pgx.Rows) error {
 	return rows.Err()
 }
 
-// integer reads a bigint, or the integer that another version of the store may
-// have, without a detour through a pointer for each value.
+// integer decodes a bigint, or the integer that another version of the store may have,
+// without an allocation for each value.
 func integer(format int16, value []byte) (int64, error) {
 	if format == pgx.TextFormatCode {
 		return strconv.ParseInt(string(value), 10, 64)
@@ -131,5 +132,5 @@ func integer(format int16, value []byte) (int64, error) {
 	case 8:
 		return int64(binary.BigEndian.Uint64(value)), nil
 	}
-	return 0, fmt.Errorf("an integer of %d bytes", len(value))
+	return 0, fmt.Errorf("got an integer of %d bytes, want 4 or 8", len(value))
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// scrub returns err with a text that quotes nothing of a row. The server's error is
-// in it as it was.
+// scrub returns err with a text that quotes no part of a row. It wraps the server's error,
+// which is unchanged.
 func scrub(err error) error {
 	var pgErr *pgconn.PgError
 	if isConnectError(err) || !errors.As(err, &pgErr) || errors.As(err, new(*serverError)) {
@@ -18,11 +18,11 @@ func scrub(err error) error {
 	return &serverError{pgErr, err}
 }
 
-// A serverError has the text of a server's error, or another one where that may quote
-// a row.
+// A serverError has the text of a server's error, or a fixed text if that may quote a
+// row.
 type serverError struct {
 	server *pgconn.PgError
-	err    error // which wraps server
+	err    error // wraps server
 }
 
 func (e *serverError) Error() string {
@@ -37,8 +37,8 @@ func (e *serverError) Error() string {
 
 func (e *serverError) Unwrap() error { return e.err }
 
-// serverText returns what the server says, if that cannot contain a part of a row,
-// and otherwise what its SQLSTATE means.
+// serverText returns the server's text if that cannot contain a part of a row, and
+// otherwise the meaning of its SQLSTATE.
 func serverText(e *pgconn.PgError) string {
 	if e.Code == "P0001" {
 		if i := raisedAt(e.Message); i >= 0 {
@@ -60,12 +60,12 @@ func serverText(e *pgconn.PgError) string {
 	return "error"
 }
 
-// textIsSafe reports whether the server's own text for the SQLSTATE, in any language,
-// names at most objects, settings, sizes and words of our own statement.
+// textIsSafe reports whether the server's text for the SQLSTATE, in any language, contains
+// at most names of objects and settings, sizes, and words of our own statement.
 func textIsSafe(e *pgconn.PgError) bool {
 	switch e.Code {
 	case "0A000", // a feature that is not supported, a plan that must not change
-		"23502", "23503", "23505", "23514", "23P01", // constraints, whose rows are in the detail
+		"23502", "23503", "23505", "23514", "23P01", // constraints: the row is in the detail, not in the text
 		"25001", "25006", "25P01", "25P02", "25P03", "25P04",
 		"26000", "28000", "28P01", "3D000",
 		"40001", "40003", "40P01", "42501",
@@ -73,14 +73,14 @@ func textIsSafe(e *pgconn.PgError) bool {
 		"57014", "57P01", "57P02", "57P03", "57P05":
 		return true
 	case "3F000", "42601", "42703", "42883", "42P01", "42P02", "42P18":
-		// A function may make a statement of a row, and quote that.
+		// A function may build a statement from a row, which the text then quotes.
 		return e.InternalQuery == ""
 	}
 	return strings.HasPrefix(e.Code, "08") || strings.HasPrefix(e.Code, "53") || strings.HasPrefix(e.Code, "58")
 }
 
-// meanings are PostgreSQL's names for SQLSTATEs and their classes, in its manual's
-// appendix A.
+// meanings are PostgreSQL's names for SQLSTATEs and their classes, from appendix A of its
+// manual.
 var meanings = map[string]string{
 	"22":    "data exception",
 	"22001": "string data, right truncation",

@@ -5,23 +5,23 @@ import (
 	"hash/fnv"
 )
 
-// A statement is one of Message DB's procedures as it is called here.
+// A statement is SQL with the name under which it is prepared.
 type statement struct{ name, sql string }
 
-// newStatement names the statement after its text as well, because a connection
-// may be shared with another version of this package.
+// newStatement makes a hash of the SQL part of the name, because a connection may be shared
+// with another version of this package.
 func newStatement(name, sql string) *statement {
 	h := fnv.New32a()
 	h.Write([]byte(sql))
 	return &statement{name: fmt.Sprintf("mdb_%s_%08x", name, h.Sum32()), sql: sql}
 }
 
-// The columns are named, because their order is not part of the contract, and the
-// arguments are cast, because in some exec modes the client tells no types.
+// The columns are named, because their order is not part of Message DB's contract. The
+// arguments of statements are cast, because in some exec modes the client sends no types.
 const messageColumns = `SELECT id, stream_name, type, position, global_position, data, metadata, time FROM `
 
-// writtenGlobalPosition is NULL where the sequence is not there or not for this
-// role to see, as when the functions are a proxy's.
+// writtenGlobalPosition is NULL if the sequence does not exist or the role may not read
+// it, for example if the functions are a proxy's.
 const writtenGlobalPosition = `CASE WHEN has_sequence_privilege(to_regclass('message_store.messages_global_position_seq'), 'USAGE, SELECT')
 	THEN currval(to_regclass('message_store.messages_global_position_seq')) END`
 
@@ -49,9 +49,9 @@ var (
 		`SELECT position, `+writtenGlobalPosition+`
 FROM message_store.write_message($1::varchar, $2::varchar, $3::varchar, $4::jsonb, $5::jsonb, $6::bigint) AS position`)
 
-	// The subquery cannot be flattened, as it calls a volatile function, so each
-	// row's write is done before its global position is asked for, in the order of
-	// the arrays. One statement is one transaction.
+	// The subquery cannot be flattened, because it calls a volatile function. So each row
+	// is written, in the order of the arrays, before its global position is read. One
+	// statement is one transaction.
 	writeMessages = newStatement("write_messages",
 		`SELECT position, `+writtenGlobalPosition+`
 FROM (
@@ -77,8 +77,8 @@ ORDER BY sought.index`)
 	conditionOn = newStatement("condition_on",
 		`SELECT set_config('message_store.sql_condition', 'on', true)`)
 
-	// For the session, because what a transaction has set reads as empty when it is
-	// over, and Message DB takes empty for on.
+	// It is set for the session, because a value that was set for a transaction reads as
+	// empty after the transaction, and Message DB treats empty as on.
 	conditionOff = newStatement("condition_off",
 		`SELECT set_config('message_store.sql_condition', 'off', false)`)
 )

@@ -2,18 +2,17 @@ package mdb
 
 import "fmt"
 
-// Direct SQL reads the table messages itself, and writes batches to it, for which
-// Message DB grants its role the rights. The server then makes a plan of each
-// statement once, where the procedures make one at each call.
+// Direct SQL reads the table messages, and writes batches to it. The server plans each of
+// these statements once, while the procedures plan theirs at each call.
 //
-// It would not, though, if it saw the arguments while it plans: with them an empty
-// read looks so cheap that planning anew seems worth it every time, and costs more
-// than the read. In subqueries they are out of its sight.
+// The arguments are in subqueries, so that the planner does not see their values. With
+// their values, an empty read looks so cheap that the server plans again at each call,
+// which costs more than the read.
 //
-// One plan must then do for all arguments. For categories the condition is a range
-// that ends where it begins, and the order names the category, so that only
-// messages_category can serve it: by a plain equality the planner may come to
-// walk the whole store by its primary key.
+// So one plan must be good for all arguments. For a category the condition is a range with
+// equal ends, and the order includes the category, so that only the index
+// messages_category fits. With a plain equality, the planner may scan the whole store by
+// its primary key.
 const (
 	directColumns = messageColumns + `message_store.messages `
 
@@ -27,8 +26,8 @@ ORDER BY message_store.category(stream_name), global_position LIMIT (SELECT $3::
 	directCorrelation = `
 	AND message_store.category(metadata->>'correlationStreamName') = (SELECT $4::varchar)`
 
-	// hash_64 of the cardinal id, as an expression: the installed functions may be
-	// of a language that the server calls for each row.
+	// hash_64 of the cardinal id, as an expression: the server may not be able to inline
+	// the installed functions, and would call them for each row.
 	directGroup = `
 	AND strpos(stream_name, '-') > 0
 	AND mod(abs(('x' || left(md5(split_part(substr(stream_name, strpos(stream_name, '-') + 1), '+', 1)), 16))::bit(64)::bigint), (SELECT %[2]s::bigint))
@@ -64,11 +63,10 @@ ORDER BY position DESC LIMIT 1`)
 	directStreamVersion = newStatement("direct_stream_version",
 		`SELECT max(position) FROM message_store.messages WHERE stream_name = (SELECT $1::text)`)
 
-	// directWrite has to be sent behind acquireLock and in the same transaction: as
-	// a statement of its own its snapshot is younger than the lock, so that the
-	// version it sees cannot be outdated. If that is not the expected one, it lets
-	// write_message find out and raise its own error. Sorted, the rows draw their
-	// global positions in order.
+	// directWrite must be sent after acquireLock, in the same transaction. As it is a
+	// separate statement, its snapshot is newer than the lock, so the version that it sees
+	// is current. If that is not the expected version, it calls write_message, which raises
+	// its own error. ORDER BY makes the rows get their global positions in order.
 	directWrite = newStatement("direct_write",
 		`INSERT INTO message_store.messages (id, stream_name, position, type, data, metadata)
 SELECT m.id::uuid, $1::text, stream.version + m.index, m.type, m.data::jsonb, m.metadata::jsonb

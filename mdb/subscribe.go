@@ -7,11 +7,11 @@ import (
 	"github.com/messagedb-go/messagedb/internal/doorbell"
 )
 
-// A Handler handles a message. An error ends the subscription. The context is the
-// subscription's.
+// A Handler handles a message. An error ends the subscription. The context is that of
+// the subscription.
 type Handler func(ctx context.Context, m Message) error
 
-// A Retry tells of a failed read that a subscription is going to try again.
+// A Retry describes a failed read that a subscription will retry.
 type Retry struct {
 	// Attempt counts the failures in a row, from 1.
 	Attempt int
@@ -19,30 +19,30 @@ type Retry struct {
 	Err error
 }
 
-// SubscribeToStream calls the handler for each message of a stream, in order: for
-// those that are there, from the beginning unless an option says otherwise, and
-// for those that are written later. It blocks; its return says that the
-// subscription has been dropped, and why. The error is never nil:
+// SubscribeToStream calls the handler for each message of a stream, in order: first for
+// the existing messages, from the beginning unless an option says otherwise, and then
+// for new ones as they are written. It blocks until the subscription ends, and the error
+// says why. It is never nil:
 //
-//   - context.Cause(ctx), when ctx ends;
-//   - a [*HandlerError], when a callback fails or panics;
-//   - an [*ArgumentError], at once, for what the call itself has wrong;
-//   - the server's refusal, where trying again cannot help.
+//   - context.Cause(ctx), if ctx ended;
+//   - a [*HandlerError], if a callback failed or panicked;
+//   - an [*ArgumentError], immediately, if the call is invalid;
+//   - another error of the server, if a retry cannot help.
 //
-// Failures that pass, such as a lost connection, are tried again for as long as
-// they last, which [OnRetry] tells of. A read without an answer for ten seconds, or
-// twice as long as the one before took if that is more, is taken for one whose
-// connection leads nowhere: it is broken off, the pool's other connections are
-// replaced, and the next one gets twice the time.
+// Transient errors, such as a lost connection, are retried for as long as they last;
+// [OnRetry] reports them. A read that is not answered within ten seconds (or twice the
+// duration of the previous read, if that is longer) is assumed to be on a dead
+// connection: it is cancelled, the pool's connections are replaced, and the next read may
+// take twice as long.
 //
-// Within one call each message is delivered once, and no message is left out. From
-// where a later call goes on is for the caller to keep, see [OnProgress]; what was
-// handled but not kept is delivered again.
+// Within one call each message is delivered exactly once, and none is skipped. Store the
+// position that [OnProgress] receives to resume with a later call, which delivers again
+// what was handled after the stored position.
 //
-// All callbacks are called from the caller's goroutine, one at a time; only
-// [WithWorkers] has other goroutines call the handler, and reads meanwhile. No connection
-// of the pool is in use otherwise while they run, or while the subscription waits. The
-// context is looked at between messages and while waiting.
+// Callbacks are called one at a time, from the caller's goroutine, and hold no connection
+// of the pool; nor does a subscription that waits. With [WithWorkers], other goroutines
+// call the handler, while the subscription reads ahead. The context is checked between
+// messages and while waiting.
 func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Handler, opts ...StreamSubscribeOption) error {
 	c := newSubscribeConfig(s.config, h)
 	c.faults.streamWithID(stream)
@@ -59,8 +59,9 @@ func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Hand
 	})
 }
 
-// SubscribeToCategory is SubscribeToStream for the messages of all streams of a
-// category, in the order of their global positions, which positions are here.
+// SubscribeToCategory is like SubscribeToStream for all streams of a category. Messages
+// are delivered in the order of their global positions, and positions are global
+// positions.
 func (s *Store) SubscribeToCategory(ctx context.Context, category Category, h Handler, opts ...CategorySubscribeOption) error {
 	c := newSubscribeConfig(s.config, h)
 	c.read.position = 1
@@ -84,11 +85,11 @@ type source struct {
 	category Category
 	stream   StreamName // or empty
 
-	// page reads a page. The head is the position of the last message that was there
-	// before the read, whether or not a filter lets it through, or the one before all
-	// messages if nobody asked.
+	// page reads a page. The head is the position of the last message before the read,
+	// whether or not a filter selects it. It is the position before the first message
+	// if no head was read.
 	page     func(context.Context, readConfig) (page []Message, head int64, err error)
-	head     func(context.Context) (int64, error)
+	head     func(context.Context) (int64, error) // the position of the last message
 	position func(*Message) int64
 }
 

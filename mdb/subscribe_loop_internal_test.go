@@ -122,7 +122,7 @@ func TestSubscriptionCallbackErrors(t *testing.T) {
 		if !errors.Is(err, keep) || !errors.As(err, &h) || h.Stream != "" || h.Position != 3 {
 			t.Errorf("error %+v, want what OnProgress has said behind 3", err)
 		}
-		if want := "mdb: a callback of the subscription failed behind position 3: no room for the position"; h.Error() != want {
+		if want := "mdb: a callback of the subscription failed after position 3: no room for the position"; h.Error() != want {
 			t.Errorf("text %q, want %q", h, want)
 		}
 

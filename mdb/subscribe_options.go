@@ -6,21 +6,19 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// A StreamSubscribeOption is something that a subscription to a stream can be told.
+// A StreamSubscribeOption configures a subscription to a stream.
 type StreamSubscribeOption interface{ streamSubscribe(*subscribeConfig) }
 
-// A CategorySubscribeOption is something that a subscription to a category can be
-// told.
+// A CategorySubscribeOption configures a subscription to a category.
 type CategorySubscribeOption interface{ categorySubscribe(*subscribeConfig) }
 
-// A SubscribeOption is something that every subscription can be told.
+// A SubscribeOption configures a subscription.
 type SubscribeOption interface {
 	StreamSubscribeOption
 	CategorySubscribeOption
 }
 
-// A PollingOption is something that a [Store] can be told, for all subscriptions,
-// and a subscription, for itself.
+// A PollingOption configures a [Store], for all its subscriptions, or one subscription.
 type PollingOption interface {
 	StoreOption
 	SubscribeOption
@@ -33,8 +31,8 @@ type subscribeConfig struct {
 	onLive     func(bool)
 	onProgress func(context.Context, int64) error
 	onRetry    func(Retry)
-	workers    int // 0 or 1: none but the caller
-	faults     faults
+	workers    int // 0 or 1: the caller's goroutine handles all messages
+	faults     argumentFaults
 }
 
 func newSubscribeConfig(store *storeConfig, h Handler) subscribeConfig {
@@ -71,43 +69,46 @@ func (o pollingOption) streamSubscribe(c *subscribeConfig) {
 }
 func (o pollingOption) categorySubscribe(c *subscribeConfig) { o.streamSubscribe(c) }
 
-func (o pollingOption) check(f *faults) {
+func (o pollingOption) check(f *argumentFaults) {
 	if o.strategy == nil {
 		f.add("polling strategy", "nil", "a strategy of package poll")
 	}
 }
 
-// WithPolling sets how long a subscription that has caught up waits before it looks
-// again. The default is poll.Backoff(10 ms, 1 s, 2). What the same [Store] writes wakes
-// its subscriptions at once.
+// WithPolling sets how long a subscription that has caught up waits between polls. The
+// default is poll.Backoff(10*time.Millisecond, time.Second, 2). A write through the same
+// [Store] wakes the subscriptions to its category immediately.
 func WithPolling(strategy poll.Strategy) PollingOption {
 	return pollingOption{strategy}
 }
 
-// FromEnd begins with what is written after the subscription has begun, instead of
-// at the beginning.
+// FromEnd starts with the first message written after the subscription started, and skips
+// the existing ones. Before the first new message [OnProgress] is not called, so there is
+// nothing to store yet: if the subscription ends then, and a later call starts from the end
+// again, it skips the messages written in between. Of FromEnd and options that set a
+// position, the last one counts.
 func FromEnd() SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.read.fromEnd = true })
 }
 
-// OnLive is told true when the subscription has caught up, behind the messages with
-// which it did, and false when it has fallen behind, which two full pages in a row
-// show. It is always told once which of the two it is at first.
+// OnLive sets a function that is called with true when the subscription has caught up,
+// after the message that completed it, and with false after two full pages in a row, which
+// show that it has not. It is always called once with the initial state.
 func OnLive(f func(live bool)) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.onLive = f })
 }
 
-// OnProgress is told, behind each page, a position up to which everything has been
-// handled: the global position for categories. Keep it, and go on later from
-// AfterPosition or AfterGlobalPosition. It also moves over messages that a filter
-// leaves out. It is told what was handled before a handler failed or the context
-// ended, in the latter case with a context that has not. An error ends the
-// subscription.
+// OnProgress sets a function that is called after each page with the position up to
+// which all messages are handled: the position in the stream, or for a category the
+// global position. Store it, and resume later with AfterPosition or AfterGlobalPosition.
+// The position also advances past messages that a filter leaves out. The function is
+// called a last time when a handler fails or the context ends; its own context has not
+// ended then. If it returns an error, the subscription ends.
 func OnProgress(f func(ctx context.Context, position int64) error) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.onProgress = f })
 }
 
-// OnRetry is told of each failed read that is going to be tried again.
+// OnRetry sets a function that is called for each failed read that will be retried.
 func OnRetry(f func(Retry)) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.onRetry = f })
 }

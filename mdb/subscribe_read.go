@@ -2,8 +2,8 @@ package mdb
 
 import "context"
 
-// categoryHead returns the global position of the last message of a category, or
-// 0. No procedure of Message DB tells it.
+// categoryHead returns the global position of the last message of a category, or 0. No
+// procedure of Message DB returns it.
 func (s *procedures) categoryHead(ctx context.Context, category Category) (int64, error) {
 	var head int64
 	if err := s.run(ctx, directCategoryHead, number(&head), string(category)); err != nil {
@@ -12,9 +12,9 @@ func (s *procedures) categoryHead(ctx context.Context, category Category) (int64
 	return head, nil
 }
 
-// readCategoryAndHead reads a page and, if a filter may leave messages out, the
-// head from before. In this order: a message that becomes visible between the two
-// must not be passed over.
+// readCategoryAndHead reads a page and, if a filter may leave messages out, before it the
+// head. In the opposite order, a message that becomes visible between the two would be
+// skipped.
 func (s *Store) readCategoryAndHead(ctx context.Context, category Category, c readConfig) (page []Message, head int64, err error) {
 	r := &pageRead{readConfig: c, name: string(category)}
 	filtered := c.size != nil || c.correlation != nil || c.condition != nil
@@ -38,8 +38,8 @@ func (s *Store) readCategoryAndHead(ctx context.Context, category Category, c re
 		s.headed.Store(true)
 		return page, head, nil
 	case classify(err) == classSetup && !s.headed.Load():
-		// Where the procedures are a proxy's the table may not be there. Then progress
-		// is that of the messages that the filter lets through.
+		// A role may be allowed to call the procedures but not to read the table. Then
+		// progress advances only with messages that the filter selects.
 		if page, err = s.readCategory(ctx, r); err == nil {
 			s.headless.Store(true)
 		}
@@ -48,8 +48,8 @@ func (s *Store) readCategoryAndHead(ctx context.Context, category Category, c re
 	return nil, 0, explain("get messages of category "+string(category), err)
 }
 
-// readStreamAndHead is the same for a stream, where only a condition leaves
-// messages out.
+// readStreamAndHead does the same for a stream, where only a condition can leave messages
+// out.
 func (s *Store) readStreamAndHead(ctx context.Context, stream StreamName, c readConfig) (page []Message, head int64, err error) {
 	head = NoStream
 	if c.condition != nil {

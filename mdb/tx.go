@@ -13,29 +13,30 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Tx reads and writes within a transaction. It is, like the transaction, not
-// safe for concurrent use.
+// A Tx reads and writes within a transaction. Like the transaction, it is not safe for
+// concurrent use.
 //
-// A write takes its category's lock and keeps it to the end of the transaction:
-// nobody else writes to the category until then. A call that fails on the server
-// has ended the transaction; roll it back. A write is not tried again.
+// A write locks its category until the end of the transaction: other writes to the category
+// wait until then. If a call fails on the server, the transaction is aborted: roll it back.
+// Writes are not retried.
 type Tx struct {
 	procedures
 }
 
-// txState is what the transaction's end needs to know of its calls.
+// A txState records the calls in a transaction, for its end.
 type txState struct {
-	written []uuid.UUID  // of the messages written, in order
-	streams []StreamName // written to
-	failed  error        // of the first statement that failed
+	written []uuid.UUID  // the IDs of the messages written, in order
+	streams []StreamName // the streams written to
+	failed  error        // the error of the first statement that failed
 }
 
-// WithTx returns a Tx on the caller's transaction, which the caller commits or
-// rolls back. The transaction is best begun as read committed, the server's
-// default: in a stricter one a write that loses a race fails with a
-// [*WrongVersionError] even if it expected nothing, and the transaction has to be
-// begun again. The transaction's connection is one of the store's pool, or one
-// configured alike.
+// WithTx returns a Tx on the caller's transaction, which the caller commits or rolls back.
+// Use it to write messages together with rows of your own tables.
+//
+// Begin the transaction as read committed, the server's default. At a stricter isolation
+// level a write that loses a race fails with a [*WrongVersionError] even if it expected no
+// version, and the transaction must be restarted. The transaction's connection must be
+// from the store's pool, or configured alike.
 func (s *Store) WithTx(tx pgx.Tx) *Tx {
 	state := new(txState)
 	return &Tx{procedures{
@@ -45,12 +46,12 @@ func (s *Store) WithTx(tx pgx.Tx) *Tx {
 	}}
 }
 
-// LockCategories takes the locks that writes to the categories take, and keeps
-// them to the end of the transaction. Transactions that write to several
-// categories deadlock if they come to them in different orders; taken by one call
-// at the beginning, the locks are always taken in the same order.
+// LockCategories locks the categories, as writes to them do, until the end of the
+// transaction. Transactions that write to several categories can deadlock if they lock them
+// in different orders. One call at the beginning of each transaction prevents that, because
+// it always takes the locks in the same order.
 func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
-	var f faults
+	var f argumentFaults
 	for _, c := range categories {
 		f.category("category", c)
 	}
@@ -68,24 +69,24 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 	return nil
 }
 
-// Atomically runs f within a transaction: all that f writes happens, or nothing
-// does. It locks the categories before it calls f, by [Tx.LockCategories]; they
-// should be those that f writes to. The transaction is read committed, and is
-// committed if f returns nil.
+// Atomically calls f in a new transaction, which it commits if f returns nil: either
+// everything that f writes happens, or nothing. Before it calls f, it locks the categories
+// with [Tx.LockCategories]; pass all categories that f writes to. The isolation level is
+// read committed.
 //
-// If the server ends the transaction because of a deadlock, a serialization
-// failure, a lock timeout or a prepared statement that it has forgotten, all of it is
-// done again, f included, as often as [WithRetry] says; f may therefore run more than
-// once. An error of f's own ends the transaction and is returned as it is. If the
-// connection is lost while the transaction commits, the error is an
-// [*UnknownOutcomeError] with the IDs of all messages that f wrote.
+// If the server aborts the transaction because of a deadlock, a serialization failure, a
+// lock timeout or a prepared statement that it no longer has, the whole transaction is
+// retried, as [WithRetry] says, so f may be called more than once. If f returns an error,
+// the transaction is rolled back and Atomically returns the error unchanged. If the
+// connection is lost during the commit, the error is an [*UnknownOutcomeError] with the IDs
+// of all messages that f wrote.
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	for attempt := 1; ; attempt++ {
 		again, err := s.atomically(ctx, categories, f)
 		if err == nil || !again || attempt == s.config.retry.Attempts {
 			return err
 		}
-		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "transaction is tried again",
+		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a transaction",
 			slog.Int("attempt", attempt), slog.Any("error", err))
 		if s.config.retry.wait(ctx, attempt) != nil {
 			return contextError(ctx, err)
@@ -93,8 +94,8 @@ func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*T
 	}
 }
 
-// rollbackTimeout bounds a rollback, which must not depend on a context that may
-// have ended.
+// rollbackTimeout limits a rollback, which cannot use the context of the call, because that
+// may have ended.
 const rollbackTimeout = 5 * time.Second
 
 func (s *Store) atomically(ctx context.Context, categories []Category, f func(*Tx) error) (again bool, err error) {
@@ -105,14 +106,14 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	defer conn.Release()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
-		// Nothing was asked of the server yet that could have happened.
+		// The server was not yet asked to write anything.
 		return classify(err).retryWrite(), explain("begin a transaction", contextError(ctx, err))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 		defer cancel()
-		// After a commit it does nothing; when it fails the connection is closed,
-		// which rolls back as well.
+		// After a commit it does nothing. If it fails, the connection is closed, which
+		// rolls back as well.
 		_ = tx.Rollback(ctx)
 	}()
 
@@ -121,7 +122,7 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 		return classify(err).retryTransaction(), err
 	}
 	if err := f(t); err != nil {
-		// An error with such a code may be f's own, from another database.
+		// An error with such a code may come from another database that f uses.
 		ended := tx.Conn().PgConn().TxStatus() == 'E'
 		return ended && classify(err).retryTransaction(), err
 	}
@@ -135,8 +136,8 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 		}
 		return false, nil
 	case errors.Is(err, pgx.ErrTxCommitRollback) && t.tx.failed != nil:
-		// f has kept to itself that a call had failed.
-		err = fmt.Errorf("mdb: the transaction was rolled back, because a call in it had failed: %w", scrub(t.tx.failed))
+		// f ignored the error of a call.
+		err = fmt.Errorf("mdb: the transaction was rolled back, because a call in it failed: %w", scrub(t.tx.failed))
 		return classify(t.tx.failed).retryTransaction(), err
 	case classify(err).lost() && !wasClosed && len(t.tx.written) > 0:
 		return false, &UnknownOutcomeError{IDs: t.tx.written, err: err}

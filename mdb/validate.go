@@ -9,49 +9,49 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// faults gathers what is wrong with a call, so that all of it is told at once.
-type faults []Fault
+// argumentFaults collects all problems of a call's arguments, for one [*ArgumentError].
+type argumentFaults []Fault
 
-func (f *faults) add(argument, given, allowed string) {
+func (f *argumentFaults) add(argument, given, allowed string) {
 	*f = append(*f, Fault{Argument: argument, Given: given, Allowed: allowed})
 }
 
-func (f faults) err() error {
+func (f argumentFaults) err() error {
 	if len(f) == 0 {
 		return nil
 	}
 	return &ArgumentError{Faults: f}
 }
 
-// text checks what is sent as text: PostgreSQL's has no character zero.
-func (f *faults) text(argument, value, allowed string) bool {
+// text checks a value that is sent as text, which cannot contain U+0000 in PostgreSQL.
+func (f *argumentFaults) text(argument, value, allowed string) bool {
 	switch {
 	case value == "":
 		f.add(argument, `""`, allowed)
 	case !utf8.ValidString(value):
 		f.add(argument, strconv.Quote(value), "valid UTF-8")
 	case strings.ContainsRune(value, 0):
-		f.add(argument, strconv.Quote(value), "text without the character zero")
+		f.add(argument, strconv.Quote(value), "text without the character U+0000")
 	default:
 		return true
 	}
 	return false
 }
 
-func (f *faults) messageType(argument, typ string) {
+func (f *argumentFaults) messageType(argument, typ string) {
 	f.text(argument, typ, "a message type")
 }
 
-func (f *faults) category(argument string, category Category) {
-	const allowed = "a category, which holds no dash"
+func (f *argumentFaults) category(argument string, category Category) {
+	const allowed = "a category, which contains no dash"
 	if f.text(argument, string(category), allowed) && strings.Contains(string(category), "-") {
 		f.add(argument, strconv.Quote(string(category)), allowed)
 	}
 }
 
-// stream checks the name of a stream to be written to or asked about, which may
-// be a category's.
-func (f *faults) stream(stream StreamName) {
+// stream checks the name of a stream for writes and for methods that look at one message.
+// It may be the name of a category.
+func (f *argumentFaults) stream(stream StreamName) {
 	const allowed = "a stream name, which is a category, a dash and an id"
 	if !f.text("stream", string(stream), allowed) {
 		return
@@ -62,17 +62,17 @@ func (f *faults) stream(stream StreamName) {
 	}
 }
 
-// streamWithID checks the name of a stream to be read.
-func (f *faults) streamWithID(stream StreamName) {
+// streamWithID checks the name of a stream for reads and subscriptions.
+func (f *argumentFaults) streamWithID(stream StreamName) {
 	f.stream(stream)
 	if stream != "" && !strings.Contains(string(stream), "-") {
-		f.add("stream", strconv.Quote(string(stream)), "a stream name, which has an id (read a category by the functions for categories)")
+		f.add("stream", strconv.Quote(string(stream)), "the name of a stream, with an id (read a category with the methods for categories)")
 	}
 }
 
-// caches refuses a pool whose mode needs a cache that is turned off: pgx would refuse
-// each batch on it, in a way that does not tell that nothing was sent.
-func (f *faults) caches(conn *pgx.ConnConfig) {
+// caches rejects a pool whose exec mode requires a cache that is turned off. On such a pool
+// pgx fails each batch, with an error that does not say that nothing was sent.
+func (f *argumentFaults) caches(conn *pgx.ConnConfig) {
 	const allowed = "at least 1 in the exec mode %q, or another mode"
 	switch mode := conn.DefaultQueryExecMode; {
 	case mode == pgx.QueryExecModeCacheStatement && conn.StatementCacheCapacity < 1:

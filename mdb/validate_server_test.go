@@ -92,7 +92,7 @@ func TestAbortedTransaction(t *testing.T) {
 	for what, call := range everyTxCall(mtx, stream) {
 		err := call(t.Context())
 		wantCode(t, err, "25P02")
-		if want := "an earlier error has ended the transaction, roll it back"; !strings.Contains(err.Error(), want) {
+		if want := "an earlier error aborted the transaction, roll it back"; !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %q, want it to say %q", what, err, want)
 		}
 	}
@@ -185,7 +185,7 @@ func TestSetupErrors(t *testing.T) {
 				exec(t, newPool(t, url), `DROP FUNCTION message_store.get_category_messages`)
 				return newPool(t, url)
 			},
-			"42883", "in a version that lacks what was called", "schema.Install", "GetCategoryMessages",
+			"42883", "its version lacks what was called", "schema.Install", "GetCategoryMessages",
 		},
 		{
 			"no path to a table",
@@ -195,7 +195,7 @@ func TestSetupErrors(t *testing.T) {
 					$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
 				return barePool(t, url)
 			},
-			"42P01", "the search path does not lead to the schema message_store", "Configure", "StreamVersion",
+			"42P01", "the search path does not contain the schema message_store", "Configure", "StreamVersion",
 		},
 		{
 			"no path to a function",
@@ -205,7 +205,7 @@ func TestSetupErrors(t *testing.T) {
 					$$BEGIN RETURN hash_64(stream_version.stream_name); END$$`)
 				return barePool(t, url)
 			},
-			"42883", "the search path does not lead to the schema message_store", "Configure", "StreamVersion",
+			"42883", "the search path does not contain the schema message_store", "Configure", "StreamVersion",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

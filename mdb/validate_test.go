@@ -41,11 +41,11 @@ func checkFaults(t *testing.T, err error, want ...mdb.Fault) {
 }
 
 const (
-	wantCategory = "a category, which holds no dash"
+	wantCategory = "a category, which contains no dash"
 	wantStream   = "a stream name, which is a category, a dash and an id"
-	wantWithID   = "a stream name, which has an id (read a category by the functions for categories)"
+	wantWithID   = "the name of a stream, with an id (read a category with the methods for categories)"
 	wantUTF8     = "valid UTF-8"
-	wantNoZero   = "text without the character zero"
+	wantNoZero   = "text without the character U+0000"
 )
 
 func TestCategoryArguments(t *testing.T) {
@@ -144,7 +144,7 @@ func TestReadOptionArguments(t *testing.T) {
 	}{
 		{mdb.WithBatchSize(0), mdb.Fault{"batch size", "0", wantBatch}},
 		{mdb.WithBatchSize(-1), mdb.Fault{"batch size", "-1", wantBatch}},
-		{mdb.WithCondition("true"), mdb.Fault{"condition", "one", "none, or a Store made with WithConditions"}},
+		{mdb.WithCondition("true"), mdb.Fault{"condition", "one", "none, or a Store created with WithConditions"}},
 	} {
 		for _, c := range []calls{s, tx} {
 			_, err := c.GetStreamMessages(t.Context(), "account-1", tt.opt)
@@ -161,8 +161,8 @@ func TestReadOptionArguments(t *testing.T) {
 	}{
 		{mdb.FromPosition(-1), mdb.Fault{"position", "-1", "at least 0"}},
 		{mdb.FromPosition(math.MinInt64), mdb.Fault{"position", "-9223372036854775808", "at least 0"}},
-		{mdb.AfterPosition(-2), mdb.Fault{"position", "-2", "-1 or more, and below the largest int64"}},
-		{mdb.AfterPosition(math.MaxInt64), mdb.Fault{"position", "9223372036854775807", "-1 or more, and below the largest int64"}},
+		{mdb.AfterPosition(-2), mdb.Fault{"position", "-2", "at least -1 and less than the largest int64"}},
+		{mdb.AfterPosition(math.MaxInt64), mdb.Fault{"position", "9223372036854775807", "at least -1 and less than the largest int64"}},
 	} {
 		_, err := s.GetStreamMessages(t.Context(), "account-1", tt.opt)
 		checkFaults(t, err, tt.fault)
@@ -172,8 +172,8 @@ func TestReadOptionArguments(t *testing.T) {
 		faults []mdb.Fault
 	}{
 		{mdb.FromGlobalPosition(-1), []mdb.Fault{{"global position", "-1", "at least 0"}}},
-		{mdb.AfterGlobalPosition(-1), []mdb.Fault{{"global position", "-1", "0 or more, and below the largest int64"}}},
-		{mdb.AfterGlobalPosition(math.MaxInt64), []mdb.Fault{{"global position", "9223372036854775807", "0 or more, and below the largest int64"}}},
+		{mdb.AfterGlobalPosition(-1), []mdb.Fault{{"global position", "-1", "at least 0 and less than the largest int64"}}},
+		{mdb.AfterGlobalPosition(math.MaxInt64), []mdb.Fault{{"global position", "9223372036854775807", "at least 0 and less than the largest int64"}}},
 		{mdb.AsConsumerGroup(-1, 1), []mdb.Fault{{"consumer group member", "-1", wantMember}}},
 		{mdb.AsConsumerGroup(1, 1), []mdb.Fault{{"consumer group member", "1", wantMember}}},
 		{mdb.AsConsumerGroup(3, 2), []mdb.Fault{{"consumer group member", "3", wantMember}}},
@@ -209,7 +209,7 @@ func TestConditionText(t *testing.T) {
 func TestIteratorArguments(t *testing.T) {
 	t.Parallel()
 	s, tx := deafStore(t)
-	unlimited := mdb.Fault{"batch size", "Unlimited", "WithBatchSize, as pages follow one another to the end"}
+	unlimited := mdb.Fault{"batch size", "Unlimited", "WithBatchSize, because the sequence reads page after page"}
 	for _, c := range []calls{s, tx} {
 		n := 0
 		for m, err := range c.StreamMessages(t.Context(), "account-1", mdb.Unlimited()) {
@@ -240,7 +240,7 @@ func TestWriteOptionArguments(t *testing.T) {
 		_, err := c.WriteMessage(t.Context(), "account-1", m, mdb.ExpectVersion(-2))
 		checkFaults(t, err, mdb.Fault{"expected version", "-2", "a position, or -1 for no stream"})
 	}
-	idempotent := mdb.Fault{"option", "Idempotent on a Tx", "a Store, as the failure that leads to the look ends a transaction"}
+	idempotent := mdb.Fault{"option", "Idempotent on a Tx", "a Store, because a duplicate ID aborts a transaction"}
 	_, err := tx.WriteMessage(t.Context(), "account-1", m, mdb.Idempotent())
 	checkFaults(t, err, idempotent)
 	_, err = tx.WriteMessages(t.Context(), "account-1", proposals(2), mdb.Idempotent())
@@ -256,8 +256,8 @@ func TestDuplicateIDArgument(t *testing.T) {
 	ms = append(ms, mdb.ProposedMessage{Type: "Happened"}, mdb.ProposedMessage{Type: "Happened"})
 	_, err := s.WriteMessages(t.Context(), "account-1", ms)
 	checkFaults(t, err,
-		mdb.Fault{"message 2's ID", ms[0].ID.String() + ", which is message 0's", "an ID of its own"},
-		mdb.Fault{"message 3's ID", ms[1].ID.String() + ", which is message 1's", "an ID of its own"})
+		mdb.Fault{"message 2's ID", ms[0].ID.String() + ", the ID of message 0", "a different ID for each message"},
+		mdb.Fault{"message 3's ID", ms[1].ID.String() + ", the ID of message 1", "a different ID for each message"})
 }
 
 // TestAllFaults checks that one error reports all faults of a call, in the order of its
@@ -274,11 +274,11 @@ func TestAllFaults(t *testing.T) {
 		mdb.Fault{"stream", `""`, wantStream},
 		mdb.Fault{"expected version", "-3", "a position, or -1 for no stream"},
 		mdb.Fault{"message 0's type", `""`, "a message type"},
-		mdb.Fault{"message 0's data", "a string, want json.RawMessage for raw JSON or a marshalled value", "valid JSON that PostgreSQL can store"},
+		mdb.Fault{"message 0's data", "a string (convert it to json.RawMessage if it is JSON, or marshal it)", "valid JSON that PostgreSQL can store"},
 		mdb.Fault{"message 1's metadata", "invalid JSON", "valid JSON that PostgreSQL can store"},
 		mdb.Fault{"message 1's size", "27 bytes", "at most 10, see WithMaxMessageSize"},
-		mdb.Fault{"message 1's ID", id.String() + ", which is message 0's", "an ID of its own"})
-	const text = `mdb: stream: given "", want a stream name, which is a category, a dash and an id; expected version: given -3, want a position, or -1 for no stream; `
+		mdb.Fault{"message 1's ID", id.String() + ", the ID of message 0", "a different ID for each message"})
+	const text = `mdb: stream: got "", want a stream name, which is a category, a dash and an id; expected version: got -3, want a position, or -1 for no stream; `
 	if got := err.Error(); len(got) < len(text) || got[:len(text)] != text {
 		t.Errorf("text %q, want it to begin with %q", got, text)
 	}
@@ -307,7 +307,7 @@ func TestStoreArguments(t *testing.T) {
 		{"description cache", newPool(t, nowhere+"?default_query_exec_mode=cache_describe&description_cache_capacity=0"), nil, []mdb.Fault{
 			{"the pool's description cache capacity", "0", `at least 1 in the exec mode "cache describe", or another mode`},
 		}},
-		{"size", pool, []mdb.StoreOption{mdb.WithMaxMessageSize(0)}, []mdb.Fault{{"maximal message size", "0", "at least 1 byte"}}},
+		{"size", pool, []mdb.StoreOption{mdb.WithMaxMessageSize(0)}, []mdb.Fault{{"maximum message size", "0", "at least 1 byte"}}},
 		{"logger", pool, []mdb.StoreOption{mdb.WithLogger(nil)}, []mdb.Fault{{"logger", "nil", "a *slog.Logger"}}},
 		{
 			"retry and pool", nil,
@@ -315,8 +315,8 @@ func TestStoreArguments(t *testing.T) {
 			[]mdb.Fault{
 				{"pool", "nil", "a *pgxpool.Pool"},
 				{"retry attempts", "-1", "at least 1, or 0 for the default"},
-				{"retry's least delay", "-1s", "a positive duration, or 0 for the default"},
-				{"retry's largest delay", "-1ns", "a positive duration, or 0 for the default"},
+				{"minimum retry delay", "-1s", "a positive duration, or 0 for the default"},
+				{"maximum retry delay", "-1ns", "a positive duration, or 0 for the default"},
 			},
 		},
 	} {

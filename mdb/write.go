@@ -12,19 +12,18 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// WriteMessage writes a message to the end of a stream. It takes one round trip.
+// WriteMessage writes a message to the end of a stream, in one round trip.
 //
-// The errors to expect are a [*WrongVersionError] with [ExpectVersion] or
-// [ExpectNoStream], a [*DuplicateIDError] if a message with the ID exists, and an
-// [*ArgumentError] for what the call itself has wrong. After any of these, and any
-// other but an [*UnknownOutcomeError], nothing was written.
+// Expect a [*WrongVersionError] with [ExpectVersion] or [ExpectNoStream], a
+// [*DuplicateIDError] if a message with the ID exists, and an [*ArgumentError] if the call
+// is invalid. After these errors, and after any other except an [*UnknownOutcomeError],
+// nothing was written.
 //
-// On a [Store] the write is a transaction of its own. A write whose connection is
-// lost before its outcome is known is tried again with the same ID, so that it
-// happens once; if that does not settle it in the attempts that [WithRetry]
-// allows, or the context ends, the error is an [*UnknownOutcomeError]. Failures to
-// connect and the server's transient failures are tried again as well. On a [Tx]
-// nothing is tried again.
+// On a [Store] the write is a transaction of its own. If the connection is lost before the
+// outcome is known, the write is retried with the same ID, so that it happens only once.
+// If the outcome is still unknown after the attempts that [WithRetry] allows, or when the
+// context ends, the error is an [*UnknownOutcomeError]. Failures to connect and transient
+// errors of the server are retried too. A [Tx] does not retry.
 func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m ProposedMessage, opts ...WriteOption) (Written, error) {
 	w, err := s.proposeWrite(stream, []ProposedMessage{m}, opts)
 	if err != nil {
@@ -36,10 +35,10 @@ func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 	return w.written[0], nil
 }
 
-// WriteMessages writes messages to the end of a stream, one behind the other: all
-// of them or none. An expected version is that of the stream before the first. It
-// takes one round trip, however many they are. Without messages it checks
-// its arguments and sends nothing. All else is as with WriteMessage.
+// WriteMessages writes messages to the end of a stream, in order and without others in
+// between: all of them or none. It takes one round trip for any number of messages. An
+// expected version is the stream's version before the first message. Without messages it
+// checks its arguments and sends nothing. See WriteMessage for errors and retries.
 func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
 	w, err := s.proposeWrite(stream, ms, opts)
 	if err != nil || len(ms) == 0 {
@@ -48,26 +47,26 @@ func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []
 	if err := s.write(ctx, w); err != nil {
 		return nil, err
 	}
-	return slices.Clone(w.written), nil // which may lie beside the message
+	return slices.Clone(w.written), nil // a view of it would keep the messages in memory
 }
 
-// A proposedWrite is a write as it is sent, however often. Its texts are in
-// columns, as the statement over arrays wants them.
+// A proposedWrite is a write in the form in which each attempt sends it. Its texts are in
+// columns, as the statement over arrays takes them.
 type proposedWrite struct {
 	writeConfig
 	stream StreamName
 
 	ids            []uuid.UUID
-	minted         []bool // whether the ID is this call's own
+	minted         []bool // whether this call generated the ID
 	idTexts, types []string
 	data, metadata []*string // JSON; nil: SQL NULL
 
 	written []Written
 
 	attempts int
-	unknown  error // why the outcome of an attempt is unknown, once one is
+	unknown  error // why the outcome of an attempt is unknown; nil if that of none is
 
-	// A single message's, so that it costs no more than the write itself.
+	// Memory for a write of one message, so that the write is one allocation.
 	single struct {
 		id      [1]uuid.UUID
 		minted  [1]bool
@@ -78,7 +77,9 @@ type proposedWrite struct {
 	}
 }
 
-func (w *proposedWrite) makeRoom(n int) (texts []string) {
+// allocate allocates the fields for n messages. The texts are n IDs, n types, n data and n
+// metadata; the first two are ids and types of w.
+func (w *proposedWrite) allocate(n int) (texts []string) {
 	if n == 1 {
 		single := &w.single
 		w.ids, w.minted, w.written = single.id[:], single.minted[:], single.written[:]
@@ -93,7 +94,7 @@ func (w *proposedWrite) makeRoom(n int) (texts []string) {
 	return texts
 }
 
-// proposeWrite checks everything that can be checked here, all at once.
+// proposeWrite checks all arguments and encodes the messages.
 func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts []WriteOption) (*proposedWrite, error) {
 	w := &proposedWrite{stream: stream}
 	w.faults.stream(stream)
@@ -101,10 +102,10 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 		opt.write(&w.writeConfig)
 	}
 	if w.idempotent && s.tx != nil {
-		w.faults.add("option", "Idempotent on a Tx", "a Store, as the failure that leads to the look ends a transaction")
+		w.faults.add("option", "Idempotent on a Tx", "a Store, because a duplicate ID aborts a transaction")
 	}
 	n := len(ms)
-	texts := w.makeRoom(n)
+	texts := w.allocate(n)
 	var seen map[uuid.UUID]int
 	if n > 1 {
 		seen = make(map[uuid.UUID]int, n)
@@ -121,7 +122,7 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 			m.ID = newID()
 			w.minted[i] = true
 		} else if first, ok := seen[m.ID]; ok {
-			w.faults.add("ID", m.ID.String()+", which is message "+strconv.Itoa(first)+"'s", "an ID of its own")
+			w.faults.add("ID", m.ID.String()+", the ID of message "+strconv.Itoa(first), "a different ID for each message")
 		}
 		if n > 1 {
 			for j := before; j < len(w.faults); j++ {
@@ -142,14 +143,14 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 	return w, w.faults.err()
 }
 
-// arguments are those of writeMessage: pointers, which cost nothing to be handed
-// on.
+// arguments returns the arguments of writeMessage. They are pointers, which can be passed
+// as any without an allocation.
 func (w *proposedWrite) arguments() []any {
 	w.single.args = [...]any{&w.idTexts[0], (*string)(&w.stream), &w.types[0], w.data[0], w.metadata[0], w.expected}
 	return w.single.args[:]
 }
 
-// size is how many bytes the texts have.
+// size returns the number of bytes of the texts of a single message.
 func (w *proposedWrite) size() int {
 	n := len(w.stream)
 	for _, text := range w.single.texts {
@@ -158,7 +159,7 @@ func (w *proposedWrite) size() int {
 	return n
 }
 
-func (s *procedures) encode(f *faults, argument string, v any) []byte {
+func (s *procedures) encode(f *argumentFaults, argument string, v any) []byte {
 	raw, err := encode(v)
 	if err != nil {
 		f.add(argument, err.Error(), "valid JSON that PostgreSQL can store")
@@ -166,8 +167,8 @@ func (s *procedures) encode(f *faults, argument string, v any) []byte {
 	return raw
 }
 
-// write does w in a transaction as it is, and on a Store until its outcome is
-// known.
+// write executes w: on a Store until its outcome is known, in a transaction with one
+// attempt.
 func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
 	if s.tx == nil {
 		err := s.settle(ctx, w)
@@ -184,7 +185,7 @@ func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
 	return nil
 }
 
-// attempt sends w once.
+// attempt sends w once and reads the result.
 func (s *procedures) attempt(ctx context.Context, w *proposedWrite) error {
 	if len(w.ids) == 1 {
 		return s.run(ctx, writeMessage, w.read, w.arguments()...)
@@ -197,23 +198,23 @@ func (s *procedures) attempt(ctx context.Context, w *proposedWrite) error {
 	return s.run(ctx, writeMessages, w.read, string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected)
 }
 
-// read reads where the messages are.
+// read reads the positions of the messages from the rows.
 func (w *proposedWrite) read(rows pgx.Rows) error {
 	n := 0
 	for ; rows.Next(); n++ {
 		if n == len(w.written) {
-			return fmt.Errorf("more than %d rows for as many messages", n)
+			return fmt.Errorf("got more than %d rows, want one for each message", n)
 		}
 		fields, values := rows.FieldDescriptions(), rows.RawValues()
 		if len(fields) != 2 || len(values) != 2 {
-			return fmt.Errorf("rows of %d columns", len(fields))
+			return fmt.Errorf("got rows with %d columns, want 2", len(fields))
 		}
 		written := Written{ID: w.ids[n]}
 		var err error
 		if written.Position, err = integer(fields[0].Format, values[0]); err != nil {
 			return err
 		}
-		if values[1] != nil { // NULL where it is unknown
+		if values[1] != nil { // NULL if it is unknown
 			if written.GlobalPosition, err = integer(fields[1].Format, values[1]); err != nil {
 				return err
 			}
@@ -221,12 +222,12 @@ func (w *proposedWrite) read(rows pgx.Rows) error {
 		w.written[n] = written
 	}
 	if rows.Err() == nil && n < len(w.written) {
-		return fmt.Errorf("%d rows for %d messages", n, len(w.written))
+		return fmt.Errorf("got %d rows for %d messages", n, len(w.written))
 	}
 	return rows.Err()
 }
 
-// explain returns the error of a write that has not happened.
+// explain returns the error of a write that did not happen.
 func (w *proposedWrite) explain(err error) error {
 	switch classify(err) {
 	case classWrongVersion:

@@ -90,7 +90,7 @@ func TestLostRaceOfSnapshots(t *testing.T) {
 			if pgErr := wantCode(t, err, "23505"); pgErr.ConstraintName != "messages_stream" {
 				t.Errorf("constraint %s, want messages_stream", pgErr.ConstraintName)
 			}
-			if text := err.Error(); text != "mdb: stream "+string(stream)+" was written to meanwhile" {
+			if text := err.Error(); text != "mdb: stream "+string(stream)+" was written to by another transaction" {
 				t.Errorf("text %q", text)
 			}
 		})
@@ -147,11 +147,11 @@ func TestDuplicateID(t *testing.T) {
 		if pgErr := wantCode(t, err, "23505"); pgErr.ConstraintName != "messages_id" {
 			t.Errorf("constraint %s, want messages_id", pgErr.ConstraintName)
 		}
-		if want := "mdb: a message with one of 3 IDs exists already, the first of them " + ms[0].ID.String(); err.Error() != want {
+		if want := "mdb: a message with one of 3 IDs already exists, the first of them " + ms[0].ID.String(); err.Error() != want {
 			t.Errorf("text %q, want %q", err, want)
 		}
 		_, err = s.WriteMessage(t.Context(), category.Stream("2"), first)
-		if want := "mdb: a message with ID " + first.ID.String() + " exists already"; err == nil || err.Error() != want {
+		if want := "mdb: a message with ID " + first.ID.String() + " already exists"; err == nil || err.Error() != want {
 			t.Errorf("text %q, want %q", err, want)
 		}
 	})

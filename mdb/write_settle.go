@@ -13,20 +13,20 @@ import (
 
 // settle sends w until its outcome is known.
 //
-// A write has happened when the server said so at its very end. If the connection
-// is lost before that, it may have happened or may yet happen. So the same
-// messages are sent again, with the same IDs: the repeat waits for the category's
-// lock behind the first attempt, should that still run, and then meets its IDs, or
-// a version that the first attempt has passed, or nothing, and writes. Only to
-// look for the IDs would not do: the look might come before the first attempt's
-// commit.
+// A write has happened once the server has reported the end of its transaction. If the
+// connection is lost before that, it may have happened or may still happen. So settle
+// sends the same messages again, with the same IDs. If the first attempt is still running,
+// the second one waits for the category's lock until the first has ended. Then it fails
+// because of the IDs, or because of a version that the first attempt has changed, or it
+// finds neither and writes. It would not be enough to look for the IDs: that might happen
+// before the first attempt commits.
 func (s *procedures) settle(ctx context.Context, w *proposedWrite) error {
 	for {
 		again, err := s.judge(ctx, w, s.attempt(ctx, w))
 		if !again {
 			return err
 		}
-		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "write is tried again",
+		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a write",
 			slog.String("stream", string(w.stream)), slog.Int("attempt", w.attempts),
 			slog.Bool("outcome_unknown", w.unknown != nil), slog.Any("error", scrub(err)))
 		if s.config.retry.wait(ctx, w.attempts) != nil {
@@ -35,8 +35,8 @@ func (s *procedures) settle(ctx context.Context, w *proposedWrite) error {
 	}
 }
 
-// judge takes what an attempt of w has come to, and tells whether to try again;
-// if not, the error is that of the write. It may use a connection of the pool.
+// judge decides what follows from err, the result of an attempt of w. It reports whether to
+// retry; if not, the error is the result of the write. It may use a connection of the pool.
 func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (again bool, _ error) {
 	w.attempts++
 	if err == nil {
@@ -48,7 +48,7 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 			present, lookErr := s.look(ctx, w)
 			switch {
 			case lookErr != nil && (w.unknown != nil || classify(lookErr).retryWrite()):
-				// It may be there already, so that is as good as unknown.
+				// The write may be there already, so its outcome is unknown.
 				again, err, w.unknown = true, lookErr, cmp.Or(w.unknown, scrub(lookErr))
 			case lookErr != nil:
 				return false, explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
@@ -58,8 +58,8 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 				return false, &DuplicateIDError{IDs: present, err: scrub(err)}
 			}
 		}
-		// Where the default isolation is stricter than read committed, a write may
-		// come too late even if it expects nothing.
+		// If the default isolation level is stricter than read committed, a write can lose
+		// a race even if it expects no version.
 		if overtaken := class == classWrongVersion && w.expected == nil; !again && !overtaken {
 			return false, w.explain(err)
 		}
@@ -75,8 +75,8 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	return true, err
 }
 
-// giveUp returns the error of a write that will not be tried again: that its
-// outcome is unknown if any attempt's is, whatever became of the last one.
+// giveUp returns the error of a write that is not retried. If the outcome of any attempt is
+// unknown, so is that of the write, even if the last attempt failed for another reason.
 func (w *proposedWrite) giveUp(ctx context.Context, err error) error {
 	if w.unknown != nil {
 		return &UnknownOutcomeError{IDs: slices.Clone(w.ids), err: contextError(ctx, w.unknown)}
@@ -84,12 +84,11 @@ func (w *proposedWrite) giveUp(ctx context.Context, err error) error {
 	return w.explain(contextError(ctx, err))
 }
 
-// look finds w's messages in the store. It is w that wrote them, or another write
-// of the same messages, if all are there, in w's stream, one behind the other in
-// order, from the expected version on; those whose IDs this call has not minted
-// itself also have to be equal in content. Then look fills w.written and returns
-// no IDs. Otherwise it returns those IDs of w's that are in the store, or all of
-// them if none is.
+// look finds w's messages in the store. They were written by w, or by another write of the
+// same messages, if all of them are there, in w's stream, consecutive and in order, and
+// after the expected version. Messages whose IDs this call did not generate must also be
+// equal in content. Then look sets w.written and returns no IDs. Otherwise it returns the
+// IDs of w that are in the store, or all IDs of w if none is.
 func (s *procedures) look(ctx context.Context, w *proposedWrite) (present []uuid.UUID, err error) {
 	same := true
 	read := func(rows pgx.Rows) error {
@@ -102,7 +101,7 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (present []uuid
 			}
 			i := int(index) - 1
 			if i < 0 || i >= len(w.ids) {
-				return errors.New("a row for no message")
+				return errors.New("got a row for an unknown message")
 			}
 			first := position - int64(i)
 			same = same && stream == string(w.stream) && (equal || w.minted[i]) &&

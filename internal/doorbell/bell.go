@@ -1,57 +1,57 @@
-// Package doorbell wakes sleeping subscriptions when something is written. It costs a
-// writer a lock on a key that nobody else wants while nobody sleeps.
+// Package doorbell wakes sleeping subscriptions when something is written. While nobody
+// sleeps, it costs a writer only one advisory lock, for which nobody competes.
 //
 // # Words
 //
-// A subscription that has caught up sleeps. A writer whose category somebody sleeps on
-// rings: it sends a NOTIFY with the name of the stream. A category is armed while its
+// A subscription that has caught up sleeps. A writer rings if somebody sleeps on its
+// category: it sends a NOTIFY with the name of the stream. A category is armed while its
 // writers ring.
 //
 // # Invariant
 //
 // A subscription that sleeps on category C until it is rung for has seen, in this order:
 // LISTEN committed; the shared lock on the key of C granted to this process's connection;
-// and then a read, in a later statement, that found nothing new. A writer tries to take
-// the key for itself alone, to the end of its transaction, and rings if it cannot.
+// and then a read, in a later statement, that found nothing new. A writer tries to lock
+// the key exclusively, until the end of its transaction, and rings if it cannot.
 //
 //	writer first                          subscriber first
 //
-//	W  takes the key, inserts             S  LISTEN; shares the key
-//	S     cannot share it yet             W     cannot take the key: rings at its commit
+//	W  locks the key, inserts             S  LISTEN; shares the key
+//	S     cannot share it yet             W     cannot lock the key: rings at its commit
 //	W  commits: visible, then unlocked    S  reads: W is not visible; sleeps
 //	S     shares it                       W     commits, and the ring arrives
 //	S     reads: W is visible
 //
 // PostgreSQL makes a commit visible before it releases the transaction's locks, so
 // no read that begins after the key was shared can miss a writer that had it. The
-// lock has to last to the writer's end, because between a mere look at the key and
-// the commit S could share it, read and sleep. It must be exclusive, or no writer would
-// ever fail to take it. The read has to come after the answer to the lock, because a
-// snapshot from before may lack W. And a ring that arrives while S is reading is kept
-// until S would sleep, because the read may have begun before that commit.
+// writer must hold the lock until its end: if it only looked at the key, S could share the
+// key, read and sleep between the look and the commit. The lock must be exclusive, because
+// a shared one would always be granted. The read must begin after the lock was granted,
+// because an older snapshot may lack W. And a ring that arrives while S is reading is kept
+// until S would sleep, because the read may have begun before the commit.
 //
 // # States
 //
 // A category's state in this process:
 //
-//	off      Nobody rings: not wanted, no connection, no trigger, or it has failed. The
-//	         subscriptions poll as their strategies say.
+//	off      Nobody rings, because rings are not configured, or there is no connection or
+//	         no trigger, or rings have failed. Subscriptions poll as their strategies say.
 //	cooling  The key is not shared. Subscriptions poll, at least every coolInterval.
-//	armed    The key is shared. Subscriptions wait for a ring, or the fallback; one
-//	         that has not read since the category was armed reads first.
+//	armed    The key is shared. Subscriptions wait for a ring or the fallback. One that has
+//	         not read since the category was armed reads first.
 //
-// Off becomes cooling when the connection has been proved to receive notifications.
-// Cooling becomes armed after an empty read, if the limiter allows and no writer has the
-// key. Armed becomes cooling when there are more rings than the limiter allows, for the
-// categories that ring the most. All become off when the connection is lost.
+// Off becomes cooling when a probe has proved that the connection receives notifications.
+// Cooling becomes armed after an empty read, if the limiter allows it and no writer has the
+// key. If there are more rings than the limiter allows, the armed categories that ring the
+// most become cooling. All become off when the connection is lost.
 //
 // # Policy
 //
-// Rings are a cost to writers, because PostgreSQL lets only one transaction at a time
-// commit that notifies, so they are limited to PerSecond for the database. Every store
-// receives every ring and counts. Polls are a cost to the server: cooling categories of a
-// store are polled maxPolls times a second together, at most. So latency goes from that of
-// a ring to coolInterval under load, and not to a strategy's longest delay.
+// Rings cost writers time, because PostgreSQL commits transactions that notify one at a
+// time. So they are limited to PerSecond for the database: every store receives every ring,
+// and counts them. Polls cost the server time, so a store polls its cooling categories at
+// most maxPolls times a second in all. Under load the latency thus becomes coolInterval,
+// and not a strategy's longest delay.
 package doorbell
 
 import (
@@ -71,30 +71,31 @@ import (
 
 const (
 	minCoolInterval = 10 * time.Millisecond
-	maxPolls        = 500         // a second, of a store's cooling subscriptions
-	latestRing      = time.Second // after its commit, even on a busy machine
+	maxPolls        = 500         // a second, for all cooling subscriptions of a store
+	latestRing      = time.Second // how long after its commit a ring may arrive, on a busy machine
 )
 
-// A Config is what a Bell is made of.
+// A Config configures a Bell.
 type Config struct {
-	// Connect opens the connection that listens. No other code uses it: a session is
-	// never denied a lock because of its own, so its writes would not ring. If Connect is
-	// nil the bell does not listen, and only Wrote wakes.
+	// Connect opens the connection that listens. No other code may use this connection: the
+	// server grants a session locks that conflict only with its own, so writes on it would
+	// not ring. If Connect is nil, the bell does not listen, and only Wrote wakes.
 	Connect func(ctx context.Context) (*pgx.Conn, error)
 	// Notify sends a notification through the pool, where writes come from, and returns
-	// when it was sent. Its error wraps ErrBusy where the pool had no connection in time.
+	// when it was sent. Its error wraps ErrBusy if the pool had no connection in time.
 	Notify func(ctx context.Context, payload string) (sent time.Time, err error)
-	// Fallback is after how long a subscription reads although nobody has rung.
+	// Fallback is the time after which a subscription reads although nobody has rung.
 	Fallback time.Duration
-	// Recheck is how long rings are off after they have failed.
+	// Recheck is the time for which rings stay off after they have failed.
 	Recheck time.Duration
-	// PerSecond is how many rings a second are allowed.
+	// PerSecond is the number of rings a second that are allowed.
 	PerSecond int
-	Logger    *slog.Logger
+	// Logger receives failures that the bell recovers from.
+	Logger *slog.Logger
 }
 
-// ErrBusy says that the pool had no connection for a notification, which proves nothing.
-var ErrBusy = errors.New("the pool had no connection to spare for a NOTIFY")
+// ErrBusy means that the pool had no connection for a notification, which proves nothing.
+var ErrBusy = errors.New("the pool had no free connection for a NOTIFY")
 
 // A Bell is a store's doorbell. It is safe for concurrent use, and has a goroutine while
 // it has sleepers and a Connect.
@@ -115,13 +116,13 @@ type Bell struct {
 	mu         sync.Mutex
 	categories map[string]*category
 	listening  bool               // the connection has been proved
-	woken      bool               // there is something for the goroutine to do
+	woken      bool               // the goroutine must look at the categories
 	interrupt  context.CancelFunc // ends the goroutine's wait; nil: it does not wait
 	limiter    limiter
 	rings      int64
 	reads      int64
 
-	listener listener // of the goroutine alone
+	listener listener // only the goroutine uses it
 }
 
 // New returns a bell without sleepers.
@@ -129,16 +130,17 @@ func New(config Config) *Bell {
 	return &Bell{config: config, limiter: limiter{perSecond: float64(config.PerSecond)}}
 }
 
-// An Interest says what a subscription is for.
+// An Interest describes the messages that a subscription reads.
 type Interest struct {
+	// Category is the category, or that of the stream.
 	Category string
-	// Stream is the one stream subscribed to, or empty for all of the category.
+	// Stream is the stream of a subscription to one, and empty for a category.
 	Stream string
-	// Member and Size are a consumer group's, if Size is not 0.
+	// Member and Size are those of a consumer group, if Size is not 0.
 	Member, Size int64
 }
 
-// Subscribe adds a subscription, to be closed by [Sleeper.Close].
+// Subscribe adds a subscription. Call [Sleeper.Close] when it ends.
 func (b *Bell) Subscribe(in Interest) *Sleeper {
 	s := &Sleeper{bell: b, interest: in, rung: make(chan struct{}, 1)}
 	b.mu.Lock()
@@ -163,8 +165,8 @@ func (b *Bell) Subscribe(in Interest) *Sleeper {
 	return s
 }
 
-// Wrote wakes the subscriptions of this process to a stream that it has written to, where
-// nobody rings for them.
+// Wrote wakes the subscriptions of this process to a stream that it has written to, if
+// their category is off.
 func (b *Bell) Wrote(stream string) {
 	if b.sleepers.Load() == 0 {
 		return
@@ -178,12 +180,12 @@ func (b *Bell) Wrote(stream string) {
 
 // Stats is a snapshot of a bell.
 type Stats struct {
-	// Listening reports whether the connection is there and has been proved.
+	// Listening reports whether the connection is open and has been proved.
 	Listening bool
 	// Armed, Cooling and Off count the categories in each state.
 	Armed, Cooling, Off int
-	// Rings counts the notifications received.
-	Rings int64
+	// Notifications counts the rings received.
+	Notifications int64
 	// Reads counts the reads of all sleepers.
 	Reads int64
 }
@@ -192,7 +194,7 @@ type Stats struct {
 func (b *Bell) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	stats := Stats{Listening: b.listening, Rings: b.rings, Reads: b.reads}
+	stats := Stats{Listening: b.listening, Notifications: b.rings, Reads: b.reads}
 	for _, c := range b.categories {
 		switch c.state {
 		case stateArmed:
@@ -206,9 +208,9 @@ func (b *Bell) Stats() Stats {
 	return stats
 }
 
-// Settled reports whether all categories are armed and every sleeper has begun a read
-// since, and nothing has woken it after that: from here on it reads only when it is rung
-// for. Tests wait for it.
+// Settled reports whether all categories are armed, every sleeper has begun a read since,
+// and nothing has woken one after that. From then on, sleepers read only after a ring.
+// Tests wait for it.
 func (b *Bell) Settled() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -230,7 +232,7 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 		b.mu.Unlock()
 		if disabled { // A logger may ask the store.
 			b.config.Logger.Warn("messages arrive without a notification: polling for a while",
-				"category", s.interest.Category, "remedy", "see whether the trigger of schema.InstallNotify is there and enabled")
+				"category", s.interest.Category, "remedy", "check that the trigger of schema.InstallNotify is installed and enabled")
 		}
 	}()
 	c, now := s.category, time.Now()
@@ -238,7 +240,7 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 		c.state = stateCooling
 	}
 	if c.state == stateArmed && s.fellBack && found > 0 && len(s.rung) == 0 {
-		// It may have overtaken the ring, and so may others at the same time.
+		// The read may have been faster than the ring, and so may other reads.
 		if c.unrung.IsZero() {
 			c.unrung = now
 		} else if now.Sub(c.unrung) > latestRing {
@@ -253,7 +255,7 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 		}
 		return jittered(b.config.Fallback), true
 	case stateCooling:
-		// Many may find the same messages.
+		// Many sleepers may find the same messages.
 		c.rate.add(now, float64(found)/float64(len(c.sleepers)))
 		if found == 0 {
 			c.pollDelay = d
@@ -268,7 +270,8 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 	}
 }
 
-// coolInterval grows with the number of those who poll by it. b.mu is held.
+// coolInterval returns the longest delay of a cooling subscription. It grows with their
+// number. b.mu is held.
 func (b *Bell) coolInterval() time.Duration {
 	n := 0
 	for _, c := range b.categories {
@@ -279,8 +282,8 @@ func (b *Bell) coolInterval() time.Duration {
 	return max(minCoolInterval, time.Duration(n)*time.Second/maxPolls)
 }
 
-// onNotification wakes those whom a ring is for, and counts it. The payload is the name
-// of the stream written to; without one it is for all.
+// onNotification counts a ring and wakes the sleepers that it concerns. The payload is the
+// name of the stream written to; an empty one concerns all.
 func (b *Bell) onNotification(payload string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -300,8 +303,8 @@ func (b *Bell) onNotification(payload string) {
 	}
 }
 
-// cool makes the categories that ring the most poll instead, until the others ring at
-// half of what is allowed. b.mu is held.
+// cool makes the categories that ring the most cooling, until the others ring at most half
+// as often as is allowed. b.mu is held.
 func (b *Bell) cool(now time.Time) {
 	var armed []*category
 	total := 0.0
@@ -318,15 +321,15 @@ func (b *Bell) cool(now time.Time) {
 		}
 		total -= c.rate.at(now)
 		c.state = stateCooling
-		c.ringAll() // they wait for rings that no longer come
+		c.ringAll() // they would wait for rings that no longer come
 	}
 	if len(armed) > 0 {
 		b.wake()
 	}
 }
 
-// disable turns rings off for a category whose writers did not ring when they had to.
-// b.mu is held.
+// disable turns off a category whose writers did not ring although they should have. b.mu
+// is held.
 func (b *Bell) disable(c *category, now time.Time) {
 	c.state, c.wanted = stateOff, false
 	c.offUntil = now.Add(b.config.Recheck)
@@ -334,7 +337,8 @@ func (b *Bell) disable(c *category, now time.Time) {
 	b.wake()
 }
 
-// setListening is called when the connection has been proved, and when it is lost.
+// setListening is called when the connection has been proved, and when it is lost. It sets
+// the state of all categories.
 func (b *Bell) setListening(listening bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

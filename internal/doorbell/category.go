@@ -7,7 +7,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/names"
 )
 
-// A state is that of a category.
+// A state is the state of a category, as the package documentation describes.
 type state int
 
 const (
@@ -16,25 +16,25 @@ const (
 	stateArmed
 )
 
-// A category has the subscriptions to it and to its streams. The bell's mu guards its
-// fields.
+// A category has the sleepers of subscriptions to it and to its streams. The bell's mu
+// guards its fields.
 type category struct {
 	name     string
 	state    state
 	epoch    int64 // counts how often it was armed
 	sleepers map[*Sleeper]struct{}
-	rate     rate // of what was written, as far as it was noticed
+	rate     rate // of the writes that were noticed
 
-	wanted    bool // to be armed
-	refused   int  // times in a row
+	wanted    bool // the goroutine is to arm it
+	refused   int  // how many attempts to arm it in a row a writer has prevented
 	nextTry   time.Time
-	pollDelay time.Duration // a strategy's, beyond which there is no point in trying often
+	pollDelay time.Duration // of a strategy; the longest time between attempts to arm it
 
-	unrung   time.Time // when a fallback read first found what nobody has rung for
-	offUntil time.Time
+	unrung   time.Time // when a fallback read first found messages without a ring
+	offUntil time.Time // when it may become cooling after a failure
 }
 
-// ring wakes the sleepers that a message in the stream is for.
+// ring wakes the sleepers of subscriptions that read the stream.
 func (c *category) ring(stream string) {
 	for s := range c.sleepers {
 		switch in := s.interest; {
@@ -52,7 +52,7 @@ func (c *category) ringAll() {
 	}
 }
 
-// A rate is how much has happened in about the last second.
+// A rate is about the number of events in the last second. It decays exponentially.
 type rate struct {
 	value float64
 	last  time.Time

@@ -2,7 +2,7 @@ package doorbell
 
 import "time"
 
-// A limiter is what rings may cost: so many a second, and as many in one burst.
+// A limiter is a token bucket for rings: perSecond tokens a second, and as many in a burst.
 type limiter struct {
 	perSecond float64
 	left      float64
@@ -15,25 +15,25 @@ func (l *limiter) refill(now time.Time) {
 	} else {
 		l.left = l.perSecond
 	}
-	// What was taken too much is made up for, or else it would not be a limit, but not
-	// for ever: one burst must not keep rings off for minutes.
+	// Tokens may be taken in advance, and are then paid back, or it would not be a limit.
+	// But the debt is limited: one burst must not turn rings off for minutes.
 	l.left = min(max(l.left, -2*l.perSecond), l.perSecond)
 	l.last = now
 }
 
-// take takes a ring, and reports whether that was more than is allowed.
+// take takes a token for a ring, and reports whether there was none left.
 func (l *limiter) take(now time.Time) (over bool) {
 	l.refill(now)
 	l.left--
 	return l.left < 0
 }
 
-// reserve reports whether a category that rings so often fits, and sets a second of its
-// rings aside.
+// reserve reports whether a category with this rate of rings fits, and takes the tokens of
+// one second for it if so.
 func (l *limiter) reserve(now time.Time, perSecond float64) bool {
 	l.refill(now)
 	if perSecond < 1 {
-		perSecond = 0 // of the silent ones there may be any number
+		perSecond = 0 // any number of silent categories fits
 	}
 	if l.left-perSecond < l.perSecond/4 {
 		return false

@@ -16,30 +16,32 @@ import (
 const (
 	pingInterval  = 20 * time.Second
 	probeInterval = time.Minute
-	// statementTimeout bounds each statement of the goroutine, and a probe's way.
+	// statementTimeout limits each statement of the goroutine, and the time that a probe
+	// takes to arrive.
 	statementTimeout = 5 * time.Second
 	minArmRetry      = time.Millisecond
 
-	// lastingSession is how long a session lasts that was worth its connection.
+	// lastingSession is the time after which a session counts as a success, so that the
+	// next attempt to connect follows without a long delay.
 	lastingSession = time.Second
 )
 
 var listenRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: 10 * time.Second}
 
 var (
-	errNotInstalled = errors.New("the NOTIFY trigger is not installed or not enabled; install it by schema.InstallNotify")
+	errNotInstalled = errors.New("the NOTIFY trigger is not installed or not enabled; install it with schema.InstallNotify")
 	errNotHeard     = errors.New("a NOTIFY through the pool does not arrive at the connection that listens; " +
-		"set ListenOn to an address that leads to the same database directly, past any pooler")
+		"set ListenOn to an address of the same database that bypasses any pooler")
 )
 
-// A listener has what only the bell's goroutine uses.
+// A listener has the state that only the bell's goroutine uses.
 type listener struct {
 	conn   *pgx.Conn
 	shared map[string]bool // categories whose keys are shared
 
-	probe     string         // payload that is on its way, if any
-	probeSent chan sentProbe // of one place; its sender is a goroutine of its own
-	probeEnds time.Time
+	probe     string         // the payload of a probe that has not arrived; empty: none
+	probeSent chan sentProbe // has a buffer of one; another goroutine sends to it
+	probeEnds time.Time      // when the probe must have arrived
 	nextProbe time.Time
 	nextPing  time.Time
 	nextArm   time.Time
@@ -51,7 +53,7 @@ type sentProbe struct {
 	err error
 }
 
-// start runs the goroutine if it does not run yet.
+// start starts the goroutine for the first sleeper.
 func (b *Bell) start() {
 	b.life.Lock()
 	defer b.life.Unlock()
@@ -66,7 +68,7 @@ func (b *Bell) start() {
 	}()
 }
 
-// stop ends the goroutine with the last sleeper.
+// stop ends the goroutine after the last sleeper, and waits for it.
 func (b *Bell) stop() {
 	b.life.Lock()
 	defer b.life.Unlock()
@@ -76,7 +78,7 @@ func (b *Bell) stop() {
 	}
 }
 
-// listen keeps a connection until ctx ends.
+// listen is the goroutine: it keeps a connection until ctx ends.
 func (b *Bell) listen(ctx context.Context) {
 	logged := ""
 	for attempt := 1; ctx.Err() == nil; attempt++ {
@@ -86,13 +88,13 @@ func (b *Bell) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		// One that ends immediately is no better than one that does not begin.
+		// A session that ends immediately counts as a failure to connect.
 		if proved && time.Since(begun) > lastingSession {
 			attempt, logged = 1, ""
 		}
 		if logged != err.Error() { // once for each reason
 			logged = err.Error()
-			b.config.Logger.Warn("notifications are unavailable: subscriptions poll", "error", err)
+			b.config.Logger.Warn("notifications unavailable: subscriptions fall back to polling", "error", err)
 		}
 		if errors.Is(err, errNotInstalled) || errors.Is(err, errNotHeard) {
 			_ = backoff.Sleep(ctx, b.config.Recheck)
@@ -137,7 +139,8 @@ func (b *Bell) session(ctx context.Context) (proved bool, err error) {
 	}
 }
 
-// serve does what there is to do, or waits for a notification or to be woken.
+// serve does the next thing that is due. If nothing is, it waits for a notification, for a
+// time at which something is due, or for wake.
 func (b *Bell) serve(ctx context.Context, proved *bool, capacity int64) error {
 	l := &b.listener
 	now := time.Now()
@@ -150,14 +153,14 @@ func (b *Bell) serve(ctx context.Context, proved *bool, capacity int64) error {
 		return l.unlock(ctx, unlock)
 	case len(arm) > 0 && !l.nextArm.After(now):
 		if n := int64(len(l.shared) + len(arm)); n > capacity/4 && int64(len(l.shared)) <= capacity/4 {
-			b.config.Logger.Warn("subscriptions share many keys of the server's lock table", "categories", n, "locks", capacity, "remedy", "raise max_locks_per_transaction")
+			b.config.Logger.Warn("subscriptions use much of the server's lock table", "categories", n, "locks", capacity, "remedy", "raise max_locks_per_transaction")
 		}
 		granted, err := l.arm(ctx, arm)
 		if err != nil {
 			return err
 		}
 		b.armed(arm, granted)
-		// Some may be due again already: as much time belongs to notifications.
+		// Some may be due again already. Notifications get as much time as arming took.
 		end := time.Now()
 		l.nextArm = end.Add(end.Sub(now))
 		return nil
@@ -191,11 +194,11 @@ func (b *Bell) serve(ctx context.Context, proved *bool, capacity int64) error {
 	return nil
 }
 
-// probePrefix begins no stream's name: an empty category is rejected.
+// No name of a stream starts with probePrefix, because an empty category is rejected.
 const probePrefix = "-probe-"
 
-// waitForNotification returns a notification's payload, or none if next comes before, or
-// somebody wakes the goroutine.
+// waitForNotification returns a notification's payload, or nil at next, or when wake is
+// called.
 func (b *Bell) waitForNotification(ctx context.Context, next time.Time) (*string, error) {
 	waiting, cancel := context.WithDeadline(ctx, next)
 	defer cancel()
@@ -221,9 +224,9 @@ func (b *Bell) waitForNotification(ctx context.Context, next time.Time) (*string
 	return nil, err
 }
 
-// plan returns the categories whose keys are to be given up and to be shared, and
-// when to ask again. What is given up comes first: a key that is wanted again is
-// shared anew, and counts from then on.
+// plan returns the categories whose keys must be unlocked, those whose keys must be shared,
+// and when to ask again. Keys must be unlocked first: a category that is wanted again counts
+// as armed only from when its key is shared again.
 func (b *Bell) plan(now time.Time) (unlock, arm []string, next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -244,7 +247,7 @@ func (b *Bell) plan(now time.Time) (unlock, arm []string, next time.Time) {
 	return unlock, arm, next
 }
 
-// armed enters the server's answers: a key is shared, or a writer has it.
+// armed records the result of arm: each key is shared, or a writer has it.
 func (b *Bell) armed(categories []string, granted []bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -258,7 +261,7 @@ func (b *Bell) armed(categories []string, granted []bool) {
 			c.state, c.wanted = stateArmed, false
 			c.epoch++
 			c.unrung = time.Time{}
-			c.ringAll() // to read before they sleep
+			c.ringAll() // they must read before they sleep
 			continue
 		}
 		retry := min(minArmRetry<<min(c.refused, 20), max(c.pollDelay, minArmRetry))
@@ -267,6 +270,7 @@ func (b *Bell) armed(categories []string, granted []bool) {
 	}
 }
 
+// arm tries to share the categories' keys, and reports for each whether it succeeded.
 func (l *listener) arm(ctx context.Context, categories []string) ([]bool, error) {
 	var granted []bool
 	const sql = `SELECT array_agg(pg_try_advisory_lock_shared($1, hashtext(category)) ORDER BY index)
@@ -277,7 +281,7 @@ FROM unnest($2::text[]) WITH ORDINALITY AS c(category, index)`
 		return nil, fmt.Errorf("share keys: %w", err)
 	}
 	if len(granted) != len(categories) {
-		return nil, fmt.Errorf("share keys: %d answers for %d categories", len(granted), len(categories))
+		return nil, fmt.Errorf("share keys: got %d results for %d categories", len(granted), len(categories))
 	}
 	for i, category := range categories {
 		if granted[i] {
@@ -287,12 +291,13 @@ FROM unnest($2::text[]) WITH ORDINALITY AS c(category, index)`
 	return granted, nil
 }
 
+// unlock unlocks the categories' keys.
 func (l *listener) unlock(ctx context.Context, categories []string) error {
 	const sql = `SELECT count(pg_advisory_unlock_shared($1, hashtext(category))) FROM unnest($2::text[]) AS category`
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	if _, err := l.conn.Exec(ctx, sql, trigger.Key, categories); err != nil {
-		return fmt.Errorf("give keys up: %w", err)
+		return fmt.Errorf("unlock keys: %w", err)
 	}
 	for _, category := range categories {
 		delete(l.shared, category)

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// sendProbe notifies through the pool, where writes come from: what arrives proves
-// that the connection is to the same database, that there is no pooler between, and
-// that the server is a primary.
+// sendProbe sends a notification through the pool, where writes come from. If it arrives,
+// the connection is to the same database, without a pooler in between, and the server is a
+// primary.
 func (b *Bell) sendProbe(ctx context.Context) {
 	l := &b.listener
 	l.probe = probePrefix + crand.Text()
@@ -19,7 +19,7 @@ func (b *Bell) sendProbe(ctx context.Context) {
 	l.probeEnds = time.Now().Add(statementTimeout)
 	l.nextProbe = time.Now().Add(probeInterval + rand.N(probeInterval/4))
 	payload, sent, notify := l.probe, l.probeSent, b.config.Notify
-	// The goroutine does not wait for the pool to have a connection to spare.
+	// The bell's goroutine does not wait for a free connection of the pool.
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 		defer cancel()
@@ -28,8 +28,9 @@ func (b *Bell) sendProbe(ctx context.Context) {
 	}()
 }
 
-// checkProbe fails when a probe was sent and has not arrived. What the pool had no
-// connection for proves nothing: it leaves proved what was proved before.
+// checkProbe returns an error if a probe was sent and has not arrived in time. If the pool
+// had no connection for the probe, that proves nothing: a connection that was proved before
+// remains so.
 func (l *listener) checkProbe(now time.Time, proved bool) error {
 	if l.probe == "" || now.Before(l.probeEnds) {
 		return nil

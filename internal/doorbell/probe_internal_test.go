@@ -22,9 +22,9 @@ func TestProbe(t *testing.T) {
 		says  string // or nothing, if the session goes on
 		waits time.Duration
 	}{
-		{"no connection, at first", &sentProbe{err: busy}, false, "no connection to spare", 0},
+		{"no connection, at first", &sentProbe{err: busy}, false, "no free connection", 0},
 		{"no connection, once proved", &sentProbe{err: busy}, true, "", 0},
-		{"nothing known, at first", nil, false, "no connection to spare", 0},
+		{"nothing known, at first", nil, false, "no free connection", 0},
 		{"nothing known, once proved", nil, true, "", 0},
 		{"a closed pool", &sentProbe{err: errors.New("closed pool")}, true, "closed pool", 0},
 		{"refused, once proved", &sentProbe{err: errors.New("a standby")}, true, "a standby", 0},

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// A Sleeper is a subscription's place at the bell. One goroutine at a time may use it.
+// A Sleeper is the bell's side of a subscription. Only one goroutine at a time may use it.
 type Sleeper struct {
 	bell     *Bell
 	category *category
 	interest Interest
 
-	rung chan struct{} // holds something when it was rung for
+	rung chan struct{} // contains a value after a ring; anybody may send, the sleeper receives
 
 	// epoch is the category's when the last read began, or 0 if it was not armed. The
 	// bell's mu guards it.
 	epoch int64
-	// fellBack is whether the last sleep in an armed category was ended by nothing. Only
+	// fellBack says whether the last sleep in an armed category ended without a ring. Only
 	// the subscription's goroutine uses it.
 	fellBack bool
 }
 
-// Close ends the subscription's part. The last Close of a bell stops its goroutine.
+// Close removes the subscription. The last Close of a bell stops its goroutine.
 func (s *Sleeper) Close() {
 	b := s.bell
 	b.mu.Lock()
@@ -38,7 +38,7 @@ func (s *Sleeper) Close() {
 	}
 }
 
-// BeforeRead is called before each read. What happens from here on ends the next sleep.
+// BeforeRead must be called before each read. Rings after it end the next sleep.
 func (s *Sleeper) BeforeRead() {
 	b := s.bell
 	b.mu.Lock()
@@ -55,10 +55,10 @@ func (s *Sleeper) BeforeRead() {
 	}
 }
 
-// Sleep returns when something was written that the subscription is for, when it may have
-// been, or when ctx ends. d is how long the subscription's strategy would wait, found how
-// many messages its last read has found. Sleep calls progress, whose error ends it,
-// whenever something comes from moved.
+// Sleep returns when a message for the subscription was written or may have been, or when
+// ctx ends. d is the delay of the subscription's strategy, and found the number of messages
+// in its last read. For each value from moved, Sleep calls progress, and returns if that
+// returns an error.
 func (s *Sleeper) Sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error {
 	d, waits := s.bell.delay(s, d, found)
 	timer := time.NewTimer(d)
@@ -66,7 +66,7 @@ func (s *Sleeper) Sleep(ctx context.Context, d time.Duration, found int, moved <
 	s.fellBack = false
 	for {
 		select {
-		case <-moved: // which is no reason to read
+		case <-moved: // no reason to read
 			if err := progress(); err != nil {
 				return err
 			}
@@ -88,7 +88,7 @@ func (s *Sleeper) ring() {
 	}
 }
 
-// jittered returns d less a random part, so that those who wait do not read together.
+// jittered returns d less a random part, so that sleepers do not all read together.
 func jittered(d time.Duration) time.Duration {
 	return d - time.Duration(rand.Int64N(int64(d)/4+1))
 }

@@ -1,9 +1,9 @@
-// Package names takes the names of streams apart, as Message DB's functions on names
-// do. It works on plain strings, so that what lies under mdb can use it.
+// Package names parses the names of streams, as Message DB's functions do. It works on plain
+// strings, so that packages that mdb imports can use it.
 package names
 
 import (
-	"crypto/md5" //nolint:gosec // Message DB's hash of names; nothing rests on it being hard to forge.
+	"crypto/md5" //nolint:gosec // Message DB's hash of names; it is not used for security.
 	"encoding/binary"
 	"strings"
 )
@@ -27,15 +27,16 @@ func CardinalID(stream string) string {
 	return cardinal
 }
 
-// Hash64 is the server's hash_64: the first eight bytes of the value's MD5, most
-// significant first, as a signed number.
+// Hash64 returns the same as the server's hash_64: the first eight bytes of the value's
+// MD5, in big-endian order, as a signed number.
 func Hash64(value string) int64 {
 	sum := md5.Sum([]byte(value)) //nolint:gosec // see the import
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
 
-// Member returns the number of the consumer group's member that receives the stream, as
-// the server computes it. A stream without an ID goes to none, which is -1.
+// Member returns the number of the member that receives the stream, in a consumer group of
+// the size, as the server computes it. It returns -1 for a stream without an ID, which no
+// member receives.
 func Member(stream string, size int64) int64 {
 	if ID(stream) == "" {
 		return -1
