@@ -42,7 +42,8 @@
 // subscription ends, and the error, never nil, says why. Transient errors, such as a
 // lost connection, are retried. [OnProgress] receives the position to store, from which
 // a later call resumes, and [OnLive] reports whether the subscription has caught up.
-// After that it polls, as the strategy of [WithPolling] says, or waits for
+// After that it polls, as a strategy of
+// [github.com/messagedb-go/messagedb/mdb/poll] says, see [WithPolling], or waits for
 // notifications, see [WithNotify].
 //
 // # Notifications instead of polling
@@ -50,7 +51,7 @@
 // Use [WithNotify], with the trigger of
 // [github.com/messagedb-go/messagedb/mdb/schema.InstallNotify], if messages should be
 // handled within about a millisecond, or if many mostly idle subscriptions would add up
-// to a lot of polling. Do not use it if the delay of polling is short enough, behind a
+// to a lot of polling. Do not use it if the delay of polling is short enough, with a
 // pooler in transaction mode (unless [ListenOn] bypasses it), on a standby, which cannot
 // LISTEN, or with two-phase commit, which PostgreSQL does not allow with NOTIFY. Disable
 // the trigger during bulk imports. [Store.NotifyStats] returns its state for metrics, and
@@ -61,11 +62,12 @@
 // A subscription calls its handler for one message at a time. If the handler is slower
 // than messages arrive, start with [WithWorkers]: n workers of this process call the
 // handler, each cardinal id stays in order, the server still sends each message once, and
-// there is one position to store. It helps handlers that wait, for a database or another
-// service, as well as those that compute.
+// there is one position to store, that of [OnProgress]. It helps handlers that wait, for a
+// database or another service, as well as those that compute.
 //
 // If one process is not enough, or must not be the only one, use [AsConsumerGroup]. Each
-// member is a subscription with its own position. For each member the server examines
+// member is a subscription with its own position, which is only valid for that size of the
+// group. For each member the server examines
 // every message of the category, so n members cost it n times as much. A member may have
 // workers too.
 //
@@ -109,21 +111,61 @@
 // sets: do not call it, and set search_path and message_store.sql_condition on the role.
 // With [WithNotify], [ListenOn] must bypass PgBouncer.
 //
+// # Testing
+//
+// [github.com/messagedb-go/messagedb/mdb/mdbtest] gives a test a store of its own.
+//
 // # Options
 //
-//	Connect, New             WithDirectSQL, WithConditions, WithMaxMessageSize, WithRetry,
-//	                         WithLogger, WithPolling, WithNotify
-//	WithNotify               Fallback, MaxNotifications, ListenOn
-//	WriteMessage(s), Write   ExpectVersion, ExpectNoStream, Idempotent
-//	GetLastStreamMessage     OfType
+// These tables list each option and what accepts it. The methods of a [Tx] accept the same
+// options as those of a [Store], except Idempotent.
 //
-//	                                      stream            category
-//	                                   read  subscribe   read  subscribe
-//	FromPosition, AfterPosition         x        x
-//	FromGlobalPosition, AfterGlob…                         x       x
-//	WithBatchSize, WithCondition        x        x         x       x
-//	WithCorrelation, AsConsumerGroup                       x       x
-//	Unlimited (Get… only)               x                  x
-//	FromEnd, WithPolling, On…                    x                 x
-//	WithWorkers                                                    x
+//	option               Connect, New
+//	WithDirectSQL        x
+//	WithConditions       x
+//	WithMaxMessageSize   x
+//	WithRetry            x
+//	WithLogger           x
+//	WithPolling          x, and subscriptions
+//	WithNotify           x
+//
+//	option               WithNotify
+//	Fallback             x
+//	MaxNotifications     x
+//	ListenOn             x
+//
+//	option               WriteMessage, WriteMessages   Write of WriteEach
+//	ExpectVersion        x                             x
+//	ExpectNoStream       x                             x
+//	Idempotent           x                             x
+//
+//	option               GetLastStreamMessage
+//	OfType               x
+//
+//	option               GetStreamMessages  StreamMessages  SubscribeToStream
+//	FromPosition         x                  x               x
+//	AfterPosition        x                  x               x
+//	WithBatchSize        x                  x               x
+//	Unlimited            x
+//	WithCondition        x                  x               x
+//	FromEnd                                                 x
+//	OnProgress                                              x
+//	OnLive                                                  x
+//	OnRetry                                                 x
+//	WithPolling                                             x
+//
+//	option               GetCategoryMessages  CategoryMessages  SubscribeToCategory
+//	FromGlobalPosition   x                    x                 x
+//	AfterGlobalPosition  x                    x                 x
+//	WithBatchSize        x                    x                 x
+//	Unlimited            x
+//	WithCorrelation      x                    x                 x
+//	AsConsumerGroup      x                    x                 x
+//	WithCondition        x                    x                 x
+//	FromEnd                                                     x
+//	OnProgress                                                  x
+//	OnLive                                                      x
+//	OnRetry                                                     x
+//	WithPolling                                                 x
+//	WithWorkers                                                 x
 package mdb

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 	"os"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/mdb"
@@ -37,7 +39,24 @@ func Example() {
 	}
 }
 
-// A pool that the program has already is prepared by Configure before it is opened.
+// Connect opens a pool. Check reports what is not set up correctly.
+func ExampleConnect() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"),
+		mdb.WithLogger(slog.Default()),
+		mdb.WithRetry(mdb.RetryPolicy{Attempts: 3}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.Check(ctx); err != nil {
+		log.Panic(err)
+	}
+	version, err := store.MessageStoreVersion(ctx)
+	fmt.Println(version, err)
+}
+
+// If the program has a pool of its own, Configure prepares its configuration.
 func ExampleNew() {
 	ctx := context.Background()
 	cfg, err := pgxpool.ParseConfig(os.Getenv("DATABASE_URL"))
@@ -57,8 +76,8 @@ func ExampleNew() {
 	fmt.Println("problems:", store.Check(ctx))
 }
 
-// Of two writers that have decided on the same state one succeeds. The other learns
-// that its state is outdated.
+// Two writers decide on the same state. One succeeds; the other gets an error, because its
+// state is outdated.
 func ExampleStore_WriteMessage_conflict() {
 	ctx := context.Background()
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
@@ -76,8 +95,8 @@ func ExampleStore_WriteMessage_conflict() {
 	}
 }
 
-// What arrives at once, and has nothing to do with each other, is written at once. A
-// failure keeps nobody else from success.
+// Independent writes share a round trip. If one fails, only later writes to the same stream
+// are skipped.
 func ExampleStore_WriteEach() {
 	ctx := context.Background()
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
@@ -98,7 +117,7 @@ func ExampleStore_WriteEach() {
 		var skipped *mdb.SkippedError
 		switch {
 		case errors.As(result.Err, &skipped):
-			fmt.Printf("%d: not written behind %d\n", i, skipped.Failed)
+			fmt.Printf("%d: skipped, because write %d failed\n", i, skipped.Failed)
 		case result.Err != nil:
 			fmt.Printf("%d: %v\n", i, result.Err)
 		default:
@@ -107,8 +126,8 @@ func ExampleStore_WriteEach() {
 	}
 }
 
-// Writing the same message again, by its ID, changes nothing: it is the thing to do
-// when nobody knows whether an earlier attempt has succeeded.
+// A message that is written again, with the same ID, is not written twice. Repeat a write
+// in this way if its outcome is unknown.
 func ExampleIdempotent() {
 	ctx := context.Background()
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
@@ -122,11 +141,11 @@ func ExampleIdempotent() {
 		if err != nil {
 			log.Panic(err)
 		}
-		fmt.Printf("position %d, found there: %t\n", written.Position, written.Duplicate)
+		fmt.Printf("position %d, already written: %t\n", written.Position, written.Duplicate)
 	}
 }
 
-// A transfer writes to two categories, or to neither.
+// A transfer writes to two categories or to none.
 func ExampleStore_Atomically() {
 	ctx := context.Background()
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
@@ -145,7 +164,35 @@ func ExampleStore_Atomically() {
 	fmt.Println(err, version)
 }
 
-// The lazy reads go on page after page, and use no connection in between.
+// A row of the program's own table and a message are written in one transaction.
+func ExampleStore_WithTx() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if _, err := store.Pool().Exec(ctx, "CREATE TABLE public.customers (id text PRIMARY KEY, name text)"); err != nil {
+		log.Panic(err)
+	}
+	register := func(id, name string) error {
+		return pgx.BeginFunc(ctx, store.Pool(), func(tx pgx.Tx) error {
+			registered := mdb.NewMessage("Registered", map[string]string{"name": name})
+			if _, err := store.WithTx(tx).WriteMessage(ctx, mdb.Category("customer").Stream(id), registered); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "INSERT INTO public.customers (id, name) VALUES ($1, $2)", id, name)
+			return err
+		})
+	}
+	fmt.Println("registered:", register("1", "Ann") == nil)
+	fmt.Println("registered again:", register("1", "Ann") == nil)
+	version, err := store.StreamVersion(ctx, "customer-1")
+	fmt.Println("version:", version, err)
+}
+
+// CategoryMessages reads page after page. It uses no connection while the body of the loop
+// runs.
 func ExampleStore_CategoryMessages() {
 	ctx := context.Background()
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))

@@ -8,8 +8,8 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
-// TestExamples runs the examples of the documentation, which are not run by go test
-// themselves because they need a server.
+// TestExamples checks the output of the examples in the documentation. They need a server,
+// so go test does not run them itself.
 func TestExamples(t *testing.T) {
 	t.Setenv("DATABASE_URL", testdb.New(t))
 	for name, example := range map[string]struct {
@@ -17,16 +17,21 @@ func TestExamples(t *testing.T) {
 		want string
 	}{
 		"Example":                     {Example, "written to position 0 of account-123\n0: Deposited {\"amount\": 10}\n"},
+		"Connect":                     {ExampleConnect, "1.3.0 <nil>\n"},
 		"New":                         {ExampleNew, "problems: <nil>\n"},
 		"Store_WriteMessage_conflict": {ExampleStore_WriteMessage_conflict, "reserved: true\ntoo late: mdb: stream seat-1a is at version 0, expected -1\n"},
-		"Idempotent":                  {ExampleIdempotent, "position 0, found there: false\nposition 0, found there: true\n"},
-		"Store_WriteEach":             {ExampleStore_WriteEach, "0: at position 0\n1: mdb: stream sensor-2 is at version -1, expected 7\n2: not written behind 1\n3: at position 0\n"},
+		"Idempotent":                  {ExampleIdempotent, "position 0, already written: false\nposition 0, already written: true\n"},
+		"Store_WriteEach":             {ExampleStore_WriteEach, "0: at position 0\n1: mdb: stream sensor-2 is at version -1, expected 7\n2: skipped, because write 1 failed\n3: at position 0\n"},
 		"Store_Atomically":            {ExampleStore_Atomically, "<nil> 0\n"},
+		"Store_WithTx":                {ExampleStore_WithTx, "registered: true\nregistered again: false\nversion: 0 <nil>\n"},
 		"Store_CategoryMessages":      {ExampleStore_CategoryMessages, "map[visit-0:3 visit-1:2]\n"},
-		"OnLive":                      {ExampleOnLive, "live: true map[page-home:3]\ndropped: shutdown\n"},
-		"OnProgress":                  {ExampleOnProgress, "ship order-1\ndropped: shutdown\nship order-2\ndropped: shutdown\n"},
+		"Store_SubscribeToCategory":   {ExampleStore_SubscribeToCategory, "room-1 is booked for 3 nights\nroom-2 is booked for 3 nights\nended: shutdown\n"},
+		"Store_SubscribeToStream":     {ExampleStore_SubscribeToStream, "Started\nFinished\ntrue\n"},
+		"OnLive":                      {ExampleOnLive, "live: true map[page-home:3]\nended: shutdown\n"},
+		"OnProgress":                  {ExampleOnProgress, "ship order-1\nended: shutdown\nship order-2\nended: shutdown\n"},
 		"AsConsumerGroup":             {ExampleAsConsumerGroup, "a Lost parcel\n"},
 		"WithWorkers":                 {ExampleWithWorkers, "map[ann:[ann+1 ann+2] bob:[bob+1]] shutdown\n"},
+		"WithNotify":                  {ExampleWithNotify, "received Opened\nended: shutdown\n"},
 		"Store_NotifyStats":           {ExampleStore_NotifyStats, "categories: 1, reads: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -37,8 +42,8 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// output returns what f prints. No other test runs meanwhile, as this one is not
-// parallel.
+// output returns what f prints. No other test runs at the same time, because this one is
+// not parallel.
 func output(t *testing.T, f func()) string {
 	t.Helper()
 	r, w, err := os.Pipe()

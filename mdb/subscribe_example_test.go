@@ -14,8 +14,59 @@ import (
 
 var errShutdown = errors.New("shutdown")
 
-// A projection in memory counts visits. It has to count all of them when it begins, so
-// it says when it may be asked: when it is live.
+// A subscription calls the handler for each message of a category until its context ends.
+// This one stops when it has handled all existing messages.
+func ExampleStore_SubscribeToCategory() {
+	ctx, stop := context.WithCancelCause(context.Background())
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	for _, stream := range []mdb.StreamName{"room-1", "room-2"} {
+		if _, err := store.WriteMessage(ctx, stream, mdb.NewMessage("Booked", map[string]int{"nights": 3})); err != nil {
+			log.Panic(err)
+		}
+	}
+	handle := func(_ context.Context, m mdb.Message) error {
+		var booked struct{ Nights int }
+		if err := m.Decode(&booked); err != nil {
+			return err
+		}
+		fmt.Printf("%s is booked for %d nights\n", m.Stream, booked.Nights)
+		return nil
+	}
+	err = store.SubscribeToCategory(ctx, "room", handle, mdb.OnLive(func(bool) { stop(errShutdown) }))
+	fmt.Println("ended:", err)
+}
+
+// A handler can end the subscription with an error.
+func ExampleStore_SubscribeToStream() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	job := mdb.Category("job").Stream("7")
+	if _, err := store.WriteMessages(ctx, job, []mdb.ProposedMessage{
+		mdb.NewMessage("Started", nil), mdb.NewMessage("Finished", nil),
+	}); err != nil {
+		log.Panic(err)
+	}
+	errFinished := errors.New("the job is finished")
+	err = store.SubscribeToStream(ctx, job, func(_ context.Context, m mdb.Message) error {
+		fmt.Println(m.Type)
+		if m.Type == "Finished" {
+			return errFinished
+		}
+		return nil
+	})
+	fmt.Println(errors.Is(err, errFinished))
+}
+
+// A projection in memory counts visits. OnLive says when it has counted all existing
+// messages, so that it can be queried.
 func ExampleOnLive() {
 	ctx, stop := context.WithCancelCause(context.Background())
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
@@ -36,11 +87,11 @@ func ExampleOnLive() {
 		fmt.Println("live:", live, visits)
 		stop(errShutdown)
 	}))
-	fmt.Println("dropped:", err)
+	fmt.Println("ended:", err)
 }
 
-// A subscription goes on from the position that it has kept. Here a variable stands for
-// a row in a table.
+// A subscription resumes after the stored position. Here a variable takes the place of a
+// row in a table.
 func ExampleOnProgress() {
 	background := context.Background()
 	store, err := mdb.Connect(background, os.Getenv("DATABASE_URL"))
@@ -62,13 +113,12 @@ func ExampleOnProgress() {
 			stop(errShutdown)
 			return nil
 		}))
-		fmt.Println("dropped:", err)
+		fmt.Println("ended:", err)
 	}
 }
 
-// The members of a group are subscriptions of their own, here in one process. When one
-// is dropped the others end as well. An errgroup of golang.org/x/sync, made with a
-// context, does the same: g.Go(func() error { return store.SubscribeToCategory(…) }).
+// Each member of a group is a subscription. Here all of them run in one process, and when
+// one ends the others end too.
 func ExampleAsConsumerGroup() {
 	ctx, stop := context.WithCancelCause(context.Background())
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
@@ -94,8 +144,8 @@ func ExampleAsConsumerGroup() {
 	fmt.Println(errors.Unwrap(context.Cause(ctx)))
 }
 
-// Orders are handled by eight workers, those of one customer in their order. The
-// handler is called by all of them.
+// Eight workers handle purchases concurrently, and those of each customer in order. All of
+// them call the handler.
 func ExampleWithWorkers() {
 	ctx, stop := context.WithCancelCause(context.Background())
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
@@ -119,8 +169,33 @@ func ExampleWithWorkers() {
 	fmt.Println(purchases, err)
 }
 
-// The state of the bell belongs into a service's metrics. A category that is off for
-// long says that rings do not arrive.
+// With notifications, a subscription receives a message about a millisecond after its
+// commit. The trigger is installed once, by the owner of the store.
+func ExampleWithNotify() {
+	ctx, stop := context.WithCancelCause(context.Background())
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"), mdb.WithNotify())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if err := schema.InstallNotify(ctx, store.Pool()); err != nil {
+		log.Panic(err)
+	}
+	handle := func(_ context.Context, m mdb.Message) error {
+		fmt.Println("received", m.Type)
+		stop(errShutdown)
+		return nil
+	}
+	err = store.SubscribeToStream(ctx, "door-1", handle, mdb.OnLive(func(bool) {
+		if _, err := store.WriteMessage(ctx, "door-1", mdb.NewMessage("Opened", nil)); err != nil {
+			log.Panic(err)
+		}
+	}))
+	fmt.Println("ended:", err)
+}
+
+// Export NotifyStats as metrics. If a category is polled for a long time, notifications do
+// not arrive.
 func ExampleStore_NotifyStats() {
 	ctx, stop := context.WithCancelCause(context.Background())
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"), mdb.WithNotify())

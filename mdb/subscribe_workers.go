@@ -44,8 +44,8 @@ const (
 // The first error of a handler ends the subscription. No further handler is called, the
 // contexts of running handlers end with the error as their cause, and the subscription
 // returns when these handlers have. Messages that they still handle count as handled.
-func WithWorkers(workers int) CategorySubscribeOption {
-	return workersOption(workers)
+func WithWorkers(n int) CategorySubscribeOption {
+	return workersOption(n)
 }
 
 type workersOption int
@@ -182,7 +182,8 @@ func (s *subscription) work(ctx context.Context, w *worker) {
 	}
 }
 
-// errHandlerExits is the error of a handler that calls runtime.Goexit, which ends its worker.
+// errHandlerExits is the error of a handler that calls runtime.Goexit, which ends its
+// worker.
 var errHandlerExits = errors.New("it ended the goroutine, as t.FailNow does")
 
 // fail ends the workers' context because of err, if it is the first error. Workers call it
