@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 

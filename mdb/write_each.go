@@ -7,19 +7,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Write is an element of the argument of [Store.WriteEach]. Its fields are the
+// A Write is one of the independent writes of [Store.WriteEach]. Its fields are the
 // arguments of WriteMessage.
 type Write struct {
-	Stream  StreamName
+	// Stream is the stream to write to.
+	Stream StreamName
+	// Message is the message to write.
 	Message ProposedMessage
+	// Options apply to this write alone.
 	Options []WriteOption
 }
 
-// A WriteResult is the result of a [Write]: Written says where the message is, if Err is
-// nil.
+// A WriteResult is the result of a [Write].
 type WriteResult struct {
+	// Written says where the message is, if Err is nil.
 	Written Written
-	Err     error
+	// Err is an error of WriteMessage, or a [*SkippedError].
+	Err error
 }
 
 // WriteEach does many independent writes in one call: each is a transaction of its own,
@@ -38,9 +42,9 @@ type WriteResult struct {
 // further round trips. If the context ends, writes that were sent and not answered fail
 // with an [*UnknownOutcomeError], and those that were not sent with the context's error.
 //
-// Where the pool's DefaultQueryExecMode is pgx.QueryExecModeSimpleProtocol, which
-// has no pipeline, the writes are done one by one. In the other modes pgx's tracers
-// do not see them.
+// If the pool's DefaultQueryExecMode is pgx.QueryExecModeSimpleProtocol, which has no
+// pipeline, the writes are sent one at a time. In the other modes pgx's tracers do not see
+// them.
 func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
 	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int), renewed: make(map[*pgx.Conn]bool)}
 	pending := e.propose(ws)

@@ -106,9 +106,9 @@ func (w *writing) check(args []string) (err error) {
 	case w.newIDs && !w.lines:
 		return usage("-new-ids needs -lines; without -lines a message gets a new ID unless -id gives one")
 	case w.newIDs && w.idempotent:
-		return usage("-new-ids and -idempotent exclude each other: a message with a new ID never exists already")
+		return usage("-new-ids and -idempotent exclude each other: a message with a new ID never already exists")
 	case w.idempotent && !w.lines && w.id == "":
-		return usage("-idempotent needs -id, to find the message if it exists already")
+		return usage("-idempotent needs -id, to find the message if it already exists")
 	case w.lines:
 		args, err = exactly(args, "STREAM")
 	default:
