@@ -106,7 +106,7 @@ func (w *writing) check(args []string) (err error) {
 	case w.newIDs && !w.lines:
 		return usage("-new-ids needs -lines; without -lines a message gets a new ID unless -id gives one")
 	case w.newIDs && w.idempotent:
-		return usage("-new-ids and -idempotent exclude each other: a message with a new ID never already exists")
+		return usage("-new-ids and -idempotent exclude each other: a message with a new ID cannot be in the store yet")
 	case w.idempotent && !w.lines && w.id == "":
 		return usage("-idempotent needs -id, to find the message if it already exists")
 	case w.lines:
