@@ -2,10 +2,7 @@ package doorbell
 
 import (
 	"fmt"
-	"log/slog"
-	"math"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,130 +10,86 @@ import (
 	"github.com/messagedb-go/messagedb/internal/names"
 )
 
-func newBell(perSecond int) *Bell {
-	return New(Config{Fallback: 4 * time.Second, Recheck: time.Minute, PerSecond: perSecond, Logger: slog.New(slog.DiscardHandler)})
-}
-
-// on adds a subscription to a stream, or to a category if the name has no ID.
-func (b *Bell) on(name string) *Sleeper {
-	in := Interest{Category: names.Category(name)}
-	if names.ID(name) != "" {
-		in.Stream = name
-	}
-	return b.Subscribe(in)
-}
-
-// settle makes the category armed, and its subscriptions have read since.
-func settle(b *Bell, sleepers ...*Sleeper) {
-	b.setListening(true)
-	for _, s := range sleepers {
-		s.category.wanted = true
-		b.armed([]string{s.category.name}, []bool{true})
-	}
-	for _, s := range sleepers {
-		s.BeforeRead()
-	}
-}
-
-func rung(s *Sleeper) bool { return len(s.rung) > 0 }
-
-func TestRate(t *testing.T) {
+// TestRouting checks which subscriptions a notification wakes.
+func TestRouting(t *testing.T) {
 	t.Parallel()
-	now := time.Now()
-	var h rate
-	for range 10 {
-		h.add(now, 1)
+	b := newBell(1000)
+	sleepers := map[string]*Sleeper{
+		"stream":   b.on("a-1"),
+		"part":     b.on("a-1+x"),
+		"category": b.on("a"),
+		"member 0": b.Subscribe(Interest{Category: "a", Member: 0, Size: 2}),
+		"member 1": b.Subscribe(Interest{Category: "a", Member: 1, Size: 2}),
+		"other":    b.on("b"),
 	}
-	for _, test := range []struct {
-		after time.Duration
-		want  float64
-	}{{0, 10}, {time.Second, 10 / math.E}, {time.Hour, 0}} {
-		if got := h.at(now.Add(test.after)); math.Abs(got-test.want) > 1e-6 {
-			t.Errorf("after %v: %v, want %v", test.after, got, test.want)
-		}
-	}
-	// What comes at a steady pace is so much a second.
-	for range 10_000 {
-		now = now.Add(10 * time.Millisecond)
-		h.add(now, 1)
-	}
-	if got := h.at(now); got < 99 || got > 102 {
-		t.Errorf("at 100 a second: %v", got)
-	}
-}
-
-func TestLimiterTake(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	b := limiter{perSecond: 100}
-	spend := func(n int) (over int) {
-		for range n {
-			if b.take(now) {
-				over++
+	owner := fmt.Sprint("member ", max(names.Hash64("1"), -names.Hash64("1"))%2)
+	for payload, want := range map[string][]string{
+		"a-1":      {"stream", "category", owner},
+		"a-1+x":    {"part", "category", owner}, // they have one cardinal id
+		"a-1+y":    {"category", owner},
+		"a":        {"category"},
+		"a-":       {"category"},
+		"b-1":      {"other"},
+		"c-1":      {},
+		"-":        {},
+		"A-1":      {},
+		"a1-1":     {},
+		"":         {"stream", "part", "category", "member 0", "member 1", "other"},
+		"\x00\xff": {},
+	} {
+		b.onNotification(payload)
+		var got []string
+		for name, s := range sleepers {
+			if rung(s) {
+				got = append(got, name)
 			}
+			s.BeforeRead()
 		}
-		return over
-	}
-	for _, test := range []struct {
-		what string
-		wait time.Duration
-		n    int
-		over int
-	}{
-		{"as many at once as in a second", 0, 100, 0},
-		{"one more", 0, 1, 1},
-		{"what it was over is saved again", time.Second, 100, 1},
-		{"a second's worth", time.Second, 99, 0},
-		{"one more than that", 0, 1, 1},
-		{"no more is saved than a second's worth", time.Hour, 101, 1},
-		{"a burst", time.Second, 10_000, 9901},
-		{"which has not silenced it for longer", 3 * time.Second, 99, 0},
-	} {
-		now = now.Add(test.wait)
-		if over := spend(test.n); over != test.over {
-			t.Errorf("%s: %d of %d are over the limit, want %d", test.what, over, test.n, test.over)
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("woken by %q: got %q, want %q", payload, got, want)
 		}
 	}
 }
 
-func TestLimiterReserve(t *testing.T) {
+// TestSetListening checks that all subscriptions wake when the connection is proved or
+// lost, and what state their categories are in then.
+func TestSetListening(t *testing.T) {
 	t.Parallel()
-	now := time.Now()
-	for _, test := range []struct {
-		spent int
-		rate  float64
-		want  bool
-		left  float64
-	}{
-		{0, 0, true, 100},
-		{0, 50, true, 50},
-		{0, 75, true, 25},
-		{0, 76, false, 100},
-		{0, 1000, false, 100},
-		{75, 0, true, 25},
-		{75, 0.9, true, 25}, // as good as silent
-		{75, 1, false, 25},
-		{76, 0, false, 24},
-		{150, 0, false, -50},
-	} {
-		b := limiter{perSecond: 100}
-		for range test.spent {
-			b.take(now)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBell(100)
+		s, disabled := b.on("a"), b.on("d")
+		disabled.category.offUntil = time.Now().Add(time.Minute)
+		expect := func(what string, state, other state) {
+			t.Helper()
+			if s.category.state != state || disabled.category.state != other || s.category.wanted || !rung(s) || !rung(disabled) {
+				t.Errorf("%s: got categories %+v and %+v, woken: %v and %v; want states %d and %d, both woken",
+					what, s.category, disabled.category, rung(s), rung(disabled), state, other)
+			}
+			s.BeforeRead()
+			disabled.BeforeRead()
 		}
-		if got := b.reserve(now, test.rate); got != test.want {
-			t.Errorf("%d spent, rate %v: granted %v, want %v", test.spent, test.rate, got, test.want)
+		b.setListening(true)
+		expect("the connection is proved", stateCooling, stateOff)
+		s.category.state = stateArmed
+		b.setListening(false)
+		expect("the connection is lost", stateOff, stateOff)
+		if d, fallback := b.delay(s, time.Hour, 0); d != time.Hour || fallback || s.category.wanted {
+			t.Errorf("without a connection: got delay %v, wanted %v; want %v, false", d, s.category.wanted, time.Hour)
 		}
-		// What has been given away is missing, or else many could have it at once.
-		if !b.last.IsZero() && b.left != test.left {
-			t.Errorf("%d spent, rate %v: %v left, want %v", test.spent, test.rate, b.left, test.left)
-		}
-	}
+		<-time.After(2 * time.Minute)
+		b.setListening(true)
+		expect("the connection is proved again", stateCooling, stateCooling)
+	})
 }
 
+// TestCool checks that rings over the limit cool the categories that ring the most, as
+// many as needed, and that only their subscriptions wake.
 func TestCool(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		heats  map[string]float64
+		rates  map[string]float64
 		armed  []string
 		cooled []string
 	}{
@@ -149,15 +102,14 @@ func TestCool(t *testing.T) {
 		b := newBell(100)
 		sleepers := make(map[string]*Sleeper)
 		now := time.Now()
-		for category, heat := range test.heats {
+		for category, rate := range test.rates {
 			sleepers[category] = b.on(category)
 			settle(b, sleepers[category])
-			sleepers[category].category.rate.add(now, heat)
+			sleepers[category].category.rate.add(now, rate)
 		}
-		for category, s := range sleepers { // a later one has the bell heard anew
+		for _, s := range sleepers { // settle of a later one cools those before it
 			s.category.state = stateArmed
 			s.BeforeRead()
-			_ = category
 		}
 		cold := b.on("cold")
 		cold.category.state = stateCooling
@@ -171,20 +123,21 @@ func TestCool(t *testing.T) {
 				cooled = append(cooled, category)
 			}
 			if rung(s) != (s.category.state == stateCooling) {
-				t.Errorf("%v: a subscription in %s, which is in state %d, was woken: %v", test.heats, category, s.category.state, rung(s))
+				t.Errorf("rates %v: category %s is in state %d, its subscription was woken: %v", test.rates, category, s.category.state, rung(s))
 			}
 		}
 		slices.Sort(armed)
 		slices.Sort(cooled)
 		if !slices.Equal(armed, test.armed) || !slices.Equal(cooled, test.cooled) {
-			t.Errorf("%v: armed %v, want %v; cooled %v, want %v", test.heats, armed, test.armed, cooled, test.cooled)
+			t.Errorf("rates %v: got armed %v, cooled %v; want %v, %v", test.rates, armed, cooled, test.armed, test.cooled)
 		}
 		if !b.woken || rung(cold) {
-			t.Errorf("%v: the key is not given up, or somebody else is woken", test.heats)
+			t.Errorf("rates %v: listener woken: %v, want true; subscription to a cooling category woken: %v, want false", test.rates, b.woken, rung(cold))
 		}
 	}
 }
 
+// TestCoolInterval checks that the polls of all cooling categories together are limited.
 func TestCoolInterval(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -207,108 +160,7 @@ func TestCoolInterval(t *testing.T) {
 			b.on(fmt.Sprintf("armed-%d", i)).category.state = stateArmed
 		}
 		if got := b.coolInterval(); got != test.want {
-			t.Errorf("%d cooling, %d armed: %v, want %v", test.cooling, test.armed, got, test.want)
+			t.Errorf("%d cooling, %d armed: got %v, want %v", test.cooling, test.armed, got, test.want)
 		}
 	}
-}
-
-func TestPlan(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	b := newBell(100)
-	b.listener.shared = map[string]bool{"armed": true, "cooled": true, "gone": true, "again": true, "off": true}
-	for category, r := range map[string]category{
-		"armed":  {state: stateArmed},
-		"cooled": {state: stateCooling},
-		"again":  {state: stateCooling, wanted: true}, // is given up first, and shared anew
-		"off":    {state: stateOff},
-		"wanted": {state: stateCooling, wanted: true},
-		"later":  {state: stateCooling, wanted: true, nextTry: now.Add(2 * time.Second)},
-		"sooner": {state: stateCooling, wanted: true, nextTry: now.Add(time.Second)},
-		"idle":   {state: stateCooling},
-		"lost":   {state: stateOff, wanted: true},
-	} {
-		b.on(category)
-		r.name, r.sleepers = category, b.categories[category].sleepers
-		*b.categories[category] = r
-	}
-	unlock, arm, next := b.plan(now)
-	slices.Sort(unlock)
-	slices.Sort(arm)
-	if got, want := strings.Join(unlock, " "), "again cooled gone off"; got != want {
-		t.Errorf("gives up %q, want %q", got, want)
-	}
-	if got, want := strings.Join(arm, " "), "again wanted"; got != want {
-		t.Errorf("shares %q, want %q", got, want)
-	}
-	if want := now.Add(time.Second); !next.Equal(want) {
-		t.Errorf("looks again in %v, want %v", next.Sub(now), want.Sub(now))
-	}
-}
-
-func TestArmed(t *testing.T) {
-	t.Parallel()
-	t.Run("granted", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			b := newBell(100)
-			b.listening = true
-			s, other := b.on("a-1"), b.on("b-1")
-			for want := range int64(3) {
-				s.category.state, s.category.wanted = stateCooling, true
-				s.BeforeRead()
-				// The last subscription to the third one has ended meanwhile.
-				b.armed([]string{"a", "b", "c"}, []bool{true, true, true})
-				if s.category.state != stateArmed || s.category.wanted || s.category.epoch != want+1 || !rung(s) {
-					t.Errorf("the room is %+v, the subscription is woken: %v", s.category, rung(s))
-				}
-				if s.epoch == s.category.epoch {
-					t.Error("a read from before counts")
-				}
-				if d, fallback := b.delay(s, time.Hour, 0); d != 0 || fallback {
-					t.Errorf("sleeps for %v before it has read", d)
-				}
-			}
-			if other.category.state != stateCooling || rung(other) {
-				t.Error("a category is armed that was not wanted")
-			}
-		})
-	})
-	t.Run("refused", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			b := newBell(100)
-			b.listening = true
-			s := b.on("a")
-			s.BeforeRead()
-			b.delay(s, 100*time.Millisecond, 0)
-			if !b.woken || !s.category.wanted {
-				t.Fatal("an empty read does not arm")
-			}
-			var retries []time.Duration
-			for range 9 {
-				b.armed([]string{"a"}, []bool{false})
-				_, arm, next := b.plan(time.Now())
-				if len(arm) > 0 {
-					t.Fatal("tries again at once")
-				}
-				retries = append(retries, time.Until(next))
-				<-time.After(time.Until(next))
-				if _, arm, _ := b.plan(time.Now()); len(arm) != 1 {
-					t.Fatal("does not try again")
-				}
-			}
-			if got, want := fmt.Sprint(retries), "[1ms 2ms 4ms 8ms 16ms 32ms 64ms 100ms 100ms]"; got != want {
-				t.Errorf("tries again after %s, want %s", got, want)
-			}
-			b.delay(s, time.Hour, 0) // the strategy has grown patient meanwhile
-			b.armed([]string{"a"}, []bool{false})
-			if _, _, next := b.plan(time.Now()); time.Until(next) != minArmRetry<<9 {
-				t.Errorf("tries again after %v, want %v", time.Until(next), minArmRetry<<9)
-			}
-			if rung(s) || s.category.state != stateCooling {
-				t.Error("armed, or woken for nothing")
-			}
-		})
-	})
 }

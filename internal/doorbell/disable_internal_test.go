@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// A clocked subscription is stepped by the test.
+// A clocked subscription takes the steps that the test calls for.
 type clocked struct {
 	*Sleeper
 	t *testing.T
 }
 
-// fallBack sleeps until the fallback, and reads so many messages. Where the ring for
-// them comes, if one does, the test says.
+// fallBack sleeps until the fallback, then reads the given number of messages. It calls
+// ring, if it is not nil, while it reads.
 func (c clocked) fallBack(found int, ring func()) {
 	c.t.Helper()
 	if _ = c.Sleep(c.t.Context(), time.Hour, 0, nil, nil); !c.fellBack {
-		c.t.Fatal("it was woken by something else than the fallback")
+		c.t.Fatal("woken by something other than the fallback")
 	}
 	c.read(found, ring)
 }
 
-// read reads, and is asked for how long to sleep.
+// read reads, and then computes the delay, which is where missing rings are noticed.
 func (c clocked) read(found int, ring func()) {
 	c.BeforeRead()
 	if ring != nil {
@@ -33,7 +33,8 @@ func (c clocked) read(found int, ring func()) {
 	c.bell.delay(c.Sleeper, time.Hour, found)
 }
 
-// TestNotifyBroken tells a bell that does not ring from a ring that is late.
+// TestBroken checks that a category is disabled if its messages arrive without a ring,
+// and not if a ring is merely late.
 func TestBroken(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -65,7 +66,7 @@ func TestBroken(t *testing.T) {
 				one.read(0, nil)
 			}
 		}, false},
-		{"two subscriptions at once that overtook the ring", func(b *Bell, one, two clocked) {
+		{"reads of two subscriptions that overtook the same ring", func(b *Bell, one, two clocked) {
 			one.fallBack(1, nil)
 			two.fellBack = true
 			two.read(1, nil)
@@ -102,24 +103,24 @@ func TestBroken(t *testing.T) {
 				settle(b, one)
 				two.BeforeRead()
 				test.do(b, clocked{one, t}, clocked{two, t})
-				said := strings.Count(log.String(), "messages arrive without a notification")
-				if broken := one.category.state == stateOff; broken != test.broken || broken != (said == 1) {
-					t.Errorf("broken: %v, want %v; log: %s", broken, test.broken, log.String())
+				warnings := strings.Count(log.String(), "messages arrive without a notification")
+				if broken := one.category.state == stateOff; broken != test.broken || broken != (warnings == 1) {
+					t.Errorf("disabled: got %v with %d warnings, want %v; log: %s", broken, warnings, test.broken, log.String())
 				}
 				if !test.broken {
 					return
 				}
 				if !rung(one) || !rung(two) || !b.woken {
-					t.Error("somebody sleeps on, or the key is not given up")
+					t.Errorf("woken subscriptions: %v and %v, listener: %v; want all of them", rung(one), rung(two), b.woken)
 				}
 				one.BeforeRead()
 				if d, fallback := b.delay(one, time.Second, 0); d != time.Second || fallback {
-					t.Errorf("sleeps for %v, want to poll", d)
+					t.Errorf("delay: got %v, %v; want the strategy's, %v", d, fallback, time.Second)
 				}
 				<-time.After(b.config.Recheck + 1)
 				b.delay(one, time.Second, 0)
 				if one.category.state != stateCooling || !one.category.wanted {
-					t.Errorf("after a while the room is %+v, want it to be armed again", one.category)
+					t.Errorf("after Recheck: got category %+v, want it to be armed again", one.category)
 				}
 			})
 		})

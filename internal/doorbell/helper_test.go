@@ -12,10 +12,10 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// testTimeout bounds what only a broken test would wait for.
+// testTimeout bounds waits that end sooner unless the test fails.
 const testTimeout = time.Minute
 
-// triggerDatabase returns the URL of a database of the test's own, with the trigger.
+// triggerDatabase returns the URL of a new database with the trigger.
 func triggerDatabase(t testing.TB) string {
 	t.Helper()
 	url := testdb.New(t)
@@ -29,8 +29,7 @@ func triggerDatabase(t testing.TB) string {
 	return url
 }
 
-// newSession opens a connection with the search path that Message DB's own functions
-// need.
+// newSession opens a connection with the search path that Message DB's functions need.
 func newSession(t testing.TB, url string) *pgx.Conn {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(url)
@@ -64,7 +63,7 @@ func value[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) T {
 	return v
 }
 
-// notify notifies as a trigger does.
+// notify sends the notification that the trigger sends.
 func notify(t testing.TB, conn *pgx.Conn, payload string) {
 	t.Helper()
 	exec(t, conn, "SELECT pg_notify($1, $2)", trigger.Channel, payload)

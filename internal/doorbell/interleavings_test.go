@@ -11,7 +11,8 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
-// TestNotifyInterleavings walks the protocol of the client with the trigger.
+// TestInterleavings checks that no interleaving of a writer's and a subscriber's steps
+// loses a wake-up.
 func TestInterleavings(t *testing.T) {
 	t.Parallel()
 	url := triggerDatabase(t)
@@ -35,18 +36,18 @@ func TestInterleavings(t *testing.T) {
 	for _, writer := range single {
 		tests = append(
 			tests,
-			// It polls before it can arm.
+			// It polls before it is armed.
 			[][]move{writer, {sListen(0), sRead(0), sArm(0), sRead(0), sSleep(0)}},
-			// It tries again to arm.
+			// It retries to arm.
 			[][]move{writer, {sListen(0), sArm(0), sArm(0), sRead(0), sSleep(0)}},
-			// Its category cools and is armed anew.
+			// Its category cools and is armed again.
 			[][]move{writer, {sListen(0), sArm(0), sRead(0), sUnlock(0), sArm(0), sRead(0), sSleep(0)}},
 		)
 	}
 	sleeps := []move{sArm(0), sRead(0), sSleep(0)}
 	tests = append(
 		tests,
-		// Two writers that no lock keeps apart are refused the key by each other.
+		// Two writers without the category's lock, each of which can keep the other from the key.
 		[][]move{{wWriteRow(0), wCommit(0)}, {wWriteRow(1), wCommit(1)}, sleeps},
 		[][]move{{wWriteRow(0), wCommit(0)}, {wWriteRow(1), wRollback(1)}, sleeps},
 		// Two processes listen, and one gives up while the other sleeps.
@@ -55,7 +56,7 @@ func TestInterleavings(t *testing.T) {
 	)
 
 	s := newStage(t, url)
-	var walked, slept, rung, refused int
+	var ran, slept, rung, refused int
 	for _, programs := range tests {
 		for _, moves := range merges(programs...) {
 			if programs[len(programs)-1][0].name != sListen(0).name {
@@ -63,9 +64,9 @@ func TestInterleavings(t *testing.T) {
 			}
 			lost, sleepers := s.run(moves)
 			if lost {
-				t.Errorf("sleeps and is not rung for: %s", steps(moves))
+				t.Errorf("a wake-up is lost: %s", steps(moves))
 			}
-			walked++
+			ran++
 			for _, x := range sleepers {
 				if x.asleep {
 					slept++
@@ -80,14 +81,14 @@ func TestInterleavings(t *testing.T) {
 		}
 	}
 	t.Logf("PostgreSQL %s: %d interleavings; subscribers slept %d times, were woken %d times, were refused the key %d times",
-		value[string](t, s.observer, "SHOW server_version"), walked, slept, rung, refused)
+		value[string](t, s.observer, "SHOW server_version"), ran, slept, rung, refused)
 	if slept == 0 || rung == 0 || refused == 0 {
-		t.Error("the interleavings prove nothing")
+		t.Errorf("got %d sleeps, %d wake-ups, %d refusals, want some of each: otherwise the test proves nothing", slept, rung, refused)
 	}
 }
 
-// TestNotifyInterleavingsPrepared has the writer's transaction prepared, if it has
-// not rung, and committed later.
+// TestInterleavingsPrepared checks the same for a writer's transaction that is prepared
+// and committed later, which is possible only if it has not rung.
 func TestInterleavingsPrepared(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -123,10 +124,10 @@ func TestInterleavingsPrepared(t *testing.T) {
 		[]move{sListen(0), sArm(0), sSnapshot(0), sRows(0), sSleep(0)},
 	) {
 		if lost, _ := s.run(moves); lost {
-			t.Errorf("sleeps and is not rung for: %s", steps(moves))
+			t.Errorf("a wake-up is lost: %s", steps(moves))
 		}
 	}
 	if committed == 0 || refused == 0 {
-		t.Errorf("%d transactions were prepared, and %d could not be as they had rung", committed, refused)
+		t.Errorf("got %d prepared transactions and %d that could not be prepared, want some of each", committed, refused)
 	}
 }

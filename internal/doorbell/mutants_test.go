@@ -8,9 +8,8 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
-// TestNotifyMutants breaks the protocol in one place after the other. Each time
-// there has to be an interleaving in which a wake-up is lost, or else the walk of
-// all interleavings would prove nothing.
+// TestMutants checks that TestInterleavings can fail: each mutant breaks the protocol in
+// one place, and then some interleaving must lose a wake-up.
 func TestMutants(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -18,8 +17,8 @@ func TestMutants(t *testing.T) {
 	rule := []move{sListen(0), sArm(0), sSnapshot(0), sRows(0), sSleep(0)}
 	for _, test := range []struct {
 		name       string
-		before     string    // is run before the trigger is made
-		trigger    [2]string // what is replaced in it, and by what
+		before     string    // SQL that runs before the trigger is created
+		trigger    [2]string // old and new text in the trigger
 		subscriber []move
 	}{
 		{
@@ -59,11 +58,11 @@ func TestMutants(t *testing.T) {
 			subscriber: []move{sListen(0), sSnapshot(0), sArm(0), sRows(0), sSleepAnyway(0)},
 		},
 		{
-			name:       "rings that came while it read are forgotten",
+			name:       "rings that arrive during a read are forgotten",
 			subscriber: []move{sListen(0), sArm(0), sSnapshot(0), sRows(0), sForget(0), sSleep(0)},
 		},
 		{
-			name:       "rings that came since the key was shared are forgotten",
+			name:       "rings that arrive after the key was shared are forgotten",
 			subscriber: []move{sListen(0), sArm(0), sRead(0), sForget(0), sSleep(0)},
 		},
 		{
@@ -82,7 +81,7 @@ func TestMutants(t *testing.T) {
 			if test.trigger[0] != "" {
 				sql = strings.Replace(sql, test.trigger[0], test.trigger[1], 1)
 				if sql == triggerSQL(t) {
-					t.Fatalf("the trigger has no %q", test.trigger[0])
+					t.Fatalf("the trigger does not contain %q", test.trigger[0])
 				}
 			}
 			conn := newSession(t, url)
@@ -90,9 +89,9 @@ func TestMutants(t *testing.T) {
 			exec(t, conn, sql)
 
 			s := newStage(t, url)
-			walked, lost, first := 0, 0, ""
+			ran, lost, first := 0, 0, ""
 			for _, moves := range merges([]move{wBegin(0), wInsert(0), wCommit(0)}, test.subscriber) {
-				walked++
+				ran++
 				if l, _ := s.run(moves); l {
 					if lost++; lost == 1 {
 						first = steps(moves)
@@ -100,14 +99,14 @@ func TestMutants(t *testing.T) {
 				}
 			}
 			if lost == 0 {
-				t.Errorf("none of %d interleavings loses a wake-up", walked)
+				t.Errorf("none of %d interleavings loses a wake-up, want the mutant to be caught", ran)
 			}
-			t.Logf("%d of %d interleavings lose a wake-up, such as: %s", lost, walked, first)
+			t.Logf("%d of %d interleavings lose a wake-up, such as: %s", lost, ran, first)
 		})
 	}
 }
 
-// sSleepAnyway is a sleep for which any read is good enough.
+// sSleepAnyway sleeps after any read, also one from before the key was shared.
 func sSleepAnyway(i int) move {
 	return step(i, "sleep", func(w *walk, x *subscriber) {
 		w.deliver(x)
@@ -115,7 +114,7 @@ func sSleepAnyway(i int) move {
 	})
 }
 
-// sForget clears the flag too late.
+// sForget clears the flag after the read, which is too late.
 func sForget(i int) move {
 	return step(i, "forget", func(w *walk, x *subscriber) {
 		w.deliver(x)

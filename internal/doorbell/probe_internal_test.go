@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// TestNotifyProbe looks at probes that have not arrived in time: only one that was
-// sent proves anything.
+// TestProbe checks when a probe that has not arrived ends the listener's session: only if
+// it was sent, or if the connection was not proved before.
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	busy := fmt.Errorf("%w: %w", ErrBusy, context.DeadlineExceeded)
 	for _, test := range []struct {
-		name  string
-		sent  *sentProbe // nil: nothing is known yet
-		heard bool
-		says  string // or nothing, if the session goes on
-		waits time.Duration
+		name   string
+		sent   *sentProbe // nil if the outcome is unknown yet
+		proved bool
+		want   string // in the error; empty if the session goes on
+		waits  time.Duration
 	}{
 		{"no connection, at first", &sentProbe{err: busy}, false, "no free connection", 0},
 		{"no connection, once proved", &sentProbe{err: busy}, true, "", 0},
@@ -36,21 +36,21 @@ func TestProbe(t *testing.T) {
 		if test.sent != nil {
 			l.probeSent <- *test.sent
 		}
-		if err := l.checkProbe(now.Add(-1), test.heard); err != nil {
-			t.Errorf("%s: error %v before the time is up", test.name, err)
+		if err := l.checkProbe(now.Add(-1), test.proved); err != nil {
+			t.Errorf("%s: got error %v before the deadline, want none", test.name, err)
 		}
-		err := l.checkProbe(now, test.heard)
+		err := l.checkProbe(now, test.proved)
 		switch {
-		case test.says == "" && err != nil, test.says != "" && (err == nil || !strings.Contains(err.Error(), test.says)):
-			t.Errorf("%s: error %v, want one that says %q", test.name, err, test.says)
+		case test.want == "" && err != nil, test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
+			t.Errorf("%s: got error %v, want one with %q", test.name, err, test.want)
 		case test.waits > 0 && !l.probeEnds.Equal(now.Add(test.waits)):
-			t.Errorf("%s: waits until %v, want %v more", test.name, l.probeEnds, test.waits)
+			t.Errorf("%s: new deadline: got %v, want %v", test.name, l.probeEnds.Sub(now), test.waits)
 		case test.waits > 0:
-			if err := l.checkProbe(l.probeEnds, test.heard); err == nil || !strings.Contains(err.Error(), "does not arrive") {
-				t.Errorf("%s: error %v in the end", test.name, err)
+			if err := l.checkProbe(l.probeEnds, test.proved); err == nil || !strings.Contains(err.Error(), "does not arrive") {
+				t.Errorf("%s: got error %v at the new deadline, want one with %q", test.name, err, "does not arrive")
 			}
 		case err == nil && l.probe != "":
-			t.Errorf("%s: still waits", test.name)
+			t.Errorf("%s: the probe is still expected", test.name)
 		}
 	}
 }

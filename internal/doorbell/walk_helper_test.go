@@ -15,13 +15,12 @@ import (
 	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
-// The tests of interleavings walk all of those of writers and subscribers, which are
-// sessions of a real server. The test takes their steps, so nothing depends on time.
-// What they prove of each is that asleep implies up to date, or that a ring is on
-// its way.
+// The tests of interleavings run the steps of writers and subscribers, which are sessions
+// of a real server, in every order. Nothing depends on time. Each test checks that a
+// subscriber that sleeps has seen all messages, or that a ring is on its way.
 
-// A stage holds the sessions. None of their steps ever has to wait for another
-// session: one that did would fail.
+// A stage is the sessions of writers and subscribers that the tests use. No step waits
+// for another session: one that does fails by its lock timeout.
 type stage struct {
 	t           testing.TB
 	observer    *pgx.Conn
@@ -29,8 +28,8 @@ type stage struct {
 	subscribers [2]*subscriber
 }
 
-// A subscriber is what the client does about one category. Like the client it reads
-// on another connection than the one that listens.
+// A subscriber does what the client does for one category. Like the client, it reads on
+// another connection than the one that listens.
 type subscriber struct {
 	bell, reader *pgx.Conn
 	sleeper
@@ -40,16 +39,16 @@ type sleeper struct {
 	listening, refused bool
 	armed, asleep      bool
 	rung               bool // since the last read began
-	fresh              bool // the last read began when the key was shared
-	seen               int  // messages, by the last read
-	delivered          int  // after how many steps of writers
+	fresh              bool // whether the last read began after the key was shared
+	seen               int  // number of messages in the last read
+	delivered          int  // the walk's written at the last delivery
 }
 
-// A walk is one interleaving, in a category of its own.
+// A walk is one interleaving, that is one order of the steps, in a category of its own.
 type walk struct {
 	*stage
 	category string
-	written  int // steps that writers took
+	written  int // how many steps writers have taken
 }
 
 // A move is a step of one of the sessions.
@@ -73,8 +72,8 @@ func newStage(t testing.TB, url string) *stage {
 	return s
 }
 
-// run takes the steps in that order, and tells whether a subscriber sleeps though
-// there is something to read, and nothing is going to wake it.
+// run takes the steps in the given order, and reports whether a wake-up was lost: a
+// subscriber sleeps although there are messages to read, and nothing will wake it.
 func (s *stage) run(moves []move) (lost bool, sleepers []sleeper) {
 	w := &walk{stage: s, category: "walk" + strings.ReplaceAll(uuid.NewString(), "-", "")}
 	for _, m := range moves {
@@ -95,8 +94,8 @@ func (s *stage) run(moves []move) (lost bool, sleepers []sleeper) {
 	return lost, sleepers
 }
 
-// deliver makes the subscriber receive what was notified until now, as soon as can
-// be: a ring that comes late is not forgotten by the next read.
+// deliver makes the subscriber receive all notifications sent so far. They arrive as
+// early as possible, because a late one cannot be forgotten by the next read.
 func (w *walk) deliver(x *subscriber) {
 	if !x.listening || x.delivered == w.written {
 		return
@@ -120,8 +119,7 @@ func (w *walk) deliver(x *subscriber) {
 	}
 }
 
-// merges returns all sequences of the programs' steps that keep the order of each
-// program.
+// merges returns every order of the programs' steps that keeps each program's own order.
 func merges(programs ...[]move) [][]move {
 	var all [][]move
 	var merge func(done []move, rest [][]move)
@@ -151,7 +149,7 @@ func steps(moves []move) string {
 	return b.String()[1:]
 }
 
-// A writer's steps.
+// Steps of a writer.
 
 func (w *walk) write(i int, sql string, args ...any) {
 	exec(w.t, w.writers[i], sql, args...)
@@ -176,7 +174,7 @@ func wInsert(i int) move {
 	}}
 }
 
-// wInsertSub is a savepoint with an insert, in one step.
+// wInsertSub sets a savepoint and inserts, in one step.
 func wInsertSub(i int) move {
 	return move{fmt.Sprintf("W%d.savepoint+insert", i), func(w *walk) {
 		wSavepoint(i).do(w)
@@ -184,8 +182,8 @@ func wInsertSub(i int) move {
 	}}
 }
 
-// wInsertRow goes past write_message, and so past the lock that keeps the writers
-// of a category apart.
+// wInsertRow inserts without write_message, and so without the lock that writers of a
+// category take.
 func wInsertRow(i int) move {
 	return move{fmt.Sprintf("W%d.insert-row", i), func(w *walk) {
 		w.write(i, "INSERT INTO message_store.messages (stream_name, type, position) VALUES ($1, 'Happened', 0)",
@@ -193,7 +191,7 @@ func wInsertRow(i int) move {
 	}}
 }
 
-// wWriteRow is a transaction's beginning with such an insert, in one step.
+// wWriteRow begins a transaction and inserts such a row, in one step.
 func wWriteRow(i int) move {
 	return move{fmt.Sprintf("W%d.begin+insert-row", i), func(w *walk) {
 		wBegin(i).do(w)
@@ -201,7 +199,7 @@ func wWriteRow(i int) move {
 	}}
 }
 
-// A subscriber's steps.
+// Steps of a subscriber.
 
 func step(i int, name string, do func(*walk, *subscriber)) move {
 	return move{fmt.Sprintf("S%d.%s", i, name), func(w *walk) { do(w, w.subscribers[i]) }}
@@ -234,8 +232,8 @@ func sUnlock(i int) move {
 
 const sees = "SELECT count(*) FROM message_store.messages WHERE message_store.category(stream_name) = $1"
 
-// sSnapshot and sRows are a read that takes its time: what is committed between is
-// not seen.
+// sSnapshot and sRows are a read in two steps: it does not see what is committed between
+// them.
 func sSnapshot(i int) move {
 	return step(i, "snapshot", func(w *walk, x *subscriber) {
 		w.deliver(x)
@@ -259,8 +257,8 @@ func sRead(i int) move {
 	})
 }
 
-// sSleep is by the client's rule: on a shared key only, after a read that began when
-// it was shared, and not if it was rung for since.
+// sSleep sleeps by the client's rule: only with a shared key, after a read that began
+// when it was shared, and if no ring has arrived since.
 func sSleep(i int) move {
 	return step(i, "sleep", func(w *walk, x *subscriber) {
 		w.deliver(x)
@@ -268,7 +266,7 @@ func sSleep(i int) move {
 	})
 }
 
-// triggerSQL is what InstallNotify installs, for mutants.
+// triggerSQL returns the SQL that InstallNotify runs, which mutants change.
 func triggerSQL(t testing.TB) string {
 	t.Helper()
 	sql, err := os.ReadFile("../../mdb/schema/notify.sql")
