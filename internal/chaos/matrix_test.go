@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,7 +10,7 @@ import (
 )
 
 // A matrixRow is a kind of fault with the tests that inject it: those of this package,
-// and those elsewhere, by folder.
+// and those elsewhere, after their folder.
 type matrixRow struct {
 	number, fault string
 	here          []string
@@ -40,16 +41,17 @@ var matrix = []matrixRow{
 	{"T16", "one connection, too few connections, a slow network", []string{"TestFewConnections", "TestSlowNetwork"}, []string{"mdb.TestSubscriptionsShareOneConnection", "mdb.TestNotifyExhaustedPool"}, "loss of packets, which needs rights on the machine's network; a delay of each message is tested instead"},
 	{"T17", "subscriptions start and stop", nil, []string{"mdb.TestSubscriptionsStartAndStop", "mdb.TestNotifyConnections"}, ""},
 	{"T18", "years without messages, long retries", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "internal/doorbell.TestSleep", "mdb/poll.FuzzStrategies"}, "a jump of the wall clock, which has no effect, because timers are monotonic"},
-	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"mdb.FuzzNames"}, ""},
+	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"internal/names.FuzzNames"}, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }
 
-// TestMatrix checks that the tests that the matrix names exist.
+// TestMatrix checks that the tests that the matrix names exist, that its rows are numbered
+// without a gap, and that docs/reliability.md has these rows.
 func TestMatrix(t *testing.T) {
 	found := make(map[string]bool)
 	declaration := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	for _, folder := range []string{"internal/chaos", "internal/doorbell", "mdb", "mdb/poll"} {
+	for _, folder := range []string{"internal/chaos", "internal/doorbell", "internal/names", "mdb", "mdb/poll"} {
 		files, err := filepath.Glob(filepath.Join("../..", folder, "*_test.go"))
 		if err != nil {
 			t.Fatal(err)
@@ -64,7 +66,19 @@ func TestMatrix(t *testing.T) {
 			}
 		}
 	}
-	for _, row := range matrix {
+	page, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, row := range matrix {
+		if want := fmt.Sprint("T", i+1); strings.HasPrefix(row.number, "T") && row.number != want {
+			t.Errorf("row %d: got number %s, want %s", i+1, row.number, want)
+		}
+		onPage := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(fmt.Sprintf("| %s | %s |", row.number, row.fault)) +
+			`[ \d|]*` + regexp.QuoteMeta("| "+row.tests()+" |") + `$`)
+		if !onPage.Match(page) {
+			t.Errorf("docs/reliability.md has no row %s with the fault %q and the tests %s", row.number, row.fault, row.tests())
+		}
 		for _, name := range row.here {
 			if !found["internal/chaos."+name] {
 				t.Errorf("%s names %s, which does not exist", row.number, name)
