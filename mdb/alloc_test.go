@@ -15,7 +15,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// Allocations of a call, and what a context that may end adds to each.
+// The allocations of a call, and those that a context which can end adds to each.
 const (
 	readAllocs    = 6
 	emptyAllocs   = 4
@@ -24,16 +24,16 @@ const (
 	watchAllocs   = 4
 )
 
-// measured runs a test with the rights to count: not in parallel, on a store of
-// each way whose statements are prepared, and with contexts of both kinds.
+// measured runs a test that counts allocations: not in parallel, on a store of each way
+// whose statements are prepared, and with both kinds of contexts.
 func measured(t *testing.T, test func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64)) {
 	t.Helper()
 	if raceEnabled {
-		t.Skip("the race detector makes sync.Pool forget: make test runs this without it")
+		t.Skip("under the race detector a sync.Pool drops objects: make test-all runs this without it")
 	}
-	// So does a collection.
+	// A garbage collection does so too.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	// And each processor has a part of the pool to itself.
+	// And each processor has its own part of the pool.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
 		s := newStore(t, newPool(t, testdb.Shared(t), oneConnection), opts...)
@@ -44,8 +44,8 @@ func measured(t *testing.T, test func(t *testing.T, s *mdb.Store, ctx context.Co
 	}
 }
 
-// allocs counts what a call of f allocates. As whatever else the process does meanwhile
-// is counted too, more than is wanted is counted again.
+// allocs returns how many allocations a call of f makes. It counts again if there are more
+// than want, because the count includes what the rest of the process does meanwhile.
 func allocs(want float64, f func()) float64 {
 	const runs, attempts = 20, 3
 	least := testing.AllocsPerRun(runs, f)
@@ -58,6 +58,8 @@ func allocs(want float64, f func()) float64 {
 	return least
 }
 
+// TestAllocsOfReads checks that the allocations of a read do not depend on the number of
+// rows.
 func TestAllocsOfReads(t *testing.T) {
 	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
 		for _, tt := range []struct {
@@ -86,17 +88,18 @@ func TestAllocsOfReads(t *testing.T) {
 				want := tt.want + watch
 				got := allocs(want, func() {
 					if ms, err := read(); err != nil || len(ms) != tt.rows {
-						t.Fatalf("%s: %d messages, error %v", what, len(ms), err)
+						t.Fatalf("%s: got %d messages, error %v", what, len(ms), err)
 					}
 				})
 				if got != want {
-					t.Errorf("%s of %d rows of %d bytes: %v allocations, want %v", what, tt.rows, tt.size, got, want)
+					t.Errorf("%s of %d rows of %d bytes: got %v allocations, want %v", what, tt.rows, tt.size, got, want)
 				}
 			}
 		}
 	})
 }
 
+// TestAllocsOfVersions checks the allocations of StreamVersion.
 func TestAllocsOfVersions(t *testing.T) {
 	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
 		stream := mdbtest.Category("allocs").Stream("1")
@@ -104,11 +107,11 @@ func TestAllocsOfVersions(t *testing.T) {
 			want := versionAllocs + watch
 			got := allocs(want, func() {
 				if version, err := s.StreamVersion(ctx, stream); err != nil || version != last {
-					t.Fatalf("version %d, error %v, want %d", version, err, last)
+					t.Fatalf("got version %d, error %v, want %d", version, err, last)
 				}
 			})
 			if got != want {
-				t.Errorf("%v allocations, want %v", got, want)
+				t.Errorf("got %v allocations, want %v", got, want)
 			}
 			if _, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil)); err != nil {
 				t.Fatal(err)
@@ -117,8 +120,8 @@ func TestAllocsOfVersions(t *testing.T) {
 	})
 }
 
-// TestAllocsOfBatches counts what one more message costs: the text of its ID, and what
-// pgx does to each element of an array.
+// TestAllocsOfBatches checks what each further message of a batch costs: the text of its
+// ID, and what pgx allocates for each element of an array.
 func TestAllocsOfBatches(t *testing.T) {
 	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, _ float64) {
 		const runs = 20
@@ -140,13 +143,13 @@ func TestAllocsOfBatches(t *testing.T) {
 			})
 		}
 		if got := (ofBatch(200) - ofBatch(100)) / 100; got > 4.1 { // some buffers grow
-			t.Errorf("%v allocations a message, want 4", got)
+			t.Errorf("got %v allocations per message, want 4", got)
 		}
 	})
 }
 
 // TestAllocsOfWrites checks that a message of up to a kilobyte goes into a buffer that the
-// connection has already, and how many bytes of garbage a larger one costs.
+// connection already has, and how many bytes of garbage a larger one costs.
 func TestAllocsOfWrites(t *testing.T) {
 	measured(t, func(t *testing.T, s *mdb.Store, ctx context.Context, watch float64) {
 		stream := mdbtest.Category("allocs").Stream("1")
@@ -163,7 +166,7 @@ func TestAllocsOfWrites(t *testing.T) {
 			}
 			const runs = 20
 			if got := allocs(want, write); got != want {
-				t.Errorf("%d bytes: %v allocations, want %v", size, got, want)
+				t.Errorf("%d bytes: got %v allocations, want %v", size, got, want)
 			}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
@@ -173,7 +176,7 @@ func TestAllocsOfWrites(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			most := 4<<10 + uint64(size)*11/10 // a buffer's size is rounded up
 			if got := (after.TotalAlloc - before.TotalAlloc) / runs; got > most {
-				t.Errorf("%d bytes: %d bytes allocated per call, want at most %d", size, got, most)
+				t.Errorf("%d bytes: got %d bytes allocated per call, want at most %d", size, got, most)
 			}
 		}
 	})

@@ -10,8 +10,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// benchWays runs a benchmark by the procedures and by direct SQL, with a category of its
-// own.
+// benchWays runs a benchmark with the procedures and with direct SQL, in a new category.
 func benchWays(b *testing.B, bench func(b *testing.B, s *mdb.Store, category mdb.Category)) {
 	b.Helper()
 	pool := newPool(b, testdb.Shared(b))
@@ -82,7 +81,7 @@ func benchRead(b *testing.B, s *mdb.Store, category mdb.Category, n int) {
 	}
 	for b.Loop() {
 		if ms, err := s.GetCategoryMessages(b.Context(), category); err != nil || len(ms) != n {
-			b.Fatalf("%d messages, error %v, want %d", len(ms), err, n)
+			b.Fatalf("got %d messages, error %v, want %d", len(ms), err, n)
 		}
 	}
 }

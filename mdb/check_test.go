@@ -29,6 +29,7 @@ func findings(t testing.TB, err error) []*mdb.SetupError {
 	return found
 }
 
+// TestCheckGood checks that Check finds nothing in a database that is set up correctly.
 func TestCheckGood(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
@@ -36,21 +37,21 @@ func TestCheckGood(t *testing.T) {
 			s := newStore(t, newPool(t, testdb.Shared(t), asRole(role), execMode(mode)))
 			for range 2 {
 				if err := s.Check(t.Context()); err != nil {
-					t.Errorf("%v as role %q: %v", mode, role, err)
+					t.Errorf("%v as role %q: got error %v, want none", mode, role, err)
 				}
 			}
 		}
 	}
-	// Of our own functions each names its schema.
+	// Each of our own functions names its schema.
 	if !testdb.Official() {
 		if err := newStore(t, barePool(t, testdb.Shared(t))).Check(t.Context()); err != nil {
-			t.Errorf("on a bare pool: %v", err)
+			t.Errorf("on a bare pool: got error %v, want none", err)
 		}
 	}
 }
 
-// TestCheck spoils a good database in one way each. That the server is a standby
-// is for the tests that have one.
+// TestCheck checks what Check finds in a database that is broken in one way. A standby is
+// tested elsewhere.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -150,9 +151,9 @@ func TestCheck(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			// Each look begins a transaction that spoils the database and that nobody
-			// commits: the pool closes a connection that comes back with one. That
-			// saves a database for each case.
+			// Each case begins a transaction that breaks the database and does not commit
+			// it: the pool closes a connection that is returned within a transaction. So
+			// the cases can share one database.
 			s := newStore(t, newPool(t, url, oneConnection, func(cfg *pgxpool.Config) {
 				cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
 					_, err := conn.Exec(ctx, `BEGIN; `+tt.spoil)
@@ -162,19 +163,19 @@ func TestCheck(t *testing.T) {
 			err := s.Check(t.Context())
 			found := findings(t, err)
 			if len(found) != 1 {
-				t.Errorf("%d findings, want 1: %v", len(found), err)
+				t.Errorf("got %d findings, want 1: %v", len(found), err)
 			}
 			if !strings.Contains(found[0].Problem, tt.problem) || !strings.Contains(found[0].Remedy, tt.remedy) {
-				t.Errorf("problem %q and remedy %q, want them to speak of %q and %q", found[0].Problem, found[0].Remedy, tt.problem, tt.remedy)
+				t.Errorf("got problem %q and remedy %q, want them to mention %q and %q", found[0].Problem, found[0].Remedy, tt.problem, tt.remedy)
 			}
 			if strings.Contains(found[0].Error(), "\n") {
-				t.Errorf("a finding of several lines: %q", found[0])
+				t.Errorf("got a finding of several lines, want one line: %q", found[0])
 			}
 		})
 	}
 }
 
-// TestCheckRemedies follows the advice and finds nothing any more.
+// TestCheckRemedies checks that following the remedies fixes what Check finds.
 func TestCheckRemedies(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t)
@@ -186,8 +187,8 @@ func TestCheckRemedies(t *testing.T) {
 	}
 }
 
-// TestCheckInvalidIndex has a concurrent creation fail, which leaves an index that
-// holds nothing to its name.
+// TestCheckInvalidIndex checks that Check reports an index that is invalid, as a failed
+// CREATE INDEX CONCURRENTLY leaves it.
 func TestCheckInvalidIndex(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t)
@@ -200,12 +201,12 @@ func TestCheckInvalidIndex(t *testing.T) {
 	wantCode(t, err, "23505")
 	found := findings(t, s.Check(t.Context()))
 	if len(found) != 1 || !strings.Contains(found[0].Problem, "messages_stream") {
-		t.Errorf("findings %v, want messages_stream", found)
+		t.Errorf("got findings %v, want messages_stream", found)
 	}
 }
 
-// TestCheckTemporaryTable has a session's own table be found where the path leads
-// to it, and only there.
+// TestCheckTemporaryTable checks that Check reports a temporary table of the session only
+// if the search path finds it before the store's table.
 func TestCheckTemporaryTable(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": barePool} {
@@ -222,14 +223,14 @@ func TestCheckTemporaryTable(t *testing.T) {
 			}
 			found := findings(t, err)
 			if !strings.Contains(found[0].Problem, "the search path finds another table first: pg_temp") {
-				t.Errorf("findings %v, want the temporary table", found)
+				t.Errorf("got findings %v, want the temporary table", found)
 			}
 		})
 	}
 }
 
-// TestCheckPath has functions that look for their fellows in the search path, as
-// Message DB's own do.
+// TestCheckPath checks that Check reports a search path without message_store if the
+// installed functions need it, as Message DB's own do.
 func TestCheckPath(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -237,14 +238,14 @@ func TestCheckPath(t *testing.T) {
 		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
 	found := findings(t, newStore(t, barePool(t, url)).Check(t.Context()))
 	if len(found) != 1 || !strings.Contains(found[0].Problem, "the search path does not contain the schema message_store") {
-		t.Errorf("findings %v, want the path", found)
+		t.Errorf("got findings %v, want the path", found)
 	}
 	if err := newStore(t, newPool(t, url)).Check(t.Context()); err != nil {
-		t.Errorf("on a configured pool: %v", err)
+		t.Errorf("on a configured pool: got error %v, want none", err)
 	}
 }
 
-// TestCheckAll has all that is wrong be told at once.
+// TestCheckAll checks that Check reports all problems in one error.
 func TestCheckAll(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -257,22 +258,22 @@ func TestCheckAll(t *testing.T) {
 	s := newStore(t, barePool(t, url, asRole("message_store"), parameter("search_path", "public")))
 	err := s.Check(t.Context())
 	if found := findings(t, err); len(found) != 4 {
-		t.Errorf("%d findings, want 4: %v", len(found), err)
+		t.Errorf("got %d findings, want 4: %v", len(found), err)
 	}
 	for _, part := range []string{"CACHE 5", "messages_id, messages_category", "INSERT on messages", "public.messages"} {
 		if !strings.Contains(err.Error(), part) {
-			t.Errorf("%q does not speak of %s", err, part)
+			t.Errorf("got %q, want it to mention %s", err, part)
 		}
 	}
 }
 
-// TestCheckFails has the look itself fail, which is no finding.
+// TestCheckFails checks that an error of Check itself is not reported as a finding.
 func TestCheckFails(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, pgtest.Database(t, "empty", nil)))
 	s.Pool().Close()
 	err := s.Check(t.Context())
 	if setup := (*mdb.SetupError)(nil); err == nil || errors.As(err, &setup) {
-		t.Errorf("error %v, want one that is no finding", err)
+		t.Errorf("got error %v, want one that is not a finding", err)
 	}
 }

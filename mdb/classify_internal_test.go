@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/puddle/v2"
 )
 
-// TestClassify checks what is done about each kind of error: whether a write, a read and
+// TestClassify checks the consequences of each kind of error: whether a write, a read and
 // a transaction are retried, and whether a write that met the error may have happened.
 func TestClassify(t *testing.T) {
 	t.Parallel()
@@ -24,7 +24,7 @@ func TestClassify(t *testing.T) {
 	const (
 		W = 1 << iota // a write is retried
 		R             // a read is retried, once a page has been read
-		F             // a subscription's first read is, too
+		F             // a subscription's first read is retried, too
 		T             // a transaction is run again
 		L             // a write may have happened
 	)
@@ -85,10 +85,10 @@ func TestClassify(t *testing.T) {
 			}
 		}
 		if got != tt.want {
-			t.Errorf("%v: %05b, want %05b (of LTFRW)", tt.err, got, tt.want)
+			t.Errorf("%v: got %05b, want %05b (of LTFRW)", tt.err, got, tt.want)
 		}
 	}
 	if len(consequences) != int(classUnknown)+1 {
-		t.Errorf("%d classes have consequences, want %d", len(consequences), classUnknown+1)
+		t.Errorf("got consequences of %d classes, want %d", len(consequences), classUnknown+1)
 	}
 }

@@ -14,9 +14,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest/conformance"
 )
 
-// TestConformance checks that the suite passes with each pair of a role and one of
-// pgx's modes, and that each role and each mode passes by the procedures and by direct
-// SQL.
+// TestConformance checks that the suite passes with each pair of a role and one of pgx's
+// modes, and that each role and each mode passes with the procedures and with direct SQL.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	url := testdb.Shared(t)
@@ -75,7 +74,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// memberRole creates a role that is a member of message_store and drops it after the
+// memberRole creates a role that is a member of message_store, and drops it after the
 // test.
 func memberRole(t *testing.T, url string) string {
 	t.Helper()
@@ -88,7 +87,7 @@ func memberRole(t *testing.T, url string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx := context.Background() // the test's own is over
+		ctx := context.Background() // the test's own has ended
 		defer conn.Close(ctx)
 		if _, err := conn.Exec(ctx, `DROP ROLE `+role); err != nil {
 			t.Error(err)

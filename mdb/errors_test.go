@@ -11,8 +11,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// A faulty database's write_message raises an error at its first calls. A sequence
-// counts them, because it remembers those of transactions that failed.
+// faulty makes write_message raise an error in its first calls. A sequence counts the
+// calls, because a rollback does not reset it.
 const faulty = `
 CREATE SCHEMA original;
 ALTER FUNCTION message_store.write_message(varchar, varchar, varchar, jsonb, jsonb, bigint) SET SCHEMA original;
@@ -32,11 +32,12 @@ BEGIN
 END
 $$;`
 
+// A fault is the error that write_message raises in a faulty database.
 type fault struct {
 	code, message, constraint string
 }
 
-// set makes the next calls fail.
+// set makes the given number of the next calls fail.
 func (f fault) set(t testing.TB, pool *pgxpool.Pool, times int) {
 	t.Helper()
 	exec(t, pool, `UPDATE public.fault SET times = $1, code = $2, message = $3, constrained = $4`, times, f.code, f.message, f.constraint)
@@ -48,9 +49,9 @@ func faultCalls(t testing.TB, pool *pgxpool.Pool) int {
 	return value[int](t, pool, `SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM public.calls`)
 }
 
-// TestErrorClasses has the server raise every kind of error that a write may meet,
-// once. What nothing speaks against trying again is tried again and succeeds, on a
-// store; within a transaction nothing is.
+// TestErrorClasses checks every kind of error that a write can meet, raised once by the
+// server: a store retries where that is safe and then succeeds, and a transaction never
+// does.
 func TestErrorClasses(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t, attempts(3))
@@ -58,28 +59,28 @@ func TestErrorClasses(t *testing.T) {
 	refused := func(t *testing.T, err error) {
 		for _, target := range []any{new(*mdb.WrongVersionError), new(*mdb.DuplicateIDError), new(*mdb.UnknownOutcomeError), new(*mdb.SetupError), new(*mdb.ArgumentError)} {
 			if errors.As(err, target) {
-				t.Errorf("error %v is a %T", err, target)
+				t.Errorf("got error %v is a %T", err, target)
 			}
 		}
 	}
 	wrongVersion := func(actual int64) func(*testing.T, error) {
 		return func(t *testing.T, err error) {
 			if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Actual != actual || wrong.Expected != 6 {
-				t.Errorf("error %+v, want expected 6 and actual %d", wrong, actual)
+				t.Errorf("got error %+v, want expected 6 and actual %d", wrong, actual)
 			}
 		}
 	}
 	duplicate := func(t *testing.T, err error) { wantError[*mdb.DuplicateIDError](t, err) }
 	setup := func(t *testing.T, err error) {
 		if setup := wantError[*mdb.SetupError](t, err); setup.Problem == "" || setup.Remedy == "" {
-			t.Errorf("error %+v", setup)
+			t.Errorf("got error %+v", setup)
 		}
 	}
 	const wrong = "Wrong expected version: 6 (Stream: a-1, Stream Version: 4)"
 	for _, tt := range []struct {
 		fault
-		again bool                          // it is tried again on a store
-		check func(t *testing.T, err error) // of the error where it is not
+		again bool                          // whether a store retries
+		check func(t *testing.T, err error) // checks the error if it is not retried
 	}{
 		{fault{"40001", "could not serialize access", ""}, true, refused},
 		{fault{"40P01", "deadlock detected", ""}, true, refused},
@@ -87,7 +88,7 @@ func TestErrorClasses(t *testing.T) {
 		{fault{"23505", "duplicate key", "messages_pkey"}, true, refused},
 		{fault{"0A000", "cached plan must not change result type", ""}, true, refused},
 		{fault{"26000", "prepared statement does not exist", ""}, true, refused},
-		// Nobody knows what has become of these, not even the server.
+		// The outcome of these is unknown, also to the server.
 		{fault{"40003", "statement completion unknown", ""}, true, refused},
 		{fault{"08006", "connection failure", ""}, true, refused},
 		{fault{"08P01", "protocol violation", ""}, true, refused},
@@ -105,7 +106,7 @@ func TestErrorClasses(t *testing.T) {
 		{fault{"P0001", "Wrong expected version: 6", ""}, false, refused},
 		{fault{"P0001", wrong + " and more", ""}, false, refused},
 		{fault{"P0001", "something of a trigger's", ""}, false, refused},
-		{fault{"22000", wrong, ""}, false, refused}, // the text alone says nothing
+		{fault{"22000", wrong, ""}, false, refused}, // the text alone does not decide
 		{fault{"P0001", "Must be a stream name: a", ""}, false, refused},
 		{fault{"23505", "duplicate key", "somebody_elses"}, false, refused},
 		{fault{"23502", "null value", ""}, false, refused},
@@ -136,11 +137,11 @@ func TestErrorClasses(t *testing.T) {
 			_, err := s.WithTx(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(6))
 			tt.check(t, err)
 			if pgErr := wantCode(t, err, tt.code); pgErr.Message != tt.message || pgErr.Hint != "hint" {
-				t.Errorf("the server's error is %+v", pgErr)
+				t.Errorf("got the server's error %+v", pgErr)
 			}
 			checkNoCanary(t, err)
 			if n := faultCalls(t, s.Pool()); n != 1 {
-				t.Errorf("%d calls within a transaction, want 1", n)
+				t.Errorf("got %d calls within a transaction, want 1", n)
 			}
 			if err := tx.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
@@ -152,7 +153,7 @@ func TestErrorClasses(t *testing.T) {
 			if tt.again {
 				calls, want = 2, 8
 				if err != nil {
-					t.Errorf("error %v, want it tried again", err)
+					t.Errorf("got error %v, want a retry that succeeds", err)
 				}
 			} else {
 				tt.check(t, err)
@@ -160,17 +161,17 @@ func TestErrorClasses(t *testing.T) {
 				checkNoCanary(t, err)
 			}
 			if n := faultCalls(t, s.Pool()); n != calls {
-				t.Errorf("%d calls, want %d", n, calls)
+				t.Errorf("got %d calls, want %d", n, calls)
 			}
 			if got := positions(t, s.Pool(), stream); len(got) != want {
-				t.Errorf("%d messages, want %d", len(got), want)
+				t.Errorf("got %d messages, want %d", len(got), want)
 			}
 		})
 	}
 }
 
-// TestErrorsThatStay has what is tried again end after the attempts that were
-// asked for, with the error that stayed.
+// TestErrorsThatStay checks that a write whose error persists ends after the policy's
+// attempts, with that error.
 func TestErrorsThatStay(t *testing.T) {
 	t.Parallel()
 	var log journal
@@ -192,23 +193,23 @@ func TestErrorsThatStay(t *testing.T) {
 		_, err := s.WriteMessage(t.Context(), stream, m)
 		wantCode(t, err, tt.code)
 		if unknown := (*mdb.UnknownOutcomeError)(nil); errors.As(err, &unknown) != tt.unknown {
-			t.Errorf("%s: error %v has an unknown outcome: %t, want %t", tt.code, err, !tt.unknown, tt.unknown)
+			t.Errorf("%s: got error %v with an unknown outcome: %t, want %t", tt.code, err, !tt.unknown, tt.unknown)
 		} else if tt.unknown && (len(unknown.IDs) != 1 || unknown.IDs[0] != m.ID) {
-			t.Errorf("IDs %v, want %s", unknown.IDs, m.ID)
+			t.Errorf("got IDs %v, want %s", unknown.IDs, m.ID)
 		}
 		if n := faultCalls(t, s.Pool()); n != 4 {
-			t.Errorf("%s: %d calls, want 4", tt.code, n)
+			t.Errorf("%s: got %d calls, want 4", tt.code, n)
 		}
 		if n := log.retries() - before; n != 3 {
-			t.Errorf("%s: %d retries in the log, want 3", tt.code, n)
+			t.Errorf("%s: got %d retries in the log, want 3", tt.code, n)
 		}
 		checkNoCanary(t, err)
 	}
 	checkNoCanary(t, errors.New(log.String()))
 }
 
-// TestErrorsOfOthers prints errors that a program has made for its own tests, with
-// what it cares about and no more.
+// TestErrorsOfOthers checks that errors which a program makes for its own tests, with few
+// of their fields set, can be printed.
 func TestErrorsOfOthers(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{
@@ -217,11 +218,11 @@ func TestErrorsOfOthers(t *testing.T) {
 		func() {
 			defer func() {
 				if r := recover(); r != nil {
-					t.Errorf("a %T panics: %v", err, r)
+					t.Errorf("Error of a %T panics: %v", err, r)
 				}
 			}()
 			if err.Error() == "" || errors.Unwrap(err) != nil {
-				t.Errorf("a %T says %q and wraps %v", err, err, errors.Unwrap(err))
+				t.Errorf("%T: got text %q wrapping %v, want a text and nothing wrapped", err, err, errors.Unwrap(err))
 			}
 		}()
 	}

@@ -1,7 +1,7 @@
 package mdb
 
-// DirectStatements are the texts of the direct statements that read, by name, for
-// the tests of their plans.
+// DirectStatements returns the texts of the direct statements that read, by name, for the
+// tests of their plans.
 func DirectStatements() map[string]string {
 	texts := make(map[string]string)
 	for _, st := range []*statement{
@@ -13,5 +13,5 @@ func DirectStatements() map[string]string {
 	return texts
 }
 
-// Suspect is what a store does when a read has got no answer.
+// Suspect does what a store does after a read without an answer.
 func Suspect(s *Store) { s.suspect() }

@@ -31,7 +31,7 @@ func TestGomdbDropError(t *testing.T) {
 	wantCode(t, s.SubscribeToStream(t.Context(), "account-1", nothing, mdb.WithCondition("(")), "42601")
 	wantCode(t, s.SubscribeToCategory(t.Context(), "account", nothing, mdb.WithCondition("(")), "42601")
 
-	// And of one that had begun well.
+	// The same for a subscription that began well.
 	write(t, s, "account-1", mdb.NewMessage("Happened", nil))
 	write(t, s, "account-1", mdb.NewMessage("Happened", nil))
 	divide := mdb.WithCondition("1 / (1 - position) > 0")
@@ -79,17 +79,17 @@ func TestGomdbFailedRead(t *testing.T) {
 		select {
 		case retry := <-retries:
 			if retry.Attempt != 1 || retry.Err == nil {
-				t.Errorf("%+v, want attempt 1", retry)
+				t.Errorf("got %+v, want attempt 1", retry)
 			}
 		case err := <-r.dropped:
-			t.Fatalf("dropped with %v", err)
-		case <-time.After(patience):
-			t.Fatal("OnRetry is not told")
+			t.Fatalf("subscription ended with %v", err)
+		case <-time.After(testTimeout):
+			t.Fatal("OnRetry is not called")
 		}
 	}
 	r.stop(t)
 	if n := log.retries(); n < 3 || !strings.Contains(log.String(), string(stream)) {
-		t.Errorf("the log tells of %d retries, want 3 and the stream:\n%s", n, log.String())
+		t.Errorf("got %d retries in the log, want 3 that name the stream:\n%s", n, log.String())
 	}
 }
 
@@ -122,7 +122,7 @@ func TestGomdbSharedStrategy(t *testing.T) {
 	}
 }
 
-// gomdb did not check the error after a batch, so that one which the server broke off
+// gomdb did not check the error after a batch, so that a batch which the server aborted
 // looked complete, and the subscription live.
 func TestGomdbTruncatedBatch(t *testing.T) {
 	t.Parallel()
@@ -132,10 +132,10 @@ func TestGomdbTruncatedBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := s.SubscribeToStream(t.Context(), stream, func(_ context.Context, m mdb.Message) error {
-		t.Errorf("message %d of a batch that was broken off", m.Position)
+		t.Errorf("got message %d of a batch that the server aborted", m.Position)
 		return nil
-	}, mdb.WithCondition("1 / (5 - position) IS NOT NULL"), mdb.OnLive(func(live bool) { t.Errorf("live: %t", live) }))
+	}, mdb.WithCondition("1 / (5 - position) IS NOT NULL"), mdb.OnLive(func(live bool) { t.Errorf("got OnLive(%t), want no call", live) }))
 	if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != "22012" {
-		t.Errorf("error %v, want the server's", err)
+		t.Errorf("got error %v, want the server's", err)
 	}
 }

@@ -47,11 +47,11 @@ func gomdbLeakedStatements(t *testing.T) {
 		}
 		return value[int](t, s.Pool(), `SELECT count(*) FROM pg_prepared_statements`)
 	}
-	count() // its own question is prepared as well
+	count() // this query is prepared as well
 	first := count()
 	for range 50 {
 		if n := count(); n != first {
-			t.Fatalf("%d statements, want %d as before", n, first)
+			t.Fatalf("got %d statements, want %d as before", n, first)
 		}
 	}
 }
@@ -83,7 +83,7 @@ func gomdbTruncatedPages(t *testing.T) {
 			}
 			w.cut(cut{what, place})
 			if err := read(); err == nil || errors.Is(err, mdb.ErrNoMessage) {
-				t.Errorf("%s: error %v, want that of the connection", what, err)
+				t.Errorf("%s: got error %v, want that of the connection", what, err)
 			}
 		}
 	}
@@ -104,9 +104,9 @@ func gomdbSearchPath(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			all.Wait() // so that there are eight
+			all.Wait() // so that eight connections are open
 			if path := value[string](t, conn.Conn(), `SHOW search_path`); !strings.HasPrefix(path, "message_store, ") {
-				t.Errorf("the path is %s, want message_store first", path)
+				t.Errorf("got the path %s, want message_store first", path)
 			}
 			conn.Release()
 			if _, err := s.WriteMessage(t.Context(), category.Stream(fmt.Sprint(i)), mdb.NewMessage("Happened", nil)); err != nil {
@@ -116,7 +116,7 @@ func gomdbSearchPath(t *testing.T) {
 	}
 	wg.Wait()
 	if ms, err := s.GetCategoryMessages(t.Context(), category); len(ms) != 8 || err != nil {
-		t.Errorf("%d messages, error %v, want 8", len(ms), err)
+		t.Errorf("got %d messages, error %v, want 8", len(ms), err)
 	}
 }
 
@@ -135,10 +135,10 @@ func gomdbOptionsWithState(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			if ms, err := collect(seq); len(ms) != 6 || err != nil {
-				t.Errorf("%d messages, error %v, want 6", len(ms), err)
+				t.Errorf("got %d messages, error %v, want 6", len(ms), err)
 			}
 			if ms, err := s.GetCategoryMessages(t.Context(), category, batch, correlation, group); len(ms) != 2 || err != nil {
-				t.Errorf("%d messages, error %v, want 2", len(ms), err)
+				t.Errorf("got %d messages, error %v, want 2", len(ms), err)
 			}
 			if _, err := s.WriteMessage(t.Context(), (category + "x").Stream(fmt.Sprint(i)), mdb.NewMessage("Happened", nil), expect); err != nil {
 				t.Error(err)
@@ -166,7 +166,7 @@ func gomdbColumnsByOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got.ID != m.ID || got.Stream != stream || got.Type != "Happened" || string(got.Data) != `"data"` || string(got.Metadata) != `"metadata"` {
-			t.Errorf("message %+v", got)
+			t.Errorf("got message %+v", got)
 		}
 	}
 }

@@ -18,18 +18,18 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// patience bounds what only a broken test would wait for.
-const patience = time.Minute
+// testTimeout bounds waits that end sooner unless the test fails.
+const testTimeout = time.Minute
 
-// barePool opens a pool as a program does that has not heard of Configure.
+// barePool opens a pool that Configure has not set up.
 func barePool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A ping would be counted as a round trip, and would find the connections that
-	// a test has broken.
+	// A ping would be counted as a round trip, and would find the connections that a test
+	// has broken.
 	cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	for _, p := range prepare {
 		p(cfg)
@@ -58,13 +58,13 @@ func newStore(t testing.TB, pool *pgxpool.Pool, opts ...mdb.StoreOption) *mdb.St
 
 func oneConnection(cfg *pgxpool.Config) { cfg.MaxConns = 1 }
 
-// parameter sets a parameter at start-up, which lasts as long as the connection.
+// parameter sets a start-up parameter, which lasts as long as the connection.
 func parameter(name, value string) func(*pgxpool.Config) {
 	return func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams[name] = value }
 }
 
-// asRole makes the connections use the rights of a role, which needs no password
-// for that; "" is the role that connects.
+// asRole makes the connections use the rights of a role, which needs no password for that.
+// With "" they use those of the role that connects.
 func asRole(name string) func(*pgxpool.Config) {
 	if name == "" {
 		return func(*pgxpool.Config) {}
@@ -84,7 +84,7 @@ var execModes = []pgx.QueryExecMode{
 	pgx.QueryExecModeSimpleProtocol,
 }
 
-// calls are what a Store and a Tx have in common.
+// calls are the methods that a Store and a Tx have in common.
 type calls interface {
 	WriteMessage(ctx context.Context, stream mdb.StreamName, m mdb.ProposedMessage, opts ...mdb.WriteOption) (mdb.Written, error)
 	WriteMessages(ctx context.Context, stream mdb.StreamName, ms []mdb.ProposedMessage, opts ...mdb.WriteOption) ([]mdb.Written, error)
@@ -103,8 +103,8 @@ type database interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// onBoth runs a test on a Store and within a transaction of it, by the procedures
-// and by direct SQL.
+// onBoth runs a test on a Store and in a transaction, with the procedures and with direct
+// SQL.
 func onBoth(t *testing.T, s *mdb.Store, test func(t *testing.T, c calls, db database)) {
 	t.Helper()
 	for way, s := range map[string]*mdb.Store{"": s, "direct ": newStore(t, s.Pool(), mdb.WithDirectSQL())} {
@@ -145,13 +145,13 @@ func value[T any](t testing.TB, db database, sql string, args ...any) T {
 	return v
 }
 
-// until asks again and again, because the server does not tell when one of its
-// sessions begins to wait.
+// until repeats a query until it is true, because the server does not notify when one of
+// its sessions begins to wait.
 func until(t testing.TB, db database, sql string, args ...any) {
 	t.Helper()
-	for end := time.Now().Add(patience); !value[bool](t, db, sql, args...); {
+	for end := time.Now().Add(testTimeout); !value[bool](t, db, sql, args...); {
 		if time.Now().After(end) {
-			t.Fatalf("never true: %s", sql)
+			t.Fatalf("not true in time: %s", sql)
 		}
 	}
 }
@@ -174,7 +174,7 @@ func proposals(n int) []mdb.ProposedMessage {
 	return ms
 }
 
-// positions returns the positions that a stream's messages have in the table.
+// positions returns the positions of a stream's messages in the table.
 func positions(t testing.TB, db database, stream mdb.StreamName) []int64 {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), `SELECT position FROM message_store.messages WHERE stream_name = $1 ORDER BY global_position`, string(stream))
@@ -185,32 +185,32 @@ func positions(t testing.TB, db database, stream mdb.StreamName) []int64 {
 	return p
 }
 
-// wantError returns err as the type that it ought to be.
+// wantError returns err as an E, and fails the test if it is none.
 func wantError[E error](t testing.TB, err error) E {
 	t.Helper()
 	var e E
 	if !errors.As(err, &e) {
-		t.Fatalf("error %v (%T), want a %T", err, err, e)
+		t.Fatalf("got error %v (%T), want a %T", err, err, e)
 	}
 	return e
 }
 
-// wantCode expects the server's error in err.
+// wantCode returns the server's error in err, and fails the test if it has another code.
 func wantCode(t testing.TB, err error, code string) *pgconn.PgError {
 	t.Helper()
 	pgErr := wantError[*pgconn.PgError](t, err)
 	if pgErr.Code != code {
-		t.Fatalf("error %v, want SQLSTATE %s", err, code)
+		t.Fatalf("got error %v, want SQLSTATE %s", err, code)
 	}
 	return pgErr
 }
 
-// A journal gathers what a store logs.
+// A journal records what a store logs.
 type journal struct {
 	mu   sync.Mutex
 	text bytes.Buffer
-	// onRecord, if set, is called before a record is written, which is before the
-	// store tries again.
+	// onRecord, if set, is called before a record is written, which is before the store
+	// retries.
 	onRecord func()
 }
 
@@ -229,14 +229,14 @@ func (j *journal) String() string {
 	return j.text.String()
 }
 
-// retries returns how often something was retried.
+// retries returns how many retries were logged.
 func (j *journal) retries() int { return strings.Count(j.String(), "retrying ") }
 
 func (j *journal) option() mdb.StoreOption {
 	return mdb.WithLogger(slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug})))
 }
 
-// attempts makes a store try so often, and fast.
+// attempts makes a store attempt a write up to n times, with short delays.
 func attempts(n int) mdb.StoreOption {
 	return mdb.WithRetry(mdb.RetryPolicy{Attempts: n, MinDelay: time.Microsecond, MaxDelay: time.Millisecond})
 }

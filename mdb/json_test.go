@@ -13,7 +13,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// FuzzJSONGuard has the client and the server agree on what JSON can be stored.
+// FuzzJSONGuard checks that the client rejects the JSON that the server rejects, and no
+// other.
 func FuzzJSONGuard(f *testing.F) {
 	for _, seed := range []string{
 		``, ` `, `null`, `true`, `{}`, `[]`, `""`, `0`, `-0`, `1e5`, `1E+400`, `1e-400`, `1e131071`, `1e131072`, `1e-16384`, `01`, `1.`, `.5`, `+1`, `NaN`,
@@ -38,30 +39,32 @@ func FuzzJSONGuard(f *testing.F) {
 		if err != nil {
 			if argument := (*mdb.ArgumentError)(nil); errors.As(err, &argument) {
 				if askErr == nil {
-					t.Errorf("%q is refused (%v) but the server takes it", raw, err)
+					t.Errorf("%q is rejected (%v), but the server accepts it", raw, err)
 				}
 				return
 			}
-			// Limits of the server's own: a number too large, too deep, too long.
+			// These are limits of the server: a number too large, a value too deep, a text
+			// too long.
 			if pgErr := wantError[*pgconn.PgError](t, err); !slices.Contains([]string{"22003", "54001", "54000"}, pgErr.Code) {
-				t.Errorf("%q was sent, and the server says %v", raw, err)
+				t.Errorf("%q was sent, and the server rejected it: %v", raw, err)
 			}
 			return
 		}
 		ms, err := s.GetStreamMessages(t.Context(), stream, mdb.FromPosition(w.Position), mdb.WithBatchSize(1))
 		if err != nil || len(ms) != 1 {
-			t.Fatalf("%d messages, error %v", len(ms), err)
+			t.Fatalf("got %d messages, error %v", len(ms), err)
 		}
 		if string(ms[0].Data) != asked || string(ms[0].Metadata) != asked {
-			t.Errorf("%q is stored as %s and %s, want %s", raw, ms[0].Data, ms[0].Metadata, asked)
+			t.Errorf("got %q was stored as %s and %s, want %s", raw, ms[0].Data, ms[0].Metadata, asked)
 		}
 		if !json.Valid(ms[0].Data) {
-			t.Errorf("%q comes back as invalid %s", raw, ms[0].Data)
+			t.Errorf("got %q was read as %s, want valid JSON", raw, ms[0].Data)
 		}
 	})
 }
 
-// TestNull keeps apart SQL NULL, which is no value, and JSON's null, which is one.
+// TestNull checks that SQL NULL, which is no value, and JSON's null, which is one, stay
+// apart.
 func TestNull(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -95,7 +98,7 @@ func TestNull(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			// Both ways to write: the texts of several go through arrays.
+			// Both kinds of writes: those of several messages send the texts in arrays.
 			single := write(t, s, stream, mdb.ProposedMessage{Type: "Happened", Data: tt.data, Metadata: tt.data})
 			several, err := s.WriteMessages(t.Context(), stream, []mdb.ProposedMessage{
 				{Type: "Happened", Data: tt.data, Metadata: tt.data},
@@ -111,14 +114,14 @@ func TestNull(t *testing.T) {
 				}
 				m := ms[0]
 				if string(m.Data) != tt.want || string(m.Metadata) != tt.want {
-					t.Errorf("data %q and metadata %q, want %q", m.Data, m.Metadata, tt.want)
+					t.Errorf("got data %q and metadata %q, want %q", m.Data, m.Metadata, tt.want)
 				}
 				if isNil := tt.want == ""; (m.Data == nil) != isNil || (m.Metadata == nil) != isNil {
-					t.Errorf("data and metadata are nil: %t and %t, want %t", m.Data == nil, m.Metadata == nil, isNil)
+					t.Errorf("whether data and metadata are nil: got %t and %t, want %t", m.Data == nil, m.Metadata == nil, isNil)
 				}
 				const sql = `SELECT (data IS NULL) = $2 AND (metadata IS NULL) = $2 FROM message_store.messages WHERE id = $1`
 				if !value[bool](t, s.Pool(), sql, m.ID, tt.want == "") {
-					t.Errorf("SQL NULL in the table: want %t", tt.want == "")
+					t.Errorf("whether the table has SQL NULL: want %t", tt.want == "")
 				}
 			}
 		})

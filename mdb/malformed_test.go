@@ -11,11 +11,11 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestMalformedRows has functions that are not Message DB's return what is no
-// message: the error names the column, and holds nothing of the row.
+// TestMalformedRows checks that a read of malformed rows, as from functions that are not
+// Message DB's, fails with an error that names the column and quotes nothing of the row.
 func TestMalformedRows(t *testing.T) {
 	t.Parallel()
-	// In this mode no statement is kept from one case for the next.
+	// In this mode no case uses the statement of another.
 	s := newStore(t, newPool(t, testdb.New(t), execMode(pgx.QueryExecModeExec)))
 	const good = `'f3b0e1c2-0000-4000-8000-000000000001'::varchar AS id, 'a-1'::varchar AS stream_name, 'T'::varchar AS type, 0::bigint AS position,
 		1::bigint AS global_position, '"c4n4ry"'::varchar AS data, NULL::varchar AS metadata, now()::timestamp AS time`
@@ -23,8 +23,8 @@ func TestMalformedRows(t *testing.T) {
 		name, old, replaced string
 		want                string // in the error; "" for none
 	}{
-		{"as it should be", "", "", ""},
-		{"ID that is none", "'f3b0e1c2-0000-4000-8000-000000000001'", "'c4n4ry'", `"id"`},
+		{"well formed", "", "", ""},
+		{"ID that is not a UUID", "'f3b0e1c2-0000-4000-8000-000000000001'", "'c4n4ry'", `"id"`},
 		{"ID that is NULL", "'f3b0e1c2-0000-4000-8000-000000000001'::varchar", "NULL::varchar", `"id"`},
 		{"stream that is NULL", "'a-1'::varchar", "NULL::varchar", `"stream_name"`},
 		{"position that is NULL", "0::bigint", "NULL::bigint", `"position"`},
@@ -40,20 +40,20 @@ func TestMalformedRows(t *testing.T) {
 			ms, err := s.WithTx(tx).GetStreamMessages(t.Context(), "a-1")
 			if tt.want == "" {
 				if err != nil || len(ms) != 1 || ms[0].Type != "T" {
-					t.Errorf("messages %+v, error %v", ms, err)
+					t.Errorf("got messages %+v, error %v", ms, err)
 				}
 				return
 			}
 			if err == nil || ms != nil || !strings.Contains(err.Error(), tt.want) {
-				t.Fatalf("messages %+v, error %v, want one that names %s", ms, err, tt.want)
+				t.Fatalf("got messages %+v, error %v, want one that names %s", ms, err, tt.want)
 			}
 			checkNoCanary(t, err)
 		})
 	}
 }
 
-// TestMalformedWrite has a write_message that says more than it was asked. The
-// write has happened all the same, and is found.
+// TestMalformedWrite checks that a write succeeds although write_message returns more than
+// one row. It looks for the messages, and finds them.
 func TestMalformedWrite(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t, attempts(3))
@@ -66,10 +66,10 @@ func TestMalformedWrite(t *testing.T) {
 	for i := range int64(2) {
 		w := write(t, s, stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(i-1))
 		if w.Position != i || !w.Duplicate {
-			t.Errorf("%+v, want position %d, found", w, i)
+			t.Errorf("got %+v, want position %d and a duplicate", w, i)
 		}
 	}
 	if got := positions(t, s.Pool(), stream); len(got) != 2 {
-		t.Errorf("%d messages, want 2", len(got))
+		t.Errorf("got %d messages, want 2", len(got))
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestMessagesAreKept has the messages of a page outlive many later reads, which
-// reuse whatever can be reused.
+// TestMessagesAreKept checks that the messages of a page do not change when later reads
+// reuse memory.
 func TestMessagesAreKept(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
@@ -56,12 +56,13 @@ func TestMessagesAreKept(t *testing.T) {
 	for i, k := range all {
 		if k.message.Stream != k.copied.Stream || k.message.Type != k.copied.Type ||
 			!bytes.Equal(k.message.Data, k.copied.Data) || !bytes.Equal(k.message.Metadata, k.copied.Metadata) {
-			t.Fatalf("message %d has become %+v, was %+v", i, k.message, k.copied)
+			t.Fatalf("got message %d changed to %+v, want %+v", i, k.message, k.copied)
 		}
 	}
 }
 
-// TestAppendToMessage has a message's JSON end where its neighbour begins.
+// TestAppendToMessage checks that appending to a message's JSON does not overwrite its
+// neighbour.
 func TestAppendToMessage(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -76,11 +77,13 @@ func TestAppendToMessage(t *testing.T) {
 	}
 	for i, m := range ms {
 		if want := fmt.Sprintf(`{"n": %d}`, i); string(m.Data) != want || m.Type != "Happened" || m.Stream != stream {
-			t.Errorf("message %d is %+v with data %s", i, m, m.Data)
+			t.Errorf("got message %d %+v with data %s, want it unchanged", i, m, m.Data)
 		}
 	}
 }
 
+// TestLargePayload checks that messages of several megabytes are stored and read
+// unchanged.
 func TestLargePayload(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -103,18 +106,18 @@ func TestLargePayload(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(got) != len(ms) {
-			t.Fatalf("%d messages, want %d", len(got), len(ms))
+			t.Fatalf("got %d messages, want %d", len(got), len(ms))
 		}
 		for i, m := range got {
 			if string(m.Data) != `["`+text(i)+`"]` || string(m.Metadata) != `["`+text(i+10)+`"]` {
-				t.Errorf("message %d has %d and %d bytes, or other ones", i, len(m.Data), len(m.Metadata))
+				t.Errorf("message %d: got %d and %d bytes, want those that were written", i, len(m.Data), len(m.Metadata))
 			}
 		}
 	})
 }
 
-// TestInfiniteTime has the times that no clock shows come before and after all that
-// it can, in both formats of the wire.
+// TestInfiniteTime checks that infinite times are read as times before and after all
+// others, in both wire formats.
 func TestInfiniteTime(t *testing.T) {
 	t.Parallel()
 	stream := mdbtest.Category("time").Stream("1")
@@ -129,10 +132,10 @@ func TestInfiniteTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(ms) != 5 {
-			t.Fatalf("%d messages, want 5", len(ms))
+			t.Fatalf("got %d messages, want 5", len(ms))
 		}
 		if !slices.IsSortedFunc(ms, func(a, b mdb.Message) int { return a.Time.Compare(b.Time) }) {
-			t.Errorf("%v: the times are not in order: %v", mode, ms)
+			t.Errorf("%v: got %v, want the times in order", mode, ms)
 		}
 		for i, want := range map[int]time.Time{
 			1: time.Date(-4713, 11, 24, 0, 0, 0, 0, time.UTC),
@@ -140,14 +143,14 @@ func TestInfiniteTime(t *testing.T) {
 			3: time.Date(294276, 12, 31, 23, 59, 59, 999999000, time.UTC),
 		} {
 			if ms[i].Time != want {
-				t.Errorf("%v: time %v, want %v", mode, ms[i].Time, want)
+				t.Errorf("%v: got time %v, want %v", mode, ms[i].Time, want)
 			}
 		}
 	}
 }
 
-// TestCutReads has the connection break at many places of an answer. A part of a
-// page must not look like a page: a subscription would take it for the end.
+// TestCutReads checks that a read fails wherever in the answer the connection breaks. Part
+// of a page must not look like a page, because a subscription would treat it as the end.
 func TestCutReads(t *testing.T) {
 	t.Parallel()
 	var w wire
@@ -159,18 +162,18 @@ func TestCutReads(t *testing.T) {
 		return len(ms), err
 	}
 	if n, err := read(); n != 5 || err != nil {
-		t.Fatalf("%d messages, error %v", n, err)
+		t.Fatalf("got %d messages, error %v", n, err)
 	}
 	w.cut(cut{"get_stream_messages", whole})
 	if n, err := read(); n != 5 || err != nil {
-		t.Fatalf("%d messages, error %v", n, err)
+		t.Fatalf("got %d messages, error %v", n, err)
 	}
 	length := int(w.answered.Load())
 	if length < 500 {
-		t.Fatalf("an answer of %d bytes, so this test sees little", length)
+		t.Fatalf("got an answer of %d bytes, want one that is long enough to cut", length)
 	}
 	if n, err := read(); err == nil {
-		t.Errorf("%d messages through a broken connection", n)
+		t.Errorf("got %d messages through a broken connection, want none", n)
 	}
 	places := []int{unsent, lost, whole - 1, whole - 5, whole - 6, whole - 7}
 	for k := 0; k < length; k += 23 {
@@ -178,14 +181,14 @@ func TestCutReads(t *testing.T) {
 	}
 	for _, k := range places {
 		if n, err := read(); n != 5 || err != nil { // connects and prepares
-			t.Fatalf("%d messages, error %v", n, err)
+			t.Fatalf("got %d messages, error %v", n, err)
 		}
 		w.cut(cut{"get_stream_messages", k})
 		if n, err := read(); n != 0 || err == nil {
-			t.Errorf("%d messages and error %v from %d of %d bytes", n, err, k, length)
+			t.Errorf("got %d messages and error %v from %d of %d bytes", n, err, k, length)
 		}
 	}
 	if n := w.uncut(); n != 0 {
-		t.Errorf("%d cuts have not happened", n)
+		t.Errorf("%d cuts did not happen", n)
 	}
 }

@@ -23,21 +23,23 @@ type deposited struct {
 	Note    *string           `json:"note"`
 }
 
+// TestNewMessage checks that each message gets an ID of its own, of UUID version 7.
 func TestNewMessage(t *testing.T) {
 	t.Parallel()
 	data := deposited{Account: "1"}
 	a, b := mdb.NewMessage("Deposited", data), mdb.NewMessage("Deposited", data)
 	if a.ID == b.ID {
-		t.Errorf("two messages of ID %s", a.ID)
+		t.Errorf("got ID %s twice, want two IDs", a.ID)
 	}
 	if a.ID.Version() != 7 || a.ID.Variant() != uuid.RFC4122 {
-		t.Errorf("ID %s is of version %d, want 7", a.ID, a.ID.Version())
+		t.Errorf("ID %s: got UUID version %d, want 7", a.ID, a.ID.Version())
 	}
 	if a.Type != "Deposited" || !reflect.DeepEqual(a.Data, data) || a.Metadata != nil {
-		t.Errorf("message %+v", a)
+		t.Errorf("got message %+v", a)
 	}
 }
 
+// TestDecode checks that data and metadata are decoded as they were encoded.
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -57,29 +59,30 @@ func TestDecode(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(gotData, data) {
-		t.Errorf("data %+v, want %+v", gotData, data)
+		t.Errorf("got data %+v, want %+v", gotData, data)
 	}
 	var gotMetadata map[string]any
 	if err := got.DecodeMetadata(&gotMetadata); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(gotMetadata, metadata) {
-		t.Errorf("metadata %v, want %v", gotMetadata, metadata)
+		t.Errorf("got metadata %v, want %v", gotMetadata, metadata)
 	}
 }
 
+// TestDecodeNull checks that SQL NULL leaves the value unchanged, unlike JSON's null.
 func TestDecodeNull(t *testing.T) {
 	t.Parallel()
 	v := deposited{Account: "before"}
 	if err := (mdb.Message{}).Decode(&v); err != nil || v.Account != "before" {
-		t.Errorf("SQL NULL gives %+v, error %v, want nothing changed", v, err)
+		t.Errorf("SQL NULL: got %+v, error %v, want no change", v, err)
 	}
 	if err := (mdb.Message{}).DecodeMetadata(&v); err != nil || v.Account != "before" {
-		t.Errorf("SQL NULL gives %+v, error %v, want nothing changed", v, err)
+		t.Errorf("SQL NULL: got %+v, error %v, want no change", v, err)
 	}
 	pointer := &v
 	if err := (mdb.Message{Data: json.RawMessage("null")}).Decode(&pointer); err != nil || pointer != nil {
-		t.Errorf("JSON's null gives %v, error %v, want nil", pointer, err)
+		t.Errorf("JSON's null: got %v, error %v, want nil", pointer, err)
 	}
 }
 
@@ -87,7 +90,7 @@ type picky struct{}
 
 func (*picky) UnmarshalJSON(b []byte) error { return fmt.Errorf("cannot take %s", b) }
 
-// TestDecodeErrors has the errors tell the place, and nothing of what is there.
+// TestDecodeErrors checks that errors name the place in the JSON, and quote nothing of it.
 func TestDecodeErrors(t *testing.T) {
 	t.Parallel()
 	m := mdb.Message{Stream: "account-1", Type: "Deposited", Position: 7}
@@ -112,24 +115,25 @@ func TestDecodeErrors(t *testing.T) {
 			m.Data, m.Metadata = json.RawMessage(tt.raw), json.RawMessage(tt.raw)
 			for part, err := range map[string]error{"data": m.Decode(tt.into), "metadata": m.DecodeMetadata(tt.into)} {
 				if err == nil {
-					t.Fatal("no error")
+					t.Fatal("got no error")
 				}
 				checkNoCanary(t, err)
 				if strings.Contains(err.Error(), "1234567") {
-					t.Errorf("the error holds the payload: %v", err)
+					t.Errorf("the error quotes the payload: %v", err)
 				}
 				prefix := "mdb: decode " + part + " of Deposited at account-1/7: "
 				if got := err.Error(); !strings.HasPrefix(got, prefix+tt.want) && tt.name != "its own" {
-					t.Errorf("error %q, want %q", got, prefix+tt.want)
+					t.Errorf("got error %q, want %q", got, prefix+tt.want)
 				}
 				if errors.Unwrap(err) == nil {
-					t.Error("the cause is not wrapped")
+					t.Error("the error does not wrap its cause")
 				}
 			}
 		})
 	}
 }
 
+// TestClone checks that a clone equals its message and does not keep the page's memory.
 func TestClone(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -137,7 +141,7 @@ func TestClone(t *testing.T) {
 	m := mdb.NewMessage("Deposited", deposited{Account: "account"})
 	m.Metadata = deposited{Account: "metadata"}
 	write(t, s, category.Stream("1"), m)
-	// chunk reads the message and watches the memory that it is a view of.
+	// chunk reads the message, and watches the memory that it is a view of.
 	chunk := func() (mdb.Message, weak.Pointer[byte]) {
 		ms, err := s.GetCategoryMessages(t.Context(), category)
 		if err != nil {
@@ -149,24 +153,24 @@ func TestClone(t *testing.T) {
 	original, watched := chunk()
 	clone := original.Clone()
 	if !reflect.DeepEqual(clone, original) {
-		t.Errorf("clone %+v, want %+v", clone, original)
+		t.Errorf("clone: got %+v, want %+v", clone, original)
 	}
 	typ := original.Type
 	original = mdb.Message{}
 	runtime.GC()
 	if watched.Value() == nil {
-		t.Fatal("the chunk is gone while a view of it is in use, so this test sees nothing")
+		t.Fatal("the chunk was freed while a view of it is in use, so this test proves nothing")
 	}
 	runtime.KeepAlive(typ)
 
 	runtime.GC()
 	if watched.Value() != nil {
-		t.Error("the clone keeps the chunk")
+		t.Error("the clone keeps the chunk in memory")
 	}
 	runtime.KeepAlive(clone)
 
 	empty := mdb.Message{Data: nil, Metadata: json.RawMessage{}}.Clone()
 	if empty.Data != nil || empty.Metadata == nil {
-		t.Errorf("nil and empty become %v and %v", empty.Data, empty.Metadata)
+		t.Errorf("clones of nil and empty: got %v and %v", empty.Data, empty.Metadata)
 	}
 }

@@ -25,6 +25,8 @@ func TestStreamName(t *testing.T) {
 	}
 }
 
+// TestCategoryStream checks that Stream puts a name together and that the methods take it
+// apart.
 func TestCategoryStream(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -46,6 +48,7 @@ func TestCategoryStream(t *testing.T) {
 	}
 }
 
+// TestCompoundID checks that IDs are joined with plus signs.
 func TestCompoundID(t *testing.T) {
 	t.Parallel()
 	for want, ids := range map[string][]string{

@@ -15,13 +15,14 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// The tests in this file count rings as another session hears them.
+// The tests in this file count the notifications that another session receives.
 
-// TestNotifyRings counts the rings for a category in which a subscription sleeps.
-func TestNotifyRings(t *testing.T) {
+// TestNotifyCounts checks which notifications a write sends while a subscription waits in
+// its category.
+func TestNotifyCounts(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
-	s := bellStore(t, url)
+	url := notifyDatabase(t)
+	s := notifyStore(t, url)
 	category, other := mdbtest.Category("armed"), mdbtest.Category("silent")
 	f := followCategory(t, s, category)
 	settled(t, s)
@@ -84,19 +85,19 @@ func TestNotifyRings(t *testing.T) {
 		{"a message before a savepoint that is rolled back to", func() error {
 			return inTx("COMMIT", func(tx pgx.Tx, in *mdb.Tx) error { return errors.Join(single(in, one), within(tx, in, two)) })
 		}, 1, []mdb.StreamName{one}},
-		{"a message behind a savepoint that was rolled back to", func() error {
+		{"a message after a savepoint that was rolled back to", func() error {
 			return inTx("COMMIT", func(tx pgx.Tx, in *mdb.Tx) error { return errors.Join(within(tx, in, two), single(in, one)) })
 		}, 1, []mdb.StreamName{one}},
-		{"a message that is refused", func() error {
+		{"a message that is rejected", func() error {
 			_, err := procedures.WriteMessage(t.Context(), one, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(1_000_000))
 			if !errors.As(err, new(*mdb.WrongVersionError)) {
-				return fmt.Errorf("error %w, want a WrongVersionError", err)
+				return fmt.Errorf("got error %w, want a WrongVersionError", err)
 			}
 			return nil
 		}, 0, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			e := newEar(t, url)
+			e := newObserver(t, url)
 			if err := test.write(); err != nil {
 				t.Fatal(err)
 			}
@@ -112,11 +113,12 @@ func TestNotifyRings(t *testing.T) {
 	}
 }
 
-// TestNotifyNobodySleeps has no rings, whatever is written.
-func TestNotifyNobodySleeps(t *testing.T) {
+// TestNotifyNobodyWaits checks that writes send no notifications while no subscription
+// waits.
+func TestNotifyNobodyWaits(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
-	s, writer, e := bellStore(t, url), newStore(t, newPool(t, url)), newEar(t, url)
+	url := notifyDatabase(t)
+	s, writer, e := notifyStore(t, url), newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("awake")
 	stream := category.Stream("1")
 	for range 10 {
@@ -127,7 +129,7 @@ func TestNotifyNobodySleeps(t *testing.T) {
 	// A subscription that has not caught up is busy with its handler.
 	f := followCategory(t, s, category)
 	f.next(t)
-	eventually(t, s.Pool(), "the bell hears", func() bool { return s.NotifyStats().Listening })
+	eventually(t, s.Pool(), "the store listens", func() bool { return s.NotifyStats().Listening })
 	stats(t, s, mdb.NotifyStats{Listening: true, Cooling: 1})
 	for range 10 {
 		write(t, writer, stream, mdb.NewMessage("Happened", nil))
@@ -142,26 +144,26 @@ func TestNotifyNobodySleeps(t *testing.T) {
 	f.next(t)
 	e.expect(t, string(stream))
 
-	// Two subscriptions have one key, which goes with the last of them.
+	// Two subscriptions share one key, which the last of them gives up.
 	g := followStream(t, s, stream, mdb.FromEnd())
 	f.stop(t)
 	settled(t, s)
 	write(t, writer, stream, mdb.NewMessage("Happened", nil))
 	g.next(t)
 	e.expect(t, string(stream))
-	followCategory(t, s, mdbtest.Category("other")) // it keeps the connection
+	followCategory(t, s, mdbtest.Category("other")) // keeps the connection open
 	g.stop(t)
 	until(t, s.Pool(), "SELECT ("+sharedKeys+") = 0", string(category))
 	write(t, writer, stream, mdb.NewMessage("Happened", nil))
 	e.expect(t)
 }
 
-// TestNotifyLongNames rings without a payload where the name is too long for one,
-// which wakes everybody.
+// TestNotifyLongNames checks that a stream whose name is too long for a payload is
+// notified without one, which wakes all subscriptions.
 func TestNotifyLongNames(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
-	s, writer, e := bellStore(t, url), newStore(t, newPool(t, url)), newEar(t, url)
+	url := notifyDatabase(t)
+	s, writer, e := notifyStore(t, url), newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("long")
 	long := func(bytes int, pad string) mdb.StreamName {
 		n := bytes - len(category) - 1
@@ -169,7 +171,7 @@ func TestNotifyLongNames(t *testing.T) {
 	}
 	for _, test := range []struct {
 		stream mdb.StreamName
-		rings  bool
+		named  bool
 	}{
 		{long(7999, "x"), true},
 		{long(8000, "x"), false},
@@ -182,7 +184,7 @@ func TestNotifyLongNames(t *testing.T) {
 		write(t, writer, test.stream, mdb.NewMessage("Happened", nil))
 		f.next(t)
 		payload := ""
-		if test.rings {
+		if test.named {
 			payload = string(test.stream)
 		}
 		e.expect(t, payload)
@@ -190,25 +192,25 @@ func TestNotifyLongNames(t *testing.T) {
 	}
 }
 
-// TestNotifyBudget lets a writer write as fast as it can. The bell rings for the
-// first of it, and then only as often as it may.
-func TestNotifyBudget(t *testing.T) {
+// TestNotifyLimit checks that a writer without pauses notifies at first, and then only as
+// often as MaxNotifications allows.
+func TestNotifyLimit(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	const perSecond, writes = 50, 4000
 	for _, test := range []struct {
 		name    string
-		streams int // that nobody writes to, or 0 for all of the category
+		streams int // that nobody writes to, or 0 for the whole category
 	}{
-		{"all of the category", 0},
-		// It never finds anything, so only the rings tell that there is much to hear.
-		{"a silent stream", 1},
-		{"many silent streams", 50},
+		{"the whole category", 0},
+		// It never finds a message, so only the notifications show how much is written.
+		{"another stream", 1},
+		{"many other streams", 50},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			url := bellDatabase(t)
-			s, e := bellStore(t, url, mdb.MaxNotifications(perSecond)), newEar(t, url)
+			url := notifyDatabase(t)
+			s, e := notifyStore(t, url, mdb.MaxNotifications(perSecond)), newObserver(t, url)
 			category := mdbtest.Category("busy")
 			if test.streams == 0 {
 				f := followCategory(t, s, category)
@@ -232,22 +234,22 @@ func TestNotifyBudget(t *testing.T) {
 				exec(t, conn, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')",
 					string(category.Stream("1")))
 			}
-			rings, elapsed := len(e.rings(t)), time.Since(begun)
-			// Beyond the budget are those that come until its end has been noticed.
+			sent, elapsed := len(e.notifications(t)), time.Since(begun)
+			// Notifications over the limit are those sent until the store has noticed.
 			most := perSecond + perSecond*elapsed.Seconds() + 3*perSecond
-			t.Logf("%d rings for %d writes in %v", rings, writes, elapsed)
-			if rings < perSecond || float64(rings) > most {
-				t.Errorf("%d rings in %v, want between %d and %v", rings, elapsed, perSecond, most)
+			t.Logf("%d notifications for %d writes in %v", sent, writes, elapsed)
+			if sent < perSecond || float64(sent) > most {
+				t.Errorf("got %d notifications in %v, want %d to %v", sent, elapsed, perSecond, most)
 			}
 		})
 	}
 }
 
-// TestNotifyFullQueue leaves a queue alone that is half full, since the commit that
-// finds it full fails.
+// TestNotifyFullQueue checks that writes do not notify while the server's queue is half
+// full, because a commit that finds the queue full fails.
 func TestNotifyFullQueue(t *testing.T) {
 	t.Parallel()
-	// Before version 17 the queue holds 8 GB.
+	// Before version 17 the queue has room for 8 GB.
 	server := newServer(t, 17, pgtest.Setting("max_notify_queue_pages", "64"))
 	url := server.URL("postgres")
 	conn := newSession(t, url)
@@ -260,7 +262,7 @@ func TestNotifyFullQueue(t *testing.T) {
 	} else {
 		exec(t, conn, strings.Replace(triggerSQL(t), "< 0.5", "< 0", 1))
 	}
-	s, writer, e := bellStore(t, url), newStore(t, newPool(t, url)), newEar(t, url)
+	s, writer, e := notifyStore(t, url), newStore(t, newPool(t, url)), newObserver(t, url)
 	stream := mdbtest.Category("full").Stream("1")
 	f := followStream(t, s, stream)
 	settled(t, s)
@@ -268,8 +270,8 @@ func TestNotifyFullQueue(t *testing.T) {
 		write(t, writer, stream, mdb.NewMessage("Happened", nil))
 		f.next(t)
 		e.expect(t, string(stream))
-		// A session in a transaction does not read what it listens to, and nothing
-		// behind that can be removed.
+		// A session in a transaction does not read its notifications, and so keeps all
+		// later ones in the queue.
 		idle := newSession(t, url)
 		exec(t, idle, "LISTEN other")
 		exec(t, idle, "BEGIN")

@@ -2,8 +2,8 @@ package mdb
 
 import "time"
 
-// Recheck sets how long the bell stays off after it has failed, which is too long
-// for a test to wait for.
+// Recheck sets how long a store stops waiting for notifications after some were missing.
+// The default is too long for a test.
 func Recheck(d time.Duration) NotifyOption {
 	return notifyOption(func(c *notifyConfig, _ *argumentFaults) { c.recheck = d })
 }

@@ -21,11 +21,11 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// never is longer than any test.
+// never is longer than any test takes.
 const never = time.Hour
 
-// bellDatabase returns the URL of a database of the test's own, with the trigger.
-func bellDatabase(t testing.TB) string {
+// notifyDatabase returns the URL of a new database with the trigger.
+func notifyDatabase(t testing.TB) string {
 	t.Helper()
 	url := testdb.New(t)
 	conn := newSession(t, url)
@@ -36,8 +36,8 @@ func bellDatabase(t testing.TB) string {
 	return url
 }
 
-// newSession opens a connection outside of any pool. It has the search path that
-// Message DB's own functions need.
+// newSession opens a connection outside of any pool, with the search path that Message
+// DB's own functions need.
 func newSession(t testing.TB, url string) *pgx.Conn {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(url)
@@ -53,21 +53,21 @@ func newSession(t testing.TB, url string) *pgx.Conn {
 	return conn
 }
 
-// sleepers are options of a store whose subscriptions, once they sleep, are woken by
-// rings and by nothing else.
-func sleepers(opts ...mdb.NotifyOption) []mdb.StoreOption {
+// waitingOnly returns the options of a store whose subscriptions, once they wait, are woken
+// by notifications only.
+func waitingOnly(opts ...mdb.NotifyOption) []mdb.StoreOption {
 	opts = append([]mdb.NotifyOption{mdb.Fallback(never), mdb.MaxNotifications(1_000_000)}, opts...)
 	return []mdb.StoreOption{mdb.WithNotify(opts...), mdb.WithPolling(poll.Constant(never))}
 }
 
-// bellStore returns such a store. It takes no part in writing, because a store also
-// wakes its own subscriptions for what it writes itself.
-func bellStore(t testing.TB, url string, opts ...mdb.NotifyOption) *mdb.Store {
+// notifyStore returns such a store. Tests do not write with it, because a store also wakes
+// its own subscriptions when it writes.
+func notifyStore(t testing.TB, url string, opts ...mdb.NotifyOption) *mdb.Store {
 	t.Helper()
-	return newStore(t, newPool(t, url), sleepers(opts...)...)
+	return newStore(t, newPool(t, url), waitingOnly(opts...)...)
 }
 
-// A follower is a subscription in a goroutine of its own, which ends with the test.
+// A follower is a subscription in its own goroutine, which ends with the test.
 type follower struct {
 	messages chan mdb.Message
 	cancel   context.CancelFunc
@@ -105,7 +105,7 @@ func follow(t testing.TB, subscribe func(context.Context, mdb.Handler) error) *f
 	return f
 }
 
-// stop ends the subscription. It may be called again.
+// stop ends the subscription. It may be called repeatedly.
 func (f *follower) stop(t testing.TB) {
 	t.Helper()
 	f.cancel()
@@ -118,7 +118,7 @@ func (f *follower) stop(t testing.TB) {
 // next returns the next message.
 func (f *follower) next(t testing.TB) mdb.Message {
 	t.Helper()
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(testTimeout)
 	defer timer.Stop()
 	select {
 	case m := <-f.messages:
@@ -126,60 +126,60 @@ func (f *follower) next(t testing.TB) mdb.Message {
 	case <-f.done:
 		t.Fatalf("the subscription has ended: %v", f.err)
 	case <-timer.C:
-		t.Fatal("no message has come")
+		t.Fatal("no message arrived")
 	}
 	panic("unreachable")
 }
 
-// eventually asks again and again. A round trip between keeps it from taking a
-// processor for itself.
+// eventually repeats ok until it returns true, with a round trip after each attempt, so
+// that it does not use a whole processor.
 func eventually(t testing.TB, db database, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); exec(t, db, "SELECT") {
+	for end := time.Now().Add(testTimeout); !ok(); exec(t, db, "SELECT") {
 		if time.Now().After(end) {
-			t.Fatal("never: " + what)
+			t.Fatal("not in time: " + what)
 		}
 	}
 }
 
-// settled waits until all subscriptions of the store sleep.
+// settled waits until all subscriptions of the store wait for notifications.
 func settled(t testing.TB, s *mdb.Store) {
 	t.Helper()
 	eventually(t, s.Pool(), "all subscriptions sleep", func() bool { return mdb.Settled(s) })
 }
 
-// An ear hears what the bell of any store hears.
-type ear struct{ conn *pgx.Conn }
+// An observer is a session that receives all notifications.
+type observer struct{ conn *pgx.Conn }
 
-func newEar(t testing.TB, url string) ear {
+func newObserver(t testing.TB, url string) observer {
 	t.Helper()
 	conn := newSession(t, url)
 	exec(t, conn, "LISTEN message_store")
-	return ear{conn}
+	return observer{conn}
 }
 
-// rings returns, in order, the payloads of all rings that were committed since the
-// last call. Notifications arrive in the order of commits, so one of its own tells
-// where they end. No bell counts it, because of the prefix.
-func (e ear) rings(t testing.TB) []string {
+// notifications returns, in order, the payloads of all notifications committed since the last
+// call. They arrive in the order of commits, so a notification of its own marks their end.
+// Its prefix keeps stores from counting it.
+func (e observer) notifications(t testing.TB) []string {
 	t.Helper()
 	end := "-probe-" + uuid.NewString()
 	exec(t, e.conn, "SELECT pg_notify('message_store', $1)", end)
-	var rings []string
+	var received []string
 	for {
 		payload := e.wait(t)
 		switch {
 		case payload == end:
-			return rings
+			return received
 		case !strings.HasPrefix(payload, "-probe-"):
-			rings = append(rings, payload)
+			received = append(received, payload)
 		}
 	}
 }
 
-func (e ear) wait(t testing.TB) string {
+func (e observer) wait(t testing.TB) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	n, err := e.conn.WaitForNotification(ctx)
 	if err != nil {
@@ -188,29 +188,29 @@ func (e ear) wait(t testing.TB) string {
 	return n.Payload
 }
 
-// expect compares the rings since the last call.
-func (e ear) expect(t testing.TB, want ...string) {
+// expect checks the notifications since the last call.
+func (e observer) expect(t testing.TB, want ...string) {
 	t.Helper()
-	if got := e.rings(t); !slices.Equal(got, want) {
-		t.Fatalf("%d rings %.200q, want %d: %.200q", len(got), got, len(want), want)
+	if got := e.notifications(t); !slices.Equal(got, want) {
+		t.Fatalf("got %d notifications %.200q, want %d: %.200q", len(got), got, len(want), want)
 	}
 }
 
-// ring notifies as a trigger does.
-func ring(t testing.TB, db database, payload string) {
+// notify sends the notification that a trigger sends.
+func notify(t testing.TB, db database, payload string) {
 	t.Helper()
 	exec(t, db, "SELECT pg_notify('message_store', $1)", payload)
 }
 
-// sharedKeys counts the sessions that wait for rings of the category, as the server
-// sees it.
+// sharedKeys counts the sessions that wait for notifications of the category, according to
+// the server.
 const sharedKeys = `SELECT count(*) FROM pg_locks
 	WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted AND classid = 1296319044 AND objsubid = 2
 	AND objid::bigint = hashtext($1)::bigint & 4294967295
 	AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 
-// bells counts the connections that listen, as the server sees it.
-const bells = `SELECT count(*) FROM pg_stat_activity
+// listeners counts the connections that listen, according to the server.
+const listeners = `SELECT count(*) FROM pg_stat_activity
 	WHERE datname = current_database() AND application_name LIKE '%message_store notify'`
 
 func stats(t testing.TB, s *mdb.Store, want mdb.NotifyStats) {
@@ -218,12 +218,12 @@ func stats(t testing.TB, s *mdb.Store, want mdb.NotifyStats) {
 	got := s.NotifyStats()
 	got.Notifications, got.Reads = want.Notifications, want.Reads
 	if got != want {
-		t.Fatalf("%+v, want %+v", got, want)
+		t.Fatalf("got %+v, want %+v", got, want)
 	}
 }
 
-// atOnce runs the functions at the same time and returns when all have.
-func atOnce(functions ...func()) {
+// concurrently runs the functions at the same time, and returns when all have returned.
+func concurrently(functions ...func()) {
 	var wg sync.WaitGroup
 	for _, f := range functions {
 		wg.Go(f)
@@ -242,8 +242,9 @@ func installNotify(t testing.TB, db schema.DB) {
 	}
 }
 
-// hostileDatabase returns the URL of a database with functions of the names that the
-// bell uses, which do something else. Message DB's own functions would call them.
+// hostileDatabase returns the URL of a database with functions that have the names of
+// those that the trigger and the store call, and do something else. Message DB's own
+// functions would call them.
 func hostileDatabase(t testing.TB) string {
 	t.Helper()
 	url := testdb.Empty(t)
@@ -278,8 +279,8 @@ func dropRole(t testing.TB, url, role string) {
 	}
 }
 
-// newServer starts a server of the test's own, with the options if it is of that
-// major version or a later one.
+// newServer starts a server for the test. The options apply from the given major version
+// on.
 func newServer(t testing.TB, version int, opts ...pgtest.Option) *pgtest.Server {
 	t.Helper()
 	pgtest.NeedPrograms(t)
@@ -293,7 +294,7 @@ func newServer(t testing.TB, version int, opts ...pgtest.Option) *pgtest.Server 
 	return pgtest.Own(t, opts...)
 }
 
-// triggerSQL is what InstallNotify installs.
+// triggerSQL returns the SQL that InstallNotify runs.
 func triggerSQL(t testing.TB) string {
 	t.Helper()
 	sql, err := os.ReadFile("schema/notify.sql")

@@ -9,35 +9,35 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// TestNotifyRouting counts the reads of a store, which has many subscriptions in one
-// category.
+// TestNotifyRouting checks how many reads notifications cause in a store with many
+// subscriptions in one category.
 func TestNotifyRouting(t *testing.T) {
 	t.Parallel()
 	const streams, members = 500, 5
-	url := bellDatabase(t)
-	writer, e := newStore(t, newPool(t, url)), newEar(t, url)
+	url := notifyDatabase(t)
+	writer, e := newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("routed")
 	stream := func(i int) mdb.StreamName { return category.Stream(fmt.Sprint(i)) }
 
-	// All of them sleep when the counting begins, and the bell has heard everything
-	// when it ends.
+	// All of them wait when the counting begins, and the store has received all
+	// notifications when it ends.
 	check := func(t *testing.T, s *mdb.Store, what string, want int64, write func()) {
 		t.Helper()
 		settled(t, s)
-		e.rings(t)
+		e.notifications(t)
 		before := s.NotifyStats()
 		write()
-		rings := int64(len(e.rings(t)))
-		eventually(t, s.Pool(), "the bell hears the rings", func() bool { return s.NotifyStats().Notifications == before.Notifications+rings })
+		sent := int64(len(e.notifications(t)))
+		eventually(t, s.Pool(), "the notifications arrive", func() bool { return s.NotifyStats().Notifications == before.Notifications+sent })
 		eventually(t, s.Pool(), what+" is read", func() bool { return s.NotifyStats().Reads >= before.Reads+want })
 		settled(t, s)
 		if reads := s.NotifyStats().Reads - before.Reads; reads != want {
-			t.Errorf("%s: %d reads, want %d", what, reads, want)
+			t.Errorf("%s: got %d reads, want %d", what, reads, want)
 		}
 	}
 
 	t.Run("streams", func(t *testing.T) {
-		s := bellStore(t, url)
+		s := notifyStore(t, url)
 		followers := make([]*follower, streams)
 		for i := range followers {
 			followers[i] = followStream(t, s, stream(i))
@@ -56,7 +56,7 @@ func TestNotifyRouting(t *testing.T) {
 				}
 			}, 0},
 			{"the stream without an id", func() { write(t, writer, mdb.StreamName(category), mdb.NewMessage("Happened", nil)) }, 0},
-			{"names that begin alike", func() {
+			{"names with the same beginning", func() {
 				write(t, writer, stream(1)+"+x", mdb.NewMessage("Happened", nil))
 				write(t, writer, stream(1)+"-x", mdb.NewMessage("Happened", nil))
 			}, 0},
@@ -64,18 +64,18 @@ func TestNotifyRouting(t *testing.T) {
 				for i, f := range followers {
 					write(t, writer, stream(i), mdb.NewMessage("Happened", nil))
 					if m := f.next(t); m.Stream != stream(i) {
-						t.Errorf("the subscription to %s received a message of %s", stream(i), m.Stream)
+						t.Errorf("subscription to %s: got a message of %s", stream(i), m.Stream)
 					}
 				}
 			}, streams},
-			{"for nobody knows whom", func() { ring(t, e.conn, "") }, streams},
+			{"without a payload", func() { notify(t, e.conn, "") }, streams},
 		} {
 			check(t, s, test.name, test.reads, test.write)
 		}
 	})
 
 	t.Run("members", func(t *testing.T) {
-		s := bellStore(t, url)
+		s := notifyStore(t, url)
 		var groups [members]*follower
 		for i := range groups {
 			groups[i] = followCategory(t, s, category, mdb.AsConsumerGroup(i, members), mdb.FromEnd())
@@ -93,18 +93,18 @@ func TestNotifyRouting(t *testing.T) {
 			check(t, s, string(name), 1, func() {
 				write(t, writer, name, mdb.NewMessage("Happened", nil))
 				if m := owner(name).next(t); m.Stream != name {
-					t.Errorf("a message of %s came, want one of %s", m.Stream, name)
+					t.Errorf("got a message of %s, want one of %s", m.Stream, name)
 				}
 			})
 		}
-		// Members never receive what has no id.
+		// Members never receive messages of streams without an ID.
 		check(t, s, "the stream without an id", 0, func() {
 			write(t, writer, mdb.StreamName(category), mdb.NewMessage("Happened", nil))
 		})
 	})
 
 	t.Run("categories", func(t *testing.T) {
-		s := bellStore(t, url)
+		s := notifyStore(t, url)
 		f := followCategory(t, s, category, mdb.FromEnd())
 		other := mdbtest.Category("other")
 		followCategory(t, s, other)
@@ -118,19 +118,19 @@ func TestNotifyRouting(t *testing.T) {
 		check(t, s, "a category that nobody follows", 0, func() {
 			write(t, writer, mdbtest.Category("nobody").Stream("1"), mdb.NewMessage("Happened", nil))
 		})
-		check(t, s, "both categories", 2, func() { ring(t, e.conn, "") })
+		check(t, s, "both categories", 2, func() { notify(t, e.conn, "") })
 	})
 }
 
-// TestNotifyTwoStores has two stores sleep on a category: each hears the other's
-// rings, and one that leaves takes nothing from the other.
+// TestNotifyTwoStores checks that of two stores that wait in a category each receives the
+// other's notifications, and that one can stop without an effect on the other.
 func TestNotifyTwoStores(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
-	writer, e := newStore(t, newPool(t, url)), newEar(t, url)
+	url := notifyDatabase(t)
+	writer, e := newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("shared")
 	stream := category.Stream("1")
-	one, two := bellStore(t, url), bellStore(t, url)
+	one, two := notifyStore(t, url), notifyStore(t, url)
 	f, g := followCategory(t, one, category), followStream(t, two, stream)
 	settled(t, one)
 	settled(t, two)
@@ -144,14 +144,14 @@ func TestNotifyTwoStores(t *testing.T) {
 	e.expect(t, string(stream))
 }
 
-// TestNotifyOwnWrites wakes the subscriptions of the store that writes, with no
-// bell, or with one that does not ring.
+// TestNotifyOwnWrites checks that a store that writes wakes its own subscriptions, without
+// notifications or before they arrive.
 func TestNotifyOwnWrites(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
+	url := notifyDatabase(t)
 	for name, s := range map[string]*mdb.Store{
-		"without a bell": newStore(t, newPool(t, url), mdb.WithPolling(poll.Constant(never))),
-		"with a bell":    bellStore(t, url),
+		"without notifications": newStore(t, newPool(t, url), mdb.WithPolling(poll.Constant(never))),
+		"with notifications":    notifyStore(t, url),
 	} {
 		t.Run(name, func(t *testing.T) {
 			category := mdbtest.Category("own")

@@ -11,13 +11,13 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestNotifyRights has those sleep who may do what Message DB's role may, and those
-// ring who may do nothing but insert.
+// TestNotifyRights checks that the rights of Message DB's role are enough to wait for
+// notifications, and the right to insert is enough to send them.
 func TestNotifyRights(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
-	s := newStore(t, newPool(t, url, asRole("message_store")), sleepers()...)
-	e, owner := newEar(t, url), newSession(t, url)
+	url := notifyDatabase(t)
+	s := newStore(t, newPool(t, url, asRole("message_store")), waitingOnly()...)
+	e, owner := newObserver(t, url), newSession(t, url)
 	category := mdbtest.Category("granted")
 	stream := category.Stream("1")
 	f := followCategory(t, s, category)
@@ -39,11 +39,11 @@ func TestNotifyRights(t *testing.T) {
 	e.expect(t, string(stream))
 }
 
-// TestNotifyCollision subscribes to two categories that have one key.
+// TestNotifyCollision checks two categories with the same key.
 func TestNotifyCollision(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
-	s, writer, e := bellStore(t, url), newStore(t, newPool(t, url)), newEar(t, url)
+	url := notifyDatabase(t)
+	s, writer, e := notifyStore(t, url), newStore(t, newPool(t, url)), newObserver(t, url)
 	collisions := value[[]string](t, e.conn, `SELECT array_agg('collision' || i) FROM generate_series(1, 400000) AS i
 		GROUP BY hashtext('collision' || i) HAVING count(*) > 1 LIMIT 1`)
 	one, two := mdb.Category(collisions[0]).Stream("1"), mdb.Category(collisions[1]).Stream("1")
@@ -52,7 +52,7 @@ func TestNotifyCollision(t *testing.T) {
 	both := func() {
 		write(t, writer, one, mdb.NewMessage("Happened", nil))
 		write(t, writer, two, mdb.NewMessage("Happened", nil))
-		// A category's own key cannot be told from the other's.
+		// The keys of the two categories cannot be distinguished.
 		e.expect(t, string(one), string(two))
 	}
 	both()
@@ -66,13 +66,14 @@ func TestNotifyCollision(t *testing.T) {
 	both()
 	f.next(t)
 	f.stop(t)
-	until(t, s.Pool(), "SELECT ("+bells+") = 0")
+	until(t, s.Pool(), "SELECT ("+listeners+") = 0")
 	write(t, writer, one, mdb.NewMessage("Happened", nil))
 	e.expect(t)
 }
 
-// TestNotifyHostileSearchPath puts functions of the trigger's names in the way of
-// the one who installs it, of writers and of the store.
+// TestNotifyHostileSearchPath checks that functions with the names of those that the
+// trigger calls, found first in the search path of the installer, of writers and of the
+// store, are never called.
 func TestNotifyHostileSearchPath(t *testing.T) {
 	t.Parallel()
 	const path = "hostile, message_store, pg_catalog, pg_temp"
@@ -81,13 +82,13 @@ func TestNotifyHostileSearchPath(t *testing.T) {
 	installNotify(t, barePool(t, url, hostile))
 
 	pool := barePool(t, url, hostile)
-	s, e := newStore(t, pool, sleepers()...), newEar(t, url)
+	s, e := newStore(t, pool, waitingOnly()...), newObserver(t, url)
 	category := mdbtest.Category("path")
 	stream := category.Stream("1")
 	f := followCategory(t, s, category)
 	settled(t, s)
 	if keys := value[int](t, e.conn, sharedKeys, string(category)); keys != 1 {
-		t.Errorf("%d sessions share the key of the category, want 1", keys)
+		t.Errorf("got %d sessions that share the category's key, want 1", keys)
 	}
 	for _, writer := range []*pgxpool.Pool{pool, barePool(t, url)} {
 		exec(t, writer, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(stream))
@@ -96,17 +97,18 @@ func TestNotifyHostileSearchPath(t *testing.T) {
 	}
 }
 
-// TestNotifyConnections counts the connections of the bell.
+// TestNotifyConnections checks that a store has one listening connection, while it has
+// subscriptions.
 func TestNotifyConnections(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
+	url := notifyDatabase(t)
 	watch := newSession(t, url)
 	one := func(cfg *pgxpool.Config) { cfg.MaxConns, cfg.MinConns = 1, 1 }
-	s := newStore(t, newPool(t, url, one), sleepers()...)
+	s := newStore(t, newPool(t, url, one), waitingOnly()...)
 	const connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
 	all := func() int { return value[int](t, watch, connections) }
 	exec(t, s.Pool(), "SELECT")
-	// Those that made the database may take a while to end.
+	// The connections that created the database may take a while to end.
 	until(t, watch, "SELECT ("+connections+") = 1")
 	for range 3 {
 		var followers []*follower
@@ -114,16 +116,16 @@ func TestNotifyConnections(t *testing.T) {
 			followers = append(followers, followStream(t, s, mdbtest.Category("connected").Stream(fmt.Sprint(i))))
 		}
 		settled(t, s)
-		if n, bell := all(), value[int](t, watch, bells); n != 2 || bell != 1 {
-			t.Fatalf("%d connections, %d of them the bell's, want 2 and 1", n, bell)
+		if n, listening := all(), value[int](t, watch, listeners); n != 2 || listening != 1 {
+			t.Fatalf("got %d connections, %d of them listening, want 2 and 1", n, listening)
 		}
 		for _, f := range slices.Backward(followers) {
 			f.stop(t)
 		}
-		until(t, watch, "SELECT ("+bells+") = 0")
-		// A read that was under way has taken the pool's with it.
+		until(t, watch, "SELECT ("+listeners+") = 0")
+		// A read that was in progress has closed the pool's connection.
 		if n := all(); n > 1 {
-			t.Fatalf("%d connections after the last subscription, want the pool's", n)
+			t.Fatalf("got %d connections after the last subscription, want the pool's", n)
 		}
 		stats(t, s, mdb.NotifyStats{})
 	}

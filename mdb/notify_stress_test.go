@@ -18,10 +18,10 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestNotifyStress writes in all ways while subscriptions come and go, categories
-// cool and are armed again, and connections are killed. Neither the fallback nor the
-// polling strategy comes to anyone's help, and after each write nothing is written
-// until it has been delivered to all: one lost wake-up, and the test stands still.
+// TestNotifyStress checks that no wake-up is lost with all kinds of writes, while
+// subscriptions start and stop, categories cool and are armed again, and connections are
+// terminated. Fallback and polling never help, and after each write the test waits until
+// all have received it: a single lost wake-up makes it fail.
 func TestNotifyStress(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -29,20 +29,20 @@ func TestNotifyStress(t *testing.T) {
 	for _, test := range []struct {
 		name             string
 		maxNotifications int
-		shared           bool // one bell for all
+		shared           bool // one store for all
 		kills            bool
 		sessions         int
 	}{
 		{"armed", 1_000_000, false, false, 4},
-		{"one bell", 1_000_000, true, false, 4},
+		{"one store", 1_000_000, true, false, 4},
 		{"cooling now and then", 100, true, false, 3},
 		{"cooling often", 1, false, false, 2},
 		{"killed", 1_000_000, false, true, 2},
-		{"killed while cooling", 10, false, true, 2},
+		{"terminated while cooling", 10, false, true, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			url := bellDatabase(t)
+			url := notifyDatabase(t)
 			pool := newPool(t, url, connections(2*stressors))
 			writers := []*mdb.Store{newStore(t, pool), newStore(t, pool, mdb.WithDirectSQL())}
 			var wg sync.WaitGroup
@@ -51,7 +51,7 @@ func TestNotifyStress(t *testing.T) {
 				name := fmt.Sprintf("stress %d", i)
 				if !test.shared || i == 0 {
 					slow := func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = dawdler{pool} }
-					store = newStore(t, newPool(t, url, parameter("application_name", name), slow), sleepers(mdb.MaxNotifications(test.maxNotifications))...)
+					store = newStore(t, newPool(t, url, parameter("application_name", name), slow), waitingOnly(mdb.MaxNotifications(test.maxNotifications))...)
 				}
 				s := &stressor{store: store, writers: writers}
 				if test.kills {
@@ -71,18 +71,19 @@ func TestNotifyStress(t *testing.T) {
 	}
 }
 
-// A stressor has two categories to itself, and is the only one to write to them.
+// A stressor has two categories that only it writes to.
 type stressor struct {
-	store   *mdb.Store // subscribes
+	store   *mdb.Store // has the subscriptions
 	writers []*mdb.Store
-	victim  string // the bell's application_name, if it is to be killed
+	victim  string // the application_name of the listening connection, if it is to be terminated
 
 	categories [2]mdb.Category
 	written    []mdb.StreamName // of each message, in order
 	tracks     []*track
 }
 
-// A dawdler makes the answers to reads older than they are anyway.
+// A dawdler is a tracer that delays the answers to reads, so that they are older when they
+// arrive.
 type dawdler struct{ pool *pgxpool.Pool }
 
 func (d dawdler) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
@@ -90,10 +91,10 @@ func (d dawdler) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQu
 }
 
 func (d dawdler) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
-	_ = dawdle(ctx, d.pool) // the subscription may have ended
+	_ = dawdle(ctx, d.pool) // fails if the subscription has ended
 }
 
-// A track is a subscription with what it has received.
+// A track is a subscription, with the messages it has received.
 type track struct {
 	what   string
 	wants  func(mdb.StreamName) bool
@@ -105,7 +106,7 @@ type track struct {
 	changed chan struct{}
 }
 
-// session lets a few subscriptions come and go while messages are written.
+// session starts and stops a few subscriptions while it writes messages.
 func (s *stressor) session(ctx context.Context) (err error) {
 	s.categories = [2]mdb.Category{mdbtest.Category("stress"), mdbtest.Category("stress")}
 	s.written = nil
@@ -116,7 +117,7 @@ func (s *stressor) session(ctx context.Context) (err error) {
 	}()
 	for range 8 {
 		var writeErr, changeErr error
-		atOnce(
+		concurrently(
 			func() { writeErr = errors.Join(dawdle(ctx, s.writers[0].Pool()), s.write(ctx)) },
 			func() { changeErr = errors.Join(dawdle(ctx, s.writers[0].Pool()), s.change(ctx)) },
 		)
@@ -132,7 +133,7 @@ func (s *stressor) session(ctx context.Context) (err error) {
 	return nil
 }
 
-// dawdle varies what meets what, by some round trips.
+// dawdle takes a random number of round trips, to vary what happens at the same time.
 func dawdle(ctx context.Context, pool *pgxpool.Pool) error {
 	for range rand.N(4) {
 		if _, err := pool.Exec(ctx, "SELECT"); err != nil {
@@ -201,21 +202,21 @@ func (s *stressor) write(ctx context.Context) error {
 
 var errUndone = errors.New("undone by the test")
 
-// change makes a subscription come or go, or kills the connection.
+// change starts or stops a subscription, or terminates the listening connection.
 func (s *stressor) change(ctx context.Context) error {
 	if s.victim != "" && rand.N(3) == 0 {
 		_, err := s.writers[0].Pool().Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1", s.victim)
 		return err
 	}
 	if n := len(s.tracks); n > 0 && rand.N(2) == 0 {
-		for range 1 + rand.N(n) { // perhaps the last one, and with it the key or the connection
+		for range 1 + rand.N(n) { // perhaps the last one, which ends the key or the connection
 			if err := s.leave(rand.N(len(s.tracks))); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	for range 1 + rand.N(4) { // each may be armed by another's read
+	for range 1 + rand.N(4) { // each may be armed by the read of another
 		s.join(ctx)
 	}
 	return nil
@@ -264,7 +265,8 @@ func (s *stressor) join(ctx context.Context) {
 	s.tracks = append(s.tracks, x)
 }
 
-// wait waits until the subscription has received what was written, and no more.
+// wait waits until the subscription has received what was written, and checks that it is
+// no more.
 func (x *track) wait(ctx context.Context, s *stressor) error {
 	var want []mdb.StreamName
 	for _, stream := range s.written {
@@ -272,7 +274,7 @@ func (x *track) wait(ctx context.Context, s *stressor) error {
 			want = append(want, stream)
 		}
 	}
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(testTimeout)
 	defer timer.Stop()
 	for {
 		x.mu.Lock()
@@ -280,7 +282,7 @@ func (x *track) wait(ctx context.Context, s *stressor) error {
 		x.mu.Unlock()
 		if len(got) >= len(want) {
 			if !slices.Equal(got, want) {
-				return fmt.Errorf("subscription to %s received %q, want %q", x.what, got, want)
+				return fmt.Errorf("subscription to %s: got %q, want %q", x.what, got, want)
 			}
 			return nil
 		}
@@ -289,20 +291,20 @@ func (x *track) wait(ctx context.Context, s *stressor) error {
 		case err := <-x.done:
 			return fmt.Errorf("subscription to %s: %w", x.what, err)
 		case <-timer.C:
-			return fmt.Errorf("subscription to %s received %d of %d messages: %s", x.what, len(got), len(want), s.diagnose(ctx))
+			return fmt.Errorf("subscription to %s: got %d of %d messages: %s", x.what, len(got), len(want), s.diagnose(ctx))
 		}
 	}
 }
 
-// diagnose tells a bell that does not move from one that has not rung. What it
-// notifies comes behind every ring that is on its way, because notifications arrive
+// diagnose distinguishes a store that receives nothing from a notification that was not
+// sent. Its own notification arrives after all that are on their way, because they arrive
 // in the order of commits.
 func (s *stressor) diagnose(ctx context.Context) string {
 	before := s.store.NotifyStats()
 	if _, err := s.writers[0].Pool().Exec(ctx, "NOTIFY message_store, '-sentinel'"); err != nil {
 		return err.Error()
 	}
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(testTimeout); time.Now().Before(end); {
 		if stats := s.store.NotifyStats(); stats.Notifications > before.Notifications {
 			return fmt.Sprintf("a wake-up was lost; %+v", stats)
 		}
@@ -310,5 +312,5 @@ func (s *stressor) diagnose(ctx context.Context) string {
 			return err.Error()
 		}
 	}
-	return fmt.Sprintf("the bell hears nothing; %+v", before)
+	return fmt.Sprintf("the store receives no notifications; %+v", before)
 }

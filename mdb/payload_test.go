@@ -13,24 +13,24 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// canary is in every payload that is refused, and in no error.
+// canary is part of every payload that is rejected, and of no error.
 const canary = "c4n4ry"
 
-// checkNoCanary looks at every way in which a log may print an error.
+// checkNoCanary checks every way in which a log may print an error.
 func checkNoCanary(t testing.TB, err error) {
 	t.Helper()
 	for _, format := range []string{"%v", "%+v", "%q"} {
 		if text := fmt.Sprintf(format, err); strings.Contains(text, canary) {
-			t.Errorf("the error holds the payload: %.500s", text)
+			t.Errorf("the error quotes the payload: %.500s", text)
 			return
 		}
 	}
 	if text, jsonErr := json.Marshal(err); jsonErr == nil && strings.Contains(string(text), canary) {
-		t.Errorf("the error as JSON holds the payload: %.500s", text)
+		t.Errorf("the error as JSON quotes the payload: %.500s", text)
 	}
 }
 
-// Types whose JSON is made in the various ways that encoding/json knows.
+// Types whose JSON encoding/json produces in different ways.
 type (
 	named   string
 	inner   struct{ Text string }
@@ -66,8 +66,8 @@ const (
 	isFailing = "a value whose MarshalJSON failed"
 )
 
-// TestPayloadRefused has everything that the server could not store, or that would
-// be stored as something else, refused before it is sent.
+// TestPayloadRefused checks that a payload is rejected before it is sent if the server
+// could not store it, or would store something else.
 func TestPayloadRefused(t *testing.T) {
 	t.Parallel()
 	raw := func(text string) json.RawMessage { return json.RawMessage(text) }
@@ -98,7 +98,7 @@ func TestPayloadRefused(t *testing.T) {
 
 		{"escaped zero", raw(`"` + canary + `\u0000"`), isZero},
 		{"escaped zero in a key", raw(`{"` + canary + `\u0000":1}`), isZero},
-		{"escaped zero behind a backslash", raw(`"` + canary + `\\\u0000"`), isZero},
+		{"escaped zero after a backslash", raw(`"` + canary + `\\\u0000"`), isZero},
 		{"marshalled zero", map[string]string{canary: "\x00"}, isZero},
 		{"marshalled zero in a key", map[string]string{canary + "\x00": ""}, isZero},
 
@@ -113,7 +113,7 @@ func TestPayloadRefused(t *testing.T) {
 
 		{"UTF-8 in a string type", named(canary + "\xff"), isUTF8},
 		{"UTF-8 in a struct", inner{canary + "\xff"}, isUTF8},
-		{"UTF-8 behind a pointer", &pointer{&inner{canary + "\xff"}}, isUTF8},
+		{"UTF-8 in a pointer's target", &pointer{&inner{canary + "\xff"}}, isUTF8},
 		{"UTF-8 in an embedded struct", embeds{inner{canary + "\xff"}}, isUTF8},
 		{"UTF-8 in a key", map[string]int{canary + "\xff": 1}, isUTF8},
 		{"UTF-8 in a key of a string type", map[named]int{canary + "\xff": 1}, isUTF8},
@@ -137,7 +137,7 @@ func TestPayloadRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s, tx := deafStore(t)
+			s, tx := unusedStore(t)
 			for _, c := range []calls{s, tx} {
 				_, err := c.WriteMessage(t.Context(), "account-1", mdb.ProposedMessage{Type: "Happened", Data: tt.data})
 				checkFaults(t, err, mdb.Fault{"data", tt.given, "valid JSON that PostgreSQL can store"})
@@ -155,22 +155,22 @@ func TestPayloadRefused(t *testing.T) {
 	}
 }
 
-// TestNilTextMarshaler has a pointer to nothing, of a type whose methods need
-// something to point to, be passed over like encoding/json does.
+// TestNilTextMarshaler checks that a nil pointer is encoded as encoding/json does it, even
+// if its type's methods need a value.
 func TestNilTextMarshaler(t *testing.T) {
 	t.Parallel()
 	defer func() {
 		if r := recover(); r != nil {
-			t.Errorf("panic: %v", r)
+			t.Errorf("got panic: %v", r)
 		}
 	}()
-	s, _ := deafStore(t)
+	s, _ := unusedStore(t)
 	_, err := s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", addressed{nil, canary + "\xff"}))
 	checkFaults(t, err, mdb.Fault{"data", isUTF8, "valid JSON that PostgreSQL can store"})
 	checkNoCanary(t, err)
 }
 
-// TestPayloadAccepted has nothing refused that only looks like what is.
+// TestPayloadAccepted checks that a payload which only resembles a rejected one is stored.
 func TestPayloadAccepted(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -206,7 +206,7 @@ func TestPayloadAccepted(t *testing.T) {
 		{"raw in a struct", map[string]any{"a": raw(`{"b":[1]}`)}, `{"a": {"b": [1]}}`},
 		{"depth", raw(strings.Repeat("[", 1000) + strings.Repeat("]", 1000)), strings.Repeat("[", 1000) + strings.Repeat("]", 1000)},
 	} {
-		if text, ok := tt.data.(string); ok { // which has to be marshalled first
+		if text, ok := tt.data.(string); ok { // which must be marshalled first
 			tt.data = &text
 		}
 		t.Run(tt.name, func(t *testing.T) {
@@ -217,15 +217,16 @@ func TestPayloadAccepted(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := string(ms[0].Data); got != tt.want {
-				t.Errorf("data %s, want %s", got, tt.want)
+				t.Errorf("got data %s, want %s", got, tt.want)
 			}
 			if got := string(ms[0].Metadata); got != tt.want {
-				t.Errorf("metadata %s, want %s", got, tt.want)
+				t.Errorf("got metadata %s, want %s", got, tt.want)
 			}
 		})
 	}
 }
 
+// TestMaxMessageSize checks that the limit applies to each message.
 func TestMaxMessageSize(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t, mdb.WithMaxMessageSize(20))
@@ -236,12 +237,12 @@ func TestMaxMessageSize(t *testing.T) {
 	if _, err := s.WriteMessages(t.Context(), stream, []mdb.ProposedMessage{mdb.NewMessage("Happened", data), mdb.NewMessage("Happened", data)}); err != nil {
 		t.Error(err)
 	}
-	deaf, _ := deafStore(t, mdb.WithMaxMessageSize(20))
+	deaf, _ := unusedStore(t, mdb.WithMaxMessageSize(20))
 	_, err := deaf.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Happened", Data: data, Metadata: json.RawMessage(`"cdefg"`)})
 	checkFaults(t, err, mdb.Fault{"size", "21 bytes", "at most 20, see WithMaxMessageSize"})
 	checkNoCanary(t, err)
 
-	deaf, _ = deafStore(t)
+	deaf, _ = unusedStore(t)
 	large := json.RawMessage(`"` + strings.Repeat("x", mdb.DefaultMaxMessageSize-1) + `"`)
 	_, err = deaf.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", large))
 	checkFaults(t, err, mdb.Fault{"size", "16777217 bytes", "at most 16777216, see WithMaxMessageSize"})

@@ -12,6 +12,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
+// TestConfigure checks the search path that Configure derives from the one that is
+// configured.
 func TestConfigure(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -39,14 +41,14 @@ func TestConfigure(t *testing.T) {
 			if tt.path != "-" {
 				cfg.ConnConfig.RuntimeParams["search_path"] = tt.path
 			}
-			for range 3 { // it may be called again
+			for range 3 { // repeated calls change nothing
 				mdb.Configure(cfg)
 				if got := cfg.ConnConfig.RuntimeParams["search_path"]; got != tt.want {
-					t.Errorf("path %s, want %s", got, tt.want)
+					t.Errorf("got path %s, want %s", got, tt.want)
 				}
 			}
 			if got := cfg.ConnConfig.RuntimeParams["application_name"]; got != "kept" {
-				t.Errorf("another parameter has become %q", got)
+				t.Errorf("another parameter: got %q", got)
 			}
 			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 			if err != nil {
@@ -54,7 +56,7 @@ func TestConfigure(t *testing.T) {
 			}
 			t.Cleanup(pool.Close)
 			if got := value[string](t, pool, `SELECT current_setting('search_path')`); got != tt.want {
-				t.Errorf("the server's path is %s, want %s", got, tt.want)
+				t.Errorf("the server's path: got %s, want %s", got, tt.want)
 			}
 		})
 	}
@@ -65,12 +67,12 @@ func TestConfigure(t *testing.T) {
 	cfg.ConnConfig.RuntimeParams = nil
 	mdb.Configure(cfg)
 	if len(cfg.ConnConfig.RuntimeParams) != 2 {
-		t.Errorf("parameters %v, want the two", cfg.ConnConfig.RuntimeParams)
+		t.Errorf("got parameters %v, want the two", cfg.ConnConfig.RuntimeParams)
 	}
 }
 
-// TestConfigureOutlasts has what a session or a transaction sets give way to the
-// start-up parameters, whatever ends it.
+// TestConfigureOutlasts checks that the start-up parameters are in effect again after a
+// session or transaction has changed them and ended.
 func TestConfigureOutlasts(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, testdb.Shared(t), oneConnection)
@@ -82,7 +84,7 @@ func TestConfigureOutlasts(t *testing.T) {
 		`BEGIN; SET LOCAL message_store.sql_condition = on; SET LOCAL search_path = public; COMMIT`,
 		`BEGIN; SET message_store.sql_condition = on; SET search_path = public; ROLLBACK`,
 	} {
-		// One by one, as DISCARD ALL goes with nothing else.
+		// One at a time, because DISCARD ALL must be sent alone.
 		conn, err := pool.Acquire(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -95,13 +97,13 @@ func TestConfigureOutlasts(t *testing.T) {
 		rows, _ := pool.Query(t.Context(), settings, pgx.QueryExecModeExec)
 		got, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
 		if want := `off message_store, "$user", public, pg_temp`; err != nil || got != want {
-			t.Errorf("after %s: %s, error %v, want %s", sql, got, err, want)
+			t.Errorf("after %s: got %s, error %v, want %s", sql, got, err, want)
 		}
 	}
 }
 
-// TestTemporaryTable has a temporary table of the store's name not take its place,
-// on the connection that has it.
+// TestTemporaryTable checks that a temporary table with the name of the store's table does
+// not hide it from the connection that has it.
 func TestTemporaryTable(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
@@ -112,15 +114,15 @@ func TestTemporaryTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if ms, err := s.GetStreamMessages(t.Context(), stream); len(ms) != 3 || err != nil {
-		t.Errorf("%d messages, error %v, want 3", len(ms), err)
+		t.Errorf("got %d messages, error %v, want 3", len(ms), err)
 	}
 	if ms, err := s.GetCategoryMessages(t.Context(), stream.Category()); len(ms) != 3 || err != nil {
-		t.Errorf("%d messages of the category, error %v, want 3", len(ms), err)
+		t.Errorf("got %d messages of the category, error %v, want 3", len(ms), err)
 	}
 	if n := value[int](t, s.Pool(), `SELECT count(*) FROM pg_temp.messages`); n != 0 {
-		t.Errorf("%d messages in the temporary table, want none", n)
+		t.Errorf("got %d messages in the temporary table, want none", n)
 	}
 	if got := positions(t, newPool(t, testdb.Shared(t)), stream); len(got) != 3 {
-		t.Errorf("%d messages in the store, want 3", len(got))
+		t.Errorf("got %d messages in the store, want 3", len(got))
 	}
 }

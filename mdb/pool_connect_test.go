@@ -13,8 +13,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// TestConnectHidesPassword has connection strings that are wrong in many ways, and
-// the password in none of the errors. Nothing listens where they lead to.
+// TestConnectHidesPassword checks that no error contains the password, whatever is wrong
+// with the connection string. Nothing listens at these addresses.
 func TestConnectHidesPassword(t *testing.T) {
 	t.Parallel()
 	for _, connString := range []string{
@@ -75,26 +75,27 @@ func TestConnectHidesPassword(t *testing.T) {
 			s, err := mdb.Connect(t.Context(), connString)
 			if err == nil {
 				s.Close()
-				t.Fatal("no error")
+				t.Fatal("got no error")
 			}
 			if s != nil {
-				t.Error("a Store beside the error")
+				t.Error("got a Store with the error")
 			}
 			checkNoCanary(t, err)
 			// An error that is printed as JSON, or field by field, holds them all.
 			for e := err; e != nil; e = errors.Unwrap(e) {
 				if parse := (*pgconn.ParseConfigError)(nil); errors.As(e, &parse) {
-					t.Errorf("a %T is reachable, which keeps the connection string", parse)
+					t.Errorf("errors.As finds a %T, which contains the connection string", parse)
 				}
 			}
 			if !strings.HasPrefix(err.Error(), "mdb: ") {
-				t.Errorf("error %q does not say whose it is", err)
+				t.Errorf("got error %q, want the prefix mdb:", err)
 			}
 		})
 	}
 }
 
-// TestConnectRefused has the server refuse, which its own errors tell.
+// TestConnectRefused checks that the error of Connect contains the server's, if the server
+// rejects the connection.
 func TestConnectRefused(t *testing.T) {
 	t.Parallel()
 	for name, code := range map[string]string{"database": "3D000", "role": "28000", "parameter": "42704"} {
@@ -110,7 +111,7 @@ func TestConnectRefused(t *testing.T) {
 				u.Path = "/does_not_exist"
 			case "role":
 				if _, secret := u.User.Password(); secret {
-					code = "28P01" // behind a password the server does not tell which roles there are
+					code = "28P01" // with passwords the server does not reveal which roles exist
 				}
 				u.User = url.UserPassword("does_not_exist", canary)
 			case "parameter":
@@ -125,20 +126,22 @@ func TestConnectRefused(t *testing.T) {
 	}
 }
 
+// TestConnectArguments checks that Connect reports all faults of its arguments, and the
+// end of its context.
 func TestConnectArguments(t *testing.T) {
 	t.Parallel()
 	_, err := mdb.Connect(t.Context(), testdb.Shared(t), mdb.WithMaxMessageSize(-1), mdb.WithLogger(nil))
 	if n := len(wantError[*mdb.ArgumentError](t, err).Faults); n != 2 {
-		t.Errorf("%d faults in %v, want 2", n, err)
+		t.Errorf("got %d faults in %v, want 2", n, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := mdb.Connect(ctx, testdb.Shared(t)); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v, want a cancelled context", err)
+		t.Errorf("got error %v, want a cancelled context", err)
 	}
 }
 
-// TestClose has a store close the pool that is its own, and no other.
+// TestClose checks that Close closes a pool that the store opened, and no other.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	own, err := mdb.Connect(t.Context(), testdb.Shared(t))
@@ -148,16 +151,16 @@ func TestClose(t *testing.T) {
 	pool := newPool(t, testdb.Shared(t))
 	others := newStore(t, pool)
 	if others.Pool() != pool {
-		t.Error("Pool returns another one")
+		t.Error("Pool returns another pool")
 	}
 	for range 2 {
 		own.Close()
 		others.Close()
 	}
 	if err := own.Pool().Ping(t.Context()); err == nil {
-		t.Error("the store's own pool is open")
+		t.Error("the store's own pool is open after Close")
 	}
 	if err := pool.Ping(t.Context()); err != nil {
-		t.Errorf("the caller's pool: %v", err)
+		t.Errorf("the caller's pool after Close: got error %v, want none", err)
 	}
 }

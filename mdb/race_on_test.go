@@ -2,6 +2,6 @@
 
 package mdb_test
 
-// raceEnabled excuses the tests that count allocations: under the race
-// detector a sync.Pool drops some of what it is given.
+// raceEnabled skips the tests that count allocations: under the race detector a sync.Pool
+// drops some of its objects.
 const raceEnabled = true

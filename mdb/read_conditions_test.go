@@ -25,12 +25,12 @@ func checkOff(t *testing.T, db database) {
 		t.Fatal(err)
 	}
 	if setting != nil && *setting != "off" {
-		t.Errorf("the setting is %q", *setting)
+		t.Errorf("got the setting %q", *setting)
 	}
 	rows, _ = db.Query(t.Context(), `SELECT * FROM message_store.get_stream_messages('a-1', condition => 'true')`, pgx.QueryExecModeExec)
 	rows.Close()
 	if err := rows.Err(); err == nil || wantError[*pgconn.PgError](t, err).Message != "Retrieval with SQL condition is not activated" {
-		t.Errorf("conditions are allowed (error %v)", err)
+		t.Errorf("conditions are allowed (got error %v)", err)
 	}
 }
 
@@ -51,12 +51,12 @@ func TestConditionsStayOff(t *testing.T) {
 					for condition, fails := range map[mdb.SQL]bool{"position = 1": false, "nonsense": true, "position / 0 = 1": true} {
 						_, err := s.GetStreamMessages(t.Context(), stream, mdb.WithCondition(condition))
 						if (err != nil) != fails {
-							t.Errorf("where %s: error %v", condition, err)
+							t.Errorf("where %s: got error %v", condition, err)
 						}
 						checkOff(t, s.Pool())
 						_, err = s.GetCategoryMessages(t.Context(), stream.Category(), mdb.WithCondition(condition))
 						if (err != nil) != fails {
-							t.Errorf("where %s: error %v", condition, err)
+							t.Errorf("where %s: got error %v", condition, err)
 						}
 						checkOff(t, s.Pool())
 					}
@@ -74,12 +74,12 @@ func TestConditionsStayOff(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel()
 				if _, err := s.GetStreamMessages(ctx, stream, mdb.WithCondition("true")); !errors.Is(err, context.Canceled) {
-					t.Errorf("error %v, want a cancelled context", err)
+					t.Errorf("got error %v, want a cancelled context", err)
 				}
 				checkOff(t, s.Pool())
-				// Even the failures have cost no connection.
+				// Not even the failures have cost a connection.
 				if n := w.dials.Load(); n != 1 {
-					t.Errorf("%d connections, want 1", n)
+					t.Errorf("got %d connections, want 1", n)
 				}
 			})
 		}
@@ -101,7 +101,7 @@ func TestConditionsStayOffWhenCancelled(t *testing.T) {
 				pool := open(t, testdb.Shared(t), oneConnection, parameter("application_name", name), func(cfg *pgxpool.Config) {
 					if request {
 						cfg.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-							return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+							return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: testTimeout}
 						}
 					}
 				})
@@ -118,7 +118,7 @@ func TestConditionsStayOffWhenCancelled(t *testing.T) {
 				until(t, other.Pool(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event = 'PgSleep')`, name)
 				cancel()
 				if err := <-done; err == nil {
-					t.Error("no error")
+					t.Error("got no error")
 				}
 				checkOff(t, s.Pool())
 			})
@@ -141,10 +141,10 @@ func TestConditionsStayOffInTx(t *testing.T) {
 					tx := begin(t, s.Pool())
 					_, err := s.WithTx(tx).GetStreamMessages(t.Context(), stream, mdb.WithCondition(condition))
 					if (err == nil) != (condition == "true") {
-						t.Errorf("where %s: error %v", condition, err)
+						t.Errorf("where %s: got error %v", condition, err)
 					}
 					if err == nil {
-						// The look fails, as it should, so it has a savepoint.
+						// This check fails, as it must, so it has a savepoint.
 						inner, err := tx.Begin(t.Context())
 						if err != nil {
 							t.Fatal(err)
@@ -176,7 +176,7 @@ func TestConditionInBareTx(t *testing.T) {
 	tx := begin(t, s.Pool())
 	_, err := s.WithTx(tx).GetStreamMessages(t.Context(), stream, mdb.WithCondition("true"))
 	wantError[*mdb.SetupError](t, err)
-	// Nothing has happened to the transaction.
+	// The transaction is unchanged.
 	write(t, s.WithTx(tx), stream, mdb.NewMessage("Happened", nil))
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -184,8 +184,8 @@ func TestConditionInBareTx(t *testing.T) {
 	checkOff(t, s.Pool())
 }
 
-// pathOnlyPool returns a pool with the search path that Message DB's own functions
-// need, and nothing else of what Configure sets.
+// pathOnlyPool returns a pool with the search path that Message DB's own functions need,
+// and nothing else that Configure sets.
 func pathOnlyPool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	if testdb.Official() {

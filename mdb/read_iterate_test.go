@@ -13,11 +13,11 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// collect gathers a sequence's messages up to its error.
+// collect returns a sequence's messages up to its error.
 func collect(seq iter.Seq2[mdb.Message, error]) (ms []mdb.Message, err error) {
 	for m, e := range seq {
 		if err != nil {
-			return ms, errors.New("a pair behind the error")
+			return ms, errors.New("got a pair after the error")
 		}
 		if err = e; err == nil {
 			ms = append(ms, m)
@@ -58,10 +58,10 @@ func TestPages(t *testing.T) {
 						want = append(want, w.GlobalPosition)
 					}
 					if got := globalPositions(ms); !slices.Equal(got, want) {
-						t.Errorf("pages of %d from %d: global positions %v, want %v", size, from, got, want)
+						t.Errorf("pages of %d from %d: got global positions %v, want %v", size, from, got, want)
 					}
 					if got, want := w.trips.Load()-before, int64((n-from)/size+1); got != want {
-						t.Errorf("pages of %d for %d messages: %d reads, want %d", size, n-from, got, want)
+						t.Errorf("pages of %d for %d messages: got %d reads, want %d", size, n-from, got, want)
 					}
 				}
 			}
@@ -91,14 +91,14 @@ func TestPagesOfFilters(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(want) == 0 || len(want) == 30 {
-			t.Fatalf("the filter leaves %d messages of 30, so this test sees nothing", len(want))
+			t.Fatalf("got %d messages of 30 through the filter, so this test proves nothing", len(want))
 		}
 		got, err := collect(s.CategoryMessages(t.Context(), category, append(opts, mdb.WithBatchSize(2))...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Equal(globalPositions(got), globalPositions(want)) {
-			t.Errorf("pages hold %v, want %v", globalPositions(got), globalPositions(want))
+			t.Errorf("pages: got %v, want %v", globalPositions(got), globalPositions(want))
 		}
 	}
 }
@@ -116,17 +116,17 @@ func TestIteratorHoldsNoConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		if held := s.Pool().Stat().AcquiredConns(); held != 0 {
-			t.Fatalf("%d connections are in use", held)
+			t.Fatalf("got %d connections in use, want none", held)
 		}
 		if n++; n < 5 {
 			write(t, s, stream, mdb.NewMessage("Happened", nil))
 		}
 		if version, err := s.StreamVersion(t.Context(), stream); err != nil || version < m.Position {
-			t.Fatalf("version %d, error %v", version, err)
+			t.Fatalf("got version %d, error %v", version, err)
 		}
 	}
 	if n != 6 {
-		t.Errorf("%d messages, want 6", n)
+		t.Errorf("got %d messages, want 6", n)
 	}
 }
 
@@ -139,7 +139,7 @@ func TestIteratorStops(t *testing.T) {
 	stream := mdbtest.Category("stop").Stream("1")
 	seed(t, s, stream, 4)
 	seq := s.StreamMessages(t.Context(), stream, mdb.WithBatchSize(2))
-	for range 2 { // the first time prepares
+	for range 2 { // the first time prepares the statement
 		before := w.trips.Load()
 		for m, err := range seq {
 			if err != nil {
@@ -150,7 +150,7 @@ func TestIteratorStops(t *testing.T) {
 			}
 		}
 		if got := w.trips.Load() - before; got > 2 {
-			t.Errorf("%d round trips for one page", got)
+			t.Errorf("got %d round trips for one page", got)
 		}
 	}
 	before := w.trips.Load()
@@ -158,7 +158,7 @@ func TestIteratorStops(t *testing.T) {
 		break
 	}
 	if got := w.trips.Load() - before; got != 1 {
-		t.Errorf("%d round trips for one page, want 1", got)
+		t.Errorf("got %d round trips for one page, want 1", got)
 	}
 	write(t, s, stream, mdb.NewMessage("Happened", nil))
 	for range 2 {
@@ -167,7 +167,7 @@ func TestIteratorStops(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, want := streamPositions(ms), []int64{0, 1, 2, 3, 4}; !slices.Equal(got, want) {
-			t.Errorf("positions %v, want %v", got, want)
+			t.Errorf("got positions %v, want %v", got, want)
 		}
 	}
 }
@@ -196,11 +196,11 @@ func TestIteratorError(t *testing.T) {
 			var last error
 			for m, err := range seq {
 				if last != nil {
-					t.Fatal("a pair behind the error")
+					t.Fatal("got a pair after the error")
 				}
 				if last = err; err != nil {
 					if m.Type != "" || m.Stream != "" {
-						t.Errorf("message %+v beside the error", m)
+						t.Errorf("got message %+v with the error", m)
 					}
 					continue
 				}
@@ -210,14 +210,14 @@ func TestIteratorError(t *testing.T) {
 				}
 			}
 			if !slices.Equal(got, []int64{0, 1}) || !errors.Is(last, context.Canceled) {
-				t.Errorf("positions %v and error %v, want those of a page and a cancelled context", got, last)
+				t.Errorf("got positions %v and error %v, want those of a page and a cancelled context", got, last)
 			}
 			ms, err := collect(seq)
 			if len(ms) != 0 || !errors.Is(err, context.Canceled) {
-				t.Errorf("%d messages and error %v, want a cancelled context", len(ms), err)
+				t.Errorf("got %d messages and error %v, want a cancelled context", len(ms), err)
 			}
 			if ms, err := collect(read(t.Context())); len(ms) != 4 || err != nil {
-				t.Errorf("%d messages and error %v, want 4", len(ms), err)
+				t.Errorf("got %d messages and error %v, want 4", len(ms), err)
 			}
 		})
 	}

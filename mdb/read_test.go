@@ -7,7 +7,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// seed writes n messages to a stream and returns their positions.
+// seed writes n messages to a stream.
 func seed(t testing.TB, s *mdb.Store, stream mdb.StreamName, n int) []mdb.Written {
 	t.Helper()
 	w, err := s.WriteMessages(t.Context(), stream, proposals(n))
@@ -42,7 +42,7 @@ func TestReadInTxSeesItsWrites(t *testing.T) {
 	write(t, mtx, stream, mdb.NewMessage("Happened", nil))
 	for c, want := range map[calls]int64{mtx: 0, s: mdb.NoStream} {
 		if got, err := c.StreamVersion(t.Context(), stream); err != nil || got != want {
-			t.Errorf("%T: version %d, error %v, want %d", c, got, err, want)
+			t.Errorf("%T: got version %d, error %v, want %d", c, got, err, want)
 		}
 	}
 }

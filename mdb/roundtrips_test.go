@@ -10,8 +10,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestRoundTrips counts, for each call, how often the client waits for the server,
-// once the statement is known to both.
+// TestRoundTrips checks how many round trips each call makes once the statement is
+// prepared.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
@@ -25,12 +25,12 @@ func TestRoundTrips(t *testing.T) {
 				s := newStore(t, newPool(t, testdb.Shared(t), execMode(mode), oneConnection, w.attach), opts...)
 				want := int64(1)
 				if mode == pgx.QueryExecModeDescribeExec {
-					want = 2 // which is what the mode is named after
+					want = 2 // the mode describes, then executes
 				}
 				t.Run("Store", func(t *testing.T) { countRoundTrips(t, &w, want, s) })
 				t.Run("Tx", func(t *testing.T) { countRoundTrips(t, &w, want, s.WithTx(begin(t, s.Pool()))) })
 				if n := w.dials.Load(); n != 1 {
-					t.Errorf("%d connections, want 1", n)
+					t.Errorf("got %d connections, want 1", n)
 				}
 			})
 		}
@@ -41,7 +41,7 @@ func countRoundTrips(t *testing.T, w *wire, want int64, c calls) {
 	category := mdbtest.Category("trips")
 	stream := category.Stream("1")
 	ctx := t.Context()
-	expected := mdb.NoStream // of a stream of its own
+	expected := mdb.NoStream // of a new stream
 	operations := []struct {
 		name string
 		call func() error
@@ -106,7 +106,7 @@ func countRoundTrips(t *testing.T, w *wire, want int64, c calls) {
 			call func() error
 		}{"LockCategories", func() error { return tx.LockCategories(ctx, "a", "b", category, "a") }})
 	}
-	// The conditions' own statements are the same for all reads.
+	// The statements that set and reset conditions are the same for all reads.
 	for range 2 {
 		for _, o := range operations {
 			if err := o.call(); err != nil {
@@ -120,13 +120,13 @@ func countRoundTrips(t *testing.T, w *wire, want int64, c calls) {
 			t.Fatalf("%s: %v", o.name, err)
 		}
 		if got := w.trips.Load() - before; got != want {
-			t.Errorf("%s: %d round trips, want %d", o.name, got, want)
+			t.Errorf("%s: got %d round trips, want %d", o.name, got, want)
 		}
 	}
 }
 
-// TestLostRaceKeepsStatement has a write that loses cost the next one nothing: pgx
-// by itself would prepare its statement anew.
+// TestLostRaceKeepsStatement checks that a write with a wrong version costs the next write
+// nothing. Without the client's help pgx would prepare the statement again.
 func TestLostRaceKeepsStatement(t *testing.T) {
 	t.Parallel()
 	for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
@@ -142,7 +142,7 @@ func TestLostRaceKeepsStatement(t *testing.T) {
 				before := w.trips.Load()
 				_ = call()
 				if got := w.trips.Load() - before; got != 1 {
-					t.Errorf("%s: %d round trips, want 1", what, got)
+					t.Errorf("%s: got %d round trips, want 1", what, got)
 				}
 			}
 			for range 3 {
@@ -171,7 +171,7 @@ func TestLostRaceKeepsStatement(t *testing.T) {
 				})
 			}
 			if n := value[int](t, s.Pool(), `SELECT count(*) FROM message_store.messages WHERE stream_name = $1`, string(stream)); n != 12 {
-				t.Errorf("%d messages, want 12", n)
+				t.Errorf("got %d messages, want 12", n)
 			}
 		})
 	}

@@ -43,21 +43,21 @@ func FuzzErrors(f *testing.F) {
 		}
 		var found *pgconn.PgError
 		if !errors.As(err, &found) || found != server {
-			t.Fatalf("%v is not the server's error any more", err)
+			t.Fatalf("got %v, want an error that wraps the server's", err)
 		}
 		if strings.HasPrefix(code, "22") && len(message) > len("invalid") && strings.Contains(err.Error(), message) {
-			t.Errorf("a data exception quotes: %v", err)
+			t.Errorf("the error of a data exception quotes the server's text: %v", err)
 		}
 		told := wrongVersion.MatchString(message)
 		if severity != "FATAL" && severity != "PANIC" {
 			raised := code == "P0001" && told
 			unique := code == "23505" && constraint == "messages_stream"
 			if got, want := classify(server) == classWrongVersion, raised || unique; got != want {
-				t.Errorf("it is a wrong version: %t, want %t", got, want)
+				t.Errorf("whether it is a WrongVersionError: got %t, want %t", got, want)
 			}
 		}
 		if !told && actualVersion(server) != unknownVersion {
-			t.Errorf("a version %d out of nothing", actualVersion(server))
+			t.Errorf("got version %d from a text without one", actualVersion(server))
 		}
 	})
 }
@@ -90,7 +90,7 @@ func TestServerText(t *testing.T) {
 		{pgconn.PgError{Code: "P0001", Message: "shard 2: Must be a stream name: account", Routine: "exec_stmt_raise"}, "Must be a stream name: account"},
 	} {
 		if got := serverText(&tt.err); got != tt.want {
-			t.Errorf("%s %q: %q, want %q", tt.err.Code, tt.err.Message, got, tt.want)
+			t.Errorf("%s %q: got %q, want %q", tt.err.Code, tt.err.Message, got, tt.want)
 		}
 	}
 }

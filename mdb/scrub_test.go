@@ -11,7 +11,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// quoting makes the server quote a payload wherever its errors have room for it.
+// quoting makes the server quote a payload in every part of its errors that can contain
+// one.
 const quoting = `
 ALTER TABLE message_store.messages ADD CONSTRAINT checked CHECK (type <> 'Checked');
 CREATE FUNCTION public.quote() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -70,7 +71,7 @@ func TestErrorTextsHoldNoPayload(t *testing.T) {
 	}
 }
 
-// provoke makes calls fail in the server while it has a payload in its hands.
+// provoke makes calls fail in the server while it processes a payload.
 func provoke(t *testing.T, s *mdb.Store, typ, code string) {
 	category := mdbtest.Category("scrub")
 	m := mdb.NewMessage(typ, map[string]string{"text": canary, "broken": "{" + canary})
@@ -93,15 +94,15 @@ func checkScrubbed(t *testing.T, err error, code string) {
 	pgErr := wantCode(t, err, code)
 	checkNoCanary(t, err)
 	if !strings.Contains(err.Error(), "(SQLSTATE "+code+")") {
-		t.Errorf("the error does not say which one it is: %v", err)
+		t.Errorf("the error does not contain its SQLSTATE: %v", err)
 	}
-	// The program can have all that the server said.
+	// The program can unwrap everything that the server said.
 	if pgErr.Message == "" || pgErr.SeverityUnlocalized != "ERROR" || pgErr.Routine == "" || pgErr.Where+pgErr.Detail == "" {
-		t.Errorf("the server's error has lost something: %+v", *pgErr)
+		t.Errorf("got the server's error %+v, want it complete", *pgErr)
 	}
 }
 
-// TestErrorKeepsTheServers checks that errors.As finds the server's error as it was.
+// TestErrorKeepsTheServers checks that errors.As finds the server's error unchanged.
 func TestErrorKeepsTheServers(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -113,15 +114,15 @@ func TestErrorKeepsTheServers(t *testing.T) {
 	_, err = s.Pool().Exec(t.Context(), `SELECT message_store.write_message($1, $2, 'Happened', NULL)`, m.ID.String(), string(stream))
 	want := *wantError[*pgconn.PgError](t, err)
 	if want.Detail == "" || want.Where == "" {
-		t.Fatalf("the server's error is %+v, so this test sees nothing", want)
+		t.Fatalf("got the server's error %+v, so this test proves nothing", want)
 	}
 	if got != want {
-		t.Errorf("error\n%+v, want\n%+v", got, want)
+		t.Errorf("got error\n%+v, want\n%+v", got, want)
 	}
 }
 
-// TestErrorLanguages checks that no error quotes a payload when the server speaks
-// another language, and that the call's meaning is found all the same.
+// TestErrorLanguages checks that no error quotes a payload when the server uses another
+// language, and that errors are classified all the same.
 func TestErrorLanguages(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t)
@@ -129,7 +130,7 @@ func TestErrorLanguages(t *testing.T) {
 	for _, language := range []string{"de_DE.UTF-8", "fr_FR.UTF-8", "ja_JP.UTF-8"} {
 		t.Run(language, func(t *testing.T) {
 			if _, err := s.Pool().Exec(t.Context(), "SELECT set_config('lc_messages', $1, true)", language); err != nil {
-				t.Skipf("the server cannot speak %s here: %v (Debian: apt-get install locales, localedef -i %.5s -f UTF-8 %[1]s)", language, err, language)
+				t.Skipf("the server cannot use %s here: %v (Debian: apt-get install locales, localedef -i %.5s -f UTF-8 %[1]s)", language, err, language)
 			}
 			var spoken *pgconn.PgError
 			pool := newPool(t, s.Pool().Config().ConnString(), parameter("lc_messages", language))

@@ -17,9 +17,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestContention lets writers of one stream write batches in both ways at once.
-// The lock that both take makes each see what the one before has written, so none
-// fails and no position is given twice.
+// TestContention checks that batches which writers of one stream write concurrently, in
+// both ways, all succeed and get positions without gaps or duplicates. Both ways take the
+// same lock, so each writer sees what the one before it has written.
 func TestContention(t *testing.T) {
 	t.Parallel()
 	const writers, batches, size = 32, 5, 10
@@ -51,7 +51,7 @@ func TestContention(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := writers * batches * size; len(messages) != want {
-		t.Fatalf("%d messages, want %d", len(messages), want)
+		t.Fatalf("got %d messages, want %d", len(messages), want)
 	}
 	for i, m := range messages {
 		var data struct{ N int }
@@ -59,16 +59,16 @@ func TestContention(t *testing.T) {
 			t.Fatal(err)
 		}
 		if m.Position != int64(i) || data.N != i%size {
-			t.Fatalf("message %d is number %d of its batch at position %d", i, data.N, m.Position)
+			t.Fatalf("got message %d as number %d of its batch at position %d", i, data.N, m.Position)
 		}
 		if i > 0 && m.GlobalPosition <= messages[i-1].GlobalPosition {
-			t.Fatalf("global position %d follows %d", m.GlobalPosition, messages[i-1].GlobalPosition)
+			t.Fatalf("got global position %d after %d", m.GlobalPosition, messages[i-1].GlobalPosition)
 		}
 	}
 }
 
-// TestLostRace compares what both ways say of a batch that expects the wrong
-// version, on a store and in a transaction, which it ends.
+// TestLostRace checks that both ways report a batch that expects the wrong version alike,
+// on a store and in a transaction, which the error aborts.
 func TestLostRace(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, testdb.Shared(t))
@@ -83,28 +83,27 @@ func TestLostRace(t *testing.T) {
 				_, err := c.WriteMessages(t.Context(), stream, proposals(2), mdb.ExpectVersion(7))
 				lost := wantError[*mdb.WrongVersionError](t, err)
 				if lost.Stream != stream || lost.Expected != 7 || lost.Actual != 0 {
-					t.Errorf("%+v", lost)
+					t.Errorf("got %+v", lost)
 				}
 				pgErr := wantCode(t, err, "P0001")
 				if want := fmt.Sprintf("Wrong expected version: 7 (Stream: %s, Stream Version: 0)", stream); pgErr.Message != want {
-					t.Errorf("message %q, want %q", pgErr.Message, want)
+					t.Errorf("got message %q, want %q", pgErr.Message, want)
 				}
 			}
 			lose(t, s)
 			tx := begin(t, pool)
 			lose(t, s.WithTx(tx))
 			if status := tx.Conn().PgConn().TxStatus(); status != 'E' {
-				t.Errorf("transaction status %c, want E", status)
+				t.Errorf("got transaction status %c, want E", status)
 			}
 			if got := positions(t, pool, stream); !slices.Equal(got, []int64{0}) {
-				t.Errorf("positions %v", got)
+				t.Errorf("got positions %v", got)
 			}
 		})
 	}
 }
 
-// fill puts many messages of common categories and few of a rare one into the
-// table.
+// fill inserts many messages of common categories and few of a rare one.
 func fill(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	exec(t, pool, `INSERT INTO message_store.messages (stream_name, position, type, data, metadata)
@@ -113,9 +112,9 @@ FROM generate_series(0, 49999) AS i`)
 	exec(t, pool, `INSERT INTO message_store.messages (stream_name, position, type) VALUES ('rare-1', 0, 'Happened')`)
 }
 
-// TestPlans wants each read to use the index made for it, whatever the planner
-// knows of the table, for common and rare categories, from the beginning and near
-// the tail; and no plan to be made anew at each call.
+// TestPlans checks that each read uses the index made for it, whatever statistics the
+// planner has: for common and rare categories, at the beginning and near the end. It also
+// checks that the statements are not planned for each call.
 func TestPlans(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, testdb.New(t), oneConnection)
@@ -132,7 +131,7 @@ func TestPlans(t *testing.T) {
 		"stream_version":          {"'common3-7'", "'rare-1'"},
 	}
 	if !slices.Equal(slices.Sorted(maps.Keys(texts)), slices.Sorted(maps.Keys(arguments))) {
-		t.Fatalf("statements %v", slices.Sorted(maps.Keys(texts)))
+		t.Fatalf("got statements %v", slices.Sorted(maps.Keys(texts)))
 	}
 	for _, analyzed := range []bool{false, true} {
 		if analyzed {
@@ -148,26 +147,26 @@ func TestPlans(t *testing.T) {
 			for _, list := range lists {
 				plan := explain(t, pool, fmt.Sprintf("EXPLAIN EXECUTE %s(%s)", name, list))
 				if !strings.Contains(plan, index) || strings.Contains(plan, "messages_pkey") || strings.Contains(plan, "Seq Scan") {
-					t.Errorf("%s(%s), analyzed: %t, want %s:\n%s", name, list, analyzed, index, plan)
+					t.Errorf("%s(%s), analyzed: %t: want the index %s:\n%s", name, list, analyzed, index, plan)
 				}
-				// Without statistics the planner takes two filters for so selective that it
-				// would sort what they leave.
+				// Without statistics the planner estimates that two filters leave so few
+				// rows that it would sort them.
 				if analyzed && strings.Contains(plan, "Sort") {
-					t.Errorf("%s(%s), want an ordered scan:\n%s", name, list, plan)
+					t.Errorf("%s(%s): want an ordered scan:\n%s", name, list, plan)
 				}
 			}
 		}
 	}
 
-	// The server plans the first five calls for their arguments, and goes on if that
-	// was worth it.
+	// The server plans the first five calls for their arguments, and goes on to do so if
+	// that is cheaper than the generic plan.
 	for name, lists := range arguments {
 		for range 20 {
 			exec(t, pool, fmt.Sprintf("EXECUTE %s(%s)", name, lists[len(lists)-1]))
 		}
 		const generic = `SELECT generic_plans FROM pg_prepared_statements WHERE name = $1`
 		if n := value[int64](t, pool, generic, name); n < 10 {
-			t.Errorf("%s ran %d times by its one plan, want nearly always", name, n)
+			t.Errorf("%s: got %d calls by the generic plan, want nearly all", name, n)
 		}
 	}
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// everyCall makes each call that needs a statement of its own. It looks at the
-// table through another pool, as it is the store that mends its statements.
+// everyCall makes each call that has a statement of its own. It reads the table through
+// another pool, because the calls must find the statements as they are.
 func everyCall(t *testing.T, s *mdb.Store, other database, stream mdb.StreamName) {
 	t.Helper()
 	ctx := t.Context()
 	check := func(what string, got, want int, err error) {
 		t.Helper()
 		if err != nil || got != want {
-			t.Errorf("%s: %d, error %v, want %d", what, got, err, want)
+			t.Errorf("%s: got %d, error %v, want %d", what, got, err, want)
 		}
 	}
 	one, err := s.WriteMessage(ctx, stream, mdb.NewMessage("One", 1), mdb.ExpectNoStream())
@@ -47,12 +47,12 @@ func everyCall(t *testing.T, s *mdb.Store, other database, stream mdb.StreamName
 	_, err = s.MessageStoreVersion(ctx)
 	check("MessageStoreVersion", 0, 0, err)
 	if got, want := positions(t, other, stream), []int64{0, 1, 2}; !slices.Equal(got, want) {
-		t.Errorf("positions %v, want %v", got, want)
+		t.Errorf("got positions %v, want %v", got, want)
 	}
 }
 
-// TestForgottenStatements has the server forget its statements behind the client's
-// back, between calls and after each of them.
+// TestForgottenStatements checks that calls succeed after the server has dropped their
+// prepared statements, between calls and after each of them.
 func TestForgottenStatements(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
@@ -83,8 +83,8 @@ func TestForgottenStatements(t *testing.T) {
 	}
 }
 
-// TestForgottenStatementInTx has the transaction be lost, because only its owner
-// can begin it again, and the connection's next one not.
+// TestForgottenStatementInTx checks that a dropped statement costs a transaction, which
+// only its owner can begin again, but not the connection's next one.
 func TestForgottenStatementInTx(t *testing.T) {
 	t.Parallel()
 	for name, call := range map[string]func(ctx context.Context, tx *mdb.Tx, stream mdb.StreamName) error{
@@ -128,7 +128,7 @@ func TestForgottenStatementInTx(t *testing.T) {
 				wantCode(t, do(), "26000")
 				for range 2 {
 					if err := do(); err != nil {
-						t.Errorf("the next transaction: %v", err)
+						t.Errorf("the next transaction: got error %v, want none", err)
 					}
 				}
 			})
@@ -136,8 +136,8 @@ func TestForgottenStatementInTx(t *testing.T) {
 	}
 }
 
-// TestForgottenStatementAtomically has the store begin again the transaction that
-// is its own.
+// TestForgottenStatementAtomically checks that Atomically begins its transaction again
+// after a statement was dropped.
 func TestForgottenStatementAtomically(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection), attempts(3))
@@ -153,12 +153,12 @@ func TestForgottenStatementAtomically(t *testing.T) {
 		exec(t, s.Pool(), "DEALLOCATE ALL")
 	}
 	if got, want := positions(t, s.Pool(), category.Stream("1")), []int64{0, 1, 2}; !slices.Equal(got, want) {
-		t.Errorf("positions %v, want %v", got, want)
+		t.Errorf("got positions %v, want %v", got, want)
 	}
 }
 
-// An upgrade replaces functions by ones that return other types, as far as the
-// server is concerned: prepared statements that call them cannot go on.
+// An upgrade replaces functions by others that return new types, as far as the server is
+// concerned, so that prepared statements that call them fail.
 const upgrade = `
 CREATE SCHEMA old;
 ALTER FUNCTION message_store.write_message(varchar, varchar, varchar, jsonb, jsonb, bigint) SET SCHEMA old;
@@ -171,6 +171,8 @@ CREATE FUNCTION message_store.get_stream_messages(stream_name varchar, "position
 ALTER FUNCTION message_store.stream_version(varchar) SET SCHEMA old;
 CREATE FUNCTION message_store.stream_version(stream_name varchar) RETURNS integer LANGUAGE sql AS 'SELECT old.stream_version($1)::integer';`
 
+// TestOutdatedStatements checks that calls succeed after an upgrade has invalidated their
+// prepared statements.
 func TestOutdatedStatements(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
@@ -184,13 +186,15 @@ func TestOutdatedStatements(t *testing.T) {
 			exec(t, other, upgrade)
 			if mode == pgx.QueryExecModeCacheStatement {
 				_, err := s.Pool().Exec(t.Context(), value[string](t, s.Pool(), `SELECT 'EXECUTE ' || name || '(''x-1'')' FROM pg_prepared_statements WHERE name LIKE 'mdb_stream_version%'`))
-				wantCode(t, err, "0A000") // or this test would see nothing
+				wantCode(t, err, "0A000") // otherwise this test proves nothing
 			}
 			everyCall(t, s, other, mdbtest.Category("outdated").Stream("2"))
 		})
 	}
 }
 
+// TestOutdatedStatementInTx checks that an outdated statement costs a transaction, but not
+// the connection's next one.
 func TestOutdatedStatementInTx(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -206,12 +210,12 @@ func TestOutdatedStatementInTx(t *testing.T) {
 	}
 	pgErr := wantError[*pgconn.PgError](t, do())
 	if pgErr.Code != "0A000" || pgErr.Message != "cached plan must not change result type" {
-		t.Errorf("error %v", pgErr)
+		t.Errorf("got error %v", pgErr)
 	}
 	if err := do(); err != nil {
-		t.Errorf("the next transaction: %v", err)
+		t.Errorf("the next transaction: got error %v, want none", err)
 	}
 	if got, want := positions(t, s.Pool(), stream), []int64{0, 1}; !slices.Equal(got, want) {
-		t.Errorf("positions %v, want %v", got, want)
+		t.Errorf("got positions %v, want %v", got, want)
 	}
 }

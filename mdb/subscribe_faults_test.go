@@ -20,18 +20,18 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// A gathering is a subscription that notes where its messages are, through a pool
-// of its own.
+// A gathering is a subscription that records where its messages are, with a pool of its
+// own.
 type gathering struct {
 	name    string
 	pool    *pgxpool.Pool
 	dropped chan error
 	retries atomic.Int64
-	attempt int // the last one that OnRetry was told
+	attempt int // the last one that OnRetry was called with
 
 	mu      sync.Mutex
 	places  []string
-	changed chan struct{} // holds something when there is more in places, or was a retry
+	changed chan struct{} // has a value after a change of places or a retry
 }
 
 func (g *gathering) handle(_ context.Context, m mdb.Message) error {
@@ -58,25 +58,25 @@ func (g *gathering) count() int {
 
 func (g *gathering) until(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for timeout := time.After(patience); !holds(); {
+	for timeout := time.After(testTimeout); !holds(); {
 		select {
 		case <-g.changed:
 		case err := <-g.dropped:
-			t.Fatalf("%s: dropped before %s: %v", g.name, what, err)
+			t.Fatalf("%s: ended before %s: %v", g.name, what, err)
 		case <-timeout:
-			t.Fatalf("%s: never %s, with %d messages", g.name, what, g.count())
+			t.Fatalf("%s: not %s in time, with %d messages", g.name, what, g.count())
 		}
 	}
 }
 
-// An ordeal is what subscriptions of all kinds go through while messages are
-// written.
+// An ordeal runs subscriptions of all kinds while messages are written and a test breaks
+// something.
 type ordeal struct {
 	category mdb.Category
 	url      string
 	end      context.CancelCauseFunc
 	all      []*gathering
-	wants    map[*gathering]string // a condition on messages, as m
+	wants    map[*gathering]string // a condition on messages, which it names m
 }
 
 func newOrdeal(t testing.TB, url string) *ordeal {
@@ -89,7 +89,7 @@ func newOrdeal(t testing.TB, url string) *ordeal {
 		s := newStore(t, g.pool, opts...)
 		onRetry := mdb.OnRetry(func(r mdb.Retry) {
 			if g.attempt++; r.Attempt != 1 && r.Attempt != g.attempt || r.Err == nil {
-				t.Errorf("%s: %+v, want attempt 1 or %d", name, r, g.attempt)
+				t.Errorf("%s: got %+v, want attempt 1 or %d", name, r, g.attempt)
 			}
 			g.attempt = r.Attempt
 			g.retries.Add(1)
@@ -120,7 +120,7 @@ func newOrdeal(t testing.TB, url string) *ordeal {
 	return o
 }
 
-// write writes n messages to each of ten streams, whatever happens.
+// write writes n messages to each of ten streams. Errors are retried.
 func (o *ordeal) write(t testing.TB, s *mdb.Store, n int) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -141,10 +141,10 @@ func (o *ordeal) write(t testing.TB, s *mdb.Store, n int) {
 	}
 }
 
-// persistent makes a store's writes outlast an outage.
+// persistent lets a store retry its writes until an outage is over.
 var persistent = mdb.WithRetry(mdb.RetryPolicy{Attempts: 10_000, MaxDelay: 50 * time.Millisecond})
 
-// wanted returns where the messages are that a subscription is to receive.
+// wanted returns where the messages are that a subscription must receive.
 func (o *ordeal) wanted(t testing.TB, db database, g *gathering) []string {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), `SELECT message_store.id(m.stream_name) || '/' || m.position || ' at ' || m.global_position
@@ -156,8 +156,8 @@ FROM message_store.messages AS m WHERE message_store.category(m.stream_name) = $
 	return want
 }
 
-// catchUp waits until each subscription has received as much as there is. It then
-// has a connection.
+// catchUp waits until each subscription has received all messages. Each has a connection
+// then.
 func (o *ordeal) catchUp(t testing.TB, s *mdb.Store) {
 	t.Helper()
 	for _, g := range o.all {
@@ -166,26 +166,26 @@ func (o *ordeal) catchUp(t testing.TB, s *mdb.Store) {
 	}
 }
 
-// check ends the subscriptions when they have received the last message, and
-// compares what they have received with what is stored.
+// check waits for the last message, ends the subscriptions, and compares what they
+// received with the table.
 func (o *ordeal) check(t testing.TB, s *mdb.Store) {
 	t.Helper()
-	for range 2 { // so that what was received twice shows before the second time is over
+	for range 2 { // so that messages received twice show up before the second round ends
 		o.write(t, s, 1)
 		o.catchUp(t, s)
 	}
 	o.end(errStopped)
 	for _, g := range o.all {
 		if err := <-g.dropped; err != errStopped { //nolint:errorlint // the cause itself
-			t.Errorf("%s: dropped with %v (%T), want the cause", g.name, err, err)
+			t.Errorf("%s: got error %v (%T), want the cause", g.name, err, err)
 		}
 		if want := o.wanted(t, s.Pool(), g); !slices.Equal(g.places, want) {
-			t.Errorf("%s: received\n%v, want\n%v", g.name, g.places, want)
+			t.Errorf("%s: got\n%v, want\n%v", g.name, g.places, want)
 		}
 	}
 }
 
-// untilRetried waits until each subscription has met the trouble.
+// untilRetried waits until each subscription has retried.
 func (o *ordeal) untilRetried(t testing.TB, before map[*gathering]int64) {
 	t.Helper()
 	for _, g := range o.all {
@@ -201,8 +201,8 @@ func (o *ordeal) retries() map[*gathering]int64 {
 	return n
 }
 
-// TestSubscriptionsOutliveTermination has the server end all sessions of the
-// database, again and again.
+// TestSubscriptionsOutliveTermination checks that subscriptions lose nothing while the
+// server terminates all sessions of the database several times.
 func TestSubscriptionsOutliveTermination(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -211,12 +211,12 @@ func TestSubscriptionsOutliveTermination(t *testing.T) {
 	s := newStore(t, newPool(t, url), persistent)
 	o := newOrdeal(t, url)
 	for range 5 {
-		o.write(t, s, 2) // one of which meets the condition
+		o.write(t, s, 2) // one of them meets the condition
 		o.catchUp(t, s)
 		before := o.retries()
 		var writing sync.WaitGroup
 		writing.Go(func() { o.write(t, s, 10) })
-		for range 1 + rand.IntN(5) { // at whatever moment of theirs
+		for range 1 + rand.IntN(5) { // at random moments
 			exec(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 		}
 		writing.Wait()
@@ -225,8 +225,9 @@ func TestSubscriptionsOutliveTermination(t *testing.T) {
 	o.check(t, s)
 }
 
-// TestSubscriptionsOutliveRestarts has the server restart, cleanly and by a crash,
-// and at last not start again.
+// TestSubscriptionsOutliveRestarts checks that subscriptions lose nothing while the server
+// restarts, cleanly and by a crash, and that they end when their context does while it is
+// down.
 func TestSubscriptionsOutliveRestarts(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -237,7 +238,7 @@ func TestSubscriptionsOutliveRestarts(t *testing.T) {
 	s := newStore(t, pool, persistent)
 	o := newOrdeal(t, url)
 	for _, mode := range []string{"fast", "immediate", "immediate", "fast"} {
-		o.write(t, s, 2) // one of which meets the condition
+		o.write(t, s, 2) // one of them meets the condition
 		o.catchUp(t, s)
 		before := o.retries()
 		var writing sync.WaitGroup
@@ -246,7 +247,7 @@ func TestSubscriptionsOutliveRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		writing.Wait()
-		o.untilRetried(t, before) // as each had a connection, which is lost
+		o.untilRetried(t, before) // each had a connection, which is lost
 	}
 	o.check(t, s)
 
@@ -263,10 +264,10 @@ func TestSubscriptionsOutliveRestarts(t *testing.T) {
 		select {
 		case err := <-g.dropped:
 			if err != errStopped { //nolint:errorlint // the cause itself
-				t.Errorf("%s: dropped with %v (%T), want the cause", g.name, err, err)
+				t.Errorf("%s: got error %v (%T), want the cause", g.name, err, err)
 			}
-		case <-time.After(patience):
-			t.Errorf("%s: never dropped", g.name)
+		case <-time.After(testTimeout):
+			t.Errorf("%s: did not end", g.name)
 		}
 	}
 }

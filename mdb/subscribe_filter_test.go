@@ -20,13 +20,13 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// A spy sees what a pool's connections are asked. It tells statements apart by
-// their names, which the default exec mode sends.
+// A spy records the statements of a pool's connections. It recognizes them by their names,
+// which the default exec mode sends.
 type spy struct {
 	mu        sync.Mutex
 	positions []int64    // those from which pages were read
-	batches   [][]string // the statements that were sent at once
-	onHead    func()     // if set, is called before a look at a head and behind it
+	batches   [][]string // the statements sent in one batch
+	onHead    func()     // if set, is called before and after a query of the head
 }
 
 type spyKey struct{}
@@ -41,7 +41,7 @@ func (s *spy) read(args []any) {
 	if len(args) < 3 {
 		return
 	}
-	if position, ok := args[1].(*int64); ok { // which it is in reads and nowhere else
+	if position, ok := args[1].(*int64); ok { // only in reads
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.positions = append(s.positions, *position)
@@ -81,9 +81,9 @@ func (s *spy) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)  
 // often is for tests that wait for the next poll.
 var often = mdb.WithPolling(poll.Constant(time.Millisecond))
 
-// TestSubscriptionOverForeignMessages has filters that leave out 100,000 messages.
-// They are looked at once: every later read begins behind them, and so does
-// a subscription that goes on from what OnProgress was told.
+// TestSubscriptionOverForeignMessages checks a filter that leaves out 100,000 messages: a
+// subscription reads past them once, later reads begin after them, and so does a
+// subscription that continues at the position OnProgress received.
 func TestSubscriptionOverForeignMessages(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -105,8 +105,8 @@ func TestSubscriptionOverForeignMessages(t *testing.T) {
 		progress []int64
 		told     chan int64
 		dropped  chan error
-		first    int64 // the progress behind the foreign messages
-		last     int64 // behind all
+		first    int64 // the progress after the foreign messages
+		last     int64 // after all messages
 		want     []int64
 	}
 	ctx, end := context.WithCancelCause(t.Context())
@@ -138,15 +138,15 @@ func TestSubscriptionOverForeignMessages(t *testing.T) {
 				select {
 				case told = <-r.told:
 				case err := <-r.dropped:
-					t.Fatalf("%s: dropped with %v", name, err)
-				case <-time.After(patience):
-					t.Fatalf("%s: OnProgress is never told %d", name, where(r))
+					t.Fatalf("%s: subscription ended with %v", name, err)
+				case <-time.After(testTimeout):
+					t.Fatalf("%s: OnProgress is never called with %d", name, where(r))
 				}
 			}
 		}
 	}
-	// Three more messages will be at these global positions, and two of them at
-	// these positions of the stream.
+	// Three more messages will have these global positions, and two of them these
+	// positions in the stream.
 	const notWanted, elsewhere, wanted = foreign + 1, foreign + 2, foreign + 3
 	global := func(m mdb.Message) int64 { return m.GlobalPosition }
 	for name, tt := range map[string]struct {
@@ -176,34 +176,34 @@ func TestSubscriptionOverForeignMessages(t *testing.T) {
 	m.Metadata = map[string]string{"correlationStreamName": "origin-1"}
 	write(t, s, mdb.Category("account").Stream(fmt.Sprint(other)), m)
 	if w := write(t, s, "account-1", mdb.NewMessage("Wanted", nil)); w.GlobalPosition != wanted {
-		t.Fatalf("the last message is at %d, want %d", w.GlobalPosition, wanted)
+		t.Fatalf("last message: got global position %d, want %d", w.GlobalPosition, wanted)
 	}
 	untilTold(func(r *recorded) int64 { return r.last })
 	end(errStopped)
 	for name, r := range running {
 		if err := <-r.dropped; !errors.Is(err, errStopped) {
-			t.Errorf("%s: error %v", name, err)
+			t.Errorf("%s: got error %v, want %v", name, err, errStopped)
 		}
 		if !slices.Equal(r.handled, r.want) {
-			t.Errorf("%s: handled %v, want %v", name, r.handled, r.want)
+			t.Errorf("%s: got %v, want %v", name, r.handled, r.want)
 		}
 		if r.progress[0] != r.first || !slices.IsSorted(r.progress) || len(slices.Compact(slices.Clone(r.progress))) != len(r.progress) {
-			t.Errorf("%s: progress %v, want it to begin with %d and to grow", name, r.progress, r.first)
+			t.Errorf("%s: got progress %v, want it to begin with %d and to grow", name, r.progress, r.first)
 		}
 		for i, position := range r.spy.positions {
 			if i > 0 && position <= r.first {
-				t.Errorf("%s: read %d begins at %d, among the foreign messages", name, i, position)
+				t.Errorf("%s: got read %d begins at %d, want it after the foreign messages", name, i, position)
 			}
 		}
 		if len(r.spy.positions) < 3 {
-			t.Errorf("%s: reads from %v", name, r.spy.positions)
+			t.Errorf("%s: got reads from %v", name, r.spy.positions)
 		}
 	}
 }
 
-// TestSubscriptionLooksAtTheHeadFirst has a message written right before and right
-// behind each look at the head. If the look came behind the read, the position would
-// pass over what was written between the two.
+// TestSubscriptionLooksAtTheHeadFirst checks that messages written right before and right
+// after a query of the head are delivered. If the query came after the read, the position
+// would skip messages written between the two.
 func TestSubscriptionLooksAtTheHeadFirst(t *testing.T) {
 	t.Parallel()
 	const messages = 60
@@ -230,13 +230,13 @@ func TestSubscriptionLooksAtTheHeadFirst(t *testing.T) {
 			}
 			for i, m := range r.next(t, messages) {
 				if m.Position != int64(i) {
-					t.Fatalf("message %d is that at %d", i, m.Position)
+					t.Fatalf("got the message at %d as message %d", i, m.Position)
 				}
 			}
 			r.stop(t)
 		})
 	}
-	t.Run("at once", func(t *testing.T) {
+	t.Run("in one batch", func(t *testing.T) {
 		t.Parallel()
 		var sp spy
 		s := newStore(t, newPool(t, url, sp.attach))
@@ -246,12 +246,12 @@ func TestSubscriptionLooksAtTheHeadFirst(t *testing.T) {
 		r.next(t, 1)
 		r.stop(t)
 		if first := sp.batches[0]; len(first) != 2 || !isHead(first[0]) || isHead(first[1]) {
-			t.Errorf("statements %v, want the head's and then the read's, in one round trip", first)
+			t.Errorf("got statements %v, want the head's and then the read's, in one round trip", first)
 		}
 	})
 }
 
-// newRole creates a role that may use Message DB's functions and nothing else of it.
+// newRole creates a role that may call Message DB's functions and nothing else.
 func newRole(t testing.TB, db database) string {
 	t.Helper()
 	role := string(mdbtest.Category("role"))
@@ -267,9 +267,8 @@ func newRole(t testing.TB, db database) string {
 	return role
 }
 
-// TestSubscriptionWithoutTheTable has a role that can only call the procedures, as
-// on a proxy. The progress is then that of the messages that the filter lets
-// through.
+// TestSubscriptionWithoutTheTable checks a role that can only call the procedures, as on a
+// proxy: the progress is that of the messages that pass the filter.
 func TestSubscriptionWithoutTheTable(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -291,29 +290,29 @@ func TestSubscriptionWithoutTheTable(t *testing.T) {
 	} {
 		s := newStore(t, newPool(t, url, asRole(role)), mdb.WithConditions(), often)
 		progress := make(chan int64, 100)
-		r := receiveCategory(t, s, "account", append(opts, mdb.OnRetry(func(r mdb.Retry) { t.Errorf("retry %v", r) }),
+		r := receiveCategory(t, s, "account", append(opts, mdb.OnRetry(func(r mdb.Retry) { t.Errorf("got retry %v, want none", r) }),
 			mdb.OnProgress(func(_ context.Context, position int64) error { progress <- position; return nil }))...)
 		last := int64(0)
 		for _, m := range r.next(t, len(want)) {
 			if want[m.Stream] != m.GlobalPosition {
-				t.Errorf("message %+v", m)
+				t.Errorf("got message %+v, want none", m)
 			}
 			last = m.GlobalPosition
 		}
 		if told := <-progress; told != last {
-			t.Errorf("progress %d, want %d", told, last)
+			t.Errorf("got progress %d, want %d", told, last)
 		}
 		r.stop(t)
 	}
 
 	s := newStore(t, newPool(t, url, asRole(role)))
-	// Only the table tells where the end of a category is.
+	// Only the table shows where a category ends.
 	err := s.SubscribeToCategory(t.Context(), "account", func(context.Context, mdb.Message) error { return nil }, mdb.FromEnd())
 	wantCode(t, err, "42501")
 }
 
-// TestSubscriptionsAfterInstallation has a subscription begin too early. That Message
-// DB was not there then says nothing about what the role may read later.
+// TestSubscriptionsAfterInstallation checks a subscription that begins before Message DB
+// is installed: what it may read is determined later.
 func TestSubscriptionsAfterInstallation(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, testdb.Empty(t))
@@ -325,9 +324,9 @@ func TestSubscriptionsAfterInstallation(t *testing.T) {
 	told := int64(0)
 	r := receiveCategory(t, s, "account", mdb.WithCorrelation("origin"),
 		mdb.OnProgress(func(_ context.Context, position int64) error { told = position; return nil }))
-	r.untilLive(t) // which it is behind the page, and behind what that has to tell
+	r.untilLive(t) // which is after the page, and after its OnProgress
 	r.stop(t)
 	if told != w.GlobalPosition {
-		t.Errorf("progress %d, want %d, that of the message which is left out", told, w.GlobalPosition)
+		t.Errorf("got progress %d, want %d, that of the message that is left out", told, w.GlobalPosition)
 	}
 }

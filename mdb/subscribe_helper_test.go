@@ -24,7 +24,7 @@ type recipient struct {
 
 var errStopped = errors.New("the test has stopped the subscription")
 
-// receive runs a subscription up to the end of the test, or to stop.
+// receive runs a subscription until the end of the test, or until stop.
 func receive(t testing.TB, subscribe func(ctx context.Context, h mdb.Handler, live mdb.SubscribeOption) error) *recipient {
 	t.Helper()
 	r := &recipient{messages: make(chan mdb.Message), live: make(chan struct{}), dropped: make(chan error, 1)}
@@ -74,9 +74,9 @@ func (r *recipient) next(t testing.TB, n int) []mdb.Message {
 		select {
 		case messages[i] = <-r.messages:
 		case err := <-r.dropped:
-			t.Fatalf("dropped before message %d of %d: %v", i+1, n, err)
-		case <-time.After(patience):
-			t.Fatalf("no message %d of %d", i+1, n)
+			t.Fatalf("the subscription ended before message %d of %d: %v", i+1, n, err)
+		case <-time.After(testTimeout):
+			t.Fatalf("got message %d of %d did not arrive", i+1, n)
 		}
 	}
 	return messages
@@ -87,23 +87,23 @@ func (r *recipient) untilLive(t testing.TB) {
 	select {
 	case <-r.live:
 	case err := <-r.dropped:
-		t.Fatalf("dropped before it was live: %v", err)
-	case <-time.After(patience):
-		t.Fatal("never live")
+		t.Fatalf("the subscription ended before it was live: %v", err)
+	case <-time.After(testTimeout):
+		t.Fatal("the subscription is not live in time")
 	}
 }
 
-// stop ends the subscription, which says so.
+// stop ends the subscription, and checks that it returns the context's cause.
 func (r *recipient) stop(t testing.TB) {
 	t.Helper()
 	r.end(errStopped)
 	select {
 	case err := <-r.dropped:
 		if err != errStopped { //nolint:errorlint // the cause itself
-			t.Errorf("dropped with %v (%T), want the cause", err, err)
+			t.Errorf("got error %v (%T), want the cause", err, err)
 		}
-	case <-time.After(patience):
-		t.Fatal("never dropped")
+	case <-time.After(testTimeout):
+		t.Fatal("the subscription did not end")
 	}
 }
 
@@ -116,7 +116,7 @@ func places(messages []mdb.Message) []string {
 	return p
 }
 
-// bothWays are a store that reads by procedures and one that does by direct SQL.
+// bothWays returns a store that reads by procedures and one that reads by direct SQL.
 func bothWays(t testing.TB, opts ...mdb.StoreOption) map[string]*mdb.Store {
 	t.Helper()
 	pool := newPool(t, testdb.Shared(t))
@@ -126,7 +126,7 @@ func bothWays(t testing.TB, opts ...mdb.StoreOption) map[string]*mdb.Store {
 	}
 }
 
-// install puts a Message DB into a database.
+// install installs Message DB in a database.
 func install(t testing.TB, pool *pgxpool.Pool) {
 	t.Helper()
 	err := pool.AcquireFunc(t.Context(), func(conn *pgxpool.Conn) error {

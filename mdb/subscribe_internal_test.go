@@ -20,21 +20,21 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// A rehearsal is a subscription to a category without a server, and a diary of what
-// it does. Its sleeper is that of a bell that nobody rings, so in a bubble it sleeps
-// for as long as the strategy says.
+// A rehearsal is a subscription to a category without a server and, in a bubble of
+// synctest, without a clock. Its diary is the list of what it did. Nothing notifies its
+// sleeper, so it sleeps for as long as the strategy says.
 type rehearsal struct {
 	t *testing.T
 	subscription
 	sleeper
 
-	written  []bool  // whether the filter lets a message through; the first one's position is 1
-	filtered bool    // whether the head is asked for
+	written  []bool  // whether each message passes the filter; the first has position 1
+	filtered bool    // whether reads query the head
 	failures []error // of the next reads; nil is a success
-	arrivals []int   // during each sleep; in the one behind the last the context ends
+	arrivals []int   // messages that arrive during each sleep; in the sleep after these the context ends
 	stream   func(globalPosition int64) StreamName
 
-	mu    sync.Mutex // for workers
+	mu    sync.Mutex // guards the diary against workers
 	diary []string
 	end   context.CancelCauseFunc
 }
@@ -100,7 +100,7 @@ func (r *rehearsal) note(format string, args ...any) {
 func (r *rehearsal) want(diary string) {
 	r.t.Helper()
 	if got := strings.Join(r.diary, ", "); got != diary {
-		r.t.Errorf("diary\n\t%s\nwant\n\t%s", got, diary)
+		r.t.Errorf("got diary\n\t%s\nwant\n\t%s", got, diary)
 	}
 }
 
@@ -144,11 +144,12 @@ func (r *rehearsal) Sleep(ctx context.Context, d time.Duration, found int, moved
 	begun := time.Now()
 	err := r.sleeper.Sleep(ctx, d, found, moved, progress)
 	if slept := time.Since(begun); slept != d && ctx.Err() == nil && err == nil {
-		r.t.Errorf("slept for %v, want %v", slept, d)
+		r.t.Errorf("got a sleep of %v, want %v", slept, d)
 	}
 	return err
 }
 
+// TestSubscriptionOrder checks the order of reads, calls and sleeps.
 func TestSubscriptionOrder(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -165,7 +166,7 @@ func TestSubscriptionOrder(t *testing.T) {
 			batch: 3, written: 2, arrivals: []int{0},
 			want: "read 1, handle 1, handle 2, progress 2, live true, ask 2/3 0 0s, sleep 10ms, read 3, ask 0/3 1 10ms, sleep 10ms",
 		},
-		"a full page": { // which may be just what there was
+		"a full page": { // which may have been all there was
 			batch: 2, written: 2,
 			want: "read 1, handle 1, handle 2, progress 2, read 3, live true, ask 0/2 1 0s, sleep 10ms",
 		},
@@ -182,7 +183,7 @@ func TestSubscriptionOrder(t *testing.T) {
 			batch: 2, written: 5,
 			want: "read 1, handle 1, handle 2, progress 2, read 3, live false, handle 3, handle 4, progress 4, read 5, handle 5, progress 5, live true, ask 1/2 0 0s, sleep 10ms",
 		},
-		"single messages at batch size 1": { // each of which fills a page
+		"single messages at batch size 1": { // each fills a page
 			batch: 1, arrivals: []int{1, 1},
 			want: "read 1, live true, ask 0/1 1 0s, sleep 10ms, read 1, handle 1, progress 1, read 2, ask 0/1 1 0s, sleep 10ms, " +
 				"read 2, handle 2, progress 2, read 3, ask 0/1 1 0s, sleep 10ms",
@@ -192,16 +193,16 @@ func TestSubscriptionOrder(t *testing.T) {
 			want: "read 1, live true, ask 0/2 1 0s, sleep 10ms, read 1, handle 1, handle 2, progress 2, read 3, ask 0/2 1 0s, sleep 10ms, " +
 				"read 3, handle 3, handle 4, progress 4, read 5, ask 0/2 1 0s, sleep 10ms",
 		},
-		"falling behind and catching up": {
+		"two full pages, then catching up": {
 			batch: 1, arrivals: []int{2},
 			want: "read 1, live true, ask 0/1 1 0s, sleep 10ms, read 1, handle 1, progress 1, read 2, live false, handle 2, progress 2, read 3, live true, ask 0/1 1 0s, sleep 10ms",
 		},
-		"the delays grow anew behind a message": {
+		"the delays start again after a message": {
 			batch: 2, arrivals: []int{0, 0, 1, 0, 0},
 			want: "read 1, live true, ask 0/2 1 0s, sleep 10ms, read 1, ask 0/2 2 10ms, sleep 20ms, read 1, ask 0/2 3 20ms, sleep 40ms, " +
 				"read 1, handle 1, progress 1, ask 1/2 0 40ms, sleep 10ms, read 2, ask 0/2 1 10ms, sleep 10ms, read 2, ask 0/2 2 10ms, sleep 20ms",
 		},
-		"the delays grow anew behind a full page": {
+		"the delays start again after a full page": {
 			batch: 1, arrivals: []int{0, 0, 1},
 			want: "read 1, live true, ask 0/1 1 0s, sleep 10ms, read 1, ask 0/1 2 10ms, sleep 20ms, read 1, ask 0/1 3 20ms, sleep 40ms, " +
 				"read 1, handle 1, progress 1, read 2, ask 0/1 1 0s, sleep 10ms",
@@ -226,7 +227,7 @@ func TestSubscriptionOrder(t *testing.T) {
 					r := rehearse(t, tt.written, append(append(opts, tt.opts...), WithBatchSize(tt.batch))...)
 					r.arrivals = tt.arrivals
 					if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
-						t.Errorf("error %v", err)
+						t.Errorf("got error %v, want %v", err, errEnd)
 					}
 					r.want(tt.want)
 				})
@@ -235,17 +236,17 @@ func TestSubscriptionOrder(t *testing.T) {
 	}
 }
 
-// TestSubscriptionPassesFilteredMessages has the position move to the head behind
-// short pages, and only behind those.
+// TestSubscriptionPassesFilteredMessages checks that the position moves to the head after
+// short pages, and only after those.
 func TestSubscriptionPassesFilteredMessages(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		written string // x: the filter lets it through
+		written string // x: the message passes the filter
 		want    string
 	}{
 		"none written":      {"", "read 1, live true, ask 0/2 1 0s, sleep 10ms"},
 		"none let through":  {"....", "read 1, progress 4, live true, ask 0/2 1 0s, sleep 10ms"},
-		"some behind":       {".x..", "read 1, handle 2, progress 4, live true, ask 1/2 0 0s, sleep 10ms"},
+		"some after it":     {".x..", "read 1, handle 2, progress 4, live true, ask 1/2 0 0s, sleep 10ms"},
 		"some before":       {"...x", "read 1, handle 4, progress 4, live true, ask 1/2 0 0s, sleep 10ms"},
 		"a full page first": {"x.x.....", "read 1, handle 1, handle 3, progress 3, read 4, progress 8, live true, ask 0/2 1 0s, sleep 10ms"},
 	} {
@@ -258,7 +259,7 @@ func TestSubscriptionPassesFilteredMessages(t *testing.T) {
 					r.written = append(r.written, c == 'x')
 				}
 				if err := r.run(); !errors.Is(err, errEnd) {
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v, want %v", err, errEnd)
 				}
 				r.want(tt.want)
 			})
@@ -266,9 +267,10 @@ func TestSubscriptionPassesFilteredMessages(t *testing.T) {
 	}
 }
 
-// TestSubscriptionAgainstWriters has messages written at any moment, between the
-// look at the head and the read too. Each that the filter lets through is handled
-// once and in order, and the progress never goes back or beyond what was there.
+// TestSubscriptionAgainstWriters checks a subscription while messages are written at any
+// moment, also between the query of the head and the read. Each message that passes the
+// filter is handled once and in order, and the progress never goes back or beyond the last
+// message.
 func TestSubscriptionAgainstWriters(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
@@ -276,7 +278,7 @@ func TestSubscriptionAgainstWriters(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := rehearse(t, 0, WithBatchSize(1+random.IntN(4)))
 			arrive := func() {
-				for range min(random.IntN(4), 300-len(r.written)) { // or it may never catch up
+				for range min(random.IntN(4), 300-len(r.written)) { // otherwise it may never catch up
 					r.written = append(r.written, random.IntN(3) == 0)
 				}
 			}
@@ -289,7 +291,7 @@ func TestSubscriptionAgainstWriters(t *testing.T) {
 			kept := int64(0)
 			r.onProgress = func(_ context.Context, position int64) error {
 				if position <= kept || position > r.head() {
-					t.Errorf("progress %d follows %d, of %d messages", position, kept, r.head())
+					t.Errorf("got progress %d after %d, of %d messages", position, kept, r.head())
 				}
 				kept = position
 				return nil
@@ -306,7 +308,7 @@ func TestSubscriptionAgainstWriters(t *testing.T) {
 			}
 			r.arrivals = make([]int, 50)
 			if err := r.run(); !errors.Is(err, errEnd) {
-				t.Errorf("error %v", err)
+				t.Errorf("got error %v, want %v", err, errEnd)
 			}
 			var want []int64
 			for i, through := range r.written[:kept] {
@@ -315,16 +317,16 @@ func TestSubscriptionAgainstWriters(t *testing.T) {
 				}
 			}
 			if !slices.Equal(handled, want) {
-				t.Fatalf("seed %d: handled %v, want %v", seed, handled, want)
+				t.Fatalf("seed %d: got %v, want %v", seed, handled, want)
 			}
 		})
 	}
 }
 
-// defaultPolling is what a store polls by that has not been told otherwise.
+// defaultPolling returns the strategy of a store without WithPolling.
 func defaultPolling(t *testing.T) poll.Strategy {
 	t.Helper()
-	pool, err := pgxpool.New(t.Context(), "host=/nowhere") // which connects to nothing yet
+	pool, err := pgxpool.New(t.Context(), "host=/nowhere") // which does not connect yet
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,12 +338,12 @@ func defaultPolling(t *testing.T) poll.Strategy {
 	return s.config.polling
 }
 
-// TestSubscriptionIdle counts the reads of a subscription to which nothing happens,
-// on its first day and on a day ten years later.
+// TestSubscriptionIdle checks the number of reads of a subscription without messages, on
+// its first day and on a day ten years later.
 func TestSubscriptionIdle(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
-	const day = 24*time.Hour - time.Millisecond // or the end would race with a read
+	const day = 24*time.Hour - time.Millisecond // otherwise the end would race with a read
 	polling := defaultPolling(t)
 	for name, tt := range map[string]struct {
 		before poll.Seen
@@ -367,13 +369,13 @@ func TestSubscriptionIdle(t *testing.T) {
 				defer cancel()
 				begun := time.Now()
 				if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v, want %v", err, errEnd)
 				}
 				if ran := time.Since(begun); ran != day {
-					t.Errorf("ran for %v, want a day", ran)
+					t.Errorf("got a run of %v, want a day", ran)
 				}
 				if reads != tt.want {
-					t.Errorf("%d reads, want %d", reads, tt.want)
+					t.Errorf("got %d reads, want %d", reads, tt.want)
 				}
 			})
 		})

@@ -18,8 +18,9 @@ import (
 
 var errHandler = errors.New("no such account")
 
-// TestSubscriptionProgress has the handler fail, panic or end the context on a
-// message: what was handled before is told, once, and to a context that lives.
+// TestSubscriptionProgress checks that when the handler fails, panics or ends the context,
+// OnProgress is called once with what was handled before, and with a context that has not
+// ended.
 func TestSubscriptionProgress(t *testing.T) {
 	t.Parallel()
 	type key struct{}
@@ -51,7 +52,7 @@ func TestSubscriptionProgress(t *testing.T) {
 				var handled int64
 				r.handler = func(_ context.Context, m Message) error {
 					if m.GlobalPosition != handled+1 {
-						t.Errorf("message %d follows %d", m.GlobalPosition, handled)
+						t.Errorf("got message %d after %d", m.GlobalPosition, handled)
 					}
 					handled = m.GlobalPosition
 					if m.GlobalPosition == tt.on {
@@ -62,7 +63,7 @@ func TestSubscriptionProgress(t *testing.T) {
 				told := r.onProgress
 				r.onProgress = func(ctx context.Context, position int64) error {
 					if ctx.Err() != nil || ctx.Value(key{}) != "kept" {
-						t.Errorf("progress %d is told to a context with error %v and value %v", position, ctx.Err(), ctx.Value(key{}))
+						t.Errorf("OnProgress(%d): got a context with error %v and value %v", position, ctx.Err(), ctx.Value(key{}))
 					}
 					return told(ctx, position)
 				}
@@ -71,25 +72,25 @@ func TestSubscriptionProgress(t *testing.T) {
 				err := r.subscription.run(ctx)
 				r.want(tt.want)
 				if handled != tt.on {
-					t.Errorf("handled up to %d, want %d", handled, tt.on)
+					t.Errorf("last handled message: got %d, want %d", handled, tt.on)
 				}
 				if context.Cause(ctx) != nil {
 					if err != errEnd { //nolint:errorlint // the cause itself
-						t.Errorf("error %v (%T), want the cause", err, err)
+						t.Errorf("got error %v (%T), want the cause", err, err)
 					}
 					return
 				}
 				var h *HandlerError
 				if !errors.As(err, &h) || h.Stream != "category-1" || h.Position != tt.on-1 || h.GlobalPosition != tt.on {
-					t.Errorf("error %+v, want one at %d", err, tt.on)
+					t.Errorf("got error %+v, want one at %d", err, tt.on)
 				}
 			})
 		})
 	}
 }
 
-// TestSubscriptionCallbackErrors has two failures at a time: neither hides the
-// other.
+// TestSubscriptionCallbackErrors checks that the error contains two failures if the
+// handler or the context ends the subscription and then OnProgress fails.
 func TestSubscriptionCallbackErrors(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -110,20 +111,20 @@ func TestSubscriptionCallbackErrors(t *testing.T) {
 		r.want("read 1, handle 1, handle 2, progress 2")
 		var h *HandlerError
 		if !errors.Is(err, keep) || !errors.Is(err, errHandler) || !errors.As(err, &h) || h.Position != 2 {
-			t.Errorf("error %v", err)
+			t.Errorf("got error %v", err)
 		}
 		if want := "mdb: the handler failed on category-1/2, global position 3: no such account"; h.Error() != want {
-			t.Errorf("text %q, want %q", h, want)
+			t.Errorf("got text %q, want %q", h, want)
 		}
 
 		r.diary, failure, r.subscription.read.position = nil, nil, 1
 		err = r.run()
 		r.want("read 1, handle 1, handle 2, progress 3")
 		if !errors.Is(err, keep) || !errors.As(err, &h) || h.Stream != "" || h.Position != 3 {
-			t.Errorf("error %+v, want what OnProgress has said behind 3", err)
+			t.Errorf("got error %+v, want that of OnProgress after 3", err)
 		}
 		if want := "mdb: a callback of the subscription failed after position 3: no room for the position"; h.Error() != want {
-			t.Errorf("text %q, want %q", h, want)
+			t.Errorf("got text %q, want %q", h, want)
 		}
 
 		r.diary, r.subscription.read.position = nil, 1
@@ -134,11 +135,13 @@ func TestSubscriptionCallbackErrors(t *testing.T) {
 		err = r.run()
 		r.want("read 1, handle 1, progress 1")
 		if !errors.Is(err, keep) || !errors.Is(err, errEnd) {
-			t.Errorf("error %v, want the context's and that of OnProgress", err)
+			t.Errorf("got error %v, want the context's and that of OnProgress", err)
 		}
 	})
 }
 
+// TestSubscriptionPanics checks that a panic of the handler becomes a HandlerError with a
+// PanicError.
 func TestSubscriptionPanics(t *testing.T) {
 	t.Parallel()
 	for callback, arrange := range map[string]func(r *rehearsal, panics func()){
@@ -194,19 +197,19 @@ func TestSubscriptionPanics(t *testing.T) {
 					var h *HandlerError
 					var p *PanicError
 					if !errors.As(err, &h) || !errors.As(err, &p) {
-						t.Fatalf("error %v (%T), want a *HandlerError with a *PanicError", err, err)
+						t.Fatalf("got error %v (%T), want a *HandlerError with a *PanicError", err, err)
 					}
 					if text := p.Error(); text != tt.text || !strings.HasSuffix(err.Error(), ": "+text) {
-						t.Errorf("text %q in %q, want %q", text, err, tt.text)
+						t.Errorf("got text %q in %q, want %q", text, err, tt.text)
 					}
 					if !strings.Contains(string(p.Stack), "TestSubscriptionPanics") {
-						t.Errorf("the stack does not lead to the panic:\n%s", p.Stack)
+						t.Errorf("the stack does not contain the panic:\n%s", p.Stack)
 					}
 					if strings.Contains(name, "text") && p.Value != tt.value {
-						t.Errorf("value %v", p.Value)
+						t.Errorf("got panic value %v", p.Value)
 					}
 					if (h.Stream != "") != (callback == "handler") {
-						t.Errorf("stream %q", h.Stream)
+						t.Errorf("got stream %q", h.Stream)
 					}
 				})
 			})
@@ -214,8 +217,8 @@ func TestSubscriptionPanics(t *testing.T) {
 	}
 }
 
-// TestSubscriptionEnds has the context end at all the moments at which nothing is
-// handled. The subscription ends at that very moment, with the cause.
+// TestSubscriptionEnds checks that a subscription ends with the context's cause, and
+// without a delay, whenever the context ends while nothing is handled.
 func TestSubscriptionEnds(t *testing.T) {
 	t.Parallel()
 	const moment = time.Hour + 1234567*time.Microsecond
@@ -233,10 +236,10 @@ func TestSubscriptionEnds(t *testing.T) {
 		"within a read": func(r *rehearsal, _ <-chan struct{}) {
 			r.subscription.page = func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
 				<-ctx.Done()
-				return nil, 0, lost // as the driver may say
+				return nil, 0, lost // as the driver may return it
 			}
 		},
-		"behind a read": func(r *rehearsal, ended <-chan struct{}) { // which was done when the context ended
+		"after a read": func(r *rehearsal, ended <-chan struct{}) { // which succeeded before the context ended
 			r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
 				<-ended
 				return r.read(c), 0, nil
@@ -251,23 +254,23 @@ func TestSubscriptionEnds(t *testing.T) {
 				ctx, cancel := context.WithTimeoutCause(t.Context(), moment, errEnd)
 				defer cancel()
 				arrange(r, ctx.Done())
-				if name == "behind a read" {
-					r.handler = func(context.Context, Message) error { t.Error("a message behind the end"); return nil }
+				if name == "after a read" {
+					r.handler = func(context.Context, Message) error { t.Error("got a message after the end"); return nil }
 				}
 				r.subscription.sleeper = r.sleeper
 				begun := time.Now()
 				if err := r.subscription.run(ctx); err != errEnd { //nolint:errorlint // the cause itself
-					t.Errorf("error %v (%T), want the cause", err, err)
+					t.Errorf("got error %v (%T), want the cause", err, err)
 				}
 				if ran := time.Since(begun); ran != moment {
-					t.Errorf("ran for %v, want %v", ran, moment)
+					t.Errorf("got a run of %v, want %v", ran, moment)
 				}
 			})
 		})
 	}
 }
 
-// TestSubscriptionEndedBefore reads nothing for a context that has ended.
+// TestSubscriptionEndedBefore checks that nothing is read if the context has ended before.
 func TestSubscriptionEndedBefore(t *testing.T) {
 	t.Parallel()
 	for _, opts := range [][]CategorySubscribeOption{nil, {FromEnd()}} {
@@ -276,14 +279,14 @@ func TestSubscriptionEndedBefore(t *testing.T) {
 		end(errEnd)
 		r.failures = []error{errors.New("read")}
 		if err := r.subscription.run(ctx); err != errEnd || len(r.failures) == 0 { //nolint:errorlint // the cause itself
-			t.Errorf("error %v", err)
+			t.Errorf("got error %v", err)
 		}
 		r.want("")
 	}
 }
 
-// TestSubscriptionHandlerMeetsTheEnd has the handler notice the end before the
-// subscription does. That is an error of the handler's, and also the context's.
+// TestSubscriptionHandlerMeetsTheEnd checks that when the handler notices the end before
+// the subscription does, the error is the handler's and wraps the context's.
 func TestSubscriptionHandlerMeetsTheEnd(t *testing.T) {
 	t.Parallel()
 	r := rehearse(t, 3)
@@ -296,13 +299,14 @@ func TestSubscriptionHandlerMeetsTheEnd(t *testing.T) {
 	err := r.run()
 	var h *HandlerError
 	if !errors.As(err, &h) || h.GlobalPosition != 2 || !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+		t.Errorf("got error %v", err)
 	}
 	r.want("read 1, progress 1")
 }
 
-// TestSubscriptionRetries has reads fail for hours, twice. The pauses grow to five
-// seconds and not beyond, and the attempts are counted anew behind a success.
+// TestSubscriptionRetries checks that while reads fail for hours, twice, the delays grow
+// to five seconds and no further, and that attempts are counted from one again after a
+// success.
 func TestSubscriptionRetries(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -312,14 +316,14 @@ func TestSubscriptionRetries(t *testing.T) {
 		r.subscription.sleeper = r.sleeper
 		begun := time.Now()
 		var last time.Time
-		var outages []int // how many attempts each took
+		var outages []int // attempts of each
 		attempts := 0
 		r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) {
 			now := time.Now()
 			if attempts > 0 {
 				most := min(20*time.Millisecond<<min(attempts-1, 10), longest)
 				if pause := now.Sub(last); pause < most/2 || pause > most {
-					t.Errorf("pause of %v behind attempt %d, want %v to %v", pause, attempts, most/2, most)
+					t.Errorf("got a delay of %v after attempt %d, want %v to %v", pause, attempts, most/2, most)
 				}
 			}
 			last = now
@@ -334,16 +338,16 @@ func TestSubscriptionRetries(t *testing.T) {
 		}
 		r.onRetry = func(retry Retry) {
 			if attempts++; retry.Attempt != attempts || !errors.Is(retry.Err, lost) {
-				t.Errorf("%+v, want attempt %d", retry, attempts)
+				t.Errorf("got %+v, want attempt %d", retry, attempts)
 			}
 		}
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 4*outage, errEnd)
 		defer cancel()
 		if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
-			t.Errorf("error %v", err)
+			t.Errorf("got error %v, want %v", err, errEnd)
 		}
 		if len(outages) != 2 || min(outages[0], outages[1]) < int(outage/longest) || max(outages[0], outages[1]) > int(2*outage/longest)+8 {
-			t.Errorf("attempts %v, want two times %d to %d", outages, outage/longest, 2*outage/longest)
+			t.Errorf("got attempts %v, want two times %d to %d", outages, outage/longest, 2*outage/longest)
 		}
 	})
 }

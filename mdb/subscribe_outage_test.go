@@ -21,10 +21,10 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// removal removes what reads go through, and with it the prepared statements' ground.
+// removal removes what reads use, and so invalidates prepared statements.
 const removal = `DROP TYPE message_store.message CASCADE`
 
-// recreation returns the SQL that makes again what removal removes.
+// recreation returns the SQL that creates again what removal removes.
 func recreation(t testing.TB, db database) string {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), `SELECT pg_get_functiondef(oid) FROM pg_proc WHERE prorettype = 'message_store.message'::regtype`)
@@ -44,8 +44,8 @@ func execAll(t testing.TB, tx pgx.Tx, sql string) {
 	}
 }
 
-// TestSubscriptionsOutliveUpgrades has what the procedures consist of removed and
-// made again, in one transaction and in two.
+// TestSubscriptionsOutliveUpgrades checks that subscriptions lose nothing while the types
+// of the procedures are removed and created again, in one transaction and in two.
 func TestSubscriptionsOutliveUpgrades(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -59,7 +59,7 @@ func TestSubscriptionsOutliveUpgrades(t *testing.T) {
 		before := o.retries()
 		exec(t, pool, removal)
 		for _, g := range o.all {
-			if strings.Contains(g.name, "direct") { // which needs none of it
+			if strings.Contains(g.name, "direct") { // which uses none of it
 				continue
 			}
 			g.until(t, "told of a retry", func() bool { return g.retries.Load() > before[g] })
@@ -72,7 +72,7 @@ func TestSubscriptionsOutliveUpgrades(t *testing.T) {
 	}
 	o.write(t, s, 1)
 	o.catchUp(t, s)
-	// The server then meets, now and then, what is not there any more (XX000).
+	// The server then sometimes looks for an object that does not exist any more (XX000).
 	var writing sync.WaitGroup
 	writing.Go(func() { o.write(t, s, 100) })
 	for range 50 {
@@ -86,10 +86,10 @@ func TestSubscriptionsOutliveUpgrades(t *testing.T) {
 	o.check(t, s)
 }
 
-// A knife cuts a connection when so many bytes have come in.
+// A knife cuts a connection when it has received a given number of bytes.
 type knife struct {
 	net.Conn
-	left *atomic.Int64 // of all connections; none is cut below 0
+	left *atomic.Int64 // shared by all connections; below 0 none is cut
 }
 
 var errCut = errors.New("cut")
@@ -109,8 +109,8 @@ func (k *knife) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestSubscriptionCutPages has the connection break at all places of a page. What
-// came of the page is not delivered, and all of it is later.
+// TestSubscriptionCutPages checks that wherever in a page the connection breaks, no part
+// of the page is delivered, and all of it is delivered later.
 func TestSubscriptionCutPages(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -142,7 +142,7 @@ func TestSubscriptionCutPages(t *testing.T) {
 			ctx, end := context.WithCancelCause(t.Context())
 			err := s.SubscribeToCategory(ctx, category, func(_ context.Context, m mdb.Message) error {
 				if m.Position != int64(handled) {
-					return fmt.Errorf("message %d is that at %d", handled, m.Position)
+					return fmt.Errorf("got message %d at position %d", handled, m.Position)
 				}
 				handled++
 				return nil
@@ -150,10 +150,10 @@ func TestSubscriptionCutPages(t *testing.T) {
 				mdb.OnRetry(func(mdb.Retry) { retries++ }),
 				mdb.OnProgress(func(context.Context, int64) error {
 					if handled%page != 0 {
-						return fmt.Errorf("progress behind %d messages of pages of %d", handled, page)
+						return fmt.Errorf("got progress after %d messages of pages of %d", handled, page)
 					}
-					// The next page is cut later than this one. If it is whole before,
-					// the one after it is not.
+					// The next page is cut later than this one. If it is complete before
+					// the cut, the page after it is not.
 					if left.Load() < 0 {
 						left.Store(39 * cuts)
 						cuts++
@@ -169,17 +169,18 @@ func TestSubscriptionCutPages(t *testing.T) {
 				t.Fatal(err)
 			}
 			if handled != page*pages {
-				t.Errorf("%d messages, want %d", handled, page*pages)
+				t.Errorf("got %d messages, want %d", handled, page*pages)
 			}
 			if retries < pages/2 {
-				t.Errorf("%d retries of %d cuts", retries, cuts)
+				t.Errorf("got %d retries of %d cuts", retries, cuts)
 			}
 		})
 	}
 }
 
-// TestSubscriptionRefused has the server turn the connection away: at first that is a
-// mistake in the set-up, which must not look like silence, and later it passes.
+// TestSubscriptionRefused checks a server that rejects the connection: at the start that
+// is an error of the set-up, which must not look like an idle subscription, and later it
+// is transient.
 func TestSubscriptionRefused(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Own(t)
@@ -192,14 +193,14 @@ func TestSubscriptionRefused(t *testing.T) {
 	}
 	for code, refused := range map[string]*pgxpool.Pool{
 		"28P01": newPool(t, server.TCP("postgres"), as("wrong")),
-		"3D000": newPool(t, server.TCP("nowhere")), // not as the role, whose password changes below
+		"3D000": newPool(t, server.TCP("nowhere")), // without the role, whose password changes below
 	} {
 		t.Run(code, func(t *testing.T) {
 			t.Parallel()
 			for _, opts := range [][]mdb.CategorySubscribeOption{nil, {mdb.FromEnd()}, {mdb.AsConsumerGroup(0, 1)}} {
 				ctx, end := context.WithCancelCause(t.Context())
 				err := newStore(t, refused).SubscribeToCategory(ctx, "account", func(context.Context, mdb.Message) error { return nil },
-					append(opts, mdb.OnRetry(func(r mdb.Retry) { end(errors.New("retried, after " + r.Err.Error())) }))...)
+					append(opts, mdb.OnRetry(func(r mdb.Retry) { end(errors.New("retried after " + r.Err.Error())) }))...)
 				wantCode(t, err, code)
 			}
 		})
@@ -217,14 +218,14 @@ func TestSubscriptionRefused(t *testing.T) {
 		r.untilLive(t)
 		exec(t, pool, `ALTER ROLE reader PASSWORD 'rotated'`)
 		exec(t, pool, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'reader'`)
-		for end := time.After(patience); ; {
+		for end := time.After(testTimeout); ; {
 			select {
 			case err := <-retried:
 				if pgErr := wantError[*pgconn.PgError](t, err); pgErr.Code != "28P01" {
-					continue // that of the old connection
+					continue // of the old connection
 				}
 			case <-end:
-				t.Fatal("the password is not asked for")
+				t.Fatal("the password is not used")
 			}
 			break
 		}
@@ -235,8 +236,8 @@ func TestSubscriptionRefused(t *testing.T) {
 	})
 }
 
-// TestSubscriptionOnClosedPool has the pool close, under a subscription and before
-// one. It never opens again.
+// TestSubscriptionOnClosedPool checks that closing the pool, before a subscription or
+// during it, ends the subscription, because a pool cannot be opened again.
 func TestSubscriptionOnClosedPool(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, testdb.Shared(t))
@@ -246,9 +247,9 @@ func TestSubscriptionOnClosedPool(t *testing.T) {
 	for _, when := range []string{"closed under it", "closed before it"} {
 		ctx, end := context.WithCancelCause(t.Context())
 		err := s.SubscribeToCategory(ctx, category, func(context.Context, mdb.Message) error { return nil }, often, closing,
-			mdb.OnRetry(func(r mdb.Retry) { end(fmt.Errorf("retried, after %w", r.Err)) }))
+			mdb.OnRetry(func(r mdb.Retry) { end(fmt.Errorf("retried after %w", r.Err)) }))
 		if ctx.Err() != nil {
-			t.Errorf("%s: %v", when, err)
+			t.Errorf("%s: got error %v", when, err)
 		}
 		end(nil)
 	}

@@ -23,8 +23,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// TestSubscriptionsShareOneConnection has eight subscriptions hand tokens on in a
-// ring, by writes within their handlers, on a pool of one connection.
+// TestSubscriptionsShareOneConnection checks that eight subscriptions on a pool of one
+// connection can pass tokens round in a circle by writing in their handlers.
 func TestSubscriptionsShareOneConnection(t *testing.T) {
 	t.Parallel()
 	const subscriptions, rounds = 8, 10
@@ -33,7 +33,7 @@ func TestSubscriptionsShareOneConnection(t *testing.T) {
 	station := func(i int) mdb.Category { return mdb.Category(fmt.Sprintf("%s%d", ring, i%subscriptions)) }
 	ctx, end := context.WithCancelCause(t.Context())
 	defer end(errStopped)
-	var arrived sync.WaitGroup // the tokens
+	var arrived sync.WaitGroup // tokens
 	arrived.Add(subscriptions)
 	handler := func(i int) mdb.Handler {
 		return func(ctx context.Context, m mdb.Message) error {
@@ -72,20 +72,20 @@ func TestSubscriptionsShareOneConnection(t *testing.T) {
 	select {
 	case <-all:
 	case err := <-dropped:
-		t.Fatalf("dropped with %v", err)
-	case <-time.After(patience):
-		t.Fatal("the tokens do not arrive")
+		t.Fatalf("subscription ended with %v", err)
+	case <-time.After(testTimeout):
+		t.Fatal("the tokens do not arrive in time")
 	}
 	end(errStopped)
 	for range subscriptions {
 		if err := <-dropped; !errors.Is(err, errStopped) {
-			t.Errorf("dropped with %v", err)
+			t.Errorf("got error %v, want the cause", err)
 		}
 	}
 }
 
-// TestSubscriptionHoldsNoConnection looks at the pool from within all callbacks, and
-// while the subscription sleeps.
+// TestSubscriptionHoldsNoConnection checks that a subscription holds no connection of the
+// pool during any callback, or while it sleeps.
 func TestSubscriptionHoldsNoConnection(t *testing.T) {
 	t.Parallel()
 	for _, opts := range [][]mdb.CategorySubscribeOption{
@@ -102,11 +102,11 @@ func TestSubscriptionHoldsNoConnection(t *testing.T) {
 		called := make(map[string]bool)
 		look := func(callback string) {
 			called[callback] = true
-			// The pool takes lost connections out of its books a little later. One that
-			// is held stays there for as long as the callback runs.
-			for end := time.Now().Add(patience); pool.Stat().AcquiredConns() != 0; runtime.Gosched() {
+			// The pool counts lost connections for a little longer. One that the
+			// subscription holds is counted for as long as the callback runs.
+			for end := time.Now().Add(testTimeout); pool.Stat().AcquiredConns() != 0; runtime.Gosched() {
 				if time.Now().After(end) {
-					t.Errorf("%s: %d connections are in use", callback, pool.Stat().AcquiredConns())
+					t.Errorf("%s: got %d connections in use, want none", callback, pool.Stat().AcquiredConns())
 					return
 				}
 			}
@@ -115,10 +115,10 @@ func TestSubscriptionHoldsNoConnection(t *testing.T) {
 		sabotage := sync.OnceFunc(func() {
 			conns := pool.AcquireAllIdle(t.Context())
 			for _, conn := range conns {
-				_ = conn.Conn().PgConn().Conn().Close() // which the pool does not notice
+				_ = conn.Conn().PgConn().Conn().Close() // unnoticed by the pool
 				conn.Release()
 			}
-			write(t, s, stream, mdb.NewMessage("Happened", nil)) // which replaces one of them
+			write(t, s, stream, mdb.NewMessage("Happened", nil)) // replaces one of them
 			for _, conn := range pool.AcquireAllIdle(t.Context()) {
 				_ = conn.Conn().PgConn().Conn().Close()
 				conn.Release()
@@ -137,7 +137,7 @@ func TestSubscriptionHoldsNoConnection(t *testing.T) {
 				mdb.WithPolling(func(poll.Seen) time.Duration { look("strategy"); asleep <- struct{}{}; return time.Hour }))...)
 		})
 		<-asleep                                             // FromEnd has begun
-		write(t, s, stream, mdb.NewMessage("Happened", nil)) // which wakes it
+		write(t, s, stream, mdb.NewMessage("Happened", nil)) // wakes the subscription
 		write(t, writer, stream, mdb.NewMessage("Happened", nil))
 		r.next(t, 3)
 		<-asleep
@@ -151,8 +151,8 @@ func TestSubscriptionHoldsNoConnection(t *testing.T) {
 	}
 }
 
-// TestSubscriptionsEndIdle has a hundred subscriptions end that sleep. The pool keeps
-// its connections.
+// TestSubscriptionsEndIdle checks that a hundred sleeping subscriptions can end without
+// closing connections of the pool.
 func TestSubscriptionsEndIdle(t *testing.T) {
 	t.Parallel()
 	const subscriptions = 100
@@ -176,12 +176,12 @@ func TestSubscriptionsEndIdle(t *testing.T) {
 	}
 	before := pool.Stat()
 	for _, r := range running {
-		r.end(errStopped) // all at once
+		r.end(errStopped) // all at the same time
 	}
 	for _, r := range running {
 		r.stop(t)
 	}
-	// A connection that was broken off would be missed now.
+	// A connection that was closed would be missing now.
 	for range before.TotalConns() {
 		conn, err := pool.Acquire(t.Context())
 		if err != nil {
@@ -190,17 +190,17 @@ func TestSubscriptionsEndIdle(t *testing.T) {
 		t.Cleanup(conn.Release)
 	}
 	if after := pool.Stat(); after.NewConnsCount() != before.NewConnsCount() || after.TotalConns() != before.TotalConns() {
-		t.Errorf("%d connections of %d opened, before %d of %d", after.TotalConns(), after.NewConnsCount(), before.TotalConns(), before.NewConnsCount())
+		t.Errorf("got %d connections of %d opened, want as before %d of %d", after.TotalConns(), after.NewConnsCount(), before.TotalConns(), before.NewConnsCount())
 	}
 }
 
-// TestSubscriptionsStartAndStop begins and ends a thousand subscriptions, at any
-// moment of what they do. Nothing is left of them.
+// TestSubscriptionsStartAndStop checks that nothing is left of a thousand subscriptions
+// that start and stop at random moments.
 //
 // It is not parallel, because it counts the goroutines of the process.
 func TestSubscriptionsStartAndStop(t *testing.T) {
 	pgtest.NeedTime(t)
-	const subscriptions, atOnce = 1000, 10
+	const subscriptions, concurrently = 1000, 10
 	url := testdb.Shared(t)
 	admin := newPool(t, url)
 	category := mdbtest.Category("stop")
@@ -213,18 +213,19 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 	name := string(category)[:32]
 	goroutines := runtime.NumGoroutine()
 
-	pool := newPool(t, url, parameter("application_name", name), func(cfg *pgxpool.Config) { cfg.MaxConns = atOnce })
+	pool := newPool(t, url, parameter("application_name", name), func(cfg *pgxpool.Config) { cfg.MaxConns = concurrently })
 	s := newStore(t, pool, mdb.WithConditions())
 	var handled, slept atomic.Int64
 	var wg sync.WaitGroup
-	for range atOnce {
+	for range concurrently {
 		wg.Go(func() {
-			for i := range subscriptions / atOnce {
+			for i := range subscriptions / concurrently {
 				cause := fmt.Errorf("stop %d", i)
 				ctx, end := context.WithCancelCause(t.Context())
 				soon := func() { time.AfterFunc(rand.N(3*time.Millisecond), func() { end(cause) }) }
-				// Most of those that end soon never get a connection, as those that
-				// end within a read break theirs off. So others wait for their moment.
+				// Most subscriptions that end soon never get a connection, because those
+				// that end within a read close theirs. So the others wait for a random
+				// moment.
 				var message atomic.Int64
 				live := mdb.OnLive(func(bool) {})
 				switch i / 5 % 3 {
@@ -262,29 +263,29 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 					err = s.SubscribeToCategory(ctx, category, handler, batch, live, polling, mdb.WithWorkers(1+rand.IntN(9)))
 				}
 				if err != cause { //nolint:errorlint // the cause itself
-					t.Errorf("dropped with %v (%T), want the cause", err, err)
+					t.Errorf("got error %v (%T), want the cause", err, err)
 				}
 			}
 		})
 	}
 	wg.Wait()
 	if handled.Load() < subscriptions || slept.Load() == 0 {
-		t.Errorf("%d messages handled and %d sleeps, which is too few to tell anything", handled.Load(), slept.Load())
+		t.Errorf("got %d messages handled and %d sleeps, which is too few to prove anything", handled.Load(), slept.Load())
 	}
 	pool.Close()
 
 	until(t, admin, `SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1`, name)
-	for end := time.Now().Add(patience); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
+	for end := time.Now().Add(testTimeout); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
 		if time.Now().After(end) {
 			var stacks strings.Builder
 			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-			t.Fatalf("%d goroutines, before %d:\n%s", runtime.NumGoroutine(), goroutines, stacks.String())
+			t.Fatalf("got %d goroutines, want as before %d:\n%s", runtime.NumGoroutine(), goroutines, stacks.String())
 		}
 	}
 }
 
-// TestSuspect has the pool replace its connections when a read has got no answer, but
-// not where all are in use: then that may be why.
+// TestSuspect checks that the pool replaces its connections after a read without an
+// answer, but not if all are in use, because that may be the reason.
 func TestSuspect(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) { cfg.MaxConns = 2 })
@@ -312,14 +313,14 @@ func TestSuspect(t *testing.T) {
 	giveBack()
 	lend()
 	if !slices.Equal(pids, before) {
-		t.Errorf("sessions %v of a busy pool became %v", before, pids)
+		t.Errorf("sessions of a busy pool: got %[2]v, want %[1]v", before, pids)
 	}
 	conns[0].Release()
 	mdb.Suspect(s)
 	conns[1].Release()
 	lend()
 	if slices.Contains(before, pids[0]) || slices.Contains(before, pids[1]) {
-		t.Errorf("sessions %v became %v", before, pids)
+		t.Errorf("sessions: got %[2]v, want none of %[1]v", before, pids)
 	}
 	giveBack()
 }

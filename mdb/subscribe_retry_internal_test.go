@@ -16,9 +16,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// TestSubscriptionFailures has a read fail at the very beginning, and later. What
-// passes is tried again; what is wrong with the set-up is a mistake at the beginning
-// and an upgrade later; everything else ends the subscription.
+// TestSubscriptionFailures checks what a subscription does when its first read or a later
+// one fails: transient errors are retried; an error in the set-up ends it at the start,
+// and is retried later as part of an upgrade; all other errors end it.
 func TestSubscriptionFailures(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -26,7 +26,7 @@ func TestSubscriptionFailures(t *testing.T) {
 		passesFirst, passesAt bool
 	}{
 		{io.ErrUnexpectedEOF, true, true},
-		{context.DeadlineExceeded, true, true}, // of somebody else's context
+		{context.DeadlineExceeded, true, true}, // of another call's context
 		{&acquireError{errors.New("connection refused")}, true, true},
 		{&pgconn.PgError{Severity: "FATAL", Code: "57P01"}, true, true}, // terminated
 		{&pgconn.PgError{Severity: "FATAL", Code: "57P02"}, true, true}, // crash
@@ -69,7 +69,7 @@ func TestSubscriptionFailures(t *testing.T) {
 							want, failures = "read 1", []error{err}
 						}
 						if fromEnd {
-							// A look at the head comes before, which succeeds.
+							// A query of the head comes first, and succeeds.
 							failures = slices.Insert(failures, 0, nil)
 						}
 						if passes {
@@ -84,7 +84,7 @@ func TestSubscriptionFailures(t *testing.T) {
 						got := r.run()
 						r.want(want)
 						if passes && !errors.Is(got, errEnd) || !passes && got != err { //nolint:errorlint // the error itself
-							t.Errorf("error %v", got)
+							t.Errorf("got error %v", got)
 						}
 					})
 				})
@@ -93,7 +93,8 @@ func TestSubscriptionFailures(t *testing.T) {
 	}
 }
 
-// TestSubscriptionFindsNoEnd has the look at the end fail, before anything is read.
+// TestSubscriptionFindsNoEnd checks what happens if the query of the end fails before
+// anything is read.
 func TestSubscriptionFindsNoEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -101,7 +102,7 @@ func TestSubscriptionFindsNoEnd(t *testing.T) {
 		r := rehearse(t, 5, FromEnd())
 		r.failures = []error{lost, lost, nil, lost}
 		if err := r.run(); !errors.Is(err, errEnd) {
-			t.Errorf("error %v", err)
+			t.Errorf("got error %v, want %v", err, errEnd)
 		}
 		r.want("retry 1, retry 2, read 6, retry 1, read 6, live true, ask 0/1000 1 0s, sleep 10ms")
 
@@ -109,7 +110,7 @@ func TestSubscriptionFindsNoEnd(t *testing.T) {
 		r.failures = []error{lost, missing}
 		var setup *SetupError
 		if err := r.run(); !errors.As(err, &setup) {
-			t.Errorf("error %v, want that of the set-up", err)
+			t.Errorf("got error %v, want that of the set-up", err)
 		}
 		r.want("retry 1")
 	})
@@ -131,11 +132,11 @@ func TestGomdbBackoffOverflow(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errEnd)
 		defer cancel()
 		if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
-			t.Errorf("error %v", err)
+			t.Errorf("got error %v, want %v", err, errEnd)
 		}
 		// At 0, 50, 150, 350, 750, 1550, 3150 and 6350 ms, and then every five seconds.
 		if want := 8 + 718; reads != want {
-			t.Errorf("%d reads, want %d", reads, want)
+			t.Errorf("got %d reads, want %d", reads, want)
 		}
 	})
 }
@@ -178,7 +179,7 @@ func TestGomdbDynamicDrift(t *testing.T) {
 				strategy := r.polling
 				r.polling = func(seen poll.Seen) time.Duration {
 					delay := strategy(seen)
-					if time.Since(begun) > 2*time.Minute { // when it has settled
+					if time.Since(begun) > 2*time.Minute { // once the delay is stable
 						delays++
 						total += delay
 					}
@@ -188,10 +189,10 @@ func TestGomdbDynamicDrift(t *testing.T) {
 				ctx, cancel := context.WithTimeoutCause(t.Context(), 4*time.Minute, errEnd)
 				defer cancel()
 				if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v, want %v", err, errEnd)
 				}
 				if mean := total / delays; mean < tt.least || mean > tt.most {
-					t.Errorf("settles at %v, want %v to %v", mean, tt.least, tt.most)
+					t.Errorf("got a delay of %v, want %v to %v", mean, tt.least, tt.most)
 				}
 			})
 		})

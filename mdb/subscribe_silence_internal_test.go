@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// TestSubscriptionSilence has reads that get no answer, as from a machine that is
-// gone, or none for long. Those that may lead nowhere are given up, the first one
-// soonest, and none of the pool's other connections is trusted.
+// TestSubscriptionSilence checks reads that get no answer, or a late one, as from a
+// machine that has failed: each is cancelled after a while, the first one soonest, and the
+// pool's other connections are suspected.
 func TestSubscriptionSilence(t *testing.T) {
 	t.Parallel()
 	silent := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -33,7 +33,7 @@ func TestSubscriptionSilence(t *testing.T) {
 			[]func(context.Context) error{silent, silent, silent},
 			"given up after 10s, suspect, retry 1, given up after 20s, suspect, retry 2, given up after 40s, suspect, retry 3, read after 0s",
 		},
-		// That tells nothing of how long a read takes.
+		// This shows nothing about how long a read takes.
 		"without a connection": {
 			[]func(context.Context) error{unconnected, unconnected, silent},
 			"given up after 10s, suspect, retry 1, given up after 10s, suspect, retry 2, given up after 10s, suspect, retry 3, read after 0s",
@@ -70,8 +70,8 @@ func TestSubscriptionSilence(t *testing.T) {
 	}
 }
 
-// TestSubscriptionEndsInSilence has the subscription's own time be up while a read
-// gets no answer, which is no reason to suspect anything.
+// TestSubscriptionEndsInSilence checks that when the context ends while a read has no
+// answer, no connection is suspected.
 func TestSubscriptionEndsInSilence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestSubscriptionEndsInSilence(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		if err := r.subscription.run(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("error %v", err)
+			t.Errorf("got error %v, want %v", err, context.DeadlineExceeded)
 		}
 		r.want("")
 	})

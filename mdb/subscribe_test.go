@@ -16,8 +16,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// TestSubscriptionFrom begins at all kinds of places, and goes on with what is
-// written later.
+// TestSubscriptionFrom checks that a subscription begins at any kind of position, and goes
+// on with messages written later.
 func TestSubscriptionFrom(t *testing.T) {
 	t.Parallel()
 	type options = []mdb.CategorySubscribeOption
@@ -57,7 +57,7 @@ func TestSubscriptionFrom(t *testing.T) {
 			t.Helper()
 			got, want := places(r.next(t, len(indexes))), places(pick(t, indexes))
 			if !slices.Equal(got, want) {
-				t.Errorf("messages %v, want %v", got, want)
+				t.Errorf("got messages %v, want %v", got, want)
 			}
 		}
 		recipients := make(map[string]*recipient)
@@ -67,11 +67,11 @@ func TestSubscriptionFrom(t *testing.T) {
 		}{
 			"the beginning":       {nil, all},
 			"0":                   {options{mdb.FromGlobalPosition(0)}, all},
-			"behind 0":            {options{mdb.AfterGlobalPosition(0)}, all},
+			"after 0":             {options{mdb.AfterGlobalPosition(0)}, all},
 			"the first":           {options{mdb.FromGlobalPosition(at[0])}, all},
 			"the third":           {options{mdb.FromGlobalPosition(at[2])}, []int{2, 3, 4, 5}},
-			"behind the third":    {options{mdb.AfterGlobalPosition(at[2])}, []int{3, 4, 5}},
-			"behind the last":     {options{mdb.AfterGlobalPosition(at[5])}, nil},
+			"after the third":     {options{mdb.AfterGlobalPosition(at[2])}, []int{3, 4, 5}},
+			"after the last":      {options{mdb.AfterGlobalPosition(at[5])}, nil},
 			"the end":             {options{mdb.FromEnd()}, nil},
 			"the last option":     {options{mdb.FromEnd(), mdb.FromGlobalPosition(at[4])}, []int{4, 5}},
 			"the end, at last":    {options{mdb.FromGlobalPosition(at[4]), mdb.FromEnd()}, nil},
@@ -99,17 +99,17 @@ func TestSubscriptionFrom(t *testing.T) {
 			opts streamOptions
 			want []int
 		}{
-			"the beginning":     {nil, []int{0, 2, 5}},
-			"0":                 {streamOptions{mdb.FromPosition(0)}, []int{0, 2, 5}},
-			"behind no stream":  {streamOptions{mdb.AfterPosition(mdb.NoStream)}, []int{0, 2, 5}},
-			"the second":        {streamOptions{mdb.FromPosition(1)}, []int{2, 5}},
-			"behind the second": {streamOptions{mdb.AfterPosition(1)}, []int{5}},
-			"behind the last":   {streamOptions{mdb.AfterPosition(2)}, nil},
-			"the end":           {streamOptions{mdb.FromEnd()}, nil},
-			"condition":         {streamOptions{mdb.WithCondition("position <> 1")}, []int{0, 5}},
-			"by 1":              {streamOptions{mdb.WithBatchSize(1)}, []int{0, 2, 5}},
-			"by 3":              {streamOptions{mdb.WithBatchSize(3)}, []int{0, 2, 5}},
-			"condition, by 2":   {streamOptions{mdb.WithBatchSize(2), mdb.WithCondition("position <> 1")}, []int{0, 5}},
+			"the beginning":    {nil, []int{0, 2, 5}},
+			"0":                {streamOptions{mdb.FromPosition(0)}, []int{0, 2, 5}},
+			"after NoStream":   {streamOptions{mdb.AfterPosition(mdb.NoStream)}, []int{0, 2, 5}},
+			"the second":       {streamOptions{mdb.FromPosition(1)}, []int{2, 5}},
+			"after the second": {streamOptions{mdb.AfterPosition(1)}, []int{5}},
+			"after the last":   {streamOptions{mdb.AfterPosition(2)}, nil},
+			"the end":          {streamOptions{mdb.FromEnd()}, nil},
+			"condition":        {streamOptions{mdb.WithCondition("position <> 1")}, []int{0, 5}},
+			"by 1":             {streamOptions{mdb.WithBatchSize(1)}, []int{0, 2, 5}},
+			"by 3":             {streamOptions{mdb.WithBatchSize(3)}, []int{0, 2, 5}},
+			"condition, by 2":  {streamOptions{mdb.WithBatchSize(2), mdb.WithCondition("position <> 1")}, []int{0, 5}},
 		} {
 			r := receiveStream(t, s, category.Stream("1"), tt.opts...)
 			recipients["stream, "+name] = r
@@ -118,7 +118,7 @@ func TestSubscriptionFrom(t *testing.T) {
 				r.untilLive(t)
 			})
 		}
-		// What comes next is what is written next: nothing was left over.
+		// The next message is the next one that is written: none was left over.
 		add(t, "1")
 		add(t, "1")
 		for name, r := range recipients {
@@ -130,8 +130,8 @@ func TestSubscriptionFrom(t *testing.T) {
 	}
 }
 
-// TestSubscriptionToNothing begins before anything is written, and so at the end as
-// well. It must not miss the very first message.
+// TestSubscriptionToNothing checks subscriptions that begin before anything is written,
+// which is also the end. They must not miss the first message.
 func TestSubscriptionToNothing(t *testing.T) {
 	t.Parallel()
 	for way, s := range bothWays(t, mdb.WithConditions()) {
@@ -159,7 +159,7 @@ func TestSubscriptionToNothing(t *testing.T) {
 		for name, r := range recipients {
 			for i, m := range r.next(t, 2) {
 				if m.Stream != category.Stream("1") || m.Position != int64(i) {
-					t.Errorf("%s, %s: message %d is at %d of %s", way, name, i, m.Position, m.Stream)
+					t.Errorf("%s, %s: got message %d at %d of %s", way, name, i, m.Position, m.Stream)
 				}
 			}
 			r.stop(t)
@@ -167,8 +167,8 @@ func TestSubscriptionToNothing(t *testing.T) {
 	}
 }
 
-// TestSubscriptionGroup has each message go to one member, streams of one cardinal
-// id to the same, and those without an id to none.
+// TestSubscriptionGroup checks that each message goes to one member, all streams with one
+// cardinal ID to the same member, and streams without an ID to none.
 func TestSubscriptionGroup(t *testing.T) {
 	t.Parallel()
 	const size = 3
@@ -196,17 +196,17 @@ func TestSubscriptionGroup(t *testing.T) {
 		addAll()
 		for i, r := range members {
 			if len(want[i]) == 0 {
-				t.Fatalf("no stream for member %d", i)
+				t.Fatalf("got no stream for member %d", i)
 			}
 			if got := places(r.next(t, len(want[i]))); !slices.Equal(got, want[i]) {
-				t.Errorf("%s: member %d has %v, want %v", way, i, got, want[i])
+				t.Errorf("%s: member %d: got %v, want %v", way, i, got, want[i])
 			}
 			r.stop(t)
 		}
 	}
 }
 
-// TestSubscriptionArguments has all faults of a call told at once, before any
+// TestSubscriptionArguments checks that one error reports all faults of a call, before a
 // connection is opened.
 func TestSubscriptionArguments(t *testing.T) {
 	t.Parallel()
@@ -243,21 +243,21 @@ func TestSubscriptionArguments(t *testing.T) {
 			arguments = append(arguments, f.Argument)
 		}
 		if got := strings.Join(arguments, ", "); got != tt.want {
-			t.Errorf("%s: faults with %s, want %s", name, got, tt.want)
+			t.Errorf("%s: got faults with %s, want %s", name, got, tt.want)
 		}
 	}
 	_, err := mdb.New(pool, mdb.WithPolling(nil))
 	if f := wantError[*mdb.ArgumentError](t, err).Faults; len(f) != 1 || f[0].Argument != "polling strategy" {
-		t.Errorf("faults %v of a store without a strategy", f)
+		t.Errorf("store without a strategy: got faults %v", f)
 	}
 	if stat := pool.Stat(); stat.NewConnsCount() != 0 || stat.AcquireCount()+stat.CanceledAcquireCount() != 0 {
-		t.Error("a connection was asked for")
+		t.Error("a connection was acquired")
 	}
 }
 
-// TestSubscriptionPollsAsTold has a subscription's own strategy go before its
+// TestSubscriptionPolling checks that a subscription's own strategy replaces its
 // store's.
-func TestSubscriptionPollsAsTold(t *testing.T) {
+func TestSubscriptionPolling(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string)
 	strategy := func(name string) poll.Strategy {
@@ -271,10 +271,10 @@ func TestSubscriptionPollsAsTold(t *testing.T) {
 		r := receiveCategory(t, s, mdbtest.Category("polls"), opts...)
 		for range 3 {
 			if got := <-asked; got != want {
-				t.Errorf("the strategy of the %s is asked, want that of the %s", got, want)
+				t.Errorf("got a call of the %s's strategy, want the %s's", got, want)
 			}
 		}
-		// Which may be asked once more before it ends.
+		// The strategy may be called once more before the subscription ends.
 		r.end(errStopped)
 		select {
 		case <-asked:
@@ -284,8 +284,7 @@ func TestSubscriptionPollsAsTold(t *testing.T) {
 	}
 }
 
-// TestSubscriptionExecModes reads pages and heads in all ways that pgx knows to send
-// statements.
+// TestSubscriptionExecModes checks pages and heads in each of pgx's exec modes.
 func TestSubscriptionExecModes(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
@@ -309,7 +308,7 @@ func TestSubscriptionExecModes(t *testing.T) {
 			for i, r := range running {
 				for j, m := range r.next(t, 5) {
 					if m.Position != int64(j) {
-						t.Errorf("subscription %d: message %d is that at %d", i, j, m.Position)
+						t.Errorf("subscription %d: got message %d at position %d", i, j, m.Position)
 					}
 				}
 				r.stop(t)

@@ -13,9 +13,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// TestPartitionFailsMeanwhile has a handler fail while the caller's goroutine is busy
-// with something else. That ends at once.
-func TestPartitionFailsMeanwhile(t *testing.T) {
+// TestWorkersFailsMeanwhile checks that a failure of a handler ends immediately what the
+// caller's goroutine waits for.
+func TestWorkersFailsMeanwhile(t *testing.T) {
 	t.Parallel()
 	for name, arrange := range map[string]func(r *rehearsal, reads int){
 		"asleep": func(*rehearsal, int) {},
@@ -40,19 +40,19 @@ func TestPartitionFailsMeanwhile(t *testing.T) {
 				}
 				begun := time.Now()
 				if err := r.run(); !errors.Is(err, errHandler) {
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v, want %v", err, errHandler)
 				}
 				if ran := time.Since(begun); ran != moment {
-					t.Errorf("ran for %v, want %v", ran, moment)
+					t.Errorf("got a run of %v, want %v", ran, moment)
 				}
 			})
 		})
 	}
 }
 
-// TestPartitionFailsWhileKept has a handler fail while OnProgress keeps a position,
-// which it is left to come to an end with.
-func TestPartitionFailsWhileKept(t *testing.T) {
+// TestWorkersFailsWhileKept checks that OnProgress is not cancelled if a handler fails
+// while it stores a position.
+func TestWorkersFailsWhileKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := rehearse(t, 4, WithBatchSize(2), WithWorkers(4))
@@ -76,14 +76,14 @@ func TestPartitionFailsWhileKept(t *testing.T) {
 		err := r.run()
 		var h *HandlerError
 		if !errors.As(err, &h) || h.GlobalPosition != 3 || kept != 2 {
-			t.Errorf("error %v, kept %d", err, kept)
+			t.Errorf("got error %v, kept %d", err, kept)
 		}
 	})
 }
 
-// TestPartitionFreesPages has the messages of a page be garbage when all have been
+// TestWorkersFreesPages checks that a page's messages are freed when all have been
 // handled, while the worker that handled them goes on.
-func TestPartitionFreesPages(t *testing.T) {
+func TestWorkersFreesPages(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := rehearse(t, 3, WithBatchSize(1), WithWorkers(2))
@@ -105,19 +105,19 @@ func TestPartitionFreesPages(t *testing.T) {
 		}
 		done := make(chan error)
 		go func() { done <- r.run() }()
-		synctest.Wait() // for the first message, behind which the others wait
+		synctest.Wait() // for the first message, after which the others wait
 		goOn <- struct{}{}
 		synctest.Wait() // for the last
 		runtime.GC()
 		for i, page := range pages {
 			if freed := page.Value() == nil; freed != (i < 2) {
-				t.Errorf("page %d of %d is freed: %t", i+1, len(pages), freed)
+				t.Errorf("whether page %d of %d is freed: got %t", i+1, len(pages), freed)
 			}
 		}
 		close(goOn)
 		r.end(errEnd)
 		if err := <-done; !errors.Is(err, errEnd) {
-			t.Errorf("error %v", err)
+			t.Errorf("got error %v, want %v", err, errEnd)
 		}
 	})
 }

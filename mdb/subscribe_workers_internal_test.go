@@ -14,27 +14,27 @@ import (
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
-// A witness watches a partitioned subscription, over all its restarts: that order
-// holds within a cardinal id, that no progress passes what has not been handled, and
-// that no more is in hand than may be.
+// A witness watches a subscription with workers across its restarts. It checks that the
+// messages of one cardinal ID stay in order, that no progress passes an unhandled message,
+// and that no more messages than allowed are in progress.
 type witness struct {
 	*rehearsal
-	most int // messages in hand
+	most int // messages in progress
 
-	handled []int            // how often each message was, the first one's position is 1
+	handled []int            // how often each message was handled; the first has position 1
 	last    map[string]int64 // in this run, by cardinal id
 	busy    map[string]bool  // cardinal ids with a running handler
 	running int
-	peak    int   // of running
-	kept    int64 // the position that OnProgress was told
+	peak    int   // most handlers running at the same time
+	kept    int64 // the position that OnProgress was last called with
 }
 
-// handle handles m for as long as it takes.
+// handle handles m for the duration d.
 func (w *witness) handle(m Message, d time.Duration, err error) error {
 	id := m.Stream.CardinalID()
 	w.mu.Lock()
 	if w.busy[id] || m.GlobalPosition <= w.last[id] {
-		w.t.Errorf("message %d follows %d of cardinal id %q, which is busy: %t", m.GlobalPosition, w.last[id], id, w.busy[id])
+		w.t.Errorf("got message %d after %d of cardinal ID %q, which is busy: %t", m.GlobalPosition, w.last[id], id, w.busy[id])
 	}
 	w.busy[id], w.last[id] = true, m.GlobalPosition
 	w.running++
@@ -51,8 +51,8 @@ func (w *witness) handle(m Message, d time.Duration, err error) error {
 	return err
 }
 
-// prefix returns the first message that has not been handled though the filter lets it
-// through, and the last such message before it.
+// prefix returns the first message that passes the filter and has not been handled, and
+// the last such message before it.
 func (w *witness) prefix() (last, next int64) {
 	for next = 1; next <= w.head(); next++ {
 		if w.written[next-1] {
@@ -69,17 +69,17 @@ func (w *witness) progress(_ context.Context, position int64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, next := w.prefix(); position <= w.kept || position >= next {
-		w.t.Errorf("progress %d follows %d, and %d has not been handled", position, w.kept, next)
+		w.t.Errorf("got progress %d after %d, and %d has not been handled", position, w.kept, next)
 	}
 	if strings.Contains(string(debug.Stack()), ".work(") {
-		w.t.Error("OnProgress is told by a worker")
+		w.t.Error("OnProgress is called by a worker")
 	}
 	w.kept = position
 	return nil
 }
 
-// restart begins anew at the position that was kept. What was handled beyond counts no
-// longer.
+// restart begins again at the position that was kept. Messages handled beyond it no longer
+// count.
 func (w *witness) restart() error {
 	clear(w.handled[w.kept+1:])
 	w.last, w.busy = map[string]int64{}, map[string]bool{}
@@ -87,17 +87,17 @@ func (w *witness) restart() error {
 	return w.run()
 }
 
-// TestPartitionAgainstAll has handlers that take any time and sometimes fail, reads that
-// fail, messages that a filter leaves out and that arrive at any moment, and contexts
-// that end, and goes on each time from the position that was kept. Nothing is lost.
-func TestPartitionAgainstAll(t *testing.T) {
+// TestWorkersAgainstAll checks that no message is lost when handlers take random times
+// and sometimes fail, reads fail, a filter leaves out messages, messages arrive at any
+// moment, contexts end, and each run begins at the position that was kept.
+func TestWorkersAgainstAll(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	peak := 0
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 0)) // of the handlers, under the lock
-			fate := rand.New(rand.NewPCG(seed, 1))   // of the loop
+			random := rand.New(rand.NewPCG(seed, 0)) // for the handlers, under the lock
+			fate := rand.New(rand.NewPCG(seed, 1))   // for the loop
 			workers, batch := 2+fate.IntN(6), 1+fate.IntN(40)
 			ids := 1 + fate.IntN(20)
 			r := rehearse(t, 0, WithBatchSize(batch), WithWorkers(workers))
@@ -147,7 +147,7 @@ func TestPartitionAgainstAll(t *testing.T) {
 					}
 				}
 				if inHand+len(page) > w.most {
-					t.Errorf("%d messages in hand, want %d at most", inHand+len(page), w.most)
+					t.Errorf("got %d messages in progress, want at most %d", inHand+len(page), w.most)
 				}
 				return page, head, nil
 			}
@@ -157,21 +157,21 @@ func TestPartitionAgainstAll(t *testing.T) {
 				err := w.restart()
 				last, next := w.prefix()
 				if w.running > 0 || w.kept < last || w.kept >= next {
-					t.Errorf("kept %d with %d running, want %d or more, and less than %d", w.kept, w.running, last, next)
+					t.Errorf("got %d kept with %d running, want at least %d, and less than %d", w.kept, w.running, last, next)
 				}
 				var h *HandlerError
 				switch {
 				case errors.Is(err, errEnd):
 				case !errors.As(err, &h) || !errors.Is(err, errHandler):
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v", err)
 				case w.handled[h.GlobalPosition] > 1 || w.kept >= h.GlobalPosition:
-					t.Errorf("message %d failed, kept %d", h.GlobalPosition, w.kept)
+					t.Errorf("message %d failed, but got %d kept", h.GlobalPosition, w.kept)
 				}
 				if !failing && w.head() == w.kept {
 					break
 				}
 				if restart > 100 {
-					t.Fatalf("seed %d: never handles %d", seed, next)
+					t.Fatalf("seed %d: message %d is never handled", seed, next)
 				}
 			}
 			peak = max(peak, w.peak)
@@ -181,6 +181,6 @@ func TestPartitionAgainstAll(t *testing.T) {
 		}
 	}
 	if peak < 4 {
-		t.Errorf("at most %d handlers ran at the same time, which is too few to tell anything", peak)
+		t.Errorf("got at most %d handlers at the same time, which is too few to prove anything", peak)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// separate has the messages go to the workers in turn, by their streams.
+// separate assigns the messages to the workers in turn, by their streams.
 func separate(r *rehearsal) {
 	p := &workerSet{workers: make([]worker, r.workers), group: 1}
 	ids := make([]string, r.workers)
@@ -29,8 +29,8 @@ func separate(r *rehearsal) {
 	r.stream = func(p int64) StreamName { return Category("category").Stream(ids[int(p-1)%len(ids)]) }
 }
 
-// take makes the handler take the time given for a message, in milliseconds, unless
-// its context ends, and then return the result. It notes what it has handled.
+// take makes the handler take the given time for a message, in milliseconds, unless its
+// context ends, and then return the result. It notes what was handled.
 func (r *rehearsal) take(milliseconds map[int64]int, result func(context.Context, Message) error) {
 	r.handler = func(ctx context.Context, m Message) error {
 		if d := milliseconds[m.GlobalPosition]; d > 0 {
@@ -49,13 +49,13 @@ func (r *rehearsal) take(milliseconds map[int64]int, result func(context.Context
 
 func handled(context.Context, Message) error { return nil }
 
-// TestPartitionProgress has workers handle messages at different speeds. All that is
-// told comes in order, and a slow worker holds up nothing but the progress.
-func TestPartitionProgress(t *testing.T) {
+// TestWorkersProgress checks the order of callbacks when workers take different times,
+// and that a slow worker delays nothing but the progress.
+func TestWorkersProgress(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		batch, written int
-		filtered       string // as written, x: the filter lets it through
+		filtered       string // as written, x: the message passes the filter
 		take           map[int64]int
 		arrivals       []int
 		want           string
@@ -64,17 +64,17 @@ func TestPartitionProgress(t *testing.T) {
 			batch: 4, written: 3, take: map[int64]int{1: 7, 2: 3, 3: 5}, arrivals: []int{0},
 			want: "read 1, ask 3/4 0 0s, sleep 10ms, handled 2, handled 3, handled 1, progress 3, live true, read 4, ask 0/4 1 10ms, sleep 10ms",
 		},
-		"slower than many reads": { // each of which is asked for by the strategy
+		"slower than many reads": { // each is due by the strategy
 			batch: 4, written: 2, take: map[int64]int{1: 35, 2: 3}, arrivals: []int{0, 0, 0},
 			want: "read 1, ask 2/4 0 0s, sleep 10ms, handled 2, read 3, ask 0/4 1 10ms, sleep 10ms, read 3, ask 0/4 2 10ms, sleep 20ms, " +
 				"handled 1, progress 2, live true, read 3, ask 0/4 3 20ms, sleep 40ms",
 		},
-		"others arrive": { // and are handled meanwhile
+		"others arrive": { // which are handled meanwhile
 			batch: 4, written: 1, take: map[int64]int{1: 25, 2: 3, 3: 3}, arrivals: []int{1, 1, 0},
 			want: "read 1, ask 1/4 0 0s, sleep 10ms, read 2, ask 1/4 0 10ms, sleep 10ms, handled 2, read 3, ask 1/4 0 10ms, sleep 10ms, handled 3, " +
 				"handled 1, progress 3, live true, read 4, ask 0/4 1 10ms, sleep 10ms",
 		},
-		"many short pages": { // live with the first
+		"many short pages": { // live after the first
 			batch: 4, written: 1, take: map[int64]int{1: 15, 2: 15, 3: 3}, arrivals: []int{1, 1, 0},
 			want: "read 1, ask 1/4 0 0s, sleep 10ms, read 2, ask 1/4 0 10ms, sleep 10ms, handled 1, progress 1, live true, read 3, " +
 				"ask 1/4 0 10ms, sleep 10ms, handled 3, handled 2, progress 3, read 4, ask 0/4 1 10ms, sleep 10ms",
@@ -89,7 +89,7 @@ func TestPartitionProgress(t *testing.T) {
 			want: "read 1, read 3, live false, read 5, ask 0/2 1 0s, sleep 10ms, handled 2, handled 3, handled 4, handled 1, progress 4, live true, " +
 				"read 5, ask 0/2 2 10ms, sleep 20ms",
 		},
-		"behind again before it was live": {
+		"two full pages before it was live": {
 			batch: 2, written: 1, take: map[int64]int{1: 15, 2: 2, 3: 3, 4: 4, 5: 25}, arrivals: []int{4, 0, 0},
 			want: "read 1, ask 1/2 0 0s, sleep 10ms, read 2, read 4, live false, read 6, ask 0/2 1 0s, sleep 10ms, handled 2, handled 3, handled 4, " +
 				"handled 1, progress 3, read 6, ask 0/2 2 10ms, sleep 20ms, handled 5, progress 5, live true, read 6, ask 0/2 3 20ms, sleep 40ms",
@@ -114,7 +114,7 @@ func TestPartitionProgress(t *testing.T) {
 				r.arrivals = tt.arrivals
 				r.take(tt.take, handled)
 				if err := r.run(); !errors.Is(err, errEnd) {
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v, want %v", err, errEnd)
 				}
 				r.want(tt.want)
 			})
@@ -122,9 +122,9 @@ func TestPartitionProgress(t *testing.T) {
 	}
 }
 
-// TestPartitionStopsReading has a worker that does not come to an end. The others go
-// on, but not for ever: reads stop when so many messages are in hand as are allowed.
-func TestPartitionStopsReading(t *testing.T) {
+// TestWorkersStopsReading checks that with a worker that does not finish, the others go
+// on until as many messages are in progress as are allowed, and then reads stop.
+func TestWorkersStopsReading(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ batch, workers, reads, messages int }{
 		{1000, 2, 2, 2000},
@@ -139,7 +139,7 @@ func TestPartitionStopsReading(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := rehearse(t, 5*tt.messages, WithBatchSize(tt.batch), WithWorkers(tt.workers))
 				separate(r)
-				r.arrivals = []int{0} // a sleep, in which the workers come to their end
+				r.arrivals = []int{0} // a sleep, in which the workers finish
 				reads, others := 0, 0
 				r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
 					reads++
@@ -163,25 +163,25 @@ func TestPartitionStopsReading(t *testing.T) {
 				done := make(chan error)
 				go func() { done <- r.run() }()
 				synctest.Wait()
-				blocked := (tt.messages + tt.workers - 1) / tt.workers // those of the first one's worker
+				blocked := (tt.messages + tt.workers - 1) / tt.workers // those of the first message's worker
 				if reads != tt.reads || others != tt.messages-blocked || len(progress) > 0 {
-					t.Errorf("%d reads, %d messages handled, progress %v, want %d, %d, none", reads, others, progress, tt.reads, tt.messages-blocked)
+					t.Errorf("got %d reads, %d messages handled, progress %v, want %d, %d, none", reads, others, progress, tt.reads, tt.messages-blocked)
 				}
 				close(goOn)
 				if err := <-done; !errors.Is(err, errEnd) {
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v, want %v", err, errEnd)
 				}
 				if n := 5 * tt.messages; reads != n/tt.batch+2 || others != n || progress[len(progress)-1] != int64(n) {
-					t.Errorf("%d reads, %d messages handled, progress %v, want %d, %d, %d", reads, others, progress, n/tt.batch+2, n, n)
+					t.Errorf("got %d reads, %d messages handled, progress %v, want %d, %d, %d", reads, others, progress, n/tt.batch+2, n, n)
 				}
 			})
 		})
 	}
 }
 
-// TestPartitionFails has a handler fail in all ways, with others running that heed
-// their context and one that does not. The first failure is the one that is told.
-func TestPartitionFails(t *testing.T) {
+// TestWorkersFails checks that the first failure of a handler is the one that is
+// returned, while other handlers are running, some of which ignore their context.
+func TestWorkersFails(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func() error{
 		"error": func() error { return errHandler },
@@ -194,8 +194,8 @@ func TestPartitionFails(t *testing.T) {
 				r := rehearse(t, 20, WithBatchSize(6), WithWorkers(5))
 				separate(r)
 				r.arrivals = []int{0}
-				// 1 and 3 are done. 2, 4 and 5 are running when 8 fails, as the second one
-				// of the third worker's; 5 does not notice.
+				// 1 and 3 are done. 2, 4 and 5 are running when 8 fails, which is the
+				// second message of the third worker; 5 ignores its context.
 				take := map[int64]int{1: 2, 2: 100, 3: 1, 4: 100, 6: 100, 8: 5}
 				causes := make(map[int64]error)
 				r.take(take, func(ctx context.Context, m Message) error {
@@ -217,34 +217,34 @@ func TestPartitionFails(t *testing.T) {
 				begun := time.Now()
 				err := r.run()
 				if ran := time.Since(begun).Round(time.Millisecond); ran != 20*time.Millisecond {
-					t.Errorf("ran for %v, want 20ms, to when the last handler returned", ran)
+					t.Errorf("got a run of %v, want 20ms, which is when the last handler returns", ran)
 				}
 				var h *HandlerError
 				if !errors.As(err, &h) || h.GlobalPosition != 8 || h.Position != 7 || h.Stream != r.stream(8) {
-					t.Fatalf("error %v, want one at 8", err)
+					t.Fatalf("got error %v, want one at 8", err)
 				}
 				for p, cause := range causes {
 					if cause != err { //nolint:errorlint // the error itself
-						t.Errorf("the context of message %d ends with %v", p, cause)
+						t.Errorf("message %d: got cause %v", p, cause)
 					}
 				}
 				if len(causes) != 3 {
-					t.Errorf("%d handlers noticed the end, want 3", len(causes))
+					t.Errorf("got %d handlers that noticed the end, want 3", len(causes))
 				}
 				r.want("read 1, read 7, live false, read 13, read 19, ask 2/6 0 0s, sleep 10ms, handled 3, handled 1, handled 2, handled 5, progress 3")
 				var p *PanicError
 				switch name {
 				case "error":
 					if !errors.Is(err, errHandler) {
-						t.Errorf("error %v", err)
+						t.Errorf("got error %v, want %v", err, errHandler)
 					}
 				case "panic":
-					if !errors.As(err, &p) || p.Value != any(errHandler) || !strings.Contains(string(p.Stack), "TestPartitionFails") {
-						t.Errorf("error %v with stack\n%s", err, p.Stack)
+					if !errors.As(err, &p) || p.Value != any(errHandler) || !strings.Contains(string(p.Stack), "TestWorkersFails") {
+						t.Errorf("got error %v with stack\n%s", err, p.Stack)
 					}
 				case "exit":
 					if !errors.Is(err, errHandlerExits) {
-						t.Errorf("error %v", err)
+						t.Errorf("got error %v, want %v", err, errHandlerExits)
 					}
 				}
 			})
@@ -252,16 +252,16 @@ func TestPartitionFails(t *testing.T) {
 	}
 }
 
-// TestPartitionCallbacksFail has the other callbacks fail while handlers are running,
-// which are then told to end. What they have handled counts.
-func TestPartitionCallbacksFail(t *testing.T) {
+// TestWorkersCallbacksFail checks that a failure of another callback ends the running
+// handlers, and that what they have handled counts.
+func TestWorkersCallbacksFail(t *testing.T) {
 	t.Parallel()
 	refused := &pgconn.PgError{Code: "42601"}
 	for name, tt := range map[string]struct {
 		arrange func(r *rehearsal)
 		want    string
 	}{
-		"OnProgress": { // which is not told what is handled later
+		"OnProgress": { // which is not called with what is handled later
 			func(r *rehearsal) {
 				r.onProgress = func(_ context.Context, p int64) error { r.note("progress %d", p); return errHandler }
 			},
@@ -283,7 +283,7 @@ func TestPartitionCallbacksFail(t *testing.T) {
 				separate(r)
 				r.arrivals = []int{0}
 				r.subscription.page = func(ctx context.Context, c readConfig) ([]Message, int64, error) {
-					synctest.Wait() // until all workers are at work
+					synctest.Wait() // until all workers are busy
 					return r.page(ctx, c)
 				}
 				tt.arrange(r)
@@ -299,32 +299,32 @@ func TestPartitionCallbacksFail(t *testing.T) {
 				switch name {
 				case "OnProgress":
 					if !errors.As(err, &h) || h.Stream != "" || h.Position != 2 || !errors.Is(err, errHandler) {
-						t.Errorf("error %+v", err)
+						t.Errorf("got error %+v", err)
 					}
 				case "OnLive":
 					if !errors.As(err, &h) || h.Stream != "" || h.Position != 0 || !errors.As(err, &p) {
-						t.Errorf("error %+v", err)
+						t.Errorf("got error %+v", err)
 					}
 				case "a read":
 					if err != error(refused) { //nolint:errorlint // the error itself
-						t.Errorf("error %v", err)
+						t.Errorf("got error %v", err)
 					}
 				}
 				got := slices.Clone(r.diary)
-				slices.Sort(got[max(0, len(got)-4):]) // those that are ended together
+				slices.Sort(got[max(0, len(got)-4):]) // those that end at the same time
 				want := strings.Split(tt.want, ", ")
 				slices.Sort(want[max(0, len(want)-4):])
 				if !slices.Equal(got, want) {
-					t.Errorf("diary %q, want %q", got, want)
+					t.Errorf("got diary %q, want %q", got, want)
 				}
 			})
 		})
 	}
 }
 
-// TestPartitionEnds has the context end while handlers are running. The subscription
-// returns when they have, with the cause, or what a handler says of it.
-func TestPartitionEnds(t *testing.T) {
+// TestWorkersEnds checks that when the context ends, the subscription returns after its
+// handlers have returned, with the cause or a handler's error.
+func TestWorkersEnds(t *testing.T) {
 	t.Parallel()
 	for name, says := range map[string]error{"handlers come to an end": nil, "a handler says so": context.Canceled} {
 		t.Run(name, func(t *testing.T) {
@@ -345,7 +345,7 @@ func TestPartitionEnds(t *testing.T) {
 				told := r.onProgress
 				r.onProgress = func(ctx context.Context, position int64) error {
 					if ctx.Err() != nil {
-						t.Errorf("progress is told to a context with error %v", ctx.Err())
+						t.Errorf("OnProgress: got a context with error %v", ctx.Err())
 					}
 					return told(ctx, position)
 				}
@@ -356,20 +356,20 @@ func TestPartitionEnds(t *testing.T) {
 				}
 				var h *HandlerError
 				if !errors.Is(err, want) || errors.As(err, &h) != (says != nil) {
-					t.Errorf("error %v", err)
+					t.Errorf("got error %v", err)
 				}
 				if last := r.diary[len(r.diary)-1]; last != progress || slices.Contains(r.diary, "handled 5") {
-					t.Errorf("diary %q, want %q at last", r.diary, progress)
+					t.Errorf("got diary %q, want %q at its end", r.diary, progress)
 				}
 			})
 		})
 	}
 }
 
-// TestPartitionWorker has streams of one cardinal id belong to the same worker, which
-// is the member of that number in a group of that size, and those of one member of a
-// group to all workers in turn.
-func TestPartitionWorker(t *testing.T) {
+// TestWorkersWorker checks that streams of one cardinal ID have the same worker, which
+// has the number of the member in a group of that size, and that the streams of one member
+// of a group are spread over all workers.
+func TestWorkersWorker(t *testing.T) {
 	t.Parallel()
 	const workers, ids = 4, 4000
 	alone := &workerSet{workers: make([]worker, workers), group: 1}
@@ -381,7 +381,7 @@ func TestPartitionWorker(t *testing.T) {
 		hash := Hash64(stream.CardinalID())
 		number := max(hash, -hash) % workers
 		if alone.worker(stream) != &alone.workers[number] || alone.worker(sibling) != alone.worker(stream) || member.worker(sibling) != member.worker(stream) {
-			t.Errorf("stream %s belongs to another worker than its cardinal id", stream)
+			t.Errorf("stream %s has another worker than its cardinal ID", stream)
 		}
 		if number == 1 {
 			members++
@@ -390,11 +390,11 @@ func TestPartitionWorker(t *testing.T) {
 	}
 	for i := range member.workers {
 		if n := count[&member.workers[i]]; n < members/workers*8/10 {
-			t.Errorf("worker %d has %d of a member's %d streams", i, n, members)
+			t.Errorf("worker %d: got %d of a member's %d streams", i, n, members)
 		}
 	}
 	none := Hash64("")
 	if alone.worker("c") != &alone.workers[max(none, -none)%workers] {
-		t.Error("a stream without an id belongs to another worker than that of no id")
+		t.Error("a stream without an ID has another worker than the empty ID")
 	}
 }

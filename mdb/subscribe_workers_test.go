@@ -15,7 +15,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// A ledger says what workers have handled, by global position, over all runs of a
+// A ledger records what workers have handled, by global position, over all runs of a
 // subscription.
 type ledger struct {
 	mu      sync.Mutex
@@ -30,7 +30,7 @@ func (l *ledger) begin(t testing.TB, m mdb.Message) {
 	defer l.mu.Unlock()
 	id := m.Stream.CardinalID()
 	if l.busy[id] || m.GlobalPosition <= l.last[id] {
-		t.Errorf("message %d follows %d of cardinal id %q, which is busy: %t", m.GlobalPosition, l.last[id], id, l.busy[id])
+		t.Errorf("got message %d after %d of cardinal ID %q, which is busy: %t", m.GlobalPosition, l.last[id], id, l.busy[id])
 	}
 	l.busy[id], l.last[id] = true, m.GlobalPosition
 }
@@ -44,7 +44,7 @@ func (l *ledger) end(m mdb.Message, handled bool) {
 	}
 }
 
-// missing returns the positions that were not handled, up to the one that was kept.
+// missing returns the positions up to kept that were not handled.
 func (l *ledger) missing(want []mdb.Message, kept int64) (positions []int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -56,10 +56,10 @@ func (l *ledger) missing(want []mdb.Message, kept int64) (positions []int64) {
 	return positions
 }
 
-// TestPartitionLosesNothing has handlers of different speed fail, and contexts end,
-// while messages are written. It goes on each time from the position that was kept, by
-// both ways and with all filters.
-func TestPartitionLosesNothing(t *testing.T) {
+// TestWorkersLosesNothing checks that no message is lost while handlers of different
+// speed fail, contexts end and messages are written, if each run begins at the position
+// that was kept. It does so in both ways and with all filters.
+func TestWorkersLosesNothing(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	const streams, rounds = 25, 4
@@ -93,8 +93,8 @@ func TestPartitionLosesNothing(t *testing.T) {
 				writing.Go(writeRounds)
 				l := &ledger{handled: make(map[int64]bool)}
 				kept := int64(0)
-				// run returns why it has ended, which is errStopped when that many messages
-				// have been begun, the end has been kept, or nothing is left that may fail.
+				// run returns why it ended, which is errStopped when n messages have
+				// begun, the end has been kept, or nothing is left that may fail.
 				run := func(mayFail bool, begin int, end int64) error {
 					l.last, l.busy = make(map[string]int64), make(map[string]bool)
 					ctx, stop := context.WithCancelCause(t.Context())
@@ -123,7 +123,7 @@ func TestPartitionLosesNothing(t *testing.T) {
 						}),
 						mdb.OnProgress(func(_ context.Context, position int64) error {
 							if position <= kept {
-								t.Errorf("progress %d follows %d", position, kept)
+								t.Errorf("got progress %d after %d", position, kept)
 							}
 							if kept = position; position >= end {
 								stop(errStopped)
@@ -143,14 +143,14 @@ func TestPartitionLosesNothing(t *testing.T) {
 						t.Fatal(readErr)
 					}
 					if missing := l.missing(messages, kept); len(missing) > 0 {
-						t.Fatalf("kept %d, but %v have not been handled", kept, missing)
+						t.Fatalf("got %d kept, but %v have not been handled", kept, missing)
 					}
 					if h := new(mdb.HandlerError); errors.As(err, &h) && errors.Is(err, failure) {
 						if kept >= h.GlobalPosition {
-							t.Errorf("kept %d, but %d has failed", kept, h.GlobalPosition)
+							t.Errorf("got %d kept, but %d has failed", kept, h.GlobalPosition)
 						}
 					} else if !errors.Is(err, errStopped) {
-						t.Fatalf("dropped with %v", err)
+						t.Fatalf("subscription ended with %v", err)
 					}
 				}
 				for range 15 {
@@ -162,11 +162,11 @@ func TestPartitionLosesNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				end := messages[len(messages)-1].GlobalPosition
-				if kept < end { // nothing is told otherwise
+				if kept < end { // otherwise OnProgress is not called
 					check(run(false, -1, end))
 				}
 				if kept != end || len(l.handled) == 0 {
-					t.Errorf("kept %d with %d messages handled, want %d", kept, len(l.handled), end)
+					t.Errorf("got %d kept with %d messages handled, want %d", kept, len(l.handled), end)
 				}
 			})
 		}
@@ -184,17 +184,17 @@ func wanted(opts []mdb.CategoryOption) []mdb.CategoryReadOption {
 	return all
 }
 
-// TestPartitionSleeps has one worker busy while the subscription sleeps. Rings wake it
-// all the same, the other workers go on, and the end of the work is told without a
-// read.
-func TestPartitionSleeps(t *testing.T) {
+// TestWorkersSleeps checks a subscription that sleeps while one worker is busy:
+// notifications wake it, the other workers go on, and the end of the work is reported
+// without a read.
+func TestWorkersSleeps(t *testing.T) {
 	t.Parallel()
-	url := bellDatabase(t)
-	s, writer := bellStore(t, url), newStore(t, newPool(t, url))
+	url := notifyDatabase(t)
+	s, writer := notifyStore(t, url), newStore(t, newPool(t, url))
 	category := mdbtest.Category("sleeps")
-	one, two := category.Stream("1"), category.Stream("2") // of which one belongs to each worker of two
+	one, two := category.Stream("1"), category.Stream("2") // one for each of two workers
 	if hash := func(s mdb.StreamName) int64 { return mdb.Hash64(s.CardinalID()) & 1 }; hash(one) == hash(two) {
-		t.Fatal("the streams belong to the same worker")
+		t.Fatal("the streams have the same worker")
 	}
 	goOn, others := make(chan struct{}), make(chan mdb.Message)
 	told := make(chan string, 10)
@@ -218,30 +218,30 @@ func TestPartitionSleeps(t *testing.T) {
 	for range 20 {
 		last = write(t, writer, two, mdb.NewMessage("Happened", nil)).GlobalPosition
 		if m := <-others; m.GlobalPosition != last {
-			t.Errorf("message %d, want %d", m.GlobalPosition, last)
+			t.Errorf("got message %d, want %d", m.GlobalPosition, last)
 		}
 	}
 	settled(t, s)
 	reads := s.NotifyStats().Reads
 	close(goOn)
 	if got := <-told; got != "live true" {
-		t.Errorf("told %q, want that it is live", got)
+		t.Errorf("got %q, want that it is live", got)
 	}
-	// The other worker may not yet be done with the last message, whose handler has
+	// The other worker may still be finishing the last message, whose handler has
 	// returned.
 	for want := fmt.Sprint("progress ", last); <-told != want; {
 	}
 	if n := s.NotifyStats().Reads; n != reads {
-		t.Errorf("%d reads while nothing was written", n-reads)
+		t.Errorf("got %d reads while nothing was written, want none", n-reads)
 	}
 	end(errStopped)
 	if err := <-dropped; err != errStopped { //nolint:errorlint // the cause itself
-		t.Errorf("dropped with %v", err)
+		t.Errorf("got error %v, want the cause", err)
 	}
 }
 
-// TestPartitionAlone has all that a partition of one does be done by the caller.
-func TestPartitionAlone(t *testing.T) {
+// TestWorkersAlone checks that with one worker the caller's goroutine does everything.
+func TestWorkersAlone(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
 	category := mdbtest.Category("alone")
@@ -249,7 +249,7 @@ func TestPartitionAlone(t *testing.T) {
 		write(t, s, category.Stream(fmt.Sprint(i)), mdb.NewMessage("Happened", nil))
 	}
 	ctx, end := context.WithCancelCause(t.Context())
-	handled := 0 // by one goroutine, as the race detector would tell otherwise
+	handled := 0 // by one goroutine, or the race detector would report it
 	err := s.SubscribeToCategory(ctx, category, func(context.Context, mdb.Message) error {
 		if handled++; handled == 10 {
 			end(errStopped)
@@ -257,6 +257,6 @@ func TestPartitionAlone(t *testing.T) {
 		return nil
 	}, mdb.WithWorkers(1), mdb.OnProgress(func(context.Context, int64) error { handled += 100; return nil }))
 	if err != errStopped || handled != 110 { //nolint:errorlint // the cause itself
-		t.Errorf("dropped with %v, %d", err, handled)
+		t.Errorf("got error %v after %d messages", err, handled)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestAtomicallyRetries has the server end transactions for reasons that may pass,
-// once or for good, and for others.
+// TestAtomicallyRetries checks which errors of the server make Atomically run the function
+// again, when they are raised once or each time.
 func TestAtomicallyRetries(t *testing.T) {
 	t.Parallel()
 	var log journal
@@ -54,16 +54,16 @@ func TestAtomicallyRetries(t *testing.T) {
 					want = 0
 					wantCode(t, err, tt.code)
 				} else if err != nil {
-					t.Errorf("error %v after %d runs", err, runs)
+					t.Errorf("got error %v after %d runs", err, runs)
 				}
 				if n := len(positions(t, s.Pool(), stream)); n != want || runs != tt.runs {
-					t.Errorf("%d messages after %d runs, want %d after %d", n, runs, want, tt.runs)
+					t.Errorf("got %d messages after %d runs, want %d after %d", n, runs, want, tt.runs)
 				}
 				if n := log.retries() - before; n != tt.runs-1 {
-					t.Errorf("%d retries in the log, want %d", n, tt.runs-1)
+					t.Errorf("got %d retries in the log, want %d", n, tt.runs-1)
 				}
 				if isUnknown(err) {
-					t.Errorf("error %v, though the server has rolled back", err)
+					t.Errorf("got error %v, want no unknown outcome after a rollback", err)
 				}
 				checkReleased(t, s.Pool())
 			})
@@ -71,8 +71,9 @@ func TestAtomicallyRetries(t *testing.T) {
 	}
 }
 
-// TestAtomicallyDeadlock has two transactions write to two categories in different
-// orders, without naming them: the server ends one, and it is run again.
+// TestAtomicallyDeadlock checks that after a deadlock of two transactions, which write to
+// two categories in different orders without naming them, the one that the server aborts
+// is run again.
 func TestAtomicallyDeadlock(t *testing.T) {
 	t.Parallel()
 	var log journal
@@ -102,17 +103,18 @@ func TestAtomicallyDeadlock(t *testing.T) {
 		}
 	}
 	if log.retries() == 0 {
-		t.Error("there was no deadlock, so this test sees nothing")
+		t.Error("there was no deadlock, so this test proves nothing")
 	}
 	for _, category := range categories {
 		if got := positions(t, s.Pool(), category.Stream("1")); !slices.Equal(got, []int64{0, 1}) {
-			t.Errorf("positions %v, want 0 and 1", got)
+			t.Errorf("got positions %v, want 0 and 1", got)
 		}
 	}
 	checkReleased(t, s.Pool())
 }
 
-// TestAtomicallyLockTimeout has the locks not be had in time, at first.
+// TestAtomicallyLockTimeout checks that Atomically retries when it cannot get its locks in
+// time.
 func TestAtomicallyLockTimeout(t *testing.T) {
 	t.Parallel()
 	category := mdbtest.Category("timeout")
@@ -124,11 +126,11 @@ func TestAtomicallyLockTimeout(t *testing.T) {
 		return nil
 	})
 	if err != nil || runs != 1 || log.retries() != 1 {
-		t.Errorf("error %v after %d runs and %d retries, want 1 and 1", err, runs, log.retries())
+		t.Errorf("got error %v after %d runs and %d retries, want 1 and 1", err, runs, log.retries())
 	}
 }
 
-// TestAtomicallyOnClosedPool does not try for long what cannot succeed.
+// TestAtomicallyOnClosedPool checks that a closed pool is not retried.
 func TestAtomicallyOnClosedPool(t *testing.T) {
 	t.Parallel()
 	var log journal
@@ -136,15 +138,16 @@ func TestAtomicallyOnClosedPool(t *testing.T) {
 	s := newStore(t, pool, log.option())
 	pool.Close()
 	err := s.Atomically(t.Context(), nil, func(*mdb.Tx) error {
-		t.Error("runs without a transaction")
+		t.Error("the function is called without a transaction")
 		return nil
 	})
 	if err == nil || isUnknown(err) || log.retries() != 0 {
-		t.Errorf("error %v after %d retries, want one and none", err, log.retries())
+		t.Errorf("got error %v after %d retries, want one and none", err, log.retries())
 	}
 }
 
-// TestAtomicallyCommitLost loses the connection around the commit.
+// TestAtomicallyCommitLost checks what Atomically reports when the connection breaks
+// before, during and after the commit.
 func TestAtomicallyCommitLost(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -167,13 +170,13 @@ func TestAtomicallyCommitLost(t *testing.T) {
 			})
 			if tt.place == unsent {
 				if err == nil || isUnknown(err) {
-					t.Errorf("error %v, want one that leaves nothing unknown", err)
+					t.Errorf("got error %v, want no unknown outcome", err)
 				}
 			} else if unknown := wantError[*mdb.UnknownOutcomeError](t, err); !slices.Equal(unknown.IDs, []uuid.UUID{one.ID, two[0].ID, two[1].ID}) {
-				t.Errorf("IDs %v, want those of all messages", unknown.IDs)
+				t.Errorf("got IDs %v, want those of all messages", unknown.IDs)
 			}
 			if runs != 1 {
-				t.Errorf("%d runs, want 1", runs)
+				t.Errorf("got %d runs, want 1", runs)
 			}
 			checkReleased(t, s.Pool())
 			want := 0
@@ -181,20 +184,20 @@ func TestAtomicallyCommitLost(t *testing.T) {
 				want = 3
 			}
 			if n := len(positions(t, s.Pool(), a)) + len(positions(t, s.Pool(), b)); n != want {
-				t.Errorf("%d messages, want %d", n, want)
+				t.Errorf("got %d messages, want %d", n, want)
 			}
 
-			// Without messages there is nothing to tell of but the failure.
+			// Without messages only the failure is reported.
 			w.cut(cut{"commit\x00", tt.place})
 			err = s.Atomically(t.Context(), nil, func(*mdb.Tx) error { return nil })
 			if err == nil || isUnknown(err) {
-				t.Errorf("error %v of a transaction that wrote nothing", err)
+				t.Errorf("got error %v, want no unknown outcome of a transaction that wrote nothing", err)
 			}
 		})
 	}
 }
 
-// late makes transactions fail or wait at their end.
+// late makes transactions fail or wait when they commit.
 const late = `
 CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -209,8 +212,8 @@ $$;
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON message_store.messages DEFERRABLE INITIALLY DEFERRED
 	FOR EACH ROW WHEN (NEW.type <> 'Happened') EXECUTE FUNCTION public.late();`
 
-// TestAtomicallyCommitEnds has the commit wait, and be ended by an administrator or
-// by the context.
+// TestAtomicallyCommitEnds checks that the outcome is unknown when an administrator or the
+// context ends a commit that waits.
 func TestAtomicallyCommitEnds(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -218,7 +221,7 @@ func TestAtomicallyCommitEnds(t *testing.T) {
 	for _, name := range []string{"terminated", "cancelled"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// Of its own, as each test needs all but one of a pool's connections.
+			// A new server, because each test needs all but one of a pool's connections.
 			s := newStore(t, newPool(t, url))
 			stream, held := mdbtest.Category("waits").Stream("1"), mdbtest.Category("held")
 			release := holdLock(t, s, held)
@@ -243,10 +246,10 @@ func TestAtomicallyCommitEnds(t *testing.T) {
 			}
 			err := <-done
 			if unknown := wantError[*mdb.UnknownOutcomeError](t, err); !slices.Equal(unknown.IDs, []uuid.UUID{m.ID}) || runs != 1 {
-				t.Errorf("IDs %v after %d runs, want %s after 1", unknown.IDs, runs, m.ID)
+				t.Errorf("got IDs %v after %d runs, want %s after 1", unknown.IDs, runs, m.ID)
 			}
 			if name == "cancelled" && !errors.Is(err, context.Canceled) {
-				t.Errorf("error %v, want a cancelled context", err)
+				t.Errorf("got error %v, want a cancelled context", err)
 			}
 			if name == "terminated" {
 				wantCode(t, err, "57P01")
@@ -255,8 +258,8 @@ func TestAtomicallyCommitEnds(t *testing.T) {
 	}
 }
 
-// TestAtomicallyCommitFails has the server find fault with the transaction at its
-// end only: then it is rolled back, and known to be.
+// TestAtomicallyCommitFails checks that the outcome is known when the server rejects the
+// commit, because it is rolled back.
 func TestAtomicallyCommitFails(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t, attempts(3))
@@ -271,17 +274,17 @@ func TestAtomicallyCommitFails(t *testing.T) {
 		})
 		wantCode(t, err, code)
 		if isUnknown(err) || runs != want {
-			t.Errorf("error %v after %d runs, want no unknown outcome after %d", err, runs, want)
+			t.Errorf("got error %v after %d runs, want no unknown outcome after %d", err, runs, want)
 		}
 		if got := positions(t, s.Pool(), stream); len(got) != 0 {
-			t.Errorf("%d messages, want none", len(got))
+			t.Errorf("got %d messages, want none", len(got))
 		}
 	}
 	checkReleased(t, s.Pool())
 }
 
-// TestAtomicallyBeginsAgain has the pool's connection be dead, as after a restart
-// of the server. Nothing has been asked of it yet, so it can be asked again.
+// TestAtomicallyBeginsAgain checks that Atomically begins again if the pool's connection
+// is dead, as after a restart of the server. Nothing was sent, so it is safe.
 func TestAtomicallyBeginsAgain(t *testing.T) {
 	t.Parallel()
 	other := mdbtest.SharedStore(t)
@@ -297,6 +300,6 @@ func TestAtomicallyBeginsAgain(t *testing.T) {
 		return err
 	})
 	if err != nil || runs != 1 {
-		t.Errorf("error %v after %d runs, want 1", err, runs)
+		t.Errorf("got error %v after %d runs, want 1", err, runs)
 	}
 }

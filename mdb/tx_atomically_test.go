@@ -18,17 +18,19 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// checkReleased expects a pool to have all its connections back. It waits for
-// those that are broken, as the pool counts them until they are closed.
+// checkReleased checks that a pool gets all its connections back. It waits for broken
+// ones, which the pool counts until they are closed.
 func checkReleased(t testing.TB, pool *pgxpool.Pool) {
 	t.Helper()
-	for end := time.Now().Add(patience); pool.Stat().AcquiredConns() > 0; runtime.Gosched() {
+	for end := time.Now().Add(testTimeout); pool.Stat().AcquiredConns() > 0; runtime.Gosched() {
 		if time.Now().After(end) {
-			t.Fatalf("%d connections are not given back", pool.Stat().AcquiredConns())
+			t.Fatalf("got %d connections that were not released", pool.Stat().AcquiredConns())
 		}
 	}
 }
 
+// TestAtomically checks that Atomically commits if the function returns nil, and otherwise
+// rolls back and returns its error.
 func TestAtomically(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
@@ -45,21 +47,21 @@ func TestAtomically(t *testing.T) {
 			return end
 		})
 		if err != end { //nolint:errorlint // it is returned as it is
-			t.Errorf("error %v, want %v", err, end)
+			t.Errorf("got error %v, want %v", err, end)
 		}
 		want := 0
 		if end == nil {
 			want = 3
 		}
 		if n := len(positions(t, s.Pool(), a.Stream("1"))) + len(positions(t, s.Pool(), b.Stream("1"))); n != want || runs != 1 {
-			t.Errorf("%d messages after %d runs, want %d after 1", n, runs, want)
+			t.Errorf("got %d messages after %d runs, want %d after 1", n, runs, want)
 		}
 		checkReleased(t, s.Pool())
 	}
 }
 
-// TestAtomicallyLocksFirst has all locks be taken when the function begins, in the
-// order of their hashes.
+// TestAtomicallyLocksFirst checks that all locks are held when the function begins, and
+// that they are taken in the order of their hashes.
 func TestAtomicallyLocksFirst(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -78,7 +80,7 @@ func TestAtomicallyLocksFirst(t *testing.T) {
 	}
 
 	slices.SortFunc(categories, func(a, b mdb.Category) int {
-		if mdb.Hash64(string(a)) > mdb.Hash64(string(b)) { // the largest first, which is wrong
+		if mdb.Hash64(string(a)) > mdb.Hash64(string(b)) { // the largest first, which is the wrong order
 			return -1
 		}
 		return 1
@@ -89,7 +91,7 @@ func TestAtomicallyLocksFirst(t *testing.T) {
 	untilBlocked(t, s.Pool(), categories[1], 1)
 	for i, want := range map[int]bool{0: false, 2: true} {
 		if got := value[bool](t, s.Pool(), `SELECT EXISTS (SELECT FROM pg_locks WHERE granted AND `+keyLocks+`)`, mdb.Hash64(string(categories[i]))); got != want {
-			t.Errorf("lock %d of 3 from the top is taken: %t, want %t", i, got, want)
+			t.Errorf("whether lock %d of 3 from the top is held: got %t, want %t", i, got, want)
 		}
 	}
 	release()
@@ -98,8 +100,8 @@ func TestAtomicallyLocksFirst(t *testing.T) {
 	}
 }
 
-// TestAtomicallyIsReadCommitted has the function see what others commit meanwhile,
-// even where the database makes transactions stricter.
+// TestAtomicallyIsReadCommitted checks that the function sees what others commit while it
+// runs, even if the database's default isolation is stricter.
 func TestAtomicallyIsReadCommitted(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), parameter("default_transaction_isolation", "serializable")))
@@ -108,7 +110,7 @@ func TestAtomicallyIsReadCommitted(t *testing.T) {
 	err := s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
 		for want := range int64(2) {
 			if got, err := tx.StreamVersion(t.Context(), stream); err != nil || got != want-1 {
-				t.Errorf("version %d, error %v, want %d", got, err, want-1)
+				t.Errorf("got version %d, error %v, want %d", got, err, want-1)
 			}
 			write(t, other, stream, mdb.NewMessage("Happened", nil))
 		}
@@ -120,8 +122,8 @@ func TestAtomicallyIsReadCommitted(t *testing.T) {
 	}
 }
 
-// TestAtomicallyKeepsErrors has an error that is the function's own end the
-// transaction for good, though it looks like one of the server's.
+// TestAtomicallyKeepsErrors checks that an error of the function's own ends the
+// transaction without a retry, even if it looks like an error of the server.
 func TestAtomicallyKeepsErrors(t *testing.T) {
 	t.Parallel()
 	elsewhere := &pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "40001", Message: "of another database"}
@@ -143,16 +145,16 @@ func TestAtomicallyKeepsErrors(t *testing.T) {
 			return failure
 		})
 		if err != failure || runs != 1 { //nolint:errorlint // it is returned as it is
-			t.Errorf("error %v after %d runs, want %v after 1", err, runs, failure)
+			t.Errorf("got error %v after %d runs, want %v after 1", err, runs, failure)
 		}
 		if got := positions(t, s.Pool(), stream); len(got) != 0 {
-			t.Errorf("%d messages, want none", len(got))
+			t.Errorf("got %d messages, want none", len(got))
 		}
 	}
 	checkReleased(t, s.Pool())
 }
 
-// TestAtomicallyKeepsConflicts has a lost race be the caller's to decide about.
+// TestAtomicallyKeepsConflicts checks that a wrong version is not retried.
 func TestAtomicallyKeepsConflicts(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t, attempts(5))
@@ -166,12 +168,12 @@ func TestAtomicallyKeepsConflicts(t *testing.T) {
 	})
 	wantError[*mdb.WrongVersionError](t, err)
 	if runs != 1 {
-		t.Errorf("%d runs, want 1", runs)
+		t.Errorf("got %d runs, want 1", runs)
 	}
 }
 
-// TestAtomicallySwallowedError has the function say that all is well though a call
-// had failed: nothing was written, and the first failure is what is told.
+// TestAtomicallySwallowedError checks that Atomically returns the first failure of a call,
+// and nothing is written, if the function returns nil in spite of it.
 func TestAtomicallySwallowedError(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t, attempts(5), mdb.WithConditions())
@@ -184,10 +186,10 @@ func TestAtomicallySwallowedError(t *testing.T) {
 			_, err := tx.GetStreamMessages(t.Context(), stream, mdb.WithCondition("nonsense"))
 			return err, "42703"
 		},
-		"and another call behind it": func(tx *mdb.Tx, stream mdb.StreamName) (error, string) {
+		"and another call after it": func(tx *mdb.Tx, stream mdb.StreamName) (error, string) {
 			_, err := tx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(9))
 			if _, err := tx.StreamVersion(t.Context(), stream); err == nil {
-				t.Error("a call succeeds in a failed transaction")
+				t.Error("a call in an aborted transaction succeeds")
 			}
 			return err, "P0001"
 		},
@@ -206,19 +208,21 @@ func TestAtomicallySwallowedError(t *testing.T) {
 				return nil
 			})
 			if isUnknown(err) {
-				t.Fatalf("error %v, though the server has rolled back", err)
+				t.Fatalf("got error %v, want no unknown outcome after a rollback", err)
 			}
 			wantCode(t, err, want)
 			if runs != 1 {
-				t.Errorf("%d runs, want 1", runs)
+				t.Errorf("got %d runs, want 1", runs)
 			}
 			if got := positions(t, s.Pool(), stream); len(got) != 0 {
-				t.Errorf("%d messages, want none", len(got))
+				t.Errorf("got %d messages, want none", len(got))
 			}
 		})
 	}
 }
 
+// TestAtomicallyPanic checks that a panic of the function rolls the transaction back, and
+// goes on.
 func TestAtomicallyPanic(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
@@ -226,18 +230,18 @@ func TestAtomicallyPanic(t *testing.T) {
 	func() {
 		defer func() {
 			if r := recover(); r != "as it was" {
-				t.Errorf("recovered %v", r)
+				t.Errorf("got panic %v", r)
 			}
 		}()
 		_ = s.Atomically(t.Context(), []mdb.Category{stream.Category()}, func(tx *mdb.Tx) error {
 			write(t, tx, stream, mdb.NewMessage("Happened", nil))
 			panic("as it was")
 		})
-		t.Error("no panic")
+		t.Error("got no panic")
 	}()
 	checkReleased(t, s.Pool())
 	if got := positions(t, s.Pool(), stream); len(got) != 0 {
-		t.Errorf("%d messages, want none", len(got))
+		t.Errorf("got %d messages, want none", len(got))
 	}
-	write(t, s, stream, mdb.NewMessage("Happened", nil)) // nobody holds the lock
+	write(t, s, stream, mdb.NewMessage("Happened", nil)) // the lock is free
 }

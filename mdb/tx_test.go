@@ -15,7 +15,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestWithTx writes messages beside a service's own table: both happen, or neither.
+// TestWithTx checks that messages and rows of a service's own table are both committed, or
+// neither.
 func TestWithTx(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.Store(t)
@@ -31,7 +32,7 @@ func TestWithTx(t *testing.T) {
 			if _, err := mtx.WriteMessage(t.Context(), stream, mdb.NewMessage("Opened", nil)); err != nil {
 				return err
 			}
-			// The same transaction by another Tx.
+			// Another Tx of the same transaction.
 			if _, err := s.WithTx(tx).WriteMessages(t.Context(), stream, proposals(2)); err != nil {
 				return err
 			}
@@ -48,13 +49,13 @@ func TestWithTx(t *testing.T) {
 		messages := len(positions(t, s.Pool(), stream))
 		orders := value[int](t, s.Pool(), `SELECT count(*) FROM public.accounts`)
 		if messages != tt.messages || orders != tt.orders {
-			t.Errorf("%d messages and %d rows, want %d and %d", messages, orders, tt.messages, tt.orders)
+			t.Errorf("got %d messages and %d rows, want %d and %d", messages, orders, tt.messages, tt.orders)
 		}
 	}
 }
 
-// TestSavepoint has a savepoint take back what was written since, and the next
-// write go on from there.
+// TestSavepoint checks that rolling back to a savepoint undoes the messages written since,
+// and that the next write continues from there.
 func TestSavepoint(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -77,12 +78,13 @@ func TestSavepoint(t *testing.T) {
 	}
 	ms, err := s.GetStreamMessages(t.Context(), stream)
 	if err != nil || len(ms) != 2 || ms[0].Type != "First" || ms[1].Type != "Second" {
-		t.Errorf("messages %+v, error %v, want First and Second", ms, err)
+		t.Errorf("got messages %+v, error %v, want First and Second", ms, err)
 	}
 }
 
-// TestLockCategoriesOrder holds one of several locks: those with smaller hashes are
-// taken by then, and none with a larger one, whatever the order they are named in.
+// TestLockCategoriesOrder checks that locks are taken in the order of their hashes, in
+// whatever order they are named: while one is held elsewhere, those with smaller hashes
+// are taken and those with larger ones are not.
 func TestLockCategoriesOrder(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -108,7 +110,7 @@ func TestLockCategoriesOrder(t *testing.T) {
 		for i, category := range sorted {
 			const sql = `SELECT EXISTS (SELECT FROM pg_locks WHERE granted AND pid = $2 AND ` + keyLocks + `)`
 			if got := value[bool](t, s.Pool(), sql, mdb.Hash64(string(category)), int(tx.Conn().PgConn().PID())); got != (i < held) {
-				t.Errorf("lock %d is taken before lock %d: %t", i, held, got)
+				t.Errorf("whether lock %d is taken before lock %d: got %t", i, held, got)
 			}
 		}
 		release()
@@ -120,12 +122,12 @@ func TestLockCategoriesOrder(t *testing.T) {
 		}
 	}
 	if err := s.WithTx(begin(t, s.Pool())).LockCategories(t.Context()); err != nil {
-		t.Errorf("no categories: %v", err)
+		t.Errorf("no categories: got error %v, want none", err)
 	}
 }
 
-// TestLockCategoriesIsWritersLock has it keep out the writers of the category's
-// streams, and let the others pass.
+// TestLockCategoriesIsWritersLock checks that the lock excludes writers of the category's
+// streams, and no others.
 func TestLockCategoriesIsWritersLock(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -142,10 +144,10 @@ func TestLockCategoriesIsWritersLock(t *testing.T) {
 			done <- err
 		}()
 	}
-	// Its pool has room for three who wait and the transaction; this needs a look
-	// from elsewhere.
+	// The pool has connections for three waiting writes and the transaction, so this query
+	// needs another one.
 	untilBlocked(t, newPool(t, testdb.Shared(t)), category, 3)
-	// The lock is the transaction's own as well.
+	// The transaction itself can still write.
 	if err := s.WithTx(tx).LockCategories(t.Context(), category); err != nil {
 		t.Fatal(err)
 	}
@@ -159,8 +161,8 @@ func TestLockCategoriesIsWritersLock(t *testing.T) {
 	}
 }
 
-// TestNoDeadlock has many transactions write to pairs of few categories in any
-// order: with their locks taken in one go, none has to be tried again.
+// TestNoDeadlock checks that no transaction is retried when many write to pairs of few
+// categories in any order, because LockCategories takes their locks in one call.
 func TestNoDeadlock(t *testing.T) {
 	t.Parallel()
 	var log journal
@@ -192,16 +194,16 @@ func TestNoDeadlock(t *testing.T) {
 	}
 	wg.Wait()
 	if n := log.retries(); n != 0 {
-		t.Errorf("%d transactions were tried again: %s", n, log.String())
+		t.Errorf("got %d retries, want none: %s", n, log.String())
 	}
 	if n := value[int](t, s.Pool(), `SELECT count(*) FROM message_store.messages`); n != 2*goroutines*rounds {
-		t.Errorf("%d messages, want %d", n, 2*goroutines*rounds)
+		t.Errorf("got %d messages, want %d", n, 2*goroutines*rounds)
 	}
 	for _, category := range categories {
 		p := positions(t, s.Pool(), category.Stream("1"))
 		for i := range p {
 			if p[i] != int64(i) {
-				t.Fatalf("positions %v in the order of the global positions", p)
+				t.Fatalf("got positions %v in the order of the global positions", p)
 			}
 		}
 	}

@@ -19,11 +19,11 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestServerLimits has what only the server can find fault with be refused by it,
-// at once, and leave nothing behind.
+// TestServerLimits checks that limits which only the server knows are reported without a
+// retry, and without any change.
 func TestServerLimits(t *testing.T) {
 	t.Parallel()
-	long := make([]byte, 4000) // of what does not compress
+	long := make([]byte, 4000) // of data that does not compress
 	for i := range long {
 		long[i] = "0123456789abcdef"[rand.N(16)]
 	}
@@ -48,21 +48,22 @@ func TestServerLimits(t *testing.T) {
 			wantCode(t, err, tt.code)
 			for _, target := range []any{new(*mdb.UnknownOutcomeError), new(*mdb.WrongVersionError), new(*mdb.SetupError)} {
 				if errors.As(err, target) {
-					t.Errorf("error %v is a %T", err, target)
+					t.Errorf("got error %v, which is a %T", err, target)
 				}
 			}
 			if n := log.retries(); n != 0 {
-				t.Errorf("%d retries, want none", n)
+				t.Errorf("got %d retries, want none", n)
 			}
-			// Reading goes on, on the same connections.
+			// Reads still work, on the same connections.
 			if ms, err := s.GetCategoryMessages(t.Context(), category); len(ms) != 0 || err != nil {
-				t.Errorf("%d messages, error %v, want none", len(ms), err)
+				t.Errorf("got %d messages, error %v, want none", len(ms), err)
 			}
 		})
 	}
 }
 
-// TestStatementTimeout has the server cancel a write that waits for its lock.
+// TestStatementTimeout checks that a write which waits for its lock is not unknown after a
+// statement timeout.
 func TestStatementTimeout(t *testing.T) {
 	t.Parallel()
 	holder := mdbtest.SharedStore(t)
@@ -72,15 +73,16 @@ func TestStatementTimeout(t *testing.T) {
 	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
 	wantCode(t, err, "57014")
 	if lost := (*mdb.UnknownOutcomeError)(nil); errors.As(err, &lost) {
-		t.Errorf("error %v, though the server has said that nothing happened", err)
+		t.Errorf("got error %v, want no unknown outcome", err)
 	}
 	release()
 	if w := write(t, holder, stream, mdb.NewMessage("Happened", nil)); w.Position != 0 {
-		t.Errorf("%+v, want position 0", w)
+		t.Errorf("got %+v, want position 0", w)
 	}
 }
 
-// TestAbortedTransaction has the calls after a failed one say so.
+// TestAbortedTransaction checks that calls in an aborted transaction fail with an error
+// that says so.
 func TestAbortedTransaction(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -93,7 +95,7 @@ func TestAbortedTransaction(t *testing.T) {
 		err := call(t.Context())
 		wantCode(t, err, "25P02")
 		if want := "an earlier error aborted the transaction, roll it back"; !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: error %q, want it to say %q", what, err, want)
+			t.Errorf("%s: got error %q, want it to contain %q", what, err, want)
 		}
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
@@ -101,7 +103,7 @@ func TestAbortedTransaction(t *testing.T) {
 	}
 	for what, call := range everyTxCall(mtx, stream) {
 		if err := call(t.Context()); !errors.Is(err, pgx.ErrTxClosed) {
-			t.Errorf("%s after the end: error %v, want pgx.ErrTxClosed", what, err)
+			t.Errorf("%s after the end: got error %v, want pgx.ErrTxClosed", what, err)
 		}
 	}
 }
@@ -153,8 +155,8 @@ func everyReadAndWrite(c calls, stream mdb.StreamName) map[string]func(context.C
 	}
 }
 
-// TestSetupErrors has each call say what to do where Message DB is not there, not
-// allowed, or not found by the functions that look for it in the search path.
+// TestSetupErrors checks that each call reports what to do if Message DB is not installed,
+// not allowed, or not found in the search path by its own functions.
 func TestSetupErrors(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -219,21 +221,22 @@ func TestSetupErrors(t *testing.T) {
 				err := call(t.Context())
 				setup := wantError[*mdb.SetupError](t, err)
 				if !strings.Contains(setup.Problem, tt.problem) || !strings.Contains(setup.Remedy, tt.remedy) {
-					t.Errorf("%s: problem %q and remedy %q, want them to speak of %q and %q", what, setup.Problem, setup.Remedy, tt.problem, tt.remedy)
+					t.Errorf("%s: got problem %q and remedy %q, want them to mention %q and %q", what, setup.Problem, setup.Remedy, tt.problem, tt.remedy)
 				}
 				if text := err.Error(); !strings.Contains(text, setup.Problem) || !strings.Contains(text, setup.Remedy) {
-					t.Errorf("%s: text %q lacks something", what, text)
+					t.Errorf("%s: got text %q, want it to contain problem and remedy", what, text)
 				}
 				wantCode(t, err, tt.code)
 			}
 			if n := log.retries(); n != 0 {
-				t.Errorf("%d retries, want none", n)
+				t.Errorf("got %d retries, want none", n)
 			}
 		})
 	}
 }
 
-// TestConditionErrors has what is wrong with a condition be the server's to say.
+// TestConditionErrors checks that an error in a condition is reported as the server's
+// error.
 func TestConditionErrors(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t, mdb.WithConditions())
@@ -264,10 +267,10 @@ func TestConditionErrors(t *testing.T) {
 			ms, err := read()
 			pgErr := wantError[*pgconn.PgError](t, err)
 			if ms != nil || pgErr.Code != code {
-				t.Errorf("%s where %s: %d messages, error %v, want SQLSTATE %s", what, condition, len(ms), err, code)
+				t.Errorf("%s where %s: got %d messages, error %v, want SQLSTATE %s", what, condition, len(ms), err, code)
 			}
 			if !strings.Contains(fmt.Sprint(err), "get messages of") {
-				t.Errorf("error %q does not say what was asked for", err)
+				t.Errorf("got error %q, want it to name the stream or category", err)
 			}
 		}
 	}

@@ -15,17 +15,17 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// deafStore returns a store whose pool fails the test if it is asked for a
-// connection, and a Tx without a transaction, of which any use panics.
-func deafStore(t *testing.T, opts ...mdb.StoreOption) (*mdb.Store, *mdb.Tx) {
+// unusedStore returns a store whose pool fails the test when a connection is acquired, and a
+// Tx without a transaction, which panics when it is used.
+func unusedStore(t *testing.T, opts ...mdb.StoreOption) (*mdb.Store, *mdb.Tx) {
 	t.Helper()
 	pool := newPool(t, "postgres://nobody@nowhere.invalid/nothing", func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.LookupFunc = func(context.Context, string) ([]string, error) {
-			t.Error("a connection was asked for")
+			t.Error("a connection was acquired")
 			return nil, errors.New("none")
 		}
 		cfg.ConnConfig.DialFunc = func(context.Context, string, string) (net.Conn, error) {
-			t.Error("a connection was dialled")
+			t.Error("a connection was opened")
 			return nil, errors.New("none")
 		}
 	})
@@ -36,7 +36,7 @@ func deafStore(t *testing.T, opts ...mdb.StoreOption) (*mdb.Store, *mdb.Tx) {
 func checkFaults(t *testing.T, err error, want ...mdb.Fault) {
 	t.Helper()
 	if got := wantError[*mdb.ArgumentError](t, err).Faults; !slices.Equal(got, want) {
-		t.Errorf("faults:\n%+v\nwant:\n%+v", got, want)
+		t.Errorf("got faults\n%+v\nwant\n%+v", got, want)
 	}
 }
 
@@ -48,9 +48,10 @@ const (
 	wantNoZero   = "text without the character U+0000"
 )
 
+// TestCategoryArguments checks which categories are rejected.
 func TestCategoryArguments(t *testing.T) {
 	t.Parallel()
-	s, tx := deafStore(t)
+	s, tx := unusedStore(t)
 	for category, fault := range map[mdb.Category]mdb.Fault{
 		"":            {"category", `""`, wantCategory},
 		"-":           {"category", `"-"`, wantCategory},
@@ -74,9 +75,10 @@ func TestCategoryArguments(t *testing.T) {
 	}
 }
 
+// TestStreamArguments checks which stream names are rejected, for reads and for writes.
 func TestStreamArguments(t *testing.T) {
 	t.Parallel()
-	s, tx := deafStore(t)
+	s, tx := unusedStore(t)
 	for stream, fault := range map[mdb.StreamName]mdb.Fault{
 		"":              {"stream", `""`, wantStream},
 		"-":             {"stream", `"-"`, wantStream},
@@ -101,16 +103,17 @@ func TestStreamArguments(t *testing.T) {
 			checkFaults(t, err, fault)
 		}
 	}
-	// A category's own stream can be written to, but not be read as a stream.
+	// A category's own stream can be written to, but not read as a stream.
 	for _, c := range []calls{s, tx} {
 		_, err := c.GetStreamMessages(t.Context(), "account")
 		checkFaults(t, err, mdb.Fault{"stream", `"account"`, wantWithID})
 	}
 }
 
+// TestTypeArguments checks which message types are rejected.
 func TestTypeArguments(t *testing.T) {
 	t.Parallel()
-	s, tx := deafStore(t)
+	s, tx := unusedStore(t)
 	for typ, fault := range map[string]mdb.Fault{
 		"":      {"type", `""`, "a message type"},
 		"a\x00": {"type", `"a\x00"`, wantNoZero},
@@ -129,10 +132,11 @@ func TestTypeArguments(t *testing.T) {
 	}
 }
 
+// TestReadOptionArguments checks which values of the options of reads are rejected.
 func TestReadOptionArguments(t *testing.T) {
 	t.Parallel()
-	s, tx := deafStore(t)
-	conditional, _ := deafStore(t, mdb.WithConditions())
+	s, tx := unusedStore(t)
+	conditional, _ := unusedStore(t, mdb.WithConditions())
 	const (
 		wantBatch  = "at least 1"
 		wantSize   = "1 to 32767"
@@ -191,7 +195,7 @@ func TestReadOptionArguments(t *testing.T) {
 // TestConditionText checks that a condition is checked like any other text.
 func TestConditionText(t *testing.T) {
 	t.Parallel()
-	s, _ := deafStore(t, mdb.WithConditions())
+	s, _ := unusedStore(t, mdb.WithConditions())
 	for condition, allowed := range map[mdb.SQL]string{
 		"type = '\x00'": wantNoZero,
 		"type = '\xff'": wantUTF8,
@@ -199,7 +203,7 @@ func TestConditionText(t *testing.T) {
 		_, err := s.GetStreamMessages(t.Context(), "account-1", mdb.WithCondition(condition))
 		faults := wantError[*mdb.ArgumentError](t, err).Faults
 		if len(faults) != 1 || faults[0].Argument != "condition" || faults[0].Allowed != allowed {
-			t.Errorf("faults %+v, want one of the condition, for which %s is allowed", faults, allowed)
+			t.Errorf("got faults %+v, want one of the condition, for which %s is allowed", faults, allowed)
 		}
 	}
 }
@@ -208,14 +212,14 @@ func TestConditionText(t *testing.T) {
 // only pair, and that it rejects Unlimited.
 func TestIteratorArguments(t *testing.T) {
 	t.Parallel()
-	s, tx := deafStore(t)
+	s, tx := unusedStore(t)
 	unlimited := mdb.Fault{"batch size", "Unlimited", "WithBatchSize, because the sequence reads page after page"}
 	for _, c := range []calls{s, tx} {
 		n := 0
 		for m, err := range c.StreamMessages(t.Context(), "account-1", mdb.Unlimited()) {
 			checkFaults(t, err, unlimited)
 			if m.Type != "" {
-				t.Errorf("message %+v beside an error", m)
+				t.Errorf("got message %+v with an error", m)
 			}
 			n++
 		}
@@ -227,14 +231,15 @@ func TestIteratorArguments(t *testing.T) {
 			n++
 		}
 		if n != 3 {
-			t.Errorf("%d pairs, want one of each sequence", n)
+			t.Errorf("got %d pairs, want one of each sequence", n)
 		}
 	}
 }
 
+// TestWriteOptionArguments checks which values of the options of writes are rejected.
 func TestWriteOptionArguments(t *testing.T) {
 	t.Parallel()
-	s, tx := deafStore(t)
+	s, tx := unusedStore(t)
 	m := mdb.NewMessage("Happened", nil)
 	for _, c := range []calls{s, tx} {
 		_, err := c.WriteMessage(t.Context(), "account-1", m, mdb.ExpectVersion(-2))
@@ -247,12 +252,13 @@ func TestWriteOptionArguments(t *testing.T) {
 	checkFaults(t, err, idempotent)
 }
 
+// TestDuplicateIDArgument checks that a batch with the same ID twice is rejected.
 func TestDuplicateIDArgument(t *testing.T) {
 	t.Parallel()
-	s, _ := deafStore(t)
+	s, _ := unusedStore(t)
 	ms := proposals(4)
 	ms[2].ID, ms[3].ID = ms[0].ID, ms[1].ID
-	// Without an ID each gets its own.
+	// Messages without an ID each get their own.
 	ms = append(ms, mdb.ProposedMessage{Type: "Happened"}, mdb.ProposedMessage{Type: "Happened"})
 	_, err := s.WriteMessages(t.Context(), "account-1", ms)
 	checkFaults(t, err,
@@ -264,7 +270,7 @@ func TestDuplicateIDArgument(t *testing.T) {
 // arguments.
 func TestAllFaults(t *testing.T) {
 	t.Parallel()
-	s, _ := deafStore(t, mdb.WithMaxMessageSize(10))
+	s, _ := unusedStore(t, mdb.WithMaxMessageSize(10))
 	id := uuid.New()
 	_, err := s.WriteMessages(t.Context(), "", []mdb.ProposedMessage{
 		{ID: id, Data: "text"},
@@ -280,16 +286,17 @@ func TestAllFaults(t *testing.T) {
 		mdb.Fault{"message 1's ID", id.String() + ", the ID of message 0", "a different ID for each message"})
 	const text = `mdb: stream: got "", want a stream name, which is a category, a dash and an id; expected version: got -3, want a position, or -1 for no stream; `
 	if got := err.Error(); len(got) < len(text) || got[:len(text)] != text {
-		t.Errorf("text %q, want it to begin with %q", got, text)
+		t.Errorf("got text %q, want it to begin with %q", got, text)
 	}
 
 	_, err = s.GetCategoryMessages(t.Context(), "a-b", mdb.FromGlobalPosition(-1), mdb.WithBatchSize(0),
 		mdb.WithCorrelation("c-d"), mdb.AsConsumerGroup(3, 0), mdb.WithCondition(""))
 	if n := len(wantError[*mdb.ArgumentError](t, err).Faults); n != 8 {
-		t.Errorf("%d faults in %v, want 8", n, err)
+		t.Errorf("got %d faults in %v, want 8", n, err)
 	}
 }
 
+// TestStoreArguments checks which pools and options New rejects.
 func TestStoreArguments(t *testing.T) {
 	t.Parallel()
 	const nowhere = "postgres://nobody@nowhere.invalid/nothing"
@@ -325,7 +332,7 @@ func TestStoreArguments(t *testing.T) {
 			s, err := mdb.New(tt.pool, tt.opts...)
 			checkFaults(t, err, tt.faults...)
 			if s != nil {
-				t.Error("a Store beside an error")
+				t.Error("got a Store with an error")
 			}
 		})
 	}

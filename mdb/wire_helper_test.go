@@ -13,33 +13,34 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A wire lies between a pool and the server: it counts what is sent, and breaks
-// where a test wants it to.
+// A wire wraps the connections between a pool and the server: it counts round trips, and
+// breaks connections where a test says.
 type wire struct {
 	dials, sent atomic.Int64
-	// trips counts the messages that make the server send all that it has to say,
-	// which the client then waits for.
+	// trips counts the messages that make the server send its pending answers, for which
+	// the client then waits.
 	trips atomic.Int64
-	// turns counts how often the client reads behind having written: of what it has
-	// sent in one go it waits for the answers together.
+	// turns counts how often the client begins to read after it has written. It waits once
+	// for the answers to what it sent in one go.
 	turns atomic.Int64
-	// answered is how long the answer was that was cut last.
+	// answered is the length of the last answer that was cut.
 	answered atomic.Int64
 
 	mu   sync.Mutex
 	cuts []cut
 }
 
-// A cut is where the connection of the next request that holds a text breaks.
+// A cut is the place where the connection breaks, in the next request that contains a
+// text.
 type cut struct {
 	request string
-	// answer is how many bytes of the answer arrive. The server has come to the end
-	// of the request by then.
+	// answer is how many bytes of the answer arrive. The server has completed the request
+	// by then.
 	answer int
 }
 
 const (
-	whole  = 1 << 30 // the answer arrives, and the connection breaks behind it; less n: all but its last n bytes
+	whole  = 1 << 30 // the answer arrives, and then the connection breaks; minus n: all but its last n bytes arrive
 	lost   = -1      // the request is sent, and does not reach the server
 	unsent = -2      // the request cannot even be sent
 )
@@ -51,14 +52,14 @@ func (w *wire) attach(cfg *pgxpool.Config) {
 	}
 }
 
-// cut makes the next requests break, one after the other.
+// cut makes the next requests break, in the given order.
 func (w *wire) cut(cuts ...cut) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cuts = append(w.cuts, cuts...)
 }
 
-// uncut tells how many of the cuts have not happened.
+// uncut returns how many of the cuts did not happen.
 func (w *wire) uncut() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -78,12 +79,12 @@ func (w *wire) next(request []byte) (c cut, ok bool) {
 type wireConn struct {
 	net.Conn
 	wire    *wire
-	started bool         // the start-up message is over
-	pending []byte       // of a request, until its frame is complete
-	broken  atomic.Int64 // 1 more than the bytes to let through, 0 while whole
-	early   []byte       // of that answer, met by a read that waited before the request
-	rest    []byte       // of an answer that breaks off
-	wrote   atomic.Bool  // and has not read since
+	started bool         // whether the start-up message was sent
+	pending []byte       // the part of a request whose frame is incomplete
+	broken  atomic.Int64 // number of bytes to let through, plus 1; 0 while the connection is whole
+	early   []byte       // the part of the answer read by a call that waited before the request
+	rest    []byte       // the rest of an answer that will be cut
+	wrote   atomic.Bool  // whether there was a write since the last read
 }
 
 func (c *wireConn) Write(b []byte) (int, error) {
@@ -103,7 +104,7 @@ func (c *wireConn) Write(b []byte) (int, error) {
 	c.wire.sent.Add(int64(n))
 	c.pending = append(c.pending, b[:n]...)
 	for {
-		header := 5 // a letter and the length, which counts itself
+		header := 5 // a letter and the length, which includes itself
 		if !c.started {
 			header = 4
 		}
@@ -162,7 +163,7 @@ func (c *wireConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// answer reads up to the message by which the server says that it is ready.
+// answer reads up to the message with which the server reports that it is ready.
 func (c *wireConn) answer() ([]byte, error) {
 	answer := []byte{}
 	server := io.MultiReader(bytes.NewReader(c.early), c.Conn)

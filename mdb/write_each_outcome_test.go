@@ -17,8 +17,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestWriteEachSettles loses the connection at several places. Each write happens
-// once, in the order of its stream, and says where it is.
+// TestWriteEachSettles checks that wherever the connection breaks, each write happens
+// once, in the order of its stream, and reports its position.
 func TestWriteEachSettles(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -28,22 +28,23 @@ func TestWriteEachSettles(t *testing.T) {
 		for _, streams := range []int{12, 4, 1} {
 			for _, place := range []int{unsent, lost, 0, whole} {
 				if mode == pgx.QueryExecModeSimpleProtocol && place == whole {
-					continue // breaks behind the first write, which is known then
+					continue // breaks after the first write, whose outcome is then known
 				}
 				category := mdbtest.Category("settle")
 				ws := spread(category, 12, streams)
 				w.cut(cut{string(category), place})
 				written := each(t, s, ws)
 				if n := w.uncut(); n != 0 {
-					t.Fatalf("%d cuts have not happened", n)
+					t.Fatalf("%d cuts did not happen", n)
 				}
-				// What the server did behind the first answer depends on when it noticed.
+				// Which writes after the first answer the server completes depends on when
+				// it notices.
 				if first := written[0].Duplicate; place == 0 && !first || place == whole && streams == 12 && first {
-					t.Errorf("%d streams, cut at %d: the first write is %+v", streams, place, written[0])
+					t.Errorf("%d streams, cut at %d: got %+v for the first write", streams, place, written[0])
 				}
 				for i := range written {
 					if written[i].Duplicate && place < 0 {
-						t.Errorf("%d streams, cut at %d: write %d is a duplicate", streams, place, i)
+						t.Errorf("%d streams, cut at %d: write %d is reported as a duplicate", streams, place, i)
 					}
 					written[i].Duplicate = false
 				}
@@ -53,8 +54,9 @@ func TestWriteEachSettles(t *testing.T) {
 	})
 }
 
-// TestWriteEachUnsettled has a lost connection and no further attempt: all that was
-// sent is unknown, also what is behind another unknown write. The same call settles it.
+// TestWriteEachUnsettled checks that without further attempts a lost connection leaves
+// everything sent unknown, including writes after another unknown one, and that the same
+// call settles it.
 func TestWriteEachUnsettled(t *testing.T) {
 	t.Parallel()
 	for place, present := range map[int]bool{lost: false, 0: true} {
@@ -68,10 +70,10 @@ func TestWriteEachUnsettled(t *testing.T) {
 			w.cut(cut{string(category), place})
 			for i, r := range s.WriteEach(t.Context(), ws) {
 				if unknown := wantError[*mdb.UnknownOutcomeError](t, r.Err); len(unknown.IDs) != 1 || unknown.IDs[0] != ws[i].Message.ID {
-					t.Errorf("write %d: IDs %v", i, unknown.IDs)
+					t.Errorf("write %d: got IDs %v", i, unknown.IDs)
 				}
 				if is[*mdb.SkippedError](r.Err) {
-					t.Errorf("write %d: error %v, though it may have happened", i, r.Err)
+					t.Errorf("write %d: got error %v, want an unknown outcome", i, r.Err)
 				}
 			}
 			for i := range ws {
@@ -79,9 +81,9 @@ func TestWriteEachUnsettled(t *testing.T) {
 			}
 			again := each(t, s, ws)
 			for i := range again {
-				// The server has done the first stream's before it could notice.
+				// The server completes the first stream's writes before it can notice.
 				if inFirst := i%4 == 0; again[i].Duplicate != present && (inFirst || !present) {
-					t.Errorf("write %d: %+v, want a duplicate: %t", i, again[i], present)
+					t.Errorf("write %d: got %+v, want a duplicate: %t", i, again[i], present)
 				}
 				again[i].Duplicate = false
 			}
@@ -90,8 +92,8 @@ func TestWriteEachUnsettled(t *testing.T) {
 	}
 }
 
-// TestWriteEachContextEnds has the context end while a write waits for its lock,
-// with some of those behind it sent and some not.
+// TestWriteEachContextEnds checks the outcomes when the context ends while a write waits
+// for its lock, with some of the writes after it sent and some not.
 func TestWriteEachContextEnds(t *testing.T) {
 	t.Parallel()
 	holder := mdbtest.SharedStore(t)
@@ -107,16 +109,16 @@ func TestWriteEachContextEnds(t *testing.T) {
 	sent := 0
 	for i, r := range <-done {
 		if !errors.Is(r.Err, context.Canceled) {
-			t.Fatalf("write %d: error %v, want a cancelled context", i, r.Err)
+			t.Fatalf("write %d: got error %v, want a cancelled context", i, r.Err)
 		}
 		if isUnknown(r.Err) {
 			if sent++; sent != i+1 {
-				t.Errorf("write %d is unknown, and one before it was not sent", i)
+				t.Errorf("write %d is unknown, but one before it was not sent", i)
 			}
 		}
 	}
 	if sent == 0 || sent > 500 {
-		t.Errorf("%d of %d writes were sent ahead of their answers", sent, len(ws))
+		t.Errorf("got %d of %d writes sent before their answers, want some, but not all", sent, len(ws))
 	}
 	release()
 	for i := range ws {
@@ -125,21 +127,22 @@ func TestWriteEachContextEnds(t *testing.T) {
 	written := each(t, s, ws)
 	for i := range written {
 		if written[i].Duplicate && i >= sent {
-			t.Errorf("write %d was not sent, and is there", i)
+			t.Errorf("write %d was not sent, but is stored", i)
 		}
 		written[i].Duplicate = false
 	}
 	checkStored(t, holder, category, ws, written)
 
-	// Over before it begins.
+	// The context has ended before.
 	for _, r := range s.WriteEach(ctx, ws[:3]) {
 		if !errors.Is(r.Err, context.Canceled) || isUnknown(r.Err) {
-			t.Errorf("error %v, want a cancelled context and no unknown outcome", r.Err)
+			t.Errorf("got error %v, want a cancelled context and no unknown outcome", r.Err)
 		}
 	}
 }
 
-// TestWriteEachTerminated has an administrator end the session in the middle.
+// TestWriteEachTerminated checks that writes are retried when an administrator terminates
+// the session in the middle.
 func TestWriteEachTerminated(t *testing.T) {
 	t.Parallel()
 	holder := mdbtest.SharedStore(t)
@@ -159,19 +162,19 @@ func TestWriteEachTerminated(t *testing.T) {
 	var written []mdb.Written
 	for i, r := range <-done {
 		if r.Err != nil || r.Written.Duplicate {
-			t.Errorf("write %d: %+v, error %v", i, r.Written, r.Err)
+			t.Errorf("write %d: got %+v, error %v", i, r.Written, r.Err)
 		}
 		written = append(written, r.Written)
 	}
 	checkStored(t, holder, first, ws[:6], written[:6])
 	checkStored(t, holder, second, ws[6:], written[6:])
 	if n := log.retries(); n != 1 {
-		t.Errorf("%d retries, want 1", n)
+		t.Errorf("got %d retries, want 1", n)
 	}
 }
 
-// TestWriteEachCommitFails has a write fail only when it is committed, alone on its
-// stream and amid others: neither it nor those behind it happen.
+// TestWriteEachCommitFails checks that when a write fails only at its commit, alone on its
+// stream or among others, neither it nor later writes to the stream happen.
 func TestWriteEachCommitFails(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -184,7 +187,7 @@ func TestWriteEachCommitFails(t *testing.T) {
 			t.Parallel()
 			s := newStore(t, newPool(t, url, oneConnection, execMode(mode)))
 			category := mdbtest.Category("commit")
-			// Long enough that a chain is sent in several pieces.
+			// Long enough that the writes of a stream are sent in several parts.
 			ws := spread(category, 300, 2)
 			alone := []mdb.Write{
 				{Stream: category.Stream("alone"), Message: mdb.NewMessage("Refused", nil)},
@@ -197,27 +200,27 @@ func TestWriteEachCommitFails(t *testing.T) {
 				switch {
 				case i == 21 || i == 300:
 					if !refused(r.Err) || skipped {
-						t.Errorf("write %d: error %v, want the trigger's", i, r.Err)
+						t.Errorf("write %d: got error %v, want the trigger's", i, r.Err)
 					}
 				case i > 21 && i < 300 && i%2 == 1:
 					if !refused(r.Err) || !skipped {
-						t.Errorf("write %d: error %v, want it left out", i, r.Err)
+						t.Errorf("write %d: got error %v, want it skipped", i, r.Err)
 					}
 				case r.Err != nil:
-					t.Errorf("write %d: %v", i, r.Err)
+					t.Errorf("write %d: got error %v, want none", i, r.Err)
 				}
 			}
 			for name, want := range map[string]int{"0": 150, "1": 10, "alone": 0, "last": 1} {
 				if got := positions(t, s.Pool(), category.Stream(name)); len(got) != want {
-					t.Errorf("stream %s: %d messages, want %d", name, len(got), want)
+					t.Errorf("stream %s: got %d messages, want %d", name, len(got), want)
 				}
 			}
 		})
 	}
 }
 
-// TestWriteEachForgotten has the server forget the statement, which is prepared
-// anew even if nothing is tried again.
+// TestWriteEachForgotten checks that a statement which the server has dropped is prepared
+// again, even without retries.
 func TestWriteEachForgotten(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection), attempts(1))
@@ -229,11 +232,11 @@ func TestWriteEachForgotten(t *testing.T) {
 	}
 }
 
-// TestWriteEachForgottenEverywhere has two connections that have both forgotten it,
-// and the call come to both.
+// TestWriteEachForgottenEverywhere checks that the call succeeds if the server has dropped
+// the statement on two connections, and the call uses both.
 func TestWriteEachForgottenEverywhere(t *testing.T) {
 	t.Parallel()
-	var acquired atomic.Int64 // since the server forgot
+	var acquired atomic.Int64 // since the server dropped the statement
 	s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
 		cfg.MaxConns = 2
 		cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return acquired.Add(1) != 2, nil }
@@ -249,10 +252,10 @@ func TestWriteEachForgottenEverywhere(t *testing.T) {
 	both := []*pgxpool.Conn{acquire(), acquire()}
 	for i, conn := range both {
 		prepared := conn.Conn()
-		conn.Release() // alone in the pool, it is the one that the next call gets
+		conn.Release() // as the only one in the pool, it is the one that the next call gets
 		each(t, s, spread(mdbtest.Category("warm"), 3, 3))
 		if both[i] = acquire(); both[i].Conn() != prepared {
-			t.Fatal("the pool gives another connection")
+			t.Fatal("the pool returns another connection")
 		}
 		exec(t, both[i], `DEALLOCATE ALL`)
 	}
@@ -264,13 +267,13 @@ func TestWriteEachForgottenEverywhere(t *testing.T) {
 	ws := spread(category, 12, 4)
 	written := each(t, s, ws)
 	if n := acquired.Load(); n != 4 {
-		t.Errorf("%d connections were looked at, want one, one that goes, and one twice", n)
+		t.Errorf("got %d acquired connections, want one, one that is closed, and one twice", n)
 	}
 	checkStored(t, s, category, ws, written)
 }
 
-// TestWriteEachInvalidLast has an earlier write to the stream not go down with a
-// later one that is refused here.
+// TestWriteEachInvalidLast checks that a write which is rejected for its arguments does
+// not affect an earlier write to its stream.
 func TestWriteEachInvalidLast(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, s *mdb.Store, w *wire) {
@@ -280,11 +283,11 @@ func TestWriteEachInvalidLast(t *testing.T) {
 		w.cut(cut{string(category), lost})
 		results := s.WriteEach(t.Context(), ws)
 		if results[0].Err != nil {
-			t.Errorf("error %v", results[0].Err)
+			t.Errorf("got error %v", results[0].Err)
 		}
 		wantError[*mdb.ArgumentError](t, results[1].Err)
 		if skipped := wantError[*mdb.SkippedError](t, results[2].Err); skipped.Failed != 1 {
-			t.Errorf("left out behind %d, want 1", skipped.Failed)
+			t.Errorf("got a write skipped after %d, want 1", skipped.Failed)
 		}
 	})
 }

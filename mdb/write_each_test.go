@@ -15,7 +15,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// onEach runs a test in every exec mode, and on both ways in the default one.
+// onEach runs a test in every exec mode, and in the default one also by direct SQL.
 func onEach(t *testing.T, test func(t *testing.T, s *mdb.Store, w *wire)) {
 	t.Helper()
 	run := func(name string, mode pgx.QueryExecMode, opts ...mdb.StoreOption) {
@@ -32,20 +32,20 @@ func onEach(t *testing.T, test func(t *testing.T, s *mdb.Store, w *wire)) {
 	run("direct", pgx.QueryExecModeCacheStatement, mdb.WithDirectSQL())
 }
 
-// each writes, and expects all to succeed.
+// each writes ws, and fails the test unless all succeed.
 func each(t *testing.T, s *mdb.Store, ws []mdb.Write) []mdb.Written {
 	t.Helper()
 	written := make([]mdb.Written, len(ws))
 	for i, r := range s.WriteEach(t.Context(), ws) {
 		if r.Err != nil {
-			t.Fatalf("write %d: %v", i, r.Err)
+			t.Fatalf("write %d: got error %v, want none", i, r.Err)
 		}
 		written[i] = r.Written
 	}
 	return written
 }
 
-// spread returns n writes to as many streams as given, in turn.
+// spread returns n writes, spread over the given number of streams in turn.
 func spread(category mdb.Category, n, streams int) []mdb.Write {
 	ws := make([]mdb.Write, n)
 	for i := range ws {
@@ -54,7 +54,7 @@ func spread(category mdb.Category, n, streams int) []mdb.Write {
 	return ws
 }
 
-// checkStored compares what is in the store with what the writes were told.
+// checkStored compares the table with the results of the writes.
 func checkStored(t *testing.T, s *mdb.Store, category mdb.Category, ws []mdb.Write, written []mdb.Written) {
 	t.Helper()
 	stored := make(map[string]mdb.Message)
@@ -65,20 +65,20 @@ func checkStored(t *testing.T, s *mdb.Store, category mdb.Category, ws []mdb.Wri
 		stored[m.ID.String()] = m
 	}
 	if len(stored) != len(ws) {
-		t.Errorf("%d messages, want %d", len(stored), len(ws))
+		t.Errorf("got %d messages, want %d", len(stored), len(ws))
 	}
 	next := make(map[mdb.StreamName]int64)
 	for i, w := range ws {
 		m := stored[w.Message.ID.String()]
 		want := mdb.Written{ID: w.Message.ID, Position: m.Position, GlobalPosition: m.GlobalPosition}
 		if written[i] != want || m.Stream != w.Stream || m.Position != next[w.Stream] || string(m.Data) != fmt.Sprintf(`{"n": %d}`, i) {
-			t.Errorf("write %d is told %+v and stored as %+v, want position %d", i, written[i], m, next[w.Stream])
+			t.Errorf("write %d: got %+v, stored as %+v, want position %d", i, written[i], m, next[w.Stream])
 		}
 		next[w.Stream]++
 	}
 }
 
-// TestWriteEach writes a hundred messages: each is a transaction of its own, and the
+// TestWriteEach checks that a hundred messages are a hundred transactions, and that the
 // client waits once.
 func TestWriteEach(t *testing.T) {
 	t.Parallel()
@@ -95,39 +95,39 @@ func TestWriteEach(t *testing.T) {
 				want = 100
 			}
 			if got := w.turns.Load() - before; got != want {
-				t.Errorf("%d streams: %d round trips, want %d", streams, got, want)
+				t.Errorf("%d streams: got %d round trips, want %d", streams, got, want)
 			}
 			if n := w.dials.Load(); n != 1 {
-				t.Errorf("%d connections, want 1", n)
+				t.Errorf("got %d connections, want 1", n)
 			}
 			checkStored(t, s, category, ws, written)
 			if n := value[int](t, s.Pool(), `SELECT count(DISTINCT xmin::text) FROM message_store.messages WHERE message_store.category(stream_name) = $1`, string(category)); n != 100 {
-				t.Errorf("%d streams: %d transactions, want 100", streams, n)
+				t.Errorf("%d streams: got %d transactions, want 100", streams, n)
 			}
 		}
 	})
 }
 
-// TestWriteEachNothing has calls that have nothing to send.
+// TestWriteEachNothing checks calls that have nothing to send.
 func TestWriteEachNothing(t *testing.T) {
 	t.Parallel()
 	var w wire
 	s := newStore(t, newPool(t, testdb.Shared(t), w.attach))
 	if got := s.WriteEach(t.Context(), nil); len(got) != 0 {
-		t.Errorf("%d results", len(got))
+		t.Errorf("got %d results, want none", len(got))
 	}
 	for _, r := range s.WriteEach(t.Context(), make([]mdb.Write, 3)) {
 		if n := len(wantError[*mdb.ArgumentError](t, r.Err).Faults); n != 2 {
-			t.Errorf("%d faults, want those of the name and the type", n)
+			t.Errorf("got %d faults, want those of the name and the type", n)
 		}
 	}
 	if n := w.dials.Load(); n != 0 {
-		t.Errorf("%d connections, want none", n)
+		t.Errorf("got %d connections, want none", n)
 	}
 }
 
-// TestWriteEachMixed has every way to fail among writes that succeed. Only what comes
-// behind it in the same stream goes down with it.
+// TestWriteEachMixed checks every kind of failure among writes that succeed. Only later
+// writes to the same stream are skipped.
 func TestWriteEachMixed(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, s *mdb.Store, _ *wire) {
@@ -146,7 +146,7 @@ func TestWriteEachMixed(t *testing.T) {
 			"untyped":   {mdb.Write{Message: mdb.NewMessage("", 1)}, is[*mdb.ArgumentError]},
 			"number":    {mdb.Write{Message: mdb.NewMessage("Happened", json.RawMessage(`1e1000000`))}, isPgError("22003")},
 		}
-		// Each stream gets two writes before the failure, and two behind it.
+		// Each stream gets two writes before the failure, and two after it.
 		var ws []mdb.Write
 		for i := range 5 {
 			for name, failure := range failures {
@@ -171,16 +171,16 @@ func TestWriteEachMixed(t *testing.T) {
 			switch {
 			case !fails || n < 2:
 				if r.Err != nil || r.Written.Position != int64(n) || r.Written.ID != ws[i].Message.ID || r.Written.Duplicate {
-					t.Errorf("%s, write %d: %+v, error %v", stream, n, r.Written, r.Err)
+					t.Errorf("%s, write %d: got %+v, error %v", stream, n, r.Written, r.Err)
 				}
 			case n == 2:
 				failed[stream] = i
 				if !failure.is(r.Err) || errors.As(r.Err, &skipped) || r.Written != (mdb.Written{}) {
-					t.Errorf("%s: %+v, error %v", stream, r.Written, r.Err)
+					t.Errorf("%s: got %+v, error %v", stream, r.Written, r.Err)
 				}
 			default:
 				if !errors.As(r.Err, &skipped) || !failure.is(r.Err) || skipped.Failed != failed[stream] || skipped.Stream != stream {
-					t.Errorf("%s, write %d: error %v, want it left out behind %d", stream, n, r.Err, failed[stream])
+					t.Errorf("%s, write %d: got error %v, want it skipped after %d", stream, n, r.Err, failed[stream])
 				}
 			}
 			if r.Err != nil {
@@ -189,11 +189,11 @@ func TestWriteEachMixed(t *testing.T) {
 		}
 		for name := range failures {
 			if got := positions(t, s.Pool(), category.Stream(name)); len(got) != 2 {
-				t.Errorf("%s: %d messages, want 2", name, len(got))
+				t.Errorf("%s: got %d messages, want 2", name, len(got))
 			}
 		}
 		if got := positions(t, s.Pool(), category.Stream("good")); len(got) != 5 {
-			t.Errorf("%d messages, want 5", len(got))
+			t.Errorf("got %d messages, want 5", len(got))
 		}
 	})
 }
@@ -210,8 +210,8 @@ func isPgError(code string) func(error) bool {
 	}
 }
 
-// TestWriteEachIdempotent has some of the messages be there already, in the same
-// streams, which makes nobody behind them fail.
+// TestWriteEachIdempotent checks that messages which are already in their streams do not
+// affect the writes after them.
 func TestWriteEachIdempotent(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, s *mdb.Store, _ *wire) {
@@ -223,14 +223,14 @@ func TestWriteEachIdempotent(t *testing.T) {
 		again := each(t, s, ws)
 		for i, w := range again {
 			if w.Position != int64(i/4) || w.Duplicate != (i < 7) || i < 7 && w.GlobalPosition != first[i].GlobalPosition {
-				t.Errorf("write %d: %+v", i, w)
+				t.Errorf("write %d: got %+v", i, w)
 			}
 		}
 	})
 }
 
-// TestWriteEachRepeated has a whole stream be there already: each write is looked
-// for, and none is sent again.
+// TestWriteEachRepeated checks that writes which were all stored before are looked up and
+// not sent again.
 func TestWriteEachRepeated(t *testing.T) {
 	t.Parallel()
 	const n = 50
@@ -240,29 +240,30 @@ func TestWriteEachRepeated(t *testing.T) {
 			ws[i].Options = []mdb.WriteOption{mdb.Idempotent()}
 		}
 		first := each(t, s, ws)
-		each(t, s, ws[:2]) // prepares the look
+		each(t, s, ws[:2]) // prepares the query
 		before := w.turns.Load()
 		for i, again := range each(t, s, ws) {
 			first[i].Duplicate = true
 			if again != first[i] {
-				t.Errorf("write %d: %+v, want %+v", i, again, first[i])
+				t.Errorf("write %d: got %+v, want %+v", i, again, first[i])
 			}
 		}
 		turns, want := w.turns.Load()-before, int64(1+n)
 		switch s.Pool().Config().ConnConfig.DefaultQueryExecMode {
 		case pgx.QueryExecModeDescribeExec:
-			want = 1 + 2*n // a look is described each time
+			want = 1 + 2*n // the query is described each time
 		case pgx.QueryExecModeSimpleProtocol:
 			want = 2 * n // writes are sent one by one
 		}
 		if turns != want {
-			t.Errorf("waits %d times, want %d", turns, want)
+			t.Errorf("got %d waits, want %d", turns, want)
 		}
 	})
 }
 
-// TestWriteEachMany has more writes than fit into any buffer, of which many fail:
-// neither side waits for the other to read. The longest stream is one chain.
+// TestWriteEachMany checks that with more writes than fit into any buffer, many of which
+// fail, client and server never wait for each other. All writes to the longest stream are
+// sent together.
 func TestWriteEachMany(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
@@ -285,15 +286,15 @@ func TestWriteEachMany(t *testing.T) {
 			wantError[*mdb.WrongVersionError](t, r.Err)
 		case 1:
 			if r.Err != nil || r.Written.Position != int64(i/4) {
-				t.Fatalf("write %d: %+v, error %v", i, r.Written, r.Err)
+				t.Fatalf("write %d: got %+v, error %v", i, r.Written, r.Err)
 			}
 		default:
 			if r.Err != nil || r.Written.Position != 0 {
-				t.Fatalf("write %d: %+v, error %v", i, r.Written, r.Err)
+				t.Fatalf("write %d: got %+v, error %v", i, r.Written, r.Err)
 			}
 		}
 	}
 	if got := value[int](t, s.Pool(), `SELECT count(*) FROM message_store.messages WHERE message_store.category(stream_name) = $1`, string(category)); got != n*3/4 {
-		t.Errorf("%d messages, want %d", got, n*3/4)
+		t.Errorf("got %d messages, want %d", got, n*3/4)
 	}
 }

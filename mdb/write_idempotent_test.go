@@ -15,8 +15,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestIdempotent has a write meet messages that are in the store already. Messages
-// are letters: "ab" are a and b in one write.
+// TestIdempotent checks a write some of whose messages are already stored. Messages are
+// letters: "ab" is a write of a and b.
 func TestIdempotent(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -33,7 +33,7 @@ func TestIdempotent(t *testing.T) {
 		actual   *int64
 	}{
 		{name: "single", stored: []string{"a"}, again: "a", position: 0},
-		{name: "single behind others", stored: []string{"xy", "a", "z"}, again: "a", position: 2},
+		{name: "single after others", stored: []string{"xy", "a", "z"}, again: "a", position: 2},
 		{name: "single of a batch", stored: []string{"abc"}, again: "b", position: 1},
 		{name: "batch", stored: []string{"abc"}, again: "abc", position: 0},
 		{name: "batch written one by one", stored: []string{"x", "a", "b", "c", "y"}, again: "abc", position: 1},
@@ -44,12 +44,12 @@ func TestIdempotent(t *testing.T) {
 		{name: "middle present", stored: []string{"b"}, again: "abc", present: "b"},
 		{name: "end present", stored: []string{"c"}, again: "abc", present: "c"},
 		{name: "wrong order", stored: []string{"ab"}, again: "ba", present: "ba"},
-		{name: "not one behind the other", stored: []string{"a", "x", "b"}, again: "ab", present: "ab"},
+		{name: "not one after the other", stored: []string{"a", "x", "b"}, again: "ab", present: "ab"},
 
 		{name: "no stream", stored: []string{"a"}, again: "a", opts: []mdb.WriteOption{mdb.ExpectNoStream()}, position: 0},
 		{name: "no stream, with later ones", stored: []string{"ab", "c"}, again: "ab", opts: []mdb.WriteOption{mdb.ExpectNoStream()}, position: 0},
 		{name: "version", stored: []string{"x", "ab"}, again: "ab", opts: []mdb.WriteOption{mdb.ExpectVersion(0)}, position: 1},
-		// The server finds the version right, and then the ID.
+		// The server checks the version first, and then the ID.
 		{name: "version of the repeat", stored: []string{"a"}, again: "a", opts: []mdb.WriteOption{mdb.ExpectVersion(0)}, present: "a"},
 		{name: "other version", stored: []string{"a"}, again: "a", opts: []mdb.WriteOption{mdb.ExpectVersion(5)}, actual: new(int64)},
 		{name: "other messages", stored: []string{"a"}, again: "b", opts: []mdb.WriteOption{mdb.ExpectNoStream()}, actual: new(int64)},
@@ -85,12 +85,12 @@ func TestIdempotent(t *testing.T) {
 			case tt.present != "":
 				duplicate := wantError[*mdb.DuplicateIDError](t, err)
 				if !slices.Equal(duplicate.IDs, idsOf(tt.present)) {
-					t.Errorf("IDs %v, want those of %s", duplicate.IDs, tt.present)
+					t.Errorf("got IDs %v, want those of %s", duplicate.IDs, tt.present)
 				}
 				wantCode(t, err, "23505")
 			case tt.actual != nil:
 				if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Actual != *tt.actual {
-					t.Errorf("error %+v, want actual %d", wrong, *tt.actual)
+					t.Errorf("got error %+v, want actual %d", wrong, *tt.actual)
 				}
 			case err != nil:
 				t.Fatal(err)
@@ -98,18 +98,18 @@ func TestIdempotent(t *testing.T) {
 				for i, id := range idsOf(tt.again) {
 					want := mdb.Written{ID: id, Position: tt.position + int64(i), GlobalPosition: before[tt.position+int64(i)].GlobalPosition, Duplicate: true}
 					if got[i] != want {
-						t.Errorf("message %d: %+v, want %+v", i, got[i], want)
+						t.Errorf("message %d: got %+v, want %+v", i, got[i], want)
 					}
 				}
 			}
 			if after := rows(t, s.Pool(), stream.Category()); len(after) != len(before) {
-				t.Errorf("%d rows, want %d as before", len(after), len(before))
+				t.Errorf("got %d rows, want as before %d", len(after), len(before))
 			}
-			// Without the option an ID is an ID.
+			// Without the option an existing ID is an error.
 			if len(tt.opts) == 0 {
 				_, err = write(tt.again)
 				if duplicate := wantError[*mdb.DuplicateIDError](t, err); !slices.Equal(duplicate.IDs, idsOf(tt.again)) {
-					t.Errorf("IDs %v, want all of the call's", duplicate.IDs)
+					t.Errorf("got IDs %v, want all of the call's", duplicate.IDs)
 				}
 				wantCode(t, err, "23505")
 			}
@@ -117,8 +117,8 @@ func TestIdempotent(t *testing.T) {
 	}
 }
 
-// TestIdempotentContent has a repeat be one only if it says the same, in
-// PostgreSQL's understanding of JSON.
+// TestIdempotentContent checks that a write is a repetition only if its content is equal,
+// as PostgreSQL compares JSON.
 func TestIdempotentContent(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -154,18 +154,18 @@ func TestIdempotentContent(t *testing.T) {
 			w.Duplicate = true
 			switch {
 			case tt.same && (err != nil || got != w):
-				t.Errorf("%+v, error %v, want %+v", got, err, w)
+				t.Errorf("got %+v, error %v, want %+v", got, err, w)
 			case !tt.same:
 				wantError[*mdb.DuplicateIDError](t, err)
 			}
-			// In another stream it is never the same.
+			// In another stream it is never the same message.
 			_, err = s.WriteMessage(t.Context(), stream.Category().Stream("2"), again, mdb.Idempotent())
 			wantError[*mdb.DuplicateIDError](t, err)
 		})
 	}
 }
 
-// TestIdempotentNew has the option change nothing for messages that are new.
+// TestIdempotentNew checks that the option changes nothing for new messages.
 func TestIdempotentNew(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -173,13 +173,14 @@ func TestIdempotentNew(t *testing.T) {
 	for i := range int64(3) {
 		w := write(t, s, stream, mdb.ProposedMessage{Type: "Happened"}, mdb.Idempotent(), mdb.ExpectVersion(i-1))
 		if w.Position != i || w.Duplicate {
-			t.Errorf("%+v, want position %d and no duplicate", w, i)
+			t.Errorf("got %+v, want position %d and no duplicate", w, i)
 		}
 	}
 }
 
-// TestIdempotentLookLost loses the connection of the look: it is tried again, and as
-// long as nobody has seen the messages, nobody knows whether they are the same.
+// TestIdempotentLookLost checks that the query for existing messages is retried when its
+// connection breaks, and that the outcome stays unknown as long as the query does not
+// succeed.
 func TestIdempotentLookLost(t *testing.T) {
 	t.Parallel()
 	var w wire
@@ -193,17 +194,18 @@ func TestIdempotentLookLost(t *testing.T) {
 		w.cut(cut{"find_messages", place})
 		_, err := hasty.WriteMessage(t.Context(), stream, m, mdb.Idempotent())
 		if !isUnknown(err) {
-			t.Errorf("error %v, want an unknown outcome", err)
+			t.Errorf("got error %v, want an unknown outcome", err)
 		}
 		checkNoCanary(t, err)
 		w.cut(cut{"find_messages", place})
 		if got, err := patient.WriteMessage(t.Context(), stream, m, mdb.Idempotent()); err != nil || got != want {
-			t.Errorf("%+v, error %v, want %+v", got, err, want)
+			t.Errorf("got %+v, error %v, want %+v", got, err, want)
 		}
 	}
 }
 
-// TestIdempotentRace has many write the same at once: all succeed, one writes.
+// TestIdempotentRace checks that of many concurrent writes of the same messages one
+// writes, and all succeed.
 func TestIdempotentRace(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -226,17 +228,17 @@ func TestIdempotentRace(t *testing.T) {
 					}
 					for i, w := range w {
 						if w.ID != ms[i].ID || w.Position != int64(i) || w.GlobalPosition == 0 {
-							t.Errorf("message %d: %+v", i, w)
+							t.Errorf("message %d: got %+v", i, w)
 						}
 					}
 				})
 			}
 			wg.Wait()
 			if n := first.Load(); n != 1 {
-				t.Errorf("%d wrote, want 1", n)
+				t.Errorf("got %d writes that wrote, want 1", n)
 			}
 			if p := positions(t, s.Pool(), stream); !slices.Equal(p, []int64{0, 1, 2}) {
-				t.Errorf("positions %v, want 0 to 2", p)
+				t.Errorf("got positions %v, want 0 to 2", p)
 			}
 		})
 	}

@@ -25,8 +25,8 @@ func isUnknown(err error) bool {
 	return errors.As(err, &unknown)
 }
 
-// TestTerminatedWrite has an administrator end the session of a write that waits
-// for its lock.
+// TestTerminatedWrite checks that a write is retried if an administrator terminates its
+// session while it waits for its lock.
 func TestTerminatedWrite(t *testing.T) {
 	t.Parallel()
 	holder := mdbtest.SharedStore(t)
@@ -48,24 +48,24 @@ func TestTerminatedWrite(t *testing.T) {
 			hash := mdb.Hash64(string(stream.Category()))
 			pid := value[int](t, holder.Pool(), `SELECT pid FROM pg_locks WHERE NOT granted AND `+keyLocks, hash)
 			exec(t, holder.Pool(), `SELECT pg_terminate_backend($1)`, pid)
-			// It has come back before it can have the lock.
+			// The retry has begun before it can get the lock.
 			until(t, holder.Pool(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid <> $2 AND `+keyLocks+`)`, hash, pid)
 			release()
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
 			if log.retries() != 1 || written[0].Duplicate {
-				t.Errorf("%+v after %d retries, want it written by the only one", written[0], log.retries())
+				t.Errorf("got %+v after %d retries, want it written by the only one", written[0], log.retries())
 			}
 			if got := positions(t, holder.Pool(), stream); len(got) != n {
-				t.Errorf("%d messages, want %d", len(got), n)
+				t.Errorf("got %d messages, want %d", len(got), n)
 			}
 		})
 	}
 }
 
-// TestTerminatedIdle has it end a session between two calls, which looks the same
-// from here.
+// TestTerminatedIdle checks that a call succeeds if the session was terminated before it,
+// which the client cannot distinguish.
 func TestTerminatedIdle(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection))
@@ -73,18 +73,18 @@ func TestTerminatedIdle(t *testing.T) {
 	stream := mdbtest.Category("idle").Stream("1")
 	for i := range int64(3) {
 		if w := write(t, s, stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(i-1)); w.Position != i || w.Duplicate {
-			t.Errorf("%+v, want position %d", w, i)
+			t.Errorf("got %+v, want position %d", w, i)
 		}
 		pid := value[int](t, s.Pool(), `SELECT pg_backend_pid()`)
 		exec(t, other.Pool(), `SELECT pg_terminate_backend($1)`, pid)
 		until(t, other.Pool(), `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, pid)
 	}
 	if got := positions(t, other.Pool(), stream); len(got) != 3 {
-		t.Errorf("%d messages, want 3", len(got))
+		t.Errorf("got %d messages, want 3", len(got))
 	}
 }
 
-// An endingContext ends when the test wants it to, also by a deadline.
+// An endingContext ends when the test says, also by a deadline.
 type endingContext struct {
 	context.Context
 	done chan struct{}
@@ -102,8 +102,8 @@ func (c *endingContext) Err() error {
 	}
 }
 
-// TestContextEndsDuringWrite has the context end while the write waits for its
-// lock: it may happen yet, and says so at once.
+// TestContextEndsDuringWrite checks that if the context ends while the write waits for its
+// lock, the call returns an unknown outcome immediately.
 func TestContextEndsDuringWrite(t *testing.T) {
 	t.Parallel()
 	holder := mdbtest.SharedStore(t)
@@ -126,29 +126,29 @@ func TestContextEndsDuringWrite(t *testing.T) {
 			err := <-done
 			unknown := wantError[*mdb.UnknownOutcomeError](t, err)
 			if !errors.Is(err, end) {
-				t.Errorf("error %v, want it to be %v too", err, end)
+				t.Errorf("got error %v, want it to wrap %v too", err, end)
 			}
 			if !slices.Equal(unknown.IDs, []uuid.UUID{ms[0].ID, ms[1].ID}) {
-				t.Errorf("IDs %v, want those of the call", unknown.IDs)
+				t.Errorf("got IDs %v, want those of the call", unknown.IDs)
 			}
 			if n := log.retries(); n != 0 {
-				t.Errorf("%d retries, want none", n)
+				t.Errorf("got %d retries, want none", n)
 			}
 			release()
-			// The same call settles it, whichever way it went.
+			// The same call settles it, whether or not it was written.
 			w, err := s.WriteMessages(t.Context(), stream, ms, mdb.Idempotent())
 			if err != nil || w[0].Position != 0 {
-				t.Errorf("%+v, error %v, want position 0", w, err)
+				t.Errorf("got %+v, error %v, want position 0", w, err)
 			}
 			if got := positions(t, holder.Pool(), stream); len(got) != 2 {
-				t.Errorf("%d messages, want 2", len(got))
+				t.Errorf("got %d messages, want 2", len(got))
 			}
 		})
 	}
 }
 
-// TestContextEndsInTx has nothing be unknown within a transaction, as it is the
-// caller's to commit.
+// TestContextEndsInTx checks that in a transaction no outcome is unknown, because the
+// caller commits it.
 func TestContextEndsInTx(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -164,18 +164,18 @@ func TestContextEndsInTx(t *testing.T) {
 	untilBlocked(t, s.Pool(), stream.Category(), 1)
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) || isUnknown(err) {
-		t.Errorf("error %v, want a cancelled context and no unknown outcome", err)
+		t.Errorf("got error %v, want a cancelled context and no unknown outcome", err)
 	}
 }
 
-// TestContextEndsDuringRead has a read be cancelled while it runs.
+// TestContextEndsDuringRead checks that a read is cancelled while it runs.
 func TestContextEndsDuringRead(t *testing.T) {
 	t.Parallel()
 	for name, handler := range map[string]func(*pgconn.PgConn) ctxwatch.Handler{
 		"by the connection's end": nil,
-		// Here the server reports the end, as an error of its own.
+		// Here the server reports the cancellation as an error of its own.
 		"by a cancel request": func(conn *pgconn.PgConn) ctxwatch.Handler {
-			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: testTimeout}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -196,14 +196,14 @@ func TestContextEndsDuringRead(t *testing.T) {
 			until(t, s.Pool(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event = 'PgSleep')`, name)
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
-				t.Errorf("error %v, want a cancelled context", err)
+				t.Errorf("got error %v, want a cancelled context", err)
 			}
 		})
 	}
 }
 
-// TestNothingSent has calls fail before anything is sent: there is nothing unknown
-// about a write that did not leave the house.
+// TestNothingSent checks that no outcome is unknown if a call fails before anything is
+// sent.
 func TestNothingSent(t *testing.T) {
 	t.Parallel()
 	stream := mdb.StreamName("nothing-1")
@@ -212,12 +212,12 @@ func TestNothingSent(t *testing.T) {
 		call func(t *testing.T, call func(*mdb.Store, context.Context) error) error
 		is   error
 	}{
-		{"context over", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
+		{"context has ended", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			return call(mdbtest.SharedStore(t), ctx)
 		}, context.Canceled},
-		{"no connection free", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
+		{"no free connection", func(t *testing.T, call func(*mdb.Store, context.Context) error) error {
 			pool := newPool(t, testdb.Shared(t), oneConnection)
 			conn, err := pool.Acquire(t.Context())
 			if err != nil {
@@ -260,7 +260,7 @@ func TestNothingSent(t *testing.T) {
 			} {
 				err := tt.call(t, call)
 				if err == nil || isUnknown(err) || tt.is != nil && !errors.Is(err, tt.is) {
-					t.Errorf("%s: error %v, want one of %v and no unknown outcome", what, err, tt.is)
+					t.Errorf("%s: got error %v, want one of %v and no unknown outcome", what, err, tt.is)
 				}
 			}
 		})
@@ -269,8 +269,8 @@ func TestNothingSent(t *testing.T) {
 
 var errHook = errors.New("hook")
 
-// TestServerComesBack has a write connect again and again, as often as the policy
-// says, and succeed when the server is there.
+// TestServerComesBack checks that a write connects again as often as the policy allows,
+// and succeeds once the server is up.
 func TestServerComesBack(t *testing.T) {
 	t.Parallel()
 	var down atomic.Int64
@@ -287,26 +287,26 @@ func TestServerComesBack(t *testing.T) {
 	stream := mdbtest.Category("back").Stream("1")
 	down.Store(3)
 	if w := write(t, s, stream, mdb.NewMessage("Happened", nil)); w.Position != 0 || w.Duplicate {
-		t.Errorf("%+v", w)
+		t.Errorf("got %+v", w)
 	}
 	s.Pool().Reset()
 	down.Store(1000)
 	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
 	if !errors.Is(err, errHook) || isUnknown(err) {
-		t.Errorf("error %v, want that of dialling", err)
+		t.Errorf("got error %v, want that of dialling", err)
 	}
 	if n := 1000 - down.Load(); n != 4 {
-		t.Errorf("%d attempts to connect, want 4", n)
+		t.Errorf("got %d attempts to connect, want 4", n)
 	}
-	// A read is the caller's to repeat.
+	// A read is not retried.
 	down.Store(1)
 	if _, err := s.GetStreamMessages(t.Context(), stream); !errors.Is(err, errHook) {
-		t.Errorf("error %v, want that of dialling", err)
+		t.Errorf("got error %v, want that of dialling", err)
 	}
 }
 
-// TestServerRefusesConnections has the server answer, and say no, which asking again
-// does not change.
+// TestServerRefusesConnections checks that a write is not retried if the server rejects
+// the connection.
 func TestServerRefusesConnections(t *testing.T) {
 	t.Parallel()
 	var w wire
@@ -316,9 +316,9 @@ func TestServerRefusesConnections(t *testing.T) {
 	_, err := s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", nil))
 	wantCode(t, err, "3D000")
 	if isUnknown(err) {
-		t.Errorf("error %v, though nothing was sent", err)
+		t.Errorf("got error %v, want no unknown outcome, because nothing was sent", err)
 	}
 	if n := w.dials.Load(); n != 1 {
-		t.Errorf("%d attempts to connect, want 1", n)
+		t.Errorf("got %d attempts to connect, want 1", n)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// holdLock takes a category's lock and keeps it until it is released.
+// holdLock takes a category's lock, and holds it until release is called.
 func holdLock(t testing.TB, s *mdb.Store, categories ...mdb.Category) (release func()) {
 	t.Helper()
 	tx := begin(t, s.Pool())
@@ -22,19 +22,18 @@ func holdLock(t testing.TB, s *mdb.Store, categories ...mdb.Category) (release f
 	return func() { _ = tx.Rollback(t.Context()) }
 }
 
-// keyLocks is a condition on pg_locks that leaves the locks on a category, whose
-// hash is $1.
+// keyLocks is a condition on pg_locks for the locks on a category, whose hash is $1.
 const keyLocks = `locktype = 'advisory' AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = $1
 	AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 
-// untilBlocked returns once n sessions wait for a category's lock.
+// untilBlocked waits until n sessions wait for a category's lock.
 func untilBlocked(t testing.TB, db database, category mdb.Category, n int) {
 	t.Helper()
 	until(t, db, `SELECT count(*) >= $2 FROM pg_locks WHERE NOT granted AND `+keyLocks, mdb.Hash64(string(category)), n)
 }
 
-// TestWrongVersionNames has streams whose names hold the very text that tells of a
-// wrong version.
+// TestWrongVersionNames checks the error for streams whose names contain the text of the
+// server's error.
 func TestWrongVersionNames(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -49,21 +48,20 @@ func TestWrongVersionNames(t *testing.T) {
 		seed(t, s, stream, 3)
 		_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Wrong expected version: 7", nil), mdb.ExpectVersion(5))
 		if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Stream != stream || wrong.Expected != 5 || wrong.Actual != 2 {
-			t.Errorf("error %+v, want expected 5 and actual 2", wrong)
+			t.Errorf("got error %+v, want expected 5 and actual 2", wrong)
 		}
-		// Another error about such a stream is no such error.
+		// Another error about such a stream is not a WrongVersionError.
 		m := mdb.NewMessage("Happened", nil)
 		write(t, s, stream, m)
 		_, err = s.WriteMessage(t.Context(), stream, m)
 		if wrong := (*mdb.WrongVersionError)(nil); errors.As(err, &wrong) {
-			t.Errorf("a duplicate is reported as %v", err)
+			t.Errorf("got error %v, want a DuplicateIDError", err)
 		}
 	}
 }
 
-// TestLostRaceOfSnapshots has a stricter transaction, which does not see what was
-// written since it began, lose by the unique index. The server cannot tell the
-// version then.
+// TestLostRaceOfSnapshots checks a race lost in a stricter transaction, which does not see
+// later writes and fails by the unique index. The server does not know the version then.
 func TestLostRaceOfSnapshots(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -85,20 +83,20 @@ func TestLostRaceOfSnapshots(t *testing.T) {
 				want = 0
 			}
 			if wrong.Actual != -2 || wrong.Expected != want || wrong.Stream != stream {
-				t.Errorf("error %+v, want expected %d and actual -2", wrong, want)
+				t.Errorf("got error %+v, want expected %d and actual -2", wrong, want)
 			}
 			if pgErr := wantCode(t, err, "23505"); pgErr.ConstraintName != "messages_stream" {
-				t.Errorf("constraint %s, want messages_stream", pgErr.ConstraintName)
+				t.Errorf("got constraint %s, want messages_stream", pgErr.ConstraintName)
 			}
 			if text := err.Error(); text != "mdb: stream "+string(stream)+" was written to by another transaction" {
-				t.Errorf("text %q", text)
+				t.Errorf("got text %q", text)
 			}
 		})
 	}
 }
 
-// TestStoreOfSnapshots has writes that expect nothing not fail where the database
-// makes all transactions stricter: the store can begin them again.
+// TestStoreOfSnapshots checks that writes without an expected version succeed where the
+// database makes all transactions stricter, because the store can begin them again.
 func TestStoreOfSnapshots(t *testing.T) {
 	t.Parallel()
 	for _, level := range []string{"repeatable read", "serializable"} {
@@ -114,22 +112,23 @@ func TestStoreOfSnapshots(t *testing.T) {
 					failed <- err
 				}()
 			}
-			// Both have their snapshots, and wait for the lock.
+			// Both have taken their snapshots, and wait for the lock.
 			untilBlocked(t, s.Pool(), stream.Category(), 2)
 			release()
 			for range 2 {
 				if err := <-failed; err != nil {
-					t.Errorf("a write that expects nothing: %v", err)
+					t.Errorf("write without an expected version: got error %v, want none", err)
 				}
 			}
 			if got, want := positions(t, s.Pool(), stream), []int64{0, 1}; !slices.Equal(got, want) {
-				t.Errorf("positions %v, want %v", got, want)
+				t.Errorf("got positions %v, want %v", got, want)
 			}
 		})
 	}
 }
 
-// TestDuplicateID has an ID exist in another stream, and beside one of a batch.
+// TestDuplicateID checks an ID that exists in another stream, for a single message and for
+// one of a batch.
 func TestDuplicateID(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -140,28 +139,28 @@ func TestDuplicateID(t *testing.T) {
 		ms := append(proposals(2), first)
 		_, err := c.WriteMessages(t.Context(), category.Stream("2"), ms)
 		duplicate := wantError[*mdb.DuplicateIDError](t, err)
-		// The one that exists is not known without a look.
+		// Which one exists is not known without another query.
 		if len(duplicate.IDs) != 3 || duplicate.IDs[0] != ms[0].ID || duplicate.IDs[2] != first.ID {
-			t.Errorf("IDs %v, want all of the call's", duplicate.IDs)
+			t.Errorf("got IDs %v, want all of the call's", duplicate.IDs)
 		}
 		if pgErr := wantCode(t, err, "23505"); pgErr.ConstraintName != "messages_id" {
-			t.Errorf("constraint %s, want messages_id", pgErr.ConstraintName)
+			t.Errorf("got constraint %s, want messages_id", pgErr.ConstraintName)
 		}
 		if want := "mdb: a message with one of 3 IDs already exists, the first of them " + ms[0].ID.String(); err.Error() != want {
-			t.Errorf("text %q, want %q", err, want)
+			t.Errorf("got text %q, want %q", err, want)
 		}
 		_, err = s.WriteMessage(t.Context(), category.Stream("2"), first)
 		if want := "mdb: a message with ID " + first.ID.String() + " already exists"; err == nil || err.Error() != want {
-			t.Errorf("text %q, want %q", err, want)
+			t.Errorf("got text %q, want %q", err, want)
 		}
 	})
 	if got := positions(t, s.Pool(), category.Stream("2")); len(got) != 0 {
-		t.Errorf("positions %v, want none", got)
+		t.Errorf("got positions %v, want none", got)
 	}
 }
 
-// TestSequenceSetBack has the next global positions be taken, as after a restored
-// backup: each attempt draws another one.
+// TestSequenceSetBack checks that a write succeeds if the next global positions are taken,
+// as after restoring a backup: each attempt draws the next one.
 func TestSequenceSetBack(t *testing.T) {
 	t.Parallel()
 	var log journal
@@ -171,20 +170,20 @@ func TestSequenceSetBack(t *testing.T) {
 	exec(t, s.Pool(), `SELECT setval('message_store.messages_global_position_seq', 1)`) // the next are 2 to 5
 	w := write(t, s, stream, mdb.NewMessage("Happened", nil))
 	if w.Position != 5 || w.GlobalPosition != 6 || w.Duplicate {
-		t.Errorf("%+v, want position 5 and global position 6", w)
+		t.Errorf("got %+v, want position 5 and global position 6", w)
 	}
 	if n := log.retries(); n != 4 {
-		t.Errorf("%d retries, want 4", n)
+		t.Errorf("got %d retries, want 4", n)
 	}
 	exec(t, s.Pool(), `SELECT setval('message_store.messages_global_position_seq', 1)`)
 	tx := begin(t, s.Pool())
 	_, err := s.WithTx(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
 	if pgErr := wantCode(t, err, "23505"); pgErr.ConstraintName != "messages_pkey" {
-		t.Errorf("constraint %s, want messages_pkey", pgErr.ConstraintName)
+		t.Errorf("got constraint %s, want messages_pkey", pgErr.ConstraintName)
 	}
 }
 
-// TestDeadlock has two transactions come to two categories in different orders.
+// TestDeadlock checks that the transaction that the server aborts has no unknown outcome.
 func TestDeadlock(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, newPool(t, testdb.Shared(t), parameter("deadlock_timeout", "10ms")))
@@ -207,11 +206,12 @@ func TestDeadlock(t *testing.T) {
 	err = errors.Join(err, <-failed)
 	wantCode(t, err, "40P01")
 	if lost := (*mdb.UnknownOutcomeError)(nil); errors.As(err, &lost) {
-		t.Errorf("error %v, though the server has said that nothing happened", err)
+		t.Errorf("got error %v, want no unknown outcome", err)
 	}
 }
 
-// TestLockTimeout has a store wait again for a lock, and a transaction not.
+// TestLockTimeout checks that a store waits for a lock again after a timeout, and a
+// transaction does not.
 func TestLockTimeout(t *testing.T) {
 	t.Parallel()
 	holder := mdbtest.SharedStore(t)
@@ -226,6 +226,6 @@ func TestLockTimeout(t *testing.T) {
 	log := journal{onRecord: release}
 	w := write(t, newStore(t, pool, attempts(2), log.option()), stream, mdb.NewMessage("Happened", nil))
 	if w.Position != 0 || w.Duplicate || log.retries() != 1 {
-		t.Errorf("%+v after %d retries, want position 0 after 1", w, log.retries())
+		t.Errorf("got %+v after %d retries, want position 0 after 1", w, log.retries())
 	}
 }

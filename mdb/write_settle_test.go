@@ -17,11 +17,11 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// A shape is a way to write, of which the stream has one message already.
+// A shape is a kind of write to a stream that has one message already.
 type shape struct {
 	name string
 	n    int
-	mint bool // the write mints the IDs
+	mint bool // the write generates the IDs
 	opts []mdb.WriteOption
 	way  []mdb.StoreOption
 	mode pgx.QueryExecMode // 0: the default
@@ -46,7 +46,7 @@ var shapes = []shape{
 	{name: "direct batch, simple", n: 3, mode: pgx.QueryExecModeSimpleProtocol, way: []mdb.StoreOption{mdb.WithDirectSQL()}},
 }
 
-// store returns a store on one connection, of which a test can break any.
+// store returns a store with one connection, which a test can break.
 func (sh shape) store(t *testing.T, w *wire, opts ...mdb.StoreOption) *mdb.Store {
 	t.Helper()
 	pool := newPool(t, testdb.Shared(t), w.attach, oneConnection, func(cfg *pgxpool.Config) {
@@ -71,9 +71,8 @@ func (sh shape) write(t *testing.T, s *mdb.Store, stream mdb.StreamName, ms []md
 	return s.WriteMessages(t.Context(), stream, ms, sh.opts...)
 }
 
-// TestSettle loses the connection at many places of a write: before the server has
-// it, and while its answer arrives. Each time the write happens once, and says
-// where it is.
+// TestSettle checks that a write happens once, and returns its position, wherever the
+// connection breaks: before the server has received it, and at many places of the answer.
 func TestSettle(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -96,14 +95,14 @@ func TestSettle(t *testing.T) {
 				return stream
 			}
 			stream := warm()
-			w.cut(cut{string(stream), whole}) // only what writes holds the name
+			w.cut(cut{string(stream), whole}) // only writes contain the name
 			if _, err := sh.write(t, s, stream, sh.messages()); err != nil {
 				t.Fatal(err)
 			}
 			length := int(w.answered.Load())
-			// The next call finds the connection broken.
+			// The next call finds the broken connection.
 			if _, err := s.StreamVersion(t.Context(), stream); err == nil {
-				t.Fatal("the connection is whole")
+				t.Fatal("the connection is not broken")
 			}
 
 			for _, place := range []int{unsent, lost, 0, length / 2, whole - 7, whole - 6, whole - 1} {
@@ -113,31 +112,32 @@ func TestSettle(t *testing.T) {
 				w.cut(cut{string(stream), place})
 				written, err := sh.write(t, s, stream, ms)
 				if err != nil {
-					t.Errorf("cut at %d of %d: %v", place, length, err)
+					t.Errorf("cut at %d of %d: got error %v, want none", place, length, err)
 					continue
 				}
 				if n := log.retries() - before; n != 1 {
-					t.Errorf("cut at %d of %d: %d retries, want 1", place, length, n)
+					t.Errorf("cut at %d of %d: got %d retries, want 1", place, length, n)
 				}
 				got := rows(t, s.Pool(), stream.Category())
 				if len(got) != 1+sh.n {
-					t.Fatalf("cut at %d of %d: %d messages, want %d", place, length, len(got), 1+sh.n)
+					t.Fatalf("cut at %d of %d: got %d messages, want %d", place, length, len(got), 1+sh.n)
 				}
 				for i, w := range written {
 					want := mdb.Written{ID: got[1+i].ID, Position: int64(1 + i), GlobalPosition: got[1+i].GlobalPosition, Duplicate: place >= 0}
 					if w != want || !sh.mint && w.ID != ms[i].ID {
-						t.Errorf("cut at %d of %d: %+v, want %+v", place, length, w, want)
+						t.Errorf("cut at %d of %d: got %+v, want %+v", place, length, w, want)
 					}
 				}
 			}
 			if text := log.String(); !strings.Contains(text, "outcome_unknown=true") {
-				t.Errorf("the log does not say that an outcome was unknown: %s", text)
+				t.Errorf("got the log %s, want it to mention an unknown outcome", text)
 			}
 		})
 	}
 }
 
-// TestSettleAgain loses one connection after the other, that of the look included.
+// TestSettleAgain checks a write whose connections break one after the other, also that of
+// the query for its messages.
 func TestSettleAgain(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -148,7 +148,7 @@ func TestSettleAgain(t *testing.T) {
 			s := sh.store(t, &w, attempts(9))
 			stream := mdbtest.Category("again").Stream("1")
 			seed(t, s, stream, 1)
-			// Only what writes holds the stream's name.
+			// Only writes contain the stream's name.
 			w.cut(
 				cut{string(stream), lost},
 				cut{string(stream), 0}, // writes
@@ -156,28 +156,29 @@ func TestSettleAgain(t *testing.T) {
 				cut{"AS sought", unsent},
 				cut{"AS sought", lost},
 				cut{"AS sought", 0},
-				cut{"AS sought", whole}, // prepares the look, and has no time for it
+				cut{"AS sought", whole}, // prepares the query, and breaks before it
 			)
 			written, err := sh.write(t, s, stream, sh.messages())
 			if err != nil {
 				t.Fatal(err)
 			}
 			if n := w.uncut(); n != 0 {
-				t.Errorf("%d cuts have not happened", n)
+				t.Errorf("%d cuts did not happen", n)
 			}
 			for i, w := range written {
 				if w.Position != int64(1+i) || !w.Duplicate {
-					t.Errorf("message %d: %+v, want a duplicate at %d", i, w, 1+i)
+					t.Errorf("message %d: got %+v, want a duplicate at %d", i, w, 1+i)
 				}
 			}
 			if got := positions(t, newPool(t, testdb.Shared(t)), stream); len(got) != 1+sh.n {
-				t.Errorf("%d messages, want %d", len(got), 1+sh.n)
+				t.Errorf("got %d messages, want %d", len(got), 1+sh.n)
 			}
 		})
 	}
 }
 
-// TestSettleWithOthers has others write between a lost attempt and the next one.
+// TestSettleWithOthers checks a write whose first attempt is lost, after which others
+// write to the stream.
 func TestSettleWithOthers(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -203,7 +204,7 @@ func TestSettleWithOthers(t *testing.T) {
 				written, err := sh.write(t, s, stream, sh.messages())
 				if expecting := strings.Contains(sh.name, "expecting"); expecting && !reached {
 					if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Actual != 2 {
-						t.Errorf("error %+v, want actual 2", wrong)
+						t.Errorf("got error %+v, want actual 2", wrong)
 					}
 					return
 				}
@@ -212,19 +213,19 @@ func TestSettleWithOthers(t *testing.T) {
 				}
 				for i, w := range written {
 					if w.Position != first+int64(i) || w.Duplicate != reached {
-						t.Errorf("message %d: %+v, want position %d", i, w, first+int64(i))
+						t.Errorf("message %d: got %+v, want position %d", i, w, first+int64(i))
 					}
 				}
 				if got, want := len(positions(t, other.Pool(), stream)), 3+sh.n; got != want {
-					t.Errorf("%d messages, want %d", got, want)
+					t.Errorf("got %d messages, want %d", got, want)
 				}
 			})
 		}
 	}
 }
 
-// TestSettleForeign has a lost write meet its IDs where another write has put them:
-// that is not its own doing.
+// TestSettleForeign checks that a lost write which finds its IDs in messages of another
+// write does not take them for its own.
 func TestSettleForeign(t *testing.T) {
 	t.Parallel()
 	other := mdbtest.SharedStore(t)
@@ -256,17 +257,18 @@ func TestSettleForeign(t *testing.T) {
 			w.cut(cut{"write", lost})
 			_, err := s.WriteMessages(t.Context(), stream, ms)
 			if duplicate := wantError[*mdb.DuplicateIDError](t, err); len(duplicate.IDs) != tt.found {
-				t.Errorf("IDs %v, want %d", duplicate.IDs, tt.found)
+				t.Errorf("got IDs %v, want %d", duplicate.IDs, tt.found)
 			}
 			if unknown := (*mdb.UnknownOutcomeError)(nil); errors.As(err, &unknown) {
-				t.Errorf("error %v, though the outcome is known", err)
+				t.Errorf("got error %v, want no unknown outcome", err)
 			}
 		})
 	}
 }
 
-// TestSettleRewritten has a trigger change what is stored. An ID that the write has
-// minted is proof enough that the message is its own; one that it was given is not.
+// TestSettleRewritten checks a write while a trigger changes what is stored. If the write
+// generated the ID itself, the ID alone proves that the message is its own; if the caller
+// passed it, it does not.
 func TestSettleRewritten(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -279,21 +281,21 @@ func TestSettleRewritten(t *testing.T) {
 	write(t, s, stream.Category().Stream("2"), mdb.NewMessage("Happened", 1))
 	w.cut(cut{string(stream), 0})
 	if w := write(t, s, stream, mdb.ProposedMessage{Type: "Happened", Data: 1}); w.Position != 0 || !w.Duplicate {
-		t.Errorf("%+v, want it found at position 0", w)
+		t.Errorf("got %+v, want a duplicate at position 0", w)
 	}
 	w.cut(cut{string(stream), 0})
 	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1))
 	wantError[*mdb.DuplicateIDError](t, err)
 }
 
-// TestUnsettled has a write end whose outcome stays unknown, by the policy's will,
-// and the same call settle it later.
+// TestUnsettled checks that an outcome stays unknown if the policy allows no further
+// attempt, and that the same call settles it later.
 func TestUnsettled(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	for _, sh := range shapes {
 		if sh.mint {
-			continue // its IDs are gone with it, but for those in the error
+			continue // its IDs are lost, except those in the error
 		}
 		for place, present := range map[int]bool{lost: false, 0: true} {
 			t.Run(fmt.Sprintf("%s, present %t", sh.name, present), func(t *testing.T) {
@@ -312,11 +314,11 @@ func TestUnsettled(t *testing.T) {
 				unknown := wantError[*mdb.UnknownOutcomeError](t, err)
 				for i, id := range unknown.IDs {
 					if id != ms[i].ID {
-						t.Errorf("ID %d is %s, want %s", i, id, ms[i].ID)
+						t.Errorf("got ID %d is %s, want %s", i, id, ms[i].ID)
 					}
 				}
 				if len(unknown.IDs) != sh.n || errors.Unwrap(unknown) == nil {
-					t.Errorf("%d IDs and cause %v, want %d", len(unknown.IDs), errors.Unwrap(unknown), sh.n)
+					t.Errorf("got %d IDs and cause %v, want %d", len(unknown.IDs), errors.Unwrap(unknown), sh.n)
 				}
 				checkNoCanary(t, err)
 
@@ -328,7 +330,7 @@ func TestUnsettled(t *testing.T) {
 				}
 				for i, w := range written {
 					if w.Position != int64(1+i) || w.Duplicate != present {
-						t.Errorf("message %d: %+v, want position %d and a duplicate: %t", i, w, 1+i, present)
+						t.Errorf("message %d: got %+v, want position %d and a duplicate: %t", i, w, 1+i, present)
 					}
 				}
 			})

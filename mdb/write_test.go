@@ -12,7 +12,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// stored is a row of the table.
+// A stored is a row of the table.
 type stored struct {
 	ID                       uuid.UUID
 	Stream, Type             string
@@ -44,12 +44,12 @@ func asJSON(t testing.TB, v any) string {
 // TestWriteNothing checks that an empty batch sends nothing and succeeds.
 func TestWriteNothing(t *testing.T) {
 	t.Parallel()
-	s, tx := deafStore(t)
+	s, tx := unusedStore(t)
 	for _, c := range []calls{s, tx} {
 		for _, ms := range [][]mdb.ProposedMessage{nil, {}} {
 			w, err := c.WriteMessages(t.Context(), "account-1", ms, mdb.ExpectVersion(5))
 			if w != nil || err != nil {
-				t.Errorf("%v, error %v", w, err)
+				t.Errorf("got %v, error %v, want neither", w, err)
 			}
 		}
 	}
@@ -69,7 +69,7 @@ func TestExpectVersionInTx(t *testing.T) {
 	}
 	_, err := mtx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(0))
 	if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Actual != 2 || wrong.Expected != 0 {
-		t.Errorf("error %+v, want expected 0 and actual 2", wrong)
+		t.Errorf("got error %+v, want expected 0 and actual 2", wrong)
 	}
 }
 
@@ -94,14 +94,14 @@ func TestBatchIsAtomic(t *testing.T) {
 			w, err := s.WriteMessages(t.Context(), stream, ms)
 			wantCode(t, err, "22000")
 			if w != nil {
-				t.Errorf("%v beside an error", w)
+				t.Errorf("got %v with an error", w)
 			}
 		}
 		_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage(typ, nil))
 		wantCode(t, err, "22000")
 	}
 	if got := positions(t, s.Pool(), stream); len(got) != 0 {
-		t.Errorf("positions %v, want none", got)
+		t.Errorf("got positions %v, want none", got)
 	}
 }
 
@@ -134,7 +134,7 @@ func TestLargeBatch(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(got) != n {
-				t.Fatalf("%d messages, want %d", len(got), n)
+				t.Fatalf("got %d messages, want %d", len(got), n)
 			}
 			for i, m := range got {
 				data, metadata := any(nil), any(nil)
@@ -151,7 +151,7 @@ func TestLargeBatch(t *testing.T) {
 				if m.ID != ms[i].ID || m.Type != ms[i].Type || m.Stream != stream || m.Position != int64(i) ||
 					m.Position != w[i].Position || m.GlobalPosition != w[i].GlobalPosition || w[i].ID != m.ID ||
 					asJSON(t, data) != asJSON(t, ms[i].Data) || asJSON(t, metadata) != wantMetadata {
-					t.Fatalf("message %d is %+v (data %s), written %+v as %+v", i, m, m.Data, ms[i], w[i])
+					t.Fatalf("message %d: got %+v (data %s), written %+v as %+v", i, m, m.Data, ms[i], w[i])
 				}
 			}
 		})
@@ -173,7 +173,7 @@ func TestGlobalPositionUnknown(t *testing.T) {
 	check := func(w mdb.Written, position int64) {
 		t.Helper()
 		if w.Position != position || w.GlobalPosition != 0 {
-			t.Errorf("%+v, want position %d and no global position", w, position)
+			t.Errorf("got %+v, want position %d and no global position", w, position)
 		}
 	}
 	check(write(t, s, stream, mdb.NewMessage("Happened", nil)), 0)
@@ -184,7 +184,7 @@ func TestGlobalPositionUnknown(t *testing.T) {
 	check(batch[0], 1)
 	check(batch[1], 2)
 
-	// Nor is there one where the sequence has another name.
+	// Nor is there one if the sequence has another name.
 	exec(t, owner.Pool(), `ALTER SEQUENCE message_store.messages_global_position_seq RENAME TO elsewhere`)
 	check(write(t, newStore(t, newPool(t, url)), stream, mdb.NewMessage("Happened", nil)), 3)
 }
@@ -201,6 +201,6 @@ func TestGlobalPositionByUsage(t *testing.T) {
 	}
 	w := write(t, s, mdbtest.Category("usage").Stream("1"), mdb.NewMessage("Happened", nil))
 	if w.GlobalPosition != 1 {
-		t.Errorf("global position %d, want 1", w.GlobalPosition)
+		t.Errorf("got global position %d, want 1", w.GlobalPosition)
 	}
 }

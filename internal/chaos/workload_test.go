@@ -39,7 +39,7 @@ type workload struct {
 
 	options      []mdb.StoreOption
 	configure    func(*pgxpool.Config)
-	unconfigured bool // the pool is not prepared by mdb.Configure, as behind a pooler
+	unconfigured bool // the pool is not prepared by mdb.Configure, as with a pooler
 	conns        int32
 	write        writer   // nil: that of mdb
 	consume      consumer // nil: that of mdb
