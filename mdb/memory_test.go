@@ -82,8 +82,7 @@ func TestAppendToMessage(t *testing.T) {
 	}
 }
 
-// TestLargePayload checks that messages of several megabytes are stored and read
-// unchanged.
+// TestLargePayload checks that messages of two megabytes are stored and read unchanged.
 func TestLargePayload(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)

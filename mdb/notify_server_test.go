@@ -39,7 +39,8 @@ func TestNotifyRights(t *testing.T) {
 	e.expect(t, string(stream))
 }
 
-// TestNotifyCollision checks two categories with the same key.
+// TestNotifyCollision checks that writes to two categories with the same key both notify
+// while a subscription waits in either.
 func TestNotifyCollision(t *testing.T) {
 	t.Parallel()
 	url := notifyDatabase(t)

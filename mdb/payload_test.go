@@ -237,13 +237,13 @@ func TestMaxMessageSize(t *testing.T) {
 	if _, err := s.WriteMessages(t.Context(), stream, []mdb.ProposedMessage{mdb.NewMessage("Happened", data), mdb.NewMessage("Happened", data)}); err != nil {
 		t.Error(err)
 	}
-	deaf, _ := unusedStore(t, mdb.WithMaxMessageSize(20))
-	_, err := deaf.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Happened", Data: data, Metadata: json.RawMessage(`"cdefg"`)})
+	unused, _ := unusedStore(t, mdb.WithMaxMessageSize(20))
+	_, err := unused.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Happened", Data: data, Metadata: json.RawMessage(`"cdefg"`)})
 	checkFaults(t, err, mdb.Fault{"size", "21 bytes", "at most 20, see WithMaxMessageSize"})
 	checkNoCanary(t, err)
 
-	deaf, _ = unusedStore(t)
+	unused, _ = unusedStore(t)
 	large := json.RawMessage(`"` + strings.Repeat("x", mdb.DefaultMaxMessageSize-1) + `"`)
-	_, err = deaf.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", large))
+	_, err = unused.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", large))
 	checkFaults(t, err, mdb.Fault{"size", "16777217 bytes", "at most 16777216, see WithMaxMessageSize"})
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // everyCall makes each call that has a statement of its own. It reads the table through
-// another pool, because the calls must find the statements as they are.
+// another pool, because only a store prepares dropped statements again.
 func everyCall(t *testing.T, s *mdb.Store, other database, stream mdb.StreamName) {
 	t.Helper()
 	ctx := t.Context()

@@ -140,8 +140,8 @@ func TestSubscriptionCallbackErrors(t *testing.T) {
 	})
 }
 
-// TestSubscriptionPanics checks that a panic of the handler becomes a HandlerError with a
-// PanicError.
+// TestSubscriptionPanics checks that a panic of the handler, of another callback or of the
+// strategy becomes an error with a PanicError.
 func TestSubscriptionPanics(t *testing.T) {
 	t.Parallel()
 	for callback, arrange := range map[string]func(r *rehearsal, panics func()){

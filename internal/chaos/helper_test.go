@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// testTimeout bounds every wait that only a broken test would not finish.
+// testTimeout bounds waits that end sooner unless the test fails.
 const testTimeout = 2 * time.Minute
 
 // sleep waits for d, or until ctx ends, and then returns the context's error.
