@@ -23,12 +23,13 @@ func TestRouting(t *testing.T) {
 		"other":    b.on("b"),
 	}
 	owner := fmt.Sprint("member ", max(names.Hash64("1"), -names.Hash64("1"))%2)
+	ownerOfEmpty := fmt.Sprint("member ", names.Member("a-", 2))
 	for payload, want := range map[string][]string{
 		"a-1":      {"stream", "category", owner},
 		"a-1+x":    {"part", "category", owner}, // they have one cardinal id
 		"a-1+y":    {"category", owner},
 		"a":        {"category"},
-		"a-":       {"category"},
+		"a-":       {"category", ownerOfEmpty},
 		"b-1":      {"other"},
 		"c-1":      {},
 		"-":        {},

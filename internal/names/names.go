@@ -35,10 +35,10 @@ func Hash64(value string) int64 {
 }
 
 // Member returns the number of the member that receives the stream, in a consumer group of
-// the size, as the server computes it. It returns -1 for a stream without an ID, which no
+// the size, as the server computes it. It returns -1 for a name without a dash, which no
 // member receives.
 func Member(stream string, size int64) int64 {
-	if ID(stream) == "" {
+	if !strings.Contains(stream, "-") {
 		return -1
 	}
 	hash := Hash64(CardinalID(stream))
