@@ -7,31 +7,21 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
 // testTimeout bounds waits that end sooner unless the test fails.
 const testTimeout = 2 * time.Minute
 
-// sleep waits for d, or until ctx ends, and then returns the context's error.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// sleepAbout is sleep for a random time of up to twice the mean.
+// sleepAbout sleeps for a random time of up to twice the mean.
 func sleepAbout(ctx context.Context, rng *rand.Rand, mean time.Duration) error {
-	return sleep(ctx, time.Duration(rng.Int64N(int64(2*mean))))
+	return backoff.Sleep(ctx, time.Duration(rng.Int64N(int64(2*mean))))
 }
 
 // tick waits for the interval of loops that poll for something that sends no signal.
 func tick() {
-	_ = sleep(context.Background(), 20*time.Millisecond)
+	_ = backoff.Sleep(context.Background(), 20*time.Millisecond)
 }
 
 func connect(t testing.TB, url string) *pgx.Conn {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -75,7 +76,7 @@ func TestLoad(t *testing.T) {
 	measured := make(chan struct{})
 	go func() {
 		defer close(measured)
-		if sleep(load, length/3) == nil {
+		if backoff.Sleep(load, length/3) == nil {
 			early = heap()
 		}
 	}()
