@@ -89,10 +89,7 @@ func classify(err error) class {
 	}
 	var acquire *acquireError
 	if errors.As(err, &acquire) && !isConnectError(err) {
-		if errors.Is(err, puddle.ErrClosedPool) {
-			return classRefused
-		}
-		return classNoConnection
+		return classifyAcquire(acquire.err)
 	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -151,6 +148,25 @@ func classify(err error) class {
 		return classUnavailable
 	}
 	return classRefused
+}
+
+// classifyAcquire returns the class of the error of a pool that gave no connection. If it is
+// the server's, to what a hook of the pool has sent, it decides when a read is retried, as
+// in a read. A write is never retried.
+func classifyAcquire(err error) class {
+	if errors.As(err, new(*pgconn.PgError)) {
+		switch c := classify(err); {
+		case c.retryRead(false):
+			return classNoConnection
+		case c.retryRead(true):
+			return classInternal
+		}
+		return classRefused
+	}
+	if errors.Is(err, puddle.ErrClosedPool) {
+		return classRefused
+	}
+	return classNoConnection
 }
 
 func isConnectError(err error) bool {

@@ -40,6 +40,10 @@ func TestClassify(t *testing.T) {
 		{&acquireError{context.DeadlineExceeded}, R | F},
 		{&acquireError{puddle.ErrClosedPool}, 0},
 		{fmt.Errorf("look: %w", &acquireError{fmt.Errorf("acquire: %w", puddle.ErrClosedPool)}), 0},
+		{&acquireError{server("22023")}, 0}, // a hook's statement, which the server rejected
+		{&acquireError{server("42501")}, R},
+		{&acquireError{server("40001")}, R | F},
+		{&acquireError{fatal("57P01")}, R | F},
 		{fatal("57P01"), W | R | F | L}, // terminated
 		{fatal("57P02"), W | R | F | L}, // crash
 		{fatal("57P05"), W | R | F | L}, // idle for too long
