@@ -64,17 +64,24 @@ func serverText(e *pgconn.PgError) string {
 // at most names of objects and settings, sizes, and words of our own statement.
 func textIsSafe(e *pgconn.PgError) bool {
 	switch e.Code {
-	case "0A000", // a feature that is not supported, a plan that must not change
-		"23502", "23503", "23505", "23514", "23P01", // constraints: the row is in the detail, not in the text
+	case "23502", "23503", "23505", "23514", "23P01", // constraints: the row is in the detail, not in the text
 		"25001", "25006", "25P01", "25P02", "25P03", "25P04",
 		"26000", "28000", "28P01", "3D000",
 		"40001", "40003", "40P01", "42501",
-		"54000", "54001", "55P03",
+		"54001", "55P03",
 		"57014", "57P01", "57P02", "57P03", "57P05":
 		return true
+	case "0A000":
+		return e.Position != 0 || e.Routine == "RevalidateCachedQuery" // a plan that must not change
 	case "3F000", "42601", "42703", "42883", "42P01", "42P02", "42P18":
-		// A function may build a statement from a row, which the text then quotes.
-		return e.InternalQuery == ""
+		// Only an error in our own statement has a position in it. Otherwise a function may
+		// have built a statement from a row, or a cast to regclass, tsquery or another type
+		// with a syntax has failed, and the text quotes what they were given.
+		return e.Position != 0
+	case "54000":
+		return e.ConstraintName != "" // a row is too large for an index; a tsquery is quoted
+	case "58P01":
+		return false // a function may read the file that a row names
 	}
 	return strings.HasPrefix(e.Code, "08") || strings.HasPrefix(e.Code, "53") || strings.HasPrefix(e.Code, "58")
 }
@@ -116,6 +123,7 @@ var meanings = map[string]string{
 	"54": "program limit exceeded",
 	"55": "object not in prerequisite state",
 	"57": "operator intervention",
+	"58": "system error",
 	"F0": "configuration file error",
 	"HV": "foreign data wrapper error",
 	"P0": "exception raised by a function",

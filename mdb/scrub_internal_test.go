@@ -84,7 +84,17 @@ func TestServerText(t *testing.T) {
 		{pgconn.PgError{Code: "42601", Message: "4711", InternalQuery: "SELECT 4711"}, "syntax error"},
 		{pgconn.PgError{Code: "23514", Message: "4711", Routine: "exec_stmt_raise"}, "integrity constraint violation"},
 
-		{pgconn.PgError{Code: "42601", Message: `syntax error at or near "FORM"`}, `syntax error at or near "FORM"`},
+		{pgconn.PgError{Code: "42601", Message: `syntax error in tsquery: "4711"`}, "syntax error"},
+		{pgconn.PgError{Code: "42P01", Message: `relation "4711" does not exist`}, "undefined table"},
+		{pgconn.PgError{Code: "42883", Message: `function "4711" does not exist`}, "undefined function"},
+		{pgconn.PgError{Code: "3F000", Message: `schema "4711" does not exist`}, "invalid schema name"},
+		{pgconn.PgError{Code: "0A000", Message: `cross-database references are not implemented: "4711.a.b"`}, "feature not supported"},
+		{pgconn.PgError{Code: "54000", Message: `word is too long in tsquery: "4711"`}, "program limit exceeded"},
+		{pgconn.PgError{Code: "58P01", Message: `could not open file "4711" for reading: No such file or directory`}, "system error"},
+
+		{pgconn.PgError{Code: "42601", Message: `syntax error at or near "FORM"`, Position: 1}, `syntax error at or near "FORM"`},
+		{pgconn.PgError{Code: "0A000", Message: "cached plan must not change result type", Routine: "RevalidateCachedQuery"}, "cached plan must not change result type"},
+		{pgconn.PgError{Code: "54000", Message: `index row size 2736 exceeds btree version 4 maximum 2704 for index "messages_stream"`, ConstraintName: "messages_stream"}, `index row size 2736 exceeds btree version 4 maximum 2704 for index "messages_stream"`},
 		{pgconn.PgError{Code: "42501", Message: "permission denied for table messages"}, "permission denied for table messages"},
 		{pgconn.PgError{Code: "53100", Message: `could not extend file "base/1/2"`}, `could not extend file "base/1/2"`},
 		{pgconn.PgError{Code: "P0001", Message: "shard 2: Must be a stream name: account", Routine: "exec_stmt_raise"}, "Must be a stream name: account"},

@@ -61,13 +61,24 @@ func TestErrorTextsHoldNoPayload(t *testing.T) {
 		t.Run(typ, func(t *testing.T) { provoke(t, s, typ, code) })
 	}
 	category := mdbtest.Category("scrub")
-	write(t, s, category.Stream("1"), mdb.NewMessage("Happened", map[string]string{"text": canary}))
+	write(t, s, category.Stream("1"), mdb.NewMessage("Happened", map[string]string{
+		"text": canary, "words": canary + " " + canary, "long": canary + strings.Repeat("x", 3000), "dotted": canary + ".a.b",
+	}))
 	for condition, code := range map[mdb.SQL]string{
 		"(data->>'text')::int = 1":      "22P02",
 		"(data->>'text')::date IS NULL": "22007",
+		// Types with a syntax of their own, and names of objects.
+		"(data->>'words')::tsquery IS NULL":            "42601",
+		"(data->>'long')::tsquery IS NULL":             "54000",
+		"(data->>'text')::regclass IS NULL":            "42P01",
+		"(data->>'dotted')::regclass IS NULL":          "0A000",
+		"(data->>'text')::regproc IS NULL":             "42883",
+		"(data->>'text')::regnamespace IS NULL":        "3F000",
+		"has_table_privilege(data->>'text', 'SELECT')": "42P01",
 	} {
 		_, err := s.GetCategoryMessages(t.Context(), category, mdb.WithCondition(condition))
-		checkScrubbed(t, err, code)
+		wantCode(t, err, code)
+		checkNoCanary(t, err)
 	}
 }
 
