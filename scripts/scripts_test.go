@@ -3,6 +3,7 @@
 package scripts_test
 
 import (
+	"go/version"
 	"os"
 	"regexp"
 	"slices"
@@ -42,6 +43,22 @@ func TestWorkflows(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWorkflowsGo checks that the workflows use a Go that is new enough for all modules.
+// setup-go installs the version of one go.mod, and forbids Go to fetch a newer one.
+func TestWorkflowsGo(t *testing.T) {
+	t.Parallel()
+	needs := func(module string) string { return "go" + find(read(t, module), `(?m)^go (.*)$`)[0] }
+	for _, workflow := range []string{"ci.yml", "nightly.yml", "release.yml"} {
+		for _, file := range find(read(t, "../.github/workflows/"+workflow), `go-version-file: (.*)`) {
+			for _, module := range []string{"go.mod", "bench/go.mod", "demo/go.mod", "mdbcontainer/go.mod", "tools/go.mod"} {
+				if got, want := needs("../"+file), needs("../"+module); version.Compare(got, want) < 0 {
+					t.Errorf("%s takes %s from %s, and %s needs %s", workflow, got, file, module, want)
+				}
+			}
+		}
 	}
 }
 
