@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,7 +41,7 @@ type projector struct {
 
 // projectionProcess follows the accounts of a run until its standard input ends.
 func projectionProcess(run string) int {
-	signal.Ignore(os.Interrupt) // which the terminal sends to the demo as well
+	signal.Ignore(os.Interrupt, syscall.SIGHUP) // which the terminal sends to the demo as well
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {

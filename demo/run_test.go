@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -195,6 +196,38 @@ func TestReaderGoesAway(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("the demo has not noticed that its output was lost")
 	}
+	if after := inventory(t, conn); after != before {
+		t.Errorf("the database has\n%s\nand had\n%s", after, before)
+	}
+}
+
+// TestHangup checks that the demo removes what it made when its terminal is closed.
+func TestHangup(t *testing.T) {
+	t.Parallel()
+	url := testdb.Empty(t)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	before := inventory(t, conn)
+	cmd := agreed(demo(t, url, "-seconds", "5"))
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for lines := bufio.NewScanner(io.TeeReader(stdout, &out)); lines.Scan(); {
+		if strings.Contains(lines.Text(), "killed process") {
+			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	checkProof(t, out.Bytes(), cmd.Wait())
 	if after := inventory(t, conn); after != before {
 		t.Errorf("the database has\n%s\nand had\n%s", after, before)
 	}

@@ -22,7 +22,8 @@ func newStops() (s *stops, all, scenes context.Context) {
 	scenes, s.endScenes = context.WithCancel(all)
 	// A reader of the output that goes away must not keep the demo from removing what it made.
 	signal.Ignore(syscall.SIGPIPE)
-	signal.Notify(s.signals, os.Interrupt, syscall.SIGTERM)
+	// Nor must a terminal that is closed.
+	signal.Notify(s.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		for range s.signals {
 			s.interrupt()
