@@ -21,7 +21,7 @@ func TestSubscribeHookRefused(t *testing.T) {
 			return err
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	err := newStore(t, pool).SubscribeToCategory(ctx, mdbtest.Category("hook"), func(context.Context, mdb.Message) error { return nil })
 	if ctx.Err() != nil {
