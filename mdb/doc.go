@@ -1,5 +1,5 @@
-// Package mdb is a pgx-native client for Message DB, the event and message store
-// inside PostgreSQL.
+// Package mdb is a client for Message DB, a store of events and messages that consists of
+// a table and functions in PostgreSQL. It is built on pgx.
 //
 // Methods are named after Message DB's procedures and behave as its documentation
 // says. Each call is one round trip to the server unless its documentation says
@@ -15,10 +15,10 @@
 //
 // # Names
 //
-// A [StreamName] such as "account-123" is a category, a dash and an id. The
-// [Category] "account" is all streams whose names start with it. A message has a
-// position in its stream, starting at 0, and a global position in the store, starting
-// at 1.
+// A [StreamName] such as "account-123" is a category, a dash and an ID. The [Category]
+// "account" is all streams whose names start with "account-". A message has a position in
+// its stream, starting at 0, and a global position in the store, starting at 1. The
+// version of a stream is the position of its last message.
 //
 // # Writing
 //
@@ -50,7 +50,7 @@
 //
 // Use [WithNotify], with the trigger of
 // [github.com/messagedb-go/messagedb/mdb/schema.InstallNotify], if messages should be
-// handled within about a millisecond, or if many mostly idle subscriptions would add up
+// handled within a few milliseconds, or if many mostly idle subscriptions would add up
 // to a lot of polling. Do not use it if the delay of polling is short enough, with a
 // pooler in transaction mode (unless [ListenOn] bypasses it), on a standby, which cannot
 // LISTEN, or with two-phase commit, which PostgreSQL does not allow with NOTIFY. Disable
@@ -61,22 +61,24 @@
 //
 // A subscription calls its handler for one message at a time. If the handler is slower
 // than messages arrive, start with [WithWorkers]: n workers of this process call the
-// handler, each cardinal id stays in order, the server still sends each message once, and
-// there is one position to store, that of [OnProgress]. It helps handlers that wait, for a
-// database or another service, as well as those that compute.
+// handler, the messages of each cardinal ID (see [StreamName.CardinalID]) stay in order,
+// the server still sends each message once, and there is one position to store, that of
+// [OnProgress]. It helps handlers that wait, for a database or another service, as well as
+// those that compute.
 //
 // If one process is not enough, or must not be the only one, use [AsConsumerGroup]. Each
 // member is a subscription with its own position, which is only valid for that size of the
-// group. For each member the server examines
-// every message of the category, so n members cost it n times as much. A member may have
-// workers too.
+// group. For each member the server examines every message of the category, so n members
+// cost it n times as much. A member may have workers too.
 //
 // # Transactions
 //
-// [Store.WithTx] writes and reads in your transaction, next to your own tables.
-// [Store.Atomically] runs a new transaction over several categories. A write locks its
-// category until the transaction ends, so keep transactions short, and lock all their
-// categories in one call.
+// [Store.WithTx] writes and reads in your transaction, in which you can also change your
+// own tables.
+// [Store.Atomically] begins a new transaction, which may write to several categories. A
+// write locks its category until the transaction ends, so keep transactions short, and if
+// one writes to several categories, lock all of them in one call, with Atomically or
+// [Tx.LockCategories].
 //
 // # Memory
 //
@@ -84,11 +86,11 @@
 // large chunks, and strings and JSON are views of these. You may keep messages. Keeping
 // one keeps its whole chunk, up to 1 MiB; [Message.Clone] copies it out.
 //
-// Once warm, reading a page of up to 1 MiB costs 6 allocations regardless of its rows,
-// 4 if it is empty. WriteMessage with JSON that is already encoded costs at most 7 for a
-// message of up to 1 KB, and two more, of about the message's size in total, for a larger
-// one. A context that can end adds 4. This holds for a [Store] in pgx's default query
-// mode, without options.
+// After the first few calls, reading a page of up to 1 MiB costs 6 allocations regardless
+// of the number of its rows, or 4 if it is empty. WriteMessage with JSON that is already
+// encoded costs at most 7 for a message of up to 1 KB, and two more, of about the message's
+// size in total, for a larger one. A context that can end adds 4. This holds for a [Store]
+// in pgx's default query mode, without options.
 //
 // # Errors
 //

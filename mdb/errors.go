@@ -67,9 +67,9 @@ func (e *WrongVersionError) Error() string {
 // Unwrap returns the server's error, a [*pgconn.PgError].
 func (e *WrongVersionError) Unwrap() error { return e.err }
 
-// A DuplicateIDError means that the store already contains a message with one of the IDs,
-// which is not the message to be written as far as the call could tell. Nothing was
-// written. See [Idempotent].
+// A DuplicateIDError means that the store already contains a message with one of the IDs.
+// With [Idempotent] it means that the messages in the store are not the same as those to be
+// written. Nothing was written.
 type DuplicateIDError struct {
 	// IDs are the IDs that are in the store. Within a caller's transaction, and without
 	// [Idempotent], the call does not look them up, and IDs are all IDs of the call.
@@ -149,7 +149,7 @@ func (e *SetupError) Error() string {
 	return "mdb: " + e.Problem + "; " + e.Remedy
 }
 
-// Unwrap returns the server's error, if the problem was found by one.
+// Unwrap returns the server's error, if an error of the server showed the problem.
 func (e *SetupError) Unwrap() error { return e.err }
 
 // A HandlerError means that a callback of a subscription returned an error or panicked,

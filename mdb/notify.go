@@ -47,8 +47,8 @@ type notifyOption func(*notifyConfig, *argumentFaults)
 func (o notifyOption) notify(c *notifyConfig, f *argumentFaults) { o(c, f) }
 
 // WithNotify makes subscriptions that have caught up wait for notifications instead of
-// polling. They receive a message about a millisecond after its commit, and do not read
-// while nothing is written. It requires the trigger of
+// polling. They receive a message a few milliseconds after its commit, and while nothing
+// is written they read only as often as [Fallback] says. It requires the trigger of
 // [github.com/messagedb-go/messagedb/mdb/schema.InstallNotify].
 //
 // The store opens one connection outside the pool for its first subscription and closes

@@ -264,8 +264,8 @@ func WithCorrelation(category Category) CategoryOption {
 }
 
 // AsConsumerGroup reads as one member, numbered from 0, of a consumer group with size
-// members: only the streams whose cardinal id hashes to the member, see [Hash64]. A
-// stream whose name is the category alone has no id, and no member receives it.
+// members: only the streams whose cardinal ID hashes to the member, see [Hash64]. A
+// stream whose name is the category alone has no ID, and no member receives it.
 //
 // Each member stores its own position, which is only valid for the same size: with another
 // size, a member receives other streams. To change the size, stop all members, and start

@@ -103,8 +103,9 @@ func (s *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 // StreamMessages returns a sequence of a stream's messages, which it reads page after page
 // like GetStreamMessages. It ends after the first page that is not full, and may include
 // messages that are written meanwhile. [WithBatchSize] sets the size of a page. While the
-// body of the loop runs, no connection of the pool is in use. An error is the last pair of
-// the sequence. Each range over the sequence reads again.
+// body of the loop runs, the sequence uses no connection of a [Store]'s pool, and the
+// connection of a [Tx] is free for other calls. An error is the last pair of the sequence.
+// Each range over the sequence reads again.
 func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) iter.Seq2[Message, error] {
 	r, err := s.configureStreamRead(stream, opts)
 	return pages(r, err, func(r *pageRead) ([]Message, error) {
@@ -115,8 +116,9 @@ func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts
 // CategoryMessages returns a sequence of a category's messages, which it reads page after
 // page like GetCategoryMessages. It ends after the first page that is not full, and may
 // include messages that are written meanwhile. [WithBatchSize] sets the size of a page.
-// While the body of the loop runs, no connection of the pool is in use. An error is the
-// last pair of the sequence. Each range over the sequence reads again.
+// While the body of the loop runs, the sequence uses no connection of a [Store]'s pool, and
+// the connection of a [Tx] is free for other calls. An error is the last pair of the
+// sequence. Each range over the sequence reads again.
 func (s *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) iter.Seq2[Message, error] {
 	r, err := s.configureCategoryRead(category, opts)
 	return pages(r, err, func(r *pageRead) ([]Message, error) {

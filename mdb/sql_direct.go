@@ -26,7 +26,7 @@ ORDER BY message_store.category(stream_name), global_position LIMIT (SELECT $3::
 	directCorrelation = `
 	AND message_store.category(metadata->>'correlationStreamName') = (SELECT $4::varchar)`
 
-	// hash_64 of the cardinal id, as an expression: the server may not be able to inline
+	// hash_64 of the cardinal ID, as an expression: the server may not be able to inline
 	// the installed functions, and would call them for each row.
 	directGroup = `
 	AND strpos(stream_name, '-') > 0

@@ -16,10 +16,10 @@ const (
 )
 
 // WithWorkers makes n workers, 1 to 1,000, handle the messages of one subscription
-// concurrently. The hash of a stream's cardinal id selects its worker, as it selects the
-// member of a consumer group, see [Hash64]; all streams without an id have the same
+// concurrently. The hash of a stream's cardinal ID selects its worker, as it selects the
+// member of a consumer group, see [Hash64]; all streams without an ID have the same
 // worker. Each worker handles its messages in order, so the order is kept within a stream
-// and within a cardinal id, but not beyond. One worker is the same as no such option.
+// and within a cardinal ID, but not beyond. One worker is the same as no such option.
 //
 // Store the position that [OnProgress] receives, and no other. Do not store the position
 // of the message in the handler, not even in the transaction of its result: workers are at

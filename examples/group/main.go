@@ -1,5 +1,5 @@
 // The example group reads a category as the two members of a consumer group. A member
-// reads all messages of a stream, and of all streams with the same cardinal id.
+// reads all messages of a stream, and of all streams with the same cardinal ID.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // The example workers handles one subscription with several workers. The letters to one
-// town, which have the same cardinal id, are delivered in order. Letters to different
+// town, which have the same cardinal ID, are delivered in order. Letters to different
 // towns are delivered concurrently.
 package main
 

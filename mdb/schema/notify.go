@@ -25,10 +25,11 @@ DROP FUNCTION IF EXISTS message_store.notify_subscriptions()`
 // existing trigger of that name is replaced. Only the owner of the table messages can
 // install the trigger.
 //
-// The trigger makes each insert try an advisory lock. It calls pg_notify only if a
-// subscription is waiting for the category. PostgreSQL rejects two-phase commit for a
-// transaction that has called pg_notify. A transaction keeps the lock of each category
-// that it writes to, so disable the trigger for a bulk import into very many categories.
+// The trigger makes each insert try to take an advisory lock. It calls pg_notify only if
+// it cannot take the lock, because a subscription is waiting for the category. PostgreSQL
+// rejects two-phase commit for a transaction that has called pg_notify. A transaction keeps
+// one such lock for each category that it writes to, so disable the trigger for a bulk
+// import into very many categories.
 //
 // Creating a trigger waits for the transactions that write to the table, and later
 // writers wait for the trigger. To let them through, InstallNotify waits for a tenth of
@@ -67,8 +68,8 @@ type NotifyState struct {
 }
 
 // NotifyStatus reports whether the NOTIFY trigger is installed and enabled, and how many
-// connections wait for its notifications. It needs no right to the schema message_store,
-// and no Message DB.
+// connections wait for its notifications. It works without privileges on the schema
+// message_store, and also if Message DB is not installed.
 func NotifyStatus(ctx context.Context, db DB) (state NotifyState, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		status, err := trigger.Look(ctx, tx)
