@@ -20,7 +20,7 @@ help: ## list the targets
 
 ##@ To try it
 
-demo: ## see in half a minute what this is for, on a PostgreSQL of its own (DATABASE_URL, YES=1: on yours)
+demo: ## run a demo of half a minute, on a PostgreSQL of its own (with DATABASE_URL, YES=1: on yours)
 	@echo "Building the demo …"
 	@cd demo && ../scripts/with-postgres DATABASE_URL $(GO) run .
 
@@ -34,7 +34,7 @@ test-short: # on a PostgreSQL that is there
 
 ##@ To contribute
 
-test-all: ## run all tests of all modules, but for those that need a container engine
+test-all: ## run all tests of all modules, except those that need a container engine
 	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-modules
 
 test-modules: # on a PostgreSQL that is there
@@ -107,14 +107,14 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) test-matrix
 	$(MAKE) fuzz FUZZTIME=5000000x
 
-test-faults: ## break everything that can break, and write docs/reliability.md (SEED: as an earlier run)
+test-faults: ## inject faults, and write docs/reliability.md (SEED: that of an earlier run)
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
 		$(GO) test -C internal/chaos -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
 
-soak: ## the same for DURATION, with one seed after the other, and ten minutes of load
+soak: ## inject faults for DURATION, with one seed after the other, then load for ten minutes
 	$(GO) test -C internal/chaos -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
 
-stress-notify: ## try a hundred times to lose a notification
+stress-notify: ## run the tests that try to lose a notification a hundred times
 	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell
 
 bench: ## compare all calls with other clients, also on Message DB's own SQL
@@ -129,7 +129,7 @@ bench-notify: ## measure the cost and the latency of the NOTIFY trigger
 compatibility: ## run test-matrix, and record the results in docs/compatibility.md
 	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)
 
-test-fresh: ## check make demo and make test in clean Debian roots, as root (FRESH: in some of them)
+test-fresh: ## check make demo and make test in clean Debian roots, as root (FRESH: names of some)
 	scripts/test-fresh $(FRESH)
 
 vuln: ## look for known vulnerabilities, where their database can be reached

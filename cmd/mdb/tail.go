@@ -16,7 +16,7 @@ var tailCommand = command{
 read, until it is interrupted, and then exits with 0. It starts with the next message;
 -from 0 prints the existing messages first.
 
-If the NOTIFY trigger is installed, it is notified of new messages; otherwise it polls.
+If the NOTIFY trigger is installed, tail is notified of new messages; otherwise it polls.
 After a lost connection it prints the error, reconnects and continues.`,
 	examples: `mdb tail account
 mdb tail -from 0 -json account-123
