@@ -67,7 +67,7 @@ func (d *database) inspect(ctx context.Context) (i inspection, err error) {
 		return i, fmt.Errorf("the demo creates a schema for its projection: connect as a role that may, or GRANT CREATE ON DATABASE %s TO %s",
 			pgx.Identifier{i.database}.Sanitize(), pgx.Identifier{i.user}.Sanitize())
 	case namespace && !i.store:
-		return i, errors.New("the database has a schema message_store that is not Message DB's: give another database")
+		return i, errors.New("the database has a schema message_store that is not Message DB's: use another database")
 	}
 	return i, nil
 }
@@ -84,15 +84,15 @@ func (d *database) plan(found inspection) string {
 	lines = append(lines,
 		fmt.Sprintf("  - write to the categories %s and %s", d.accounts(), d.ticks()),
 		fmt.Sprintf("  - create the schema %s for a projection", d.schema()),
-		"  - end its own connections once, as it does not restart your server",
-		"  - remove all that it made; the global positions of its messages stay unused")
+		"  - end its own connections once, instead of restarting your server",
+		"  - remove all that it created; the global positions of its messages are not used again")
 	return strings.Join(lines, "\n")
 }
 
 // ask asks on the terminal.
 func ask(ctx context.Context) error {
 	if !term.IsTerminal(os.Stdin.Fd()) {
-		return errors.New("there is no terminal to ask on: run make demo YES=1 to agree, or unset DATABASE_URL for a server of the demo's own")
+		return errors.New("the standard input is not a terminal, so the demo cannot ask: run make demo YES=1 to agree, or unset DATABASE_URL, so that the demo starts a server of its own")
 	}
 	fmt.Print("Go on? [y/N] ")
 	answers := make(chan string, 1)

@@ -88,12 +88,12 @@ func (d *database) uninstall(ctx context.Context, conn *pgx.Conn) (line string, 
 	case err != nil:
 		return "", err
 	case used:
-		return "Message DB stays, as it has messages of others", nil
+		return "Message DB stays, because it contains other messages", nil
 	}
 	if d.made.role {
 		// It stays where it is used in another database by now.
 		if _, err := conn.Exec(ctx, "DROP ROLE message_store"); err != nil {
-			return "Message DB, but for the role message_store, which is in use", nil //nolint:nilerr // the line says so
+			return "Message DB, except the role message_store, which is in use", nil //nolint:nilerr // the line says so
 		}
 	}
 	return "Message DB", nil
