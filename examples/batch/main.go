@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log"
 	"os"
@@ -24,7 +25,7 @@ func run(ctx context.Context, url string) error {
 	}
 	defer store.Close()
 
-	order := mdb.Category("order").Stream("42")
+	order := mdb.Category("order").Stream(rand.Text()) // a new order in each run
 	messages := []mdb.ProposedMessage{
 		mdb.NewMessage("OrderPlaced", nil),
 		mdb.NewMessage("LineAdded", LineAdded{"tea", 2}),
