@@ -1,0 +1,52 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// TestEachNext checks which outcomes count as an attempt, so that a server that nothing
+// reaches ends a call, and one that answers for other writes does not.
+func TestEachNext(t *testing.T) {
+	t.Parallel()
+	config := &storeConfig{retry: RetryPolicy{Attempts: 2}, logger: slog.New(slog.DiscardHandler)}
+	e := eachCall{store: &Store{procedures: procedures{config: config}}}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	broken := func(sent bool) error { return &brokenError{sent: sent, err: io.EOF} }
+	for name, tt := range map[string]struct {
+		ctx             context.Context
+		outcome         outcome
+		err             error
+		answered        bool
+		attempts        int // before
+		judged, again   bool
+		unknown, failed bool
+	}{
+		"done":                         {t.Context(), done, nil, true, 0, true, false, false, false},
+		"skipped":                      {t.Context(), skipped, nil, true, 1, false, true, false, false},
+		"unsent, others answered":      {t.Context(), unsent, broken(false), true, 1, false, true, false, false},
+		"unsent, nothing gets through": {t.Context(), unsent, broken(false), false, 0, true, true, false, false},
+		"unsent, for the last time":    {t.Context(), unsent, broken(false), false, 1, true, false, false, true},
+		"unsent, the context ended":    {ended, unsent, broken(false), true, 0, true, false, false, true},
+		"sent":                         {t.Context(), sent, broken(true), false, 0, true, true, true, false},
+		"sent, for the last time":      {t.Context(), sent, broken(true), true, 1, true, false, true, true},
+	} {
+		w := &eachWrite{proposedWrite: &proposedWrite{stream: "account-1", ids: []uuid.UUID{newID()}, attempts: tt.attempts}, outcome: tt.outcome, err: tt.err}
+		judged, again, err := e.next(tt.ctx, w, tt.answered)
+		if judged != tt.judged || again != tt.again {
+			t.Errorf("%s: judged %t, again %t", name, judged, again)
+		}
+		if failed := err != nil && !again; failed != tt.failed || tt.failed && errors.As(err, new(*UnknownOutcomeError)) != tt.unknown {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if (w.unknown != nil) != tt.unknown {
+			t.Errorf("%s: unknown because of %v", name, w.unknown)
+		}
+	}
+}
