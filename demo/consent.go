@@ -25,6 +25,14 @@ func (d *database) prepareTheirs(ctx, asking context.Context) error {
 		if err := ask(asking); err != nil {
 			return err
 		}
+		// Somebody may have installed something while the question waited for its answer.
+		now, err := d.inspect(ctx)
+		if err != nil {
+			return err
+		}
+		if now != found {
+			return errors.New("the database has changed since the question was asked: run the demo again")
+		}
 	}
 	if err := d.install(ctx, found); err != nil {
 		_, undo := d.remove(context.WithoutCancel(ctx))

@@ -40,10 +40,10 @@ func (e *serverError) Unwrap() error { return e.err }
 // serverText returns the server's text if that cannot contain a part of a row, and
 // otherwise the meaning of its SQLSTATE.
 func serverText(e *pgconn.PgError) string {
-	if e.Code == "P0001" {
-		if i := raisedAt(e.Message); i >= 0 {
-			return e.Message[i:]
-		}
+	// What a proxy has put before the text of a function of Message DB may be anything, and
+	// so may be what an exception of somebody else's contains.
+	if e.Code == "P0001" && raisedAt(e.Message) == 0 {
+		return e.Message
 	}
 	// A trigger may raise any SQLSTATE with any text.
 	if textIsSafe(e) && e.Routine != "exec_stmt_raise" {
@@ -67,7 +67,7 @@ func textIsSafe(e *pgconn.PgError) bool {
 	case "23502", "23503", "23505", "23514", "23P01", // constraints: the row is in the detail, not in the text
 		"25001", "25006", "25P01", "25P02", "25P03", "25P04",
 		"26000", "28000", "28P01", "3D000",
-		"40001", "40003", "40P01", "42501",
+		"40001", "40003", "40P01", "42501", "42P05",
 		"54001", "55P03",
 		"57014", "57P01", "57P02", "57P03", "57P05":
 		return true

@@ -97,7 +97,9 @@ func TestServerText(t *testing.T) {
 		{pgconn.PgError{Code: "54000", Message: `index row size 2736 exceeds btree version 4 maximum 2704 for index "messages_stream"`, ConstraintName: "messages_stream"}, `index row size 2736 exceeds btree version 4 maximum 2704 for index "messages_stream"`},
 		{pgconn.PgError{Code: "42501", Message: "permission denied for table messages"}, "permission denied for table messages"},
 		{pgconn.PgError{Code: "53100", Message: `could not extend file "base/1/2"`}, `could not extend file "base/1/2"`},
-		{pgconn.PgError{Code: "P0001", Message: "shard 2: Must be a stream name: account", Routine: "exec_stmt_raise"}, "Must be a stream name: account"},
+		{pgconn.PgError{Code: "42P05", Message: `prepared statement "x" already exists`}, `prepared statement "x" already exists`},
+		{pgconn.PgError{Code: "P0001", Message: "Must be a stream name: account", Routine: "exec_stmt_raise"}, "Must be a stream name: account"},
+		{pgconn.PgError{Code: "P0001", Message: "rejected: Consumer group 4711", Routine: "exec_stmt_raise"}, "exception raised by a function"},
 	} {
 		if got := serverText(&tt.err); got != tt.want {
 			t.Errorf("%s %q: got %q, want %q", tt.err.Code, tt.err.Message, got, tt.want)

@@ -291,3 +291,26 @@ func TestWriteEachInvalidLast(t *testing.T) {
 		}
 	})
 }
+
+// TestWriteEachUnprepared checks that a statement that the server refuses to prepare is an
+// error of each write at the first attempt, and says how to correct the set-up.
+func TestWriteEachUnprepared(t *testing.T) {
+	t.Parallel()
+	var log journal
+	db := mdbtest.Store(t).Pool()
+	s := newStore(t, newPool(t, db.Config().ConnString(), asRole("message_store")), log.option())
+	exec(t, db, "REVOKE USAGE ON SCHEMA message_store FROM message_store")
+	stream := mdbtest.Category("unprepared").Stream("1")
+	for i, r := range s.WriteEach(t.Context(), []mdb.Write{
+		{Stream: stream, Message: mdb.NewMessage("Happened", nil)},
+		{Stream: stream.Category().Stream("2"), Message: mdb.NewMessage("Happened", nil)},
+	}) {
+		var setup *mdb.SetupError
+		if !errors.As(r.Err, &setup) {
+			t.Errorf("write %d: got error %v, want a SetupError", i, r.Err)
+		}
+	}
+	if n := log.retries(); n != 0 {
+		t.Errorf("got %d retries, want none", n)
+	}
+}
