@@ -171,24 +171,36 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestReaderGoesAway checks that the demo removes what it made when nobody reads its output.
-func TestReaderGoesAway(t *testing.T) {
-	t.Parallel()
+// startAgreed starts the demo on a database that was empty, and returns a check that it is
+// as before.
+func startAgreed(t *testing.T, seconds string) (cmd *exec.Cmd, stdout io.ReadCloser, checkUnchanged func()) {
+	t.Helper()
 	url := testdb.Empty(t)
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	before := inventory(t, conn)
-	cmd := agreed(demo(t, url, "-seconds", "1"))
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
+	cmd = agreed(demo(t, url, "-seconds", seconds))
+	if stdout, err = cmd.StdoutPipe(); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	return cmd, stdout, func() {
+		t.Helper()
+		if after := inventory(t, conn); after != before {
+			t.Errorf("the database has\n%s\nand had\n%s", after, before)
+		}
+	}
+}
+
+// TestReaderGoesAway checks that the demo removes what it made when nobody reads its output.
+func TestReaderGoesAway(t *testing.T) {
+	t.Parallel()
+	cmd, stdout, checkUnchanged := startAgreed(t, "1")
 	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
@@ -196,29 +208,13 @@ func TestReaderGoesAway(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("the demo has not noticed that its output was lost")
 	}
-	if after := inventory(t, conn); after != before {
-		t.Errorf("the database has\n%s\nand had\n%s", after, before)
-	}
+	checkUnchanged()
 }
 
 // TestHangup checks that the demo removes what it made when its terminal is closed.
 func TestHangup(t *testing.T) {
 	t.Parallel()
-	url := testdb.Empty(t)
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
-	before := inventory(t, conn)
-	cmd := agreed(demo(t, url, "-seconds", "5"))
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, stdout, checkUnchanged := startAgreed(t, "5")
 	var out bytes.Buffer
 	for lines := bufio.NewScanner(io.TeeReader(stdout, &out)); lines.Scan(); {
 		if strings.Contains(lines.Text(), "killed process") {
@@ -228,9 +224,7 @@ func TestHangup(t *testing.T) {
 		}
 	}
 	checkProof(t, out.Bytes(), cmd.Wait())
-	if after := inventory(t, conn); after != before {
-		t.Errorf("the database has\n%s\nand had\n%s", after, before)
-	}
+	checkUnchanged()
 }
 
 // TestRefusals checks what the demo says when it must not write.

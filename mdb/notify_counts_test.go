@@ -21,7 +21,7 @@ import (
 // its category.
 func TestNotifyCounts(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	s := notifyStore(t, url)
 	category, other := mdbtest.Category("armed"), mdbtest.Category("silent")
 	f := followCategory(t, s, category)
@@ -117,7 +117,7 @@ func TestNotifyCounts(t *testing.T) {
 // waits.
 func TestNotifyNobodyWaits(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	s, writer, e := notifyStore(t, url), newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("awake")
 	stream := category.Stream("1")
@@ -162,7 +162,7 @@ func TestNotifyNobodyWaits(t *testing.T) {
 // notified without one, which wakes all subscriptions.
 func TestNotifyLongNames(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	s, writer, e := notifyStore(t, url), newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("long")
 	long := func(bytes int, pad string) mdb.StreamName {
@@ -209,7 +209,7 @@ func TestNotifyLimit(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			url := notifyDatabase(t)
+			url := testdb.Notifying(t)
 			s, e := notifyStore(t, url, mdb.MaxNotifications(perSecond)), newObserver(t, url)
 			category := mdbtest.Category("busy")
 			if test.streams == 0 {
@@ -229,7 +229,7 @@ func TestNotifyLimit(t *testing.T) {
 			}
 			settled(t, s)
 
-			conn, begun := newSession(t, url), time.Now()
+			conn, begun := testdb.Session(t, url), time.Now()
 			for range writes {
 				exec(t, conn, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')",
 					string(category.Stream("1")))
@@ -252,7 +252,7 @@ func TestNotifyFullQueue(t *testing.T) {
 	// Before version 17 the queue has room for 8 GB.
 	server := newServer(t, 17, pgtest.Setting("max_notify_queue_pages", "64"))
 	url := server.URL("postgres")
-	conn := newSession(t, url)
+	conn := testdb.Session(t, url)
 	if err := testdb.InstallOurs(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestNotifyFullQueue(t *testing.T) {
 		e.expect(t, string(stream))
 		// A session in a transaction does not read its notifications, and so keeps all
 		// later ones in the queue.
-		idle := newSession(t, url)
+		idle := testdb.Session(t, url)
 		exec(t, idle, "LISTEN other")
 		exec(t, idle, "BEGIN")
 		for value[float64](t, conn, "SELECT pg_notification_queue_usage()") < 0.5 {

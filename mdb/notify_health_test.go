@@ -63,7 +63,7 @@ func TestNotifyNotInstalled(t *testing.T) {
 	}
 	var j journal
 	s := newStore(t, newPool(t, url, hook), polled(&j, mdb.Recheck(time.Millisecond), mdb.Fallback(never))...)
-	db, stream := newSession(t, url), mdbtest.Category("bare").Stream("1")
+	db, stream := testdb.Session(t, url), mdbtest.Category("bare").Stream("1")
 	f := followStream(t, s, stream)
 	follows(t, db, f, stream, 10)
 	eventually(t, db, "the store looks again", func() bool { return looks.Load() > 5 })
@@ -89,10 +89,10 @@ func TestNotifyDisabled(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			url := notifyDatabase(t)
+			url := testdb.Notifying(t)
 			var j journal
 			s := newStore(t, newPool(t, url), polled(&j, mdb.Fallback(20*time.Millisecond))...)
-			db, stream := newSession(t, url), mdbtest.Category("disabled").Stream("1")
+			db, stream := testdb.Session(t, url), mdbtest.Category("disabled").Stream("1")
 			f := followStream(t, s, stream)
 			settled(t, s)
 			follows(t, db, f, stream, 10)
@@ -117,10 +117,10 @@ func TestNotifyDisabled(t *testing.T) {
 // again.
 func TestNotifyEnabledAgain(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	var j journal
 	s := newStore(t, newPool(t, url), polled(&j, mdb.Fallback(20*time.Millisecond), mdb.Recheck(50*time.Millisecond))...)
-	db, stream := newSession(t, url), mdbtest.Category("enabled").Stream("1")
+	db, stream := testdb.Session(t, url), mdbtest.Category("enabled").Stream("1")
 	f := followStream(t, s, stream)
 	settled(t, s)
 	exec(t, db, "ALTER TABLE message_store.messages DISABLE TRIGGER message_store_notify")
@@ -139,9 +139,9 @@ func TestNotifyEnabledAgain(t *testing.T) {
 // as those of replication, are delivered later.
 func TestNotifyReplicaWriter(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	s := newStore(t, newPool(t, url), polled(&journal{}, mdb.Fallback(20*time.Millisecond))...)
-	writer, stream := newSession(t, url), mdbtest.Category("replica").Stream("1")
+	writer, stream := testdb.Session(t, url), mdbtest.Category("replica").Stream("1")
 	exec(t, writer, "SET session_replication_role = replica")
 	e, f := newObserver(t, url), followStream(t, s, stream)
 	settled(t, s)
@@ -153,8 +153,8 @@ func TestNotifyReplicaWriter(t *testing.T) {
 // terminated several times.
 func TestNotifyKilled(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
-	s, db := notifyStore(t, url), newSession(t, url)
+	url := testdb.Notifying(t)
+	s, db := notifyStore(t, url), testdb.Session(t, url)
 	category := mdbtest.Category("killed")
 	f, g := followStream(t, s, category.Stream("1")), followCategory(t, s, category)
 	for range 5 {
@@ -181,7 +181,7 @@ func TestNotifyRestart(t *testing.T) {
 	t.Parallel()
 	server := newServer(t, 14)
 	url := server.URL("postgres")
-	conn := newSession(t, url)
+	conn := testdb.Session(t, url)
 	if err := testdb.InstallOurs(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
@@ -190,11 +190,11 @@ func TestNotifyRestart(t *testing.T) {
 	f := followStream(t, s, stream)
 	for _, mode := range []string{"fast", "immediate"} {
 		settled(t, s)
-		follows(t, newSession(t, url), f, stream, 2)
+		follows(t, testdb.Session(t, url), f, stream, 2)
 		if err := server.Restart(mode); err != nil {
 			t.Fatal(err)
 		}
-		follows(t, newSession(t, url), f, stream, 2)
+		follows(t, testdb.Session(t, url), f, stream, 2)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestNotifyRestart(t *testing.T) {
 // database.
 func TestNotifyListenOn(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	for _, test := range []struct {
 		name     string
 		listenOn string
@@ -210,14 +210,14 @@ func TestNotifyListenOn(t *testing.T) {
 	}{
 		{"the same database", url, ""},
 		{"a database without the trigger", testdb.New(t), "not installed or not enabled"},
-		{"another database with a trigger", notifyDatabase(t), "does not arrive at the connection that listens"},
+		{"another database with a trigger", testdb.Notifying(t), "does not arrive at the connection that listens"},
 		{"nowhere", "postgres://user:canary@127.0.0.1:1/db", "connect to listen"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var j journal
 			s := newStore(t, newPool(t, url), polled(&j, mdb.ListenOn(test.listenOn), mdb.Fallback(never))...)
-			db, stream := newSession(t, url), mdbtest.Category("elsewhere").Stream("1")
+			db, stream := testdb.Session(t, url), mdbtest.Category("elsewhere").Stream("1")
 			f := followStream(t, s, stream)
 			follows(t, db, f, stream, 10)
 			if test.says == "" {
@@ -239,11 +239,11 @@ func TestNotifyListenOn(t *testing.T) {
 func TestNotifyExhaustedPool(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	pool := newPool(t, url, connections(2))
 	var j journal
 	s := newStore(t, pool, polled(&j, mdb.Fallback(never))...)
-	db, stream := newSession(t, url), mdbtest.Category("exhausted").Stream("1")
+	db, stream := testdb.Session(t, url), mdbtest.Category("exhausted").Stream("1")
 	taken := pool.AcquireAllIdle(t.Context())
 	for len(taken) < 2 {
 		conn, err := pool.Acquire(t.Context())
@@ -267,8 +267,8 @@ func TestNotifyExhaustedPool(t *testing.T) {
 // that once, and retries less and less often.
 func TestNotifyRefused(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
-	db := newSession(t, url)
+	url := testdb.Notifying(t)
+	db := testdb.Session(t, url)
 	exec(t, db, "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(int, int) FROM PUBLIC")
 	var sessions atomic.Int64
 	var j journal
@@ -292,11 +292,11 @@ func TestNotifyRefused(t *testing.T) {
 // others.
 func TestNotifyFarAway(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	var far atomic.Bool
 	s := newStore(t, newPool(t, url, ofListener(func(conn net.Conn) net.Conn { return &farConn{conn, &far} })),
 		mdb.WithNotify(mdb.Fallback(never), mdb.MaxNotifications(1_000_000)), mdb.WithPolling(poll.Constant(time.Millisecond)))
-	db, quiet := newSession(t, url), mdbtest.Category("quiet").Stream("1")
+	db, quiet := testdb.Session(t, url), mdbtest.Category("quiet").Stream("1")
 	f := followStream(t, s, quiet)
 	settled(t, s)
 	far.Store(true)
@@ -341,7 +341,7 @@ func (c *farConn) Read(b []byte) (int, error) {
 // connection.
 func TestNotifyConnection(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	var mu sync.Mutex
 	timeouts := make(map[string]string) // keyed by application_name
 	prepare := func(cfg *pgxpool.Config) {
@@ -366,7 +366,7 @@ func TestNotifyConnection(t *testing.T) {
 	s, stream := newStore(t, newPool(t, url, prepare), waitingOnly()...), mdbtest.Category("opened").Stream("1")
 	f := followStream(t, s, stream)
 	settled(t, s)
-	follows(t, newSession(t, url), f, stream, 3)
+	follows(t, testdb.Session(t, url), f, stream, 3)
 	mu.Lock()
 	defer mu.Unlock()
 	if got, want := fmt.Sprint(timeouts), "map[by the hook:0 by the hook message_store notify:1min]"; got != want {
@@ -395,8 +395,8 @@ func TestNotifyForged(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			url := notifyDatabase(t)
-			s, db := notifyStore(t, url, mdb.MaxNotifications(mdb.DefaultMaxNotifications)), newSession(t, url)
+			url := testdb.Notifying(t)
+			s, db := notifyStore(t, url, mdb.MaxNotifications(mdb.DefaultMaxNotifications)), testdb.Session(t, url)
 			stream := mdbtest.Category("forged").Stream("1")
 			f := followStream(t, s, stream)
 			settled(t, s)

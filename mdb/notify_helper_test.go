@@ -24,35 +24,6 @@ import (
 // never is longer than any test takes.
 const never = time.Hour
 
-// notifyDatabase returns the URL of a new database with the trigger.
-func notifyDatabase(t testing.TB) string {
-	t.Helper()
-	url := testdb.New(t)
-	conn := newSession(t, url)
-	installNotify(t, conn)
-	if err := conn.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return url
-}
-
-// newSession opens a connection outside of any pool, with the search path that Message
-// DB's own functions need.
-func newSession(t testing.TB, url string) *pgx.Conn {
-	t.Helper()
-	cfg, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.RuntimeParams["search_path"] = "message_store, public"
-	conn, err := pgx.ConnectConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return conn
-}
-
 // waitingOnly returns the options of a store whose subscriptions, once they wait, are woken
 // by notifications only.
 func waitingOnly(opts ...mdb.NotifyOption) []mdb.StoreOption {
@@ -153,7 +124,7 @@ type observer struct{ conn *pgx.Conn }
 
 func newObserver(t testing.TB, url string) observer {
 	t.Helper()
-	conn := newSession(t, url)
+	conn := testdb.Session(t, url)
 	exec(t, conn, "LISTEN message_store")
 	return observer{conn}
 }
@@ -248,7 +219,7 @@ func installNotify(t testing.TB, db schema.DB) {
 func hostileDatabase(t testing.TB) string {
 	t.Helper()
 	url := testdb.Empty(t)
-	conn := newSession(t, url)
+	conn := testdb.Session(t, url)
 	if err := testdb.InstallOurs(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}

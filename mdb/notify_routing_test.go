@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
@@ -14,7 +15,7 @@ import (
 func TestNotifyRouting(t *testing.T) {
 	t.Parallel()
 	const streams, members = 500, 5
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	writer, e := newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("routed")
 	stream := func(i int) mdb.StreamName { return category.Stream(fmt.Sprint(i)) }
@@ -126,7 +127,7 @@ func TestNotifyRouting(t *testing.T) {
 // other's notifications, and that one can stop without an effect on the other.
 func TestNotifyTwoStores(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	writer, e := newStore(t, newPool(t, url)), newObserver(t, url)
 	category := mdbtest.Category("shared")
 	stream := category.Stream("1")
@@ -148,7 +149,7 @@ func TestNotifyTwoStores(t *testing.T) {
 // notifications or before they arrive.
 func TestNotifyOwnWrites(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	for name, s := range map[string]*mdb.Store{
 		"without notifications": newStore(t, newPool(t, url), mdb.WithPolling(poll.Constant(never))),
 		"with notifications":    notifyStore(t, url),

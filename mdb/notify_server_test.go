@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -15,9 +16,9 @@ import (
 // notifications, and the right to insert is enough to send them.
 func TestNotifyRights(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	s := newStore(t, newPool(t, url, asRole("message_store")), waitingOnly()...)
-	e, owner := newObserver(t, url), newSession(t, url)
+	e, owner := newObserver(t, url), testdb.Session(t, url)
 	category := mdbtest.Category("granted")
 	stream := category.Stream("1")
 	f := followCategory(t, s, category)
@@ -43,7 +44,7 @@ func TestNotifyRights(t *testing.T) {
 // while a subscription waits in either.
 func TestNotifyCollision(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	s, writer, e := notifyStore(t, url), newStore(t, newPool(t, url)), newObserver(t, url)
 	collisions := value[[]string](t, e.conn, `SELECT array_agg('collision' || i) FROM generate_series(1, 400000) AS i
 		GROUP BY hashtext('collision' || i) HAVING count(*) > 1 LIMIT 1`)
@@ -102,8 +103,8 @@ func TestNotifyHostileSearchPath(t *testing.T) {
 // subscriptions.
 func TestNotifyConnections(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
-	watch := newSession(t, url)
+	url := testdb.Notifying(t)
+	watch := testdb.Session(t, url)
 	one := func(cfg *pgxpool.Config) { cfg.MaxConns, cfg.MinConns = 1, 1 }
 	s := newStore(t, newPool(t, url, one), waitingOnly()...)
 	const connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"

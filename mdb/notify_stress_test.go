@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -42,7 +43,7 @@ func TestNotifyStress(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			url := notifyDatabase(t)
+			url := testdb.Notifying(t)
 			pool := newPool(t, url, connections(2*stressors))
 			writers := []*mdb.Store{newStore(t, pool), newStore(t, pool, mdb.WithDirectSQL())}
 			var wg sync.WaitGroup

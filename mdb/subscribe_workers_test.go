@@ -189,7 +189,7 @@ func wanted(opts []mdb.CategoryOption) []mdb.CategoryReadOption {
 // without a read.
 func TestWorkersSleeps(t *testing.T) {
 	t.Parallel()
-	url := notifyDatabase(t)
+	url := testdb.Notifying(t)
 	s, writer := notifyStore(t, url), newStore(t, newPool(t, url))
 	category := mdbtest.Category("sleeps")
 	one, two := category.Stream("1"), category.Stream("2") // one for each of two workers

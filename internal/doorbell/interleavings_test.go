@@ -15,7 +15,7 @@ import (
 // loses a wake-up.
 func TestInterleavings(t *testing.T) {
 	t.Parallel()
-	url := triggerDatabase(t)
+	url := testdb.Notifying(t)
 	single := [][]move{ // one writer
 		{wInsert(0)},
 		{wBegin(0), wInsert(0), wCommit(0)},
@@ -94,7 +94,7 @@ func TestInterleavingsPrepared(t *testing.T) {
 	pgtest.NeedTime(t)
 	pgtest.NeedPrograms(t)
 	url := pgtest.Own(t, pgtest.Setting("max_prepared_transactions", "4")).URL("postgres")
-	conn := newSession(t, url)
+	conn := testdb.Session(t, url)
 	if err := testdb.InstallOurs(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}

@@ -84,7 +84,7 @@ func TestMutants(t *testing.T) {
 					t.Fatalf("the trigger does not contain %q", test.trigger[0])
 				}
 			}
-			conn := newSession(t, url)
+			conn := testdb.Session(t, url)
 			exec(t, conn, test.before)
 			exec(t, conn, sql)
 

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/internal/names"
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
@@ -60,7 +61,7 @@ type move struct {
 func newStage(t testing.TB, url string) *stage {
 	t.Helper()
 	open := func() *pgx.Conn {
-		conn := newSession(t, url)
+		conn := testdb.Session(t, url)
 		exec(t, conn, "SET lock_timeout = '10s'")
 		return conn
 	}

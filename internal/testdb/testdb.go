@@ -46,6 +46,37 @@ func Shared(t testing.TB) string {
 	return pgtest.Shared(t, name, install)
 }
 
+// Notifying returns the URL of a new database with Message DB and the NOTIFY trigger.
+func Notifying(t testing.TB) string {
+	t.Helper()
+	url := New(t)
+	conn := Session(t, url)
+	if err := schema.InstallNotify(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+// Session opens a connection outside of any pool, with the search path that Message DB's
+// own functions need, until the test ends.
+func Session(t testing.TB, url string) *pgx.Conn {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.RuntimeParams["search_path"] = "message_store, public"
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
 func installer() (name string, install func(context.Context, *pgx.Conn) error) {
 	if Official() {
 		return "official", InstallOfficial
