@@ -55,8 +55,10 @@ func WithConditions() StoreOption {
 }
 
 // WithMaxMessageSize sets the size of the largest message that can be written: the bytes
-// of its data and metadata together, as JSON. It must be at least 1. The default is
-// [DefaultMaxMessageSize].
+// of its data and metadata together, as JSON, when it is written or when it is read,
+// whichever is more. PostgreSQL prints numbers without exponents, so that 1e1000 takes
+// 1,001 bytes when it is read, and one space after each comma and colon. It must be at
+// least 1. The default is [DefaultMaxMessageSize].
 func WithMaxMessageSize(bytes int) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		if bytes < 1 {

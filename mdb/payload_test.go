@@ -226,24 +226,68 @@ func TestPayloadAccepted(t *testing.T) {
 	}
 }
 
-// TestMaxMessageSize checks that the limit applies to each message.
+// TestMaxMessageSize checks that the limit applies to each message, to its data and metadata
+// together, as it is written or as it is read.
 func TestMaxMessageSize(t *testing.T) {
 	t.Parallel()
-	s := mdbtest.SharedStore(t, mdb.WithMaxMessageSize(20))
+	s := mdbtest.SharedStore(t, mdb.WithMaxMessageSize(21))
 	stream := mdbtest.Category("size").Stream("1")
-	data := json.RawMessage(`{"a":"c4n4ry"}`) // 14 bytes
-	write(t, s, stream, mdb.ProposedMessage{Type: "Happened", Data: data, Metadata: json.RawMessage(`"cdef"`)})
+	raw := func(text string) json.RawMessage { return json.RawMessage(text) }
+	data := raw(`{"a":"c4n4ry"}`) // 14 bytes, and 15 when it is read
+	write(t, s, stream, mdb.ProposedMessage{Type: "Happened", Data: data, Metadata: raw(`"cdef"`)})
 	// The limit is each message's.
 	if _, err := s.WriteMessages(t.Context(), stream, []mdb.ProposedMessage{mdb.NewMessage("Happened", data), mdb.NewMessage("Happened", data)}); err != nil {
 		t.Error(err)
 	}
-	unused, _ := unusedStore(t, mdb.WithMaxMessageSize(20))
-	_, err := unused.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Happened", Data: data, Metadata: json.RawMessage(`"cdefg"`)})
-	checkFaults(t, err, mdb.Fault{"size", "21 bytes", "at most 20, see WithMaxMessageSize"})
-	checkNoCanary(t, err)
+	// What was read within the limit can be written again.
+	m, err := s.GetLastStreamMessage(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, stream, mdb.ProposedMessage{Type: "Happened", Data: m.Data, Metadata: raw(`"cdef"`)})
 
-	unused, _ = unusedStore(t)
-	large := json.RawMessage(`"` + strings.Repeat("x", mdb.DefaultMaxMessageSize-1) + `"`)
-	_, err = unused.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", large))
-	checkFaults(t, err, mdb.Fault{"size", "16777217 bytes", "at most 16777216, see WithMaxMessageSize"})
+	canaries := raw(`["` + strings.Repeat(canary, 4000) + `"]`)
+	for _, tt := range []struct {
+		name           string
+		limit          int // 0: the default
+		data, metadata json.RawMessage
+		given          string
+	}{
+		{"when it is read", 21, data, raw(`"cdefg"`), "22 bytes when it is read"},
+		{"white space", 21, raw(`  {  "a"  :  "c4n4ry" } `), nil, "24 bytes"},
+		{"an exponent", 21, raw(`"c4n4ry"`), raw(`1e30`), "39 bytes when it is read"},
+		{"the default", 0, raw(`"` + strings.Repeat("x", mdb.DefaultMaxMessageSize-1) + `"`), nil, "16777217 bytes"},
+		{"many exponents", 0, raw(`[1e131071` + strings.Repeat(",1e131071", 999) + `]`), canaries, "131098004 bytes when it is read"},
+		{"in data and metadata", 0, raw(`[1e131071` + strings.Repeat(",1e131071", 99) + `]`), raw(`[1e131071` + strings.Repeat(",1e131071", 99) + `]`), "26214800 bytes when it is read"},
+		{"small ones", 0, raw(`[1e-16383` + strings.Repeat(",1e-16383", 1999) + `]`), nil, "32774000 bytes when it is read"},
+	} {
+		var opts []mdb.StoreOption
+		most := mdb.DefaultMaxMessageSize
+		if tt.limit != 0 {
+			opts, most = append(opts, mdb.WithMaxMessageSize(tt.limit)), tt.limit
+		}
+		unused, tx := unusedStore(t, opts...)
+		for _, c := range []calls{unused, tx} {
+			_, err := c.WriteMessage(t.Context(), stream, mdb.ProposedMessage{Type: "Happened", Data: tt.data, Metadata: tt.metadata})
+			checkFaults(t, err, mdb.Fault{"size", tt.given, fmt.Sprintf("at most %d, see WithMaxMessageSize", most)})
+			checkNoCanary(t, err)
+		}
+	}
+}
+
+// TestLargestMessage checks that a message that is as large as allowed when it is read can
+// be read.
+func TestLargestMessage(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("largest").Stream("1")
+	numbers := json.RawMessage(`[1e131071` + strings.Repeat(",1e131071", 126) + `]`)
+	write(t, s, stream, mdb.NewMessage("Happened", numbers))
+	ms, err := s.GetCategoryMessages(t.Context(), stream.Category())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(ms[0].Data); n > mdb.DefaultMaxMessageSize || n < mdb.DefaultMaxMessageSize*99/100 {
+		t.Errorf("got %d bytes, want almost the limit", n)
+	}
 }

@@ -282,7 +282,7 @@ func TestAllFaults(t *testing.T) {
 		mdb.Fault{"message 0's type", `""`, "a message type"},
 		mdb.Fault{"message 0's data", "a string (convert it to json.RawMessage if it is JSON, or marshal it)", "valid JSON that PostgreSQL can store"},
 		mdb.Fault{"message 1's metadata", "invalid JSON", "valid JSON that PostgreSQL can store"},
-		mdb.Fault{"message 1's size", "27 bytes", "at most 10, see WithMaxMessageSize"},
+		mdb.Fault{"message 1's size", "28 bytes when it is read", "at most 10, see WithMaxMessageSize"},
 		mdb.Fault{"message 1's ID", id.String() + ", the ID of message 0", "a different ID for each message"})
 	const text = `mdb: stream: got "", want a stream name, which is a category, a dash and an id; expected version: got -3, want a position, or -1 for no stream; `
 	if got := err.Error(); len(got) < len(text) || got[:len(text)] != text {

@@ -115,9 +115,7 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 		w.faults.messageType("type", m.Type)
 		data := s.encode(&w.faults, "data", m.Data)
 		metadata := s.encode(&w.faults, "metadata", m.Metadata)
-		if size := len(data) + len(metadata); size > s.config.maxSize {
-			w.faults.add("size", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(s.config.maxSize)+", see WithMaxMessageSize")
-		}
+		w.faults.messageSize(data, metadata, s.config.maxSize)
 		if m.ID == uuid.Nil {
 			m.ID = newID()
 			w.minted[i] = true
@@ -163,8 +161,24 @@ func (s *procedures) encode(f *argumentFaults, argument string, v any) []byte {
 	raw, err := encode(v)
 	if err != nil {
 		f.add(argument, err.Error(), "valid JSON that PostgreSQL can store")
+		return nil
 	}
 	return raw
+}
+
+// messageSize checks the JSON of a message, which is valid.
+func (f *argumentFaults) messageSize(data, metadata []byte, most int) {
+	size := len(data) + len(metadata)
+	if size <= most/printedGrowth {
+		return
+	}
+	given := " bytes"
+	if read := readSize(data, metadata); read > size {
+		size, given = read, " bytes when it is read"
+	}
+	if size > most {
+		f.add("size", strconv.Itoa(size)+given, "at most "+strconv.Itoa(most)+", see WithMaxMessageSize")
+	}
 }
 
 // write executes w: on a Store until its outcome is known, in a transaction with one
