@@ -2,10 +2,8 @@ package mdb
 
 import (
 	"bytes"
-	"encoding"
 	"encoding/json"
 	"errors"
-	"reflect"
 	"strconv"
 	"unicode/utf8"
 )
@@ -46,7 +44,7 @@ func marshal(v any) (json.RawMessage, error) {
 	}
 	// json.Marshal replaces invalid UTF-8, which would change the message. It writes the
 	// replacement character as an escape, but not one that is part of the value.
-	if bytes.Contains(raw, []byte(`\ufffd`)) && containsInvalidUTF8(reflect.ValueOf(v)) {
+	if bytes.Contains(raw, []byte(`\ufffd`)) && encodesInvalidUTF8(v, raw) {
 		return nil, errInvalidUTF8
 	}
 	return raw, guard(raw)
@@ -95,50 +93,6 @@ func escapedUnit(raw []byte) (uint64, bool) {
 	}
 	unit, err := strconv.ParseUint(string(raw[2:6]), 16, 16)
 	return unit, err == nil
-}
-
-// containsInvalidUTF8 checks the strings in v that json.Marshal encodes itself. It is slow,
-// but only called for values whose JSON contains a replacement character.
-func containsInvalidUTF8(v reflect.Value) bool {
-	if !v.IsValid() || v.Type().Implements(reflect.TypeFor[json.Marshaler]()) {
-		return false
-	}
-	if (v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface) && v.IsNil() {
-		return false
-	}
-	if v.CanInterface() {
-		if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
-			text, err := m.MarshalText()
-			return err == nil && !utf8.Valid(text)
-		}
-	}
-	switch v.Kind() {
-	case reflect.String:
-		return !utf8.ValidString(v.String())
-	case reflect.Pointer, reflect.Interface:
-		return containsInvalidUTF8(v.Elem())
-	case reflect.Slice, reflect.Array:
-		for i := range v.Len() {
-			if containsInvalidUTF8(v.Index(i)) {
-				return true
-			}
-		}
-	case reflect.Map:
-		for i := v.MapRange(); i.Next(); {
-			if containsInvalidUTF8(i.Key()) || containsInvalidUTF8(i.Value()) {
-				return true
-			}
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			field := v.Type().Field(i)
-			written := (field.IsExported() || field.Anonymous) && field.Tag.Get("json") != "-"
-			if written && containsInvalidUTF8(v.Field(i)) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // A marshalError hides the text of an error of encoding/json, which quotes the value.
