@@ -69,23 +69,38 @@ func (e *WrongVersionError) Unwrap() error { return e.err }
 
 // A DuplicateIDError means that the store already contains a message with one of the IDs.
 // With [Idempotent] it means that the messages in the store are not the same as those to be
-// written. Nothing was written.
+// written, or that only some of them are there. Nothing was written.
 type DuplicateIDError struct {
 	// IDs are the IDs that are in the store. Within a caller's transaction, and without
 	// [Idempotent], the call does not look them up, and IDs are all IDs of the call.
 	IDs []uuid.UUID
+	// Differs is the part in which a message in the store differs from the message with
+	// its ID that was to be written: "stream", "position", "type" or "data". The position
+	// differs if the messages are not consecutive, or not after the expected version. It
+	// is empty if the call did not look, or if no message differs, but some are missing.
+	Differs string
 
-	err error
+	differing uuid.UUID // the ID of the first message that differs
+	err       error
 }
 
 func (e *DuplicateIDError) Error() string {
+	var text string
 	switch len(e.IDs) {
 	case 0: // as a program may make one
-		return "mdb: a message with the same ID already exists"
+		text = "mdb: a message with the same ID already exists"
 	case 1:
-		return fmt.Sprintf("mdb: a message with ID %s already exists", e.IDs[0])
+		text = fmt.Sprintf("mdb: a message with ID %s already exists", e.IDs[0])
+	default:
+		text = fmt.Sprintf("mdb: a message with one of %d IDs already exists, the first of them %s", len(e.IDs), e.IDs[0])
 	}
-	return fmt.Sprintf("mdb: a message with one of %d IDs already exists, the first of them %s", len(e.IDs), e.IDs[0])
+	switch {
+	case e.Differs == "":
+		return text
+	case len(e.IDs) > 1 && e.differing != uuid.Nil:
+		return fmt.Sprintf("%s, and that with ID %s differs in its %s", text, e.differing, e.Differs)
+	}
+	return text + " and differs in its " + e.Differs
 }
 
 // Unwrap returns the server's error, a [*pgconn.PgError].
@@ -94,9 +109,12 @@ func (e *DuplicateIDError) Unwrap() error { return e.err }
 // An UnknownOutcomeError means that the connection was lost, or the context ended, after
 // a write was sent and before its result arrived, so the write may or may not have
 // happened. To find out, repeat the call with [Idempotent] and the same messages,
-// including their IDs. With [Idempotent] the error can also mean that messages with the
-// IDs exist but could not be compared. It unwraps to the context's error, if there is
-// one.
+// including their IDs. A [*WrongVersionError] of the repeated call whose Actual is less than
+// Expected does not settle it: the first call may still arrive at the server.
+//
+// The error can also mean that messages with the IDs exist but could not be compared, or
+// that they exist in their place but differ, for example because a trigger has changed
+// them. It unwraps to the context's error, if there is one.
 type UnknownOutcomeError struct {
 	// IDs are the IDs of the messages of the write, in order.
 	IDs []uuid.UUID

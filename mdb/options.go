@@ -121,8 +121,10 @@ func ExpectNoStream() WriteOption {
 
 // Idempotent makes it a success to write the same messages, with the same IDs, again;
 // the results then have [Written.Duplicate] set. Messages are the same if all of them
-// are in the store, consecutive, in the same stream and order, and with equal types, data
-// and metadata. Pass the expected version of the first write: it must match too. A [Tx]
+// are in the store, consecutive, in the same stream and order, and with equal types and
+// data. Metadata is not compared, because it often describes the attempt, as trace IDs do.
+// Pass the expected version of the first write: it must match too. If the messages in the
+// store are not the same, the error is a [*DuplicateIDError] that says what differs. A [Tx]
 // rejects this option, because the duplicate ID has already aborted its transaction.
 func Idempotent() WriteOption {
 	return writeOption(func(c *writeConfig) { c.idempotent = true })

@@ -65,13 +65,13 @@ FROM (
 	acquireLocks = newStatement("acquire_locks",
 		`SELECT count(message_store.acquire_lock(category)) FROM unnest($1::varchar[]) AS category`)
 
+	// Each message is one row. What was written may be missing on a standby, to which a proxy
+	// may have sent this.
 	findMessages = newStatement("find_messages",
-		`SELECT sought.index, found.stream_name, found.position, found.global_position,
-	found.type = sought.type
-		AND found.data IS NOT DISTINCT FROM sought.data::jsonb
-		AND found.metadata IS NOT DISTINCT FROM sought.metadata::jsonb
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS sought(id, type, data, metadata, index)
-JOIN message_store.messages AS found ON found.id = sought.id::uuid
+		`SELECT sought.index, pg_is_in_recovery(), found.stream_name, found.position, found.global_position,
+	found.type = sought.type, found.data IS NOT DISTINCT FROM sought.data::jsonb
+FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS sought(id, type, data, index)
+LEFT JOIN message_store.messages AS found ON found.id = sought.id::uuid
 ORDER BY sought.index`)
 
 	conditionOn = newStatement("condition_on",

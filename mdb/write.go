@@ -24,6 +24,10 @@ import (
 // If the outcome is still unknown after the attempts that [WithRetry] allows, or when the
 // context ends, the error is an [*UnknownOutcomeError]. Failures to connect and transient
 // errors of the server are retried too. A [Tx] does not retry.
+//
+// After a lost connection, a message with the same ID, stream, type and data counts as
+// written by this call, although another process may have written it. If processes compete
+// by writing a message with the same ID, the one whose [Written.Duplicate] is false has won.
 func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m ProposedMessage, opts ...WriteOption) (Written, error) {
 	w, err := s.proposeWrite(stream, []ProposedMessage{m}, opts)
 	if err != nil {
@@ -64,7 +68,8 @@ type proposedWrite struct {
 	written []Written
 
 	attempts int
-	unknown  error // why the outcome of an attempt is unknown; nil if that of none is
+	unknown  error // why the outcome is unknown, if an attempt or the look for the messages was lost
+	lost     bool  // whether an attempt was lost, which may have written, or may still do so
 
 	// Memory for a write of one message, so that the write is one allocation.
 	single struct {

@@ -224,8 +224,8 @@ func (e *eachCall) isThere(ctx context.Context, w *eachWrite) bool {
 	if !w.idempotent && w.unknown == nil {
 		return false
 	}
-	present, err := e.store.look(ctx, w.proposedWrite)
-	return err == nil && present == nil
+	found, err := e.store.look(ctx, w.proposedWrite)
+	return err == nil && found.same()
 }
 
 // send sets the outcome of each write, and reports whether the server has answered for

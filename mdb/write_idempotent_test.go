@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -30,6 +32,7 @@ func TestIdempotent(t *testing.T) {
 		// DuplicateIDError, or the version in a WrongVersionError.
 		position int64
 		present  string
+		differs  string // of the DuplicateIDError
 		actual   *int64
 	}{
 		{name: "single", stored: []string{"a"}, again: "a", position: 0},
@@ -43,14 +46,14 @@ func TestIdempotent(t *testing.T) {
 		{name: "beginning present", stored: []string{"ab"}, again: "abc", present: "ab"},
 		{name: "middle present", stored: []string{"b"}, again: "abc", present: "b"},
 		{name: "end present", stored: []string{"c"}, again: "abc", present: "c"},
-		{name: "wrong order", stored: []string{"ab"}, again: "ba", present: "ba"},
-		{name: "not one after the other", stored: []string{"a", "x", "b"}, again: "ab", present: "ab"},
+		{name: "wrong order", stored: []string{"ab"}, again: "ba", present: "ba", differs: "position"},
+		{name: "not one after the other", stored: []string{"a", "x", "b"}, again: "ab", present: "ab", differs: "position"},
 
 		{name: "no stream", stored: []string{"a"}, again: "a", opts: []mdb.WriteOption{mdb.ExpectNoStream()}, position: 0},
 		{name: "no stream, with later ones", stored: []string{"ab", "c"}, again: "ab", opts: []mdb.WriteOption{mdb.ExpectNoStream()}, position: 0},
 		{name: "version", stored: []string{"x", "ab"}, again: "ab", opts: []mdb.WriteOption{mdb.ExpectVersion(0)}, position: 1},
 		// The server checks the version first, and then the ID.
-		{name: "version of the repeat", stored: []string{"a"}, again: "a", opts: []mdb.WriteOption{mdb.ExpectVersion(0)}, present: "a"},
+		{name: "version of the repeat", stored: []string{"a"}, again: "a", opts: []mdb.WriteOption{mdb.ExpectVersion(0)}, present: "a", differs: "position"},
 		{name: "other version", stored: []string{"a"}, again: "a", opts: []mdb.WriteOption{mdb.ExpectVersion(5)}, actual: new(int64)},
 		{name: "other messages", stored: []string{"a"}, again: "b", opts: []mdb.WriteOption{mdb.ExpectNoStream()}, actual: new(int64)},
 	} {
@@ -87,6 +90,9 @@ func TestIdempotent(t *testing.T) {
 				if !slices.Equal(duplicate.IDs, idsOf(tt.present)) {
 					t.Errorf("got IDs %v, want those of %s", duplicate.IDs, tt.present)
 				}
+				if duplicate.Differs != tt.differs {
+					t.Errorf("got a difference in %q, want %q", duplicate.Differs, tt.differs)
+				}
 				wantCode(t, err, "23505")
 			case tt.actual != nil:
 				if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Actual != *tt.actual {
@@ -117,8 +123,8 @@ func TestIdempotent(t *testing.T) {
 	}
 }
 
-// TestIdempotentContent checks that a write is a repetition only if its content is equal,
-// as PostgreSQL compares JSON.
+// TestIdempotentContent checks that a write is a repetition only if its type and data are
+// equal, as PostgreSQL compares JSON, and that the error says what differs.
 func TestIdempotentContent(t *testing.T) {
 	t.Parallel()
 	s := mdbtest.SharedStore(t)
@@ -130,38 +136,132 @@ func TestIdempotentContent(t *testing.T) {
 		return m
 	}
 	for _, tt := range []struct {
-		name  string
-		again mdb.ProposedMessage
-		same  bool
+		name    string
+		again   mdb.ProposedMessage
+		differs string
 	}{
-		{"same", first, true},
-		{"other spelling", with(func(m *mdb.ProposedMessage) { m.Data = raw(`{"b":[1,null],"a":2,"a":1.00}`) }), true},
-		{"marshalled", with(func(m *mdb.ProposedMessage) { m.Data = map[string]any{"a": 1, "b": []any{1, nil}} }), true},
-		{"other type", with(func(m *mdb.ProposedMessage) { m.Type = "t" }), false},
-		{"other data", with(func(m *mdb.ProposedMessage) { m.Data = raw(`{"a": 1, "b": [1]}`) }), false},
-		{"no data", with(func(m *mdb.ProposedMessage) { m.Data = nil }), false},
-		{"no metadata", with(func(m *mdb.ProposedMessage) { m.Metadata = nil }), false},
-		{"other metadata", with(func(m *mdb.ProposedMessage) { m.Metadata = raw(`{}`) }), false},
+		{"same", first, ""},
+		{"other spelling", with(func(m *mdb.ProposedMessage) { m.Data = raw(`{"b":[1,null],"a":2,"a":1.00}`) }), ""},
+		{"marshalled", with(func(m *mdb.ProposedMessage) { m.Data = map[string]any{"a": 1, "b": []any{1, nil}} }), ""},
+		{"no metadata", with(func(m *mdb.ProposedMessage) { m.Metadata = nil }), ""},
+		{"other metadata", with(func(m *mdb.ProposedMessage) { m.Metadata = raw(`{"traceparent": "00-1"}`) }), ""},
+		{"other type", with(func(m *mdb.ProposedMessage) { m.Type = "t" }), "type"},
+		{"other data", with(func(m *mdb.ProposedMessage) { m.Data = raw(`{"a": 1, "b": [1]}`) }), "data"},
+		{"no data", with(func(m *mdb.ProposedMessage) { m.Data = nil }), "data"},
+		{"other type and data", with(func(m *mdb.ProposedMessage) { m.Type, m.Data = "t", nil }), "type"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			stream := mdbtest.Category("content").Stream("1")
-			first, again := first, tt.again
-			first.ID = uuid.New()
-			again.ID = first.ID
-			w := write(t, s, stream, first)
-			got, err := s.WriteMessage(t.Context(), stream, again, mdb.Idempotent())
-			w.Duplicate = true
-			switch {
-			case tt.same && (err != nil || got != w):
-				t.Errorf("got %+v, error %v, want %+v", got, err, w)
-			case !tt.same:
-				wantError[*mdb.DuplicateIDError](t, err)
+		for i, opts := range [][]mdb.WriteOption{{mdb.Idempotent()}, {mdb.Idempotent(), mdb.ExpectNoStream()}} {
+			t.Run(fmt.Sprintf("%s, %d", tt.name, i), func(t *testing.T) {
+				t.Parallel()
+				stream := mdbtest.Category("content").Stream("1")
+				first, again := first, tt.again
+				first.ID = uuid.New()
+				again.ID = first.ID
+				w := write(t, s, stream, first)
+				got, err := s.WriteMessage(t.Context(), stream, again, opts...)
+				w.Duplicate = true
+				checkDiffers := func(err error, part string) {
+					t.Helper()
+					duplicate := wantError[*mdb.DuplicateIDError](t, err)
+					text := "a message with ID " + first.ID.String() + " already exists and differs in its " + part
+					if duplicate.Differs != part || !strings.Contains(err.Error(), text) || !slices.Equal(duplicate.IDs, []uuid.UUID{first.ID}) {
+						t.Errorf("got error %v with %+v, want a difference in %s", err, duplicate, part)
+					}
+					checkNoCanary(t, err)
+				}
+				switch {
+				case tt.differs == "" && (err != nil || got != w):
+					t.Errorf("got %+v, error %v, want %+v", got, err, w)
+				case tt.differs != "":
+					checkDiffers(err, tt.differs)
+				}
+				// In another stream it is never the same message.
+				_, err = s.WriteMessage(t.Context(), stream.Category().Stream("2"), again, opts...)
+				checkDiffers(err, "stream")
+			})
+		}
+	}
+}
+
+// TestDuplicateText checks that the error of a batch names the message that differs.
+func TestDuplicateText(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	stream := mdbtest.Category("text").Stream("1")
+	ms := proposals(3)
+	if _, err := s.WriteMessages(t.Context(), stream, ms); err != nil {
+		t.Fatal(err)
+	}
+	ms[1].Type, ms[2].Data = "Other", nil
+	_, err := s.WriteMessages(t.Context(), stream, ms, mdb.Idempotent())
+	duplicate := wantError[*mdb.DuplicateIDError](t, err)
+	want := fmt.Sprintf("mdb: a message with one of 3 IDs already exists, the first of them %s, and that with ID %s differs in its type", ms[0].ID, ms[1].ID)
+	if err.Error() != want || duplicate.Differs != "type" {
+		t.Errorf("got error %v, want %q", err, want)
+	}
+	// Nothing differs, but one is missing.
+	ms = append(proposals(1), mdb.ProposedMessage{ID: ms[0].ID, Type: "Happened", Data: ms[0].Data})
+	_, err = s.WriteMessages(t.Context(), stream, ms, mdb.Idempotent())
+	if duplicate := wantError[*mdb.DuplicateIDError](t, err); duplicate.Differs != "" || !slices.Equal(duplicate.IDs, []uuid.UUID{ms[1].ID}) {
+		t.Errorf("got error %v with %+v, want no difference", err, duplicate)
+	}
+}
+
+// TestIdempotentUnseen checks that the outcome is unknown if the server reports an ID as a
+// duplicate and the look does not find it: the message cannot be compared. So it is if the
+// look has reached a standby, which may lag behind. Later the same call succeeds.
+func TestIdempotentUnseen(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), `
+		CREATE SCHEMA standby;
+		CREATE FUNCTION standby.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true';
+		GRANT USAGE ON SCHEMA standby TO message_store;
+		CREATE POLICY written ON message_store.messages FOR INSERT WITH CHECK (true);
+		CREATE POLICY hidden ON message_store.messages FOR SELECT USING (coalesce(current_setting('mdb.hidden', true), '') <> 'yes')`)
+	sees := newStore(t, newPool(t, url, asRole("message_store")), attempts(2))
+	for name, prepare := range map[string][]func(*pgxpool.Config){
+		"hidden":  {parameter("mdb.hidden", "yes")},
+		"standby": {parameter("search_path", "standby, message_store, pg_catalog")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log journal
+			s := newStore(t, newPool(t, url, append(prepare, asRole("message_store"))...), log.option(), attempts(2))
+			stream := mdbtest.Category("unseen").Stream("1")
+			m := mdb.NewMessage("Happened", canary)
+			m.Data = []string{canary}
+			want := write(t, sees, stream, m)
+			want.Duplicate = true
+			exec(t, newPool(t, url), `ALTER TABLE message_store.messages ENABLE ROW LEVEL SECURITY`)
+			_, err := s.WriteMessage(t.Context(), stream, m, mdb.Idempotent())
+			if unknown := wantError[*mdb.UnknownOutcomeError](t, err); !slices.Equal(unknown.IDs, []uuid.UUID{m.ID}) || is[*mdb.DuplicateIDError](err) {
+				t.Errorf("got error %v, want the unknown outcome of %s", err, m.ID)
 			}
-			// In another stream it is never the same message.
-			_, err = s.WriteMessage(t.Context(), stream.Category().Stream("2"), again, mdb.Idempotent())
-			wantError[*mdb.DuplicateIDError](t, err)
+			if n := log.retries(); n != 1 {
+				t.Errorf("got %d retries, want 1", n)
+			}
+			checkNoCanary(t, err)
+			if got, err := sees.WriteMessage(t.Context(), stream, m, mdb.Idempotent()); err != nil || got != want {
+				t.Errorf("got %+v, error %v, want %+v", got, err, want)
+			}
 		})
+	}
+}
+
+// TestIdempotentLookLostThenDiffers checks that a lost look does not make the outcome
+// unknown if a later one finds that the messages differ: no attempt can have written.
+func TestIdempotentLookLostThenDiffers(t *testing.T) {
+	t.Parallel()
+	var w wire
+	s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection), attempts(3))
+	stream := mdbtest.Category("look").Stream("1")
+	m := mdb.NewMessage("Happened", 1)
+	write(t, s, stream, m)
+	m.Data = 2
+	w.cut(cut{"find_messages", 0})
+	_, err := s.WriteMessage(t.Context(), stream, m, mdb.Idempotent())
+	if duplicate := wantError[*mdb.DuplicateIDError](t, err); duplicate.Differs != "data" || w.uncut() != 0 {
+		t.Errorf("got error %v, want a difference in data", err)
 	}
 }
 

@@ -45,34 +45,53 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	switch class := classify(err); class {
 	case classDuplicateID, classWrongVersion:
 		if w.unknown != nil || w.idempotent {
-			present, lookErr := s.look(ctx, w)
+			found, lookErr := s.look(ctx, w)
+			if lookErr == nil && class == classDuplicateID && len(found.ids) == 0 {
+				lookErr = unseenError("the server reports a duplicate ID, but no message with one of the IDs is found")
+			}
 			switch {
-			case lookErr != nil && (w.unknown != nil || classify(lookErr).retryWrite()):
+			case lookErr != nil && (w.unknown != nil || errors.As(lookErr, new(unseenError)) || classify(lookErr).retryWrite()):
 				// The write may be there already, so its outcome is unknown.
 				again, err, w.unknown = true, lookErr, cmp.Or(w.unknown, scrub(lookErr))
 			case lookErr != nil:
 				return false, explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
-			case present == nil:
+			case found.same():
 				return false, nil
-			case class == classDuplicateID:
-				return false, &DuplicateIDError{IDs: present, err: scrub(err)}
+			case w.lost && (found.inPlace || found.own):
+				// The lost attempt has written them, and a trigger has changed them, unless
+				// another write has used its IDs.
+				w.unknown = &changedError{found.differs}
+				return false, w.giveUp(ctx, err)
+			case class == classDuplicateID || found.inPlace:
+				return false, &DuplicateIDError{IDs: found.ids, Differs: found.differs, differing: found.differing, err: scrub(err)}
 			}
 		}
 		// If the default isolation level is stricter than read committed, a write can lose
 		// a race even if it expects no version.
 		if overtaken := class == classWrongVersion && w.expected == nil; !again && !overtaken {
+			if w.mayArrive(err) {
+				return false, w.giveUp(ctx, err)
+			}
 			return false, w.explain(err)
 		}
 		again = true
 	default:
 		if again = class.retryWrite(); class.lost() {
-			w.unknown = scrub(err)
+			w.lost, w.unknown = true, scrub(err)
 		}
 	}
 	if !again || ctx.Err() != nil || w.attempts >= s.config.retry.Attempts {
 		return false, w.giveUp(ctx, err)
 	}
 	return true, err
+}
+
+// mayArrive reports whether a lost attempt may still reach the server and write, although a
+// later attempt has failed with err. It may if the stream has not reached the version that
+// the write expects.
+func (w *proposedWrite) mayArrive(err error) bool {
+	actual := actualVersion(err)
+	return w.lost && w.expected != nil && actual != unknownVersion && actual < *w.expected
 }
 
 // giveUp returns the error of a write that is not retried. If the outcome of any attempt is
@@ -84,42 +103,90 @@ func (w *proposedWrite) giveUp(ctx context.Context, err error) error {
 	return w.explain(contextError(ctx, err))
 }
 
-// look finds w's messages in the store. They were written by w, or by another write of the
-// same messages, if all of them are there, in w's stream, consecutive and in order, and
-// after the expected version. Messages whose IDs this call did not generate must also be
-// equal in content. Then look sets w.written and returns no IDs. Otherwise it returns the
-// IDs of w that are in the store, or all IDs of w if none is.
-func (s *procedures) look(ctx context.Context, w *proposedWrite) (present []uuid.UUID, err error) {
-	same := true
+// A finding is what look has found of a write's messages.
+type finding struct {
+	ids []uuid.UUID // of those that are in the store, in order
+	// inPlace says that all are there, in the write's stream, consecutive and in order, and
+	// after the expected version.
+	inPlace bool
+	own     bool // whether one has an ID that this call has generated
+	// differs is the part in which the first message that differs does so, and differing
+	// the ID of that message.
+	differs   string
+	differing uuid.UUID
+}
+
+// same reports whether the write, or another one of the same messages, has happened.
+func (f *finding) same() bool { return f.inPlace && f.differs == "" }
+
+func (f *finding) differ(part string, id uuid.UUID) {
+	if f.differs == "" {
+		f.differs, f.differing = part, id
+	}
+}
+
+// An unseenError says why a search for messages has not seen what must be there.
+type unseenError string
+
+func (e unseenError) Error() string { return string(e) }
+
+// A changedError says that the messages of a write whose outcome is unknown are not as they
+// were sent.
+type changedError struct{ differs string }
+
+func (e *changedError) Error() string {
+	return "messages with the IDs are in the store, but differ in their " + e.differs + ": a trigger may have changed them, or another write has used the IDs"
+}
+
+// look finds w's messages in the store, and sets w.written. It compares where they are, and
+// the types and data of those whose IDs this call did not generate. It does not compare
+// metadata, which triggers and tracing change.
+func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error) {
+	var f finding
+	misplaced := false
 	read := func(rows pgx.Rows) error {
+		var begin int64 // where the first message is, by the position of the first that was found
 		for rows.Next() {
-			var index, position, globalPosition int64
-			var stream string
-			var equal bool
-			if err := rows.Scan(&index, &stream, &position, &globalPosition, &equal); err != nil {
+			var index int64
+			var standby bool
+			var stream *string
+			var position, globalPosition *int64
+			var sameType, sameData *bool
+			if err := rows.Scan(&index, &standby, &stream, &position, &globalPosition, &sameType, &sameData); err != nil {
 				return err
 			}
 			i := int(index) - 1
-			if i < 0 || i >= len(w.ids) {
+			switch {
+			case i < 0 || i >= len(w.ids):
 				return errors.New("got a row for an unknown message")
+			case standby:
+				return unseenError("the look for the messages has reached a standby, which may lag behind")
+			case stream == nil:
+				continue
 			}
-			first := position - int64(i)
-			same = same && stream == string(w.stream) && (equal || w.minted[i]) &&
-				(w.expected == nil || first == *w.expected+1) &&
-				(i == 0 || first == w.written[0].Position)
-			w.written[i] = Written{ID: w.ids[i], Position: position, GlobalPosition: globalPosition, Duplicate: true}
-			present = append(present, w.ids[i])
+			if len(f.ids) == 0 {
+				begin = *position - int64(i)
+			}
+			f.ids = append(f.ids, w.ids[i])
+			f.own = f.own || w.minted[i]
+			w.written[i] = Written{ID: w.ids[i], Position: *position, GlobalPosition: *globalPosition, Duplicate: true}
+			switch {
+			case *stream != string(w.stream):
+				f.differ("stream", w.ids[i])
+				misplaced = true
+			case *position != begin+int64(i) || w.expected != nil && begin != *w.expected+1:
+				f.differ("position", w.ids[i])
+				misplaced = true
+			case w.minted[i]:
+			case !*sameType:
+				f.differ("type", w.ids[i])
+			case !*sameData:
+				f.differ("data", w.ids[i])
+			}
 		}
 		return rows.Err()
 	}
-	if err := s.run(ctx, findMessages, read, w.idTexts, w.types, w.data, w.metadata); err != nil {
-		return nil, err
-	}
-	switch {
-	case same && len(present) == len(w.ids):
-		return nil, nil
-	case len(present) == 0:
-		return slices.Clone(w.ids), nil
-	}
-	return present, nil
+	err := s.run(ctx, findMessages, read, w.idTexts, w.types, w.data)
+	f.inPlace = len(f.ids) == len(w.ids) && !misplaced
+	return f, err
 }

@@ -1,14 +1,19 @@
 package mdb_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
@@ -25,6 +30,7 @@ type shape struct {
 	opts []mdb.WriteOption
 	way  []mdb.StoreOption
 	mode pgx.QueryExecMode // 0: the default
+	url  string            // "": that of the shared database
 }
 
 var shapes = []shape{
@@ -49,7 +55,16 @@ var shapes = []shape{
 // store returns a store with one connection, which a test can break.
 func (sh shape) store(t *testing.T, w *wire, opts ...mdb.StoreOption) *mdb.Store {
 	t.Helper()
-	pool := newPool(t, testdb.Shared(t), w.attach, oneConnection, func(cfg *pgxpool.Config) {
+	return sh.storeOn(t, w.attach, opts...)
+}
+
+func (sh shape) storeOn(t *testing.T, attach func(*pgxpool.Config), opts ...mdb.StoreOption) *mdb.Store {
+	t.Helper()
+	url := sh.url
+	if url == "" {
+		url = testdb.Shared(t)
+	}
+	pool := newPool(t, url, attach, oneConnection, func(cfg *pgxpool.Config) {
 		if sh.mode != 0 {
 			cfg.ConnConfig.DefaultQueryExecMode = sh.mode
 		}
@@ -232,7 +247,7 @@ func TestSettleForeign(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		write func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage)
-		found int
+		found int // -1: the outcome is unknown, as a trigger may have changed the messages
 	}{
 		{"in another stream", func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage) {
 			write(t, other, stream+"x", ms[0])
@@ -241,6 +256,14 @@ func TestSettleForeign(t *testing.T) {
 			ms = slices.Clone(ms)
 			ms[1].Data = []string{"else"}
 			_, _ = other.WriteMessages(t.Context(), stream, ms)
+		}, -1},
+		{"with other content elsewhere", func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage) {
+			ms = slices.Clone(ms)
+			ms[1].Data = []string{"else"}
+			_, _ = other.WriteMessages(t.Context(), stream+"x", ms)
+		}, 3},
+		{"with other messages in between", func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage) {
+			_, _ = other.WriteMessages(t.Context(), stream, slices.Insert(slices.Clone(ms), 1, mdb.NewMessage("Happened", nil)))
 		}, 3},
 		{"in part", func(t *testing.T, stream mdb.StreamName, ms []mdb.ProposedMessage) {
 			_, _ = other.WriteMessages(t.Context(), stream, ms[1:])
@@ -256,6 +279,10 @@ func TestSettleForeign(t *testing.T) {
 			seed(t, s, mdbtest.Category("foreign").Stream("2"), 3)
 			w.cut(cut{"write", lost})
 			_, err := s.WriteMessages(t.Context(), stream, ms)
+			if tt.found < 0 {
+				wantError[*mdb.UnknownOutcomeError](t, err)
+				return
+			}
 			if duplicate := wantError[*mdb.DuplicateIDError](t, err); len(duplicate.IDs) != tt.found {
 				t.Errorf("got IDs %v, want %d", duplicate.IDs, tt.found)
 			}
@@ -266,26 +293,167 @@ func TestSettleForeign(t *testing.T) {
 	}
 }
 
-// TestSettleRewritten checks a write while a trigger changes what is stored. If the write
-// generated the ID itself, the ID alone proves that the message is its own; if the caller
-// passed it, it does not.
+// TestSettleRewritten checks a write whose reply is lost while a trigger changes what is
+// stored. Changed metadata changes nothing, as metadata is not compared. If the trigger changes
+// the type or data, the message is there and differs: the outcome is unknown, but never
+// "nothing was written". If the write generated the ID itself, the ID alone proves that the
+// message is its own.
 func TestSettleRewritten(t *testing.T) {
 	t.Parallel()
-	url := testdb.New(t)
-	exec(t, newPool(t, url), `
-		CREATE FUNCTION public.rewrite() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.data := '[]'; RETURN NEW; END$$;
-		CREATE TRIGGER rewrite BEFORE INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION public.rewrite()`)
-	var w wire
-	s := newStore(t, newPool(t, url, w.attach, oneConnection), attempts(3))
-	stream := mdbtest.Category("rewritten").Stream("1")
-	write(t, s, stream.Category().Stream("2"), mdb.NewMessage("Happened", 1))
-	w.cut(cut{string(stream), 0})
-	if w := write(t, s, stream, mdb.ProposedMessage{Type: "Happened", Data: 1}); w.Position != 0 || !w.Duplicate {
-		t.Errorf("got %+v, want a duplicate at position 0", w)
+	for part, change := range map[string]string{
+		"metadata": `NEW.metadata := coalesce(NEW.metadata, '{}') || jsonb_build_object('by', current_user)`,
+		"type":     `NEW.type := NEW.type || '2'`,
+		"data":     `NEW.data := '[]'`,
+	} {
+		t.Run(part, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.New(t)
+			exec(t, newPool(t, url), `
+				CREATE FUNCTION public.rewrite() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN `+change+`; RETURN NEW; END$$;
+				CREATE TRIGGER rewrite BEFORE INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION public.rewrite()`)
+			for _, sh := range shapes {
+				t.Run(sh.name, func(t *testing.T) {
+					var w wire
+					sh := sh
+					sh.url = url
+					s := sh.store(t, &w, attempts(3))
+					stream := mdbtest.Category("rewritten").Stream("1")
+					seed(t, s, stream, 1)
+					seed(t, s, mdbtest.Category("rewritten").Stream("2"), 2)
+					ms := sh.messages()
+					w.cut(cut{string(stream), 0})
+					written, err := sh.write(t, s, stream, ms)
+					if w.uncut() != 0 {
+						t.Fatal("the cut did not happen")
+					}
+					if got := positions(t, newPool(t, url), stream); len(got) != 1+sh.n {
+						t.Fatalf("got %d messages, want %d", len(got), 1+sh.n)
+					}
+					again := sh
+					again.opts = append(slices.Clone(sh.opts), mdb.Idempotent())
+					if sh.mint || part == "metadata" {
+						if err != nil || written[0].Position != 1 || !written[0].Duplicate {
+							t.Errorf("got %+v, error %v, want a duplicate at position 1", written, err)
+						}
+						if !sh.mint {
+							written, err = again.write(t, s, stream, ms)
+							if err != nil || written[0].Position != 1 || !written[0].Duplicate {
+								t.Errorf("again: got %+v, error %v, want a duplicate at position 1", written, err)
+							}
+						}
+						return
+					}
+					wantError[*mdb.UnknownOutcomeError](t, err)
+					if is[*mdb.DuplicateIDError](err) || is[*mdb.WrongVersionError](err) || !strings.Contains(err.Error(), "differ in their "+part) {
+						t.Errorf("got error %v, want only an unknown outcome, because of the %s", err, part)
+					}
+					// The repeated call names the difference, also if the version has changed.
+					_, err = again.write(t, s, stream, ms)
+					if duplicate := wantError[*mdb.DuplicateIDError](t, err); duplicate.Differs != part || len(duplicate.IDs) != sh.n {
+						t.Errorf("again: got error %v, want %d that differ in %s", err, sh.n, part)
+					}
+				})
+			}
+		})
 	}
-	w.cut(cut{string(stream), 0})
-	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1))
-	wantError[*mdb.DuplicateIDError](t, err)
+}
+
+// TestSettleAhead checks that a write which expects a version that the stream has not
+// reached is not reported as "nothing was written" after a lost attempt. This may still be
+// on its way: here it arrives after another writer has written the expected version.
+func TestSettleAhead(t *testing.T) {
+	t.Parallel()
+	other := mdbtest.SharedStore(t)
+	for _, sh := range shapes {
+		for _, each := range []bool{false, true} {
+			if each && sh.n > 1 {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, WriteEach %t", sh.name, each), func(t *testing.T) {
+				t.Parallel()
+				var l slowNet
+				s := sh.storeOn(t, l.attach, attempts(3))
+				sh := sh
+				sh.opts = append(slices.Clone(sh.opts), mdb.ExpectVersion(1))
+				stream := mdbtest.Category("ahead").Stream("1")
+				warm := shape{n: sh.n}
+				if _, err := warm.write(t, s, mdbtest.Category("ahead").Stream("2"), warm.messages()); err != nil {
+					t.Fatal(err)
+				}
+				s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: mdb.NewMessage("Happened", nil)}})
+				l.delay(string(stream))
+				var err error
+				if each {
+					err = s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: sh.messages()[0], Options: sh.opts}})[0].Err
+				} else {
+					_, err = sh.write(t, s, stream, sh.messages())
+				}
+				wantError[*mdb.UnknownOutcomeError](t, err)
+				if is[*mdb.WrongVersionError](err) {
+					t.Errorf("got error %v, want no wrong version", err)
+				}
+				seed(t, other, stream, 1)
+				l.release(t)
+				until(t, other.Pool(), `SELECT count(*) = $2 FROM message_store.messages WHERE stream_name = $1`, string(stream), 2+sh.n)
+			})
+		}
+	}
+}
+
+// A slowNet is a network that delivers one request later than the next ones, and reports it as
+// failed.
+type slowNet struct {
+	mu       sync.Mutex
+	request  string
+	delivery func() error
+}
+
+func (l *slowNet) attach(cfg *pgxpool.Config) {
+	cfg.ConnConfig.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
+		return &slowConn{conn, l}, nil
+	}
+}
+
+// delay delays the next request that contains the text.
+func (l *slowNet) delay(request string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.request = request
+}
+
+// release delivers it.
+func (l *slowNet) release(t *testing.T) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.delivery == nil {
+		t.Fatal("nothing was delayed")
+	}
+	if err := l.delivery(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type slowConn struct {
+	net.Conn
+	slow *slowNet
+}
+
+func (c *slowConn) Write(b []byte) (int, error) {
+	c.slow.mu.Lock()
+	defer c.slow.mu.Unlock()
+	if c.slow.request == "" || !bytes.Contains(b, []byte(c.slow.request)) {
+		return c.Conn.Write(b)
+	}
+	c.slow.request = ""
+	request, conn := bytes.Clone(b), c.Conn
+	c.slow.delivery = func() error {
+		_, err := conn.Write(request)
+		return err
+	}
+	c.Conn, _ = net.Pipe() // what pgx now does to the connection does not reach the server
+	c.Conn.Close()
+	return len(b), nil
 }
 
 // TestUnsettled checks that an outcome stays unknown if the policy allows no further
