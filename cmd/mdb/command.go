@@ -103,7 +103,7 @@ Commands:
 	b.WriteString(aligned(list.String()))
 	b.WriteString(`
 Run "mdb help COMMAND" for the options and examples of a command. Options may come
-before or after the arguments; "--" ends them.
+before or after the arguments; "--" ends them. "mdb -version" prints the version of mdb.
 
 -d gives the database: a URL, key=value pairs, or a database's name. Without -d, mdb
 uses DATABASE_URL or, if that is not set, PGHOST, PGPORT, PGUSER, PGPASSWORD,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"runtime/debug"
+	"strings"
 
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
@@ -70,8 +71,8 @@ var versionCommand = command{
 	short: "print the version of a stream, or of mdb and Message DB",
 	long: `Prints the version of a stream, which is the position of its last message. For a
 stream without messages it prints "none" and exits with 4. "write -expect" takes
-either. Without a stream it prints the versions of mdb and of Message DB in the
-database.`,
+either. Without a stream it prints the version of mdb and, if a database is given, of
+the Message DB in it.`,
 	examples: `mdb version account-123
 mdb write -expect "$(mdb version account-123)" account-123 Closed < /dev/null`,
 	setup: func(*flag.FlagSet) action {
@@ -101,10 +102,18 @@ mdb write -expect "$(mdb version account-123)" account-123 Closed < /dev/null`,
 	},
 }
 
-// versions prints the command's own version even if the database cannot be reached.
+// versions prints the command's own version and, if a database is given, that of the
+// Message DB in it.
 func (a *app) versions(ctx context.Context) error {
-	if err := a.say("mdb %s\n", ownVersion()); err != nil {
+	if err := a.ownVersion(); err != nil {
 		return err
+	}
+	given := []string{a.database}
+	for _, name := range []string{"DATABASE_URL", "PGHOST", "PGPORT", "PGDATABASE", "PGSERVICE"} {
+		given = append(given, a.env(name))
+	}
+	if strings.Join(given, "") == "" {
+		return nil
 	}
 	return a.withStore(ctx, func(s *mdb.Store) error {
 		version, err := s.MessageStoreVersion(ctx)
@@ -122,18 +131,19 @@ func noMessages(stream mdb.StreamName) error {
 	return nothing("no messages found in %s", printable(string(stream)))
 }
 
-func ownVersion() string {
+func (a *app) ownVersion() error {
+	version := "(unknown)"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
+		version = info.Main.Version
 	}
-	return "(unknown)"
+	return a.say("mdb %s\n", version)
 }
 
 // withStore calls f with a store, which it closes afterwards.
 func (a *app) withStore(ctx context.Context, f func(*mdb.Store) error, opts ...mdb.StoreOption) error {
 	s, err := a.connect(ctx, opts...)
 	if err != nil {
-		return err
+		return explainConnect(err)
 	}
 	defer s.Close()
 	return f(s)

@@ -18,7 +18,7 @@
 //	  types       count messages by type
 //
 //	Run "mdb help COMMAND" for the options and examples of a command. Options may come
-//	before or after the arguments; "--" ends them.
+//	before or after the arguments; "--" ends them. "mdb -version" prints the version of mdb.
 //
 //	-d gives the database: a URL, key=value pairs, or a database's name. Without -d, mdb
 //	uses DATABASE_URL or, if that is not set, PGHOST, PGPORT, PGUSER, PGPASSWORD,
@@ -43,6 +43,10 @@ import (
 )
 
 func main() {
+	// pgx has no fallback_application_name, by which psql and others name their sessions.
+	if os.Getenv("PGAPPNAME") == "" {
+		_ = os.Setenv("PGAPPNAME", "mdb")
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal kills the process, even if it hangs.
 	context.AfterFunc(ctx, stop)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -28,22 +29,28 @@ const testTimeout = time.Minute
 // A process is a running command.
 type process struct {
 	cmd    *exec.Cmd
+	output io.Reader
 	lines  *bufio.Scanner
 	stderr bytes.Buffer
 }
 
 func start(t *testing.T, url string, args ...string) *process {
 	t.Helper()
+	return startWith(t, url, "", args...)
+}
+
+func startWith(t *testing.T, url, input string, args ...string) *process {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	t.Cleanup(cancel)
 	p := &process{cmd: exec.CommandContext(ctx, program, args...)}
 	p.cmd.Env = environment("DATABASE_URL=" + url)
-	p.cmd.Stderr = &p.stderr
+	p.cmd.Stdin, p.cmd.Stderr = strings.NewReader(input), &p.stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.lines = bufio.NewScanner(out)
+	p.output, p.lines = out, bufio.NewScanner(out)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -252,6 +259,81 @@ func TestInterrupted(t *testing.T) {
 				t.Errorf("standard error: %s\nwant in it: %s", stderr, want.stderr)
 			}
 		})
+	}
+}
+
+// TestRepeatUnknown checks that a write whose outcome is unknown says how to repeat it, and
+// that the repetition writes what is missing and nothing twice.
+func TestRepeatUnknown(t *testing.T) {
+	t.Parallel()
+	const lines = `{"type": "Opened"} {"type": "Deposited", "data": {"amount": 10}} {"type": "Closed"}`
+	for args, c := range map[string]struct {
+		input, types string
+	}{
+		"write account-1 Opened":                                          {`{"amount": 10}`, "Opened"},
+		"write -data 7 account-1 Opened":                                  {"", "Opened"},
+		"write -expect none -lines account-1":                             {lines, "Opened,Deposited,Closed"},
+		"write -json -lines -new-ids account-1":                           {lines, "Opened,Deposited,Closed"},
+		"write -lines -max-size 1000 -- account-1":                        {`{"type": "Opened", "id": "11111111-1111-4111-8111-111111111111"}` + lines, "Opened,Opened,Deposited,Closed"},
+		"write -id 22222222-2222-4222-8222-22222222ffff -lines account-1": {lines, "Opened,Deposited,Closed"},
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.New(t)
+			s := connect(t, url)
+			tx, err := s.Pool().Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Rollback(context.Background())
+			if _, err := tx.Exec(t.Context(), "LOCK TABLE message_store.messages"); err != nil {
+				t.Fatal(err)
+			}
+			p := startWith(t, url, c.input, strings.Fields(args)...)
+			until(t, s, waiting)
+			p.interrupt(t, os.Interrupt)
+			_, options, ok := strings.Cut(p.end(t, 5), " with the same options and ")
+			if !ok {
+				t.Fatalf("it does not say how to repeat the write: %s", p.stderr.String())
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			again := append([]string{"write"}, strings.Fields(options)...)
+			again = append(again, strings.Fields(args)[1:]...)
+			for range 2 {
+				p := startWith(t, url, c.input, again...)
+				if text, err := io.ReadAll(p.output); err != nil || len(text) == 0 {
+					t.Errorf("printed %q, %v", text, err)
+				}
+				p.end(t, 0)
+			}
+			var types string
+			if err := s.Pool().QueryRow(t.Context(), "SELECT string_agg(type, ',' ORDER BY position) FROM message_store.messages").Scan(&types); err != nil {
+				t.Fatal(err)
+			}
+			if types != c.types {
+				t.Errorf("the stream has %s, want %s", types, c.types)
+			}
+		})
+	}
+}
+
+// TestApplicationName checks that the sessions of the command have a name, unless the
+// user gives another.
+func TestApplicationName(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	s := connect(t, url)
+	for name, env := range map[string][]string{"mdb": nil, "mine": {"PGAPPNAME=mine"}} {
+		p := &process{cmd: exec.CommandContext(t.Context(), program, "tail", "account")}
+		p.cmd.Env = append(environment("DATABASE_URL="+url), env...)
+		if err := p.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, s, "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = '"+name+"'")
+		p.interrupt(t, os.Interrupt)
+		_ = p.cmd.Wait()
 	}
 }
 

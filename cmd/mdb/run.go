@@ -8,6 +8,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -46,11 +47,20 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
+	for i, arg := range args {
+		if !utf8.ValidString(arg) {
+			return usage("argument %d is not valid UTF-8", i+1) // it may be a password
+		}
+	}
 	fs := a.flags("mdb")
+	version := fs.Bool("version", false, "print the version of mdb")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return a.help(nil)
 	} else if err != nil {
 		return explainFlag(fs, err)
+	}
+	if *version {
+		return a.ownVersion()
 	}
 	if fs.NArg() == 0 {
 		return usage("no command, want one of %s", strings.Join(commandNames(), ", "))

@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -19,8 +22,8 @@ var writeCommand = command{
 	name:  "write",
 	args:  []string{"STREAM TYPE < DATA", "-lines STREAM < MESSAGES"},
 	short: "write messages to a stream",
-	long: `Writes a message. Its data is the JSON read from the standard input, or SQL NULL if the
-input is empty. It gets a new ID unless -id gives one.
+	long: `Writes a message. Its data is the JSON read from the standard input, or given by -data,
+or SQL NULL if that is empty. It gets a new ID unless -id gives one.
 
 With -lines the input consists of messages: JSON objects with the field type and,
 optionally, id, data and metadata. A field that is left out is SQL NULL, or a new ID.
@@ -29,9 +32,13 @@ Either all messages are written or none. They are read into memory first.
 -lines also reads the output of "read -json", from one stream at a time; it ignores
 the fields stream_name, position, global_position and time. The copies keep their IDs,
 and a database takes each ID once. So a copy into the same database needs -new-ids.
-With -idempotent, copying again into another database succeeds, and so does writing
-again after an unknown outcome.`,
-	examples: `mdb write account-123 Deposited <<< '{"amount": 10}'
+With -idempotent, copying again into another database succeeds.
+
+After an unknown outcome (status 5), write the same input again with the same options,
+-idempotent, and the -id that the error contains, so that nothing is written twice. With
+-lines, -id is the ID of the first message, and the others get the IDs that follow it.
+Messages with an id in the input keep that, unless -new-ids is given.`,
+	examples: `mdb write -data '{"amount": 10}' account-123 Deposited
 mdb write account-123 Deposited < data.json
 mdb write -expect 4 account-123 Closed < /dev/null
 mdb write -expect none -metadata '{"correlationStreamName": "order-7"}' account-124 Opened < data.json
@@ -44,7 +51,7 @@ mdb read -json account-123 | mdb write -lines -new-ids archivedAccount-123`,
 			if err := w.check(args); err != nil {
 				return err
 			}
-			messages, err := unlessEnded(ctx, func() ([]mdb.ProposedMessage, error) { return w.messages(a.stdin) })
+			messages, err := unlessEnded(ctx, func() ([]mdb.ProposedMessage, error) { return w.messages(a) })
 			if err != nil {
 				return err
 			}
@@ -53,14 +60,11 @@ mdb read -json account-123 | mdb write -lines -new-ids archivedAccount-123`,
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
 				written, err := s.WriteMessages(ctx, w.stream, messages, w.options...)
-				if duplicate := (*mdb.DuplicateIDError)(nil); errors.As(err, &duplicate) && w.lines {
-					return fmt.Errorf("%w; -new-ids gives the messages new IDs", err)
-				}
 				if err != nil {
-					return countFromOne(err)
+					return w.explain(err)
 				}
 				return a.report(w.stream, written, w.json)
-			})
+			}, mdb.WithMaxMessageSize(w.maxSize))
 		}
 	},
 }
@@ -70,7 +74,10 @@ type writing struct {
 	stream     mdb.StreamName
 	typ        string
 	id         string
+	firstID    uuid.UUID // of -id, or new
+	data       *string   // nil: from the input
 	metadata   string
+	maxSize    int
 	lines      bool
 	newIDs     bool
 	idempotent bool
@@ -91,26 +98,33 @@ func (w *writing) declare(fs *flag.FlagSet) {
 		w.options = append(w.options, mdb.ExpectVersion(version))
 		return nil
 	})
-	fs.StringVar(&w.id, "id", "", "the message's ID, a `UUID`")
+	fs.StringVar(&w.id, "id", "", "the ID of the message or, with -lines, of the first one, a `UUID`")
+	fs.Func("data", "the message's data, as `JSON`; the input is not read", func(given string) error {
+		w.data = &given
+		return nil
+	})
 	fs.StringVar(&w.metadata, "metadata", "", "the message's metadata, as `JSON`")
 	fs.BoolVar(&w.lines, "lines", false, "read messages from the input, as JSON objects")
 	fs.BoolVar(&w.newIDs, "new-ids", false, "with -lines: give the messages new IDs")
 	fs.BoolVar(&w.idempotent, "idempotent", false, "succeed if the same messages with the same IDs exist already")
+	fs.IntVar(&w.maxSize, "max-size", mdb.DefaultMaxMessageSize, fmt.Sprintf("the size of the largest message, in `BYTES` of data and metadata; %d by default", mdb.DefaultMaxMessageSize))
 	fs.BoolVar(&w.json, "json", false, "print the result as lines of JSON")
 }
 
 func (w *writing) check(args []string) (err error) {
 	switch {
-	case w.lines && (w.id != "" || w.metadata != ""):
-		return usage("with -lines, the id and the metadata belong in the input, not into -id and -metadata")
+	case w.lines && (w.data != nil || w.metadata != ""):
+		return usage("with -lines, data and metadata belong in the input, not into -data and -metadata")
 	case w.newIDs && !w.lines:
 		return usage("-new-ids needs -lines; without -lines a message gets a new ID unless -id gives one")
-	case w.newIDs && w.idempotent:
-		return usage("-new-ids and -idempotent exclude each other: a message with a new ID cannot be in the store yet")
-	case w.idempotent && !w.lines && w.id == "":
+	case w.idempotent && w.id == "" && w.newIDs:
+		return usage("-idempotent with -new-ids needs the -id of the first write: a message with a new ID cannot be in the store yet")
+	case w.idempotent && w.id == "" && !w.lines:
 		return usage("-idempotent needs -id, to find the message if it already exists")
 	case w.lines:
 		args, err = exactly(args, "STREAM")
+	case len(args) > 2:
+		return usage("want STREAM TYPE, got %s: the data is read from the standard input, or given by -data", listed(args))
 	default:
 		if args, err = exactly(args, "STREAM", "TYPE"); err == nil {
 			w.typ = args[1]
@@ -122,34 +136,85 @@ func (w *writing) check(args []string) (err error) {
 	if w.idempotent {
 		w.options = append(w.options, mdb.Idempotent())
 	}
+	if w.id == "" {
+		w.firstID, err = uuid.NewV7()
+	} else if w.firstID, err = uuid.Parse(w.id); err != nil {
+		err = usage("-id: want a UUID, got %q", w.id)
+	}
+	if err != nil {
+		return err
+	}
 	w.stream, err = name(args[0])
 	return err
 }
 
 // messages returns the messages to write, from the input and the options.
-func (w *writing) messages(input io.Reader) ([]mdb.ProposedMessage, error) {
-	if w.lines {
-		return readLines(input, w.newIDs, w.idempotent)
+func (w *writing) messages(a *app) ([]mdb.ProposedMessage, error) {
+	input, typed := a.stdin, w.data == nil && terminal(a.stdin)
+	if typed {
+		_, _ = fmt.Fprintln(a.stderr, "mdb: reading from the terminal; Ctrl-D at the beginning of a line ends the input")
 	}
-	m := mdb.NewMessage(w.typ, nil)
-	if w.id != "" {
-		id, err := uuid.Parse(w.id)
-		if err != nil {
-			return nil, usage("-id: want a UUID, got %q", w.id)
-		}
-		m.ID = id
+	switch {
+	case w.lines:
+		return w.readLines(input)
+	case w.data != nil:
+		input = strings.NewReader(*w.data)
 	}
 	data, err := io.ReadAll(input)
 	if err != nil {
 		return nil, fmt.Errorf("read the data: %w", err)
 	}
+	if fault := encodingFault(data); fault != "" {
+		return nil, usage("the data %s", fault)
+	}
+	m := mdb.ProposedMessage{ID: w.firstID, Type: w.typ}
 	if data = bytes.TrimSpace(data); len(data) > 0 {
 		m.Data = json.RawMessage(data)
+	} else if typed {
+		return nil, nothing("the input is empty, nothing was written; -data '' writes a message without data")
 	}
 	if w.metadata != "" {
 		m.Metadata = json.RawMessage(w.metadata)
 	}
 	return []mdb.ProposedMessage{m}, nil
+}
+
+// terminal reports whether r is a terminal.
+func terminal(r io.Reader) bool {
+	file, ok := r.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull) // a character device as well
+	return err != nil || !os.SameFile(info, null)
+}
+
+// nthID returns the ID that comes n after the first one. It counts in the last 62 bits,
+// so that the version stays.
+func nthID(first uuid.UUID, n int) uuid.UUID {
+	const counted = 1<<62 - 1
+	last := binary.BigEndian.Uint64(first[8:])
+	binary.BigEndian.PutUint64(first[8:], last&^counted|(last+uint64(n))&counted) //nolint:gosec // n is not negative
+	return first
+}
+
+// explain says what to do about an error of the write.
+func (w *writing) explain(err error) error {
+	var (
+		duplicate *mdb.DuplicateIDError
+		unknown   *mdb.UnknownOutcomeError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return fmt.Errorf("%w; write the same again with the same options and -idempotent -id %s", err, w.firstID)
+	case errors.As(err, &duplicate) && w.lines && !w.idempotent:
+		return fmt.Errorf("%w; -new-ids gives the messages new IDs", err)
+	}
+	return explainArguments(err)
 }
 
 // unlessEnded returns when ctx ends without waiting for f, because a read from a
