@@ -9,6 +9,9 @@ import (
 
 // clone creates a database from the template of the given name.
 func (s *Server) clone(ctx context.Context, template string, setup func(context.Context, *pgx.Conn) error) (string, error) {
+	if err := s.announce(ctx); err != nil {
+		return "", err
+	}
 	// Unlike template1, template0 has no connections and no added objects.
 	source := "template0"
 

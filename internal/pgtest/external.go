@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"time"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -33,6 +33,9 @@ func connect(ctx context.Context, address string) (*Server, error) {
 		return nil, fmt.Errorf("pgtest: MDB_TEST_DATABASE_URL is a server of PostgreSQL %d: version %d or later is required", s.version, oldest)
 	}
 
+	if err := s.announce(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.dropLeftovers(ctx); err != nil {
 		return nil, err
 	}
@@ -40,24 +43,62 @@ func connect(ctx context.Context, address string) (*Server, error) {
 	return s, nil
 }
 
-// dropLeftovers drops the databases that killed runs left, and the templates of all
-// earlier runs. No run drops its own templates, because a process does not know which
-// of its tests is the last one.
-func (s *Server) dropLeftovers(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, s.admin)
+// announce keeps a session open whose application_name shows other runs that this process
+// lives. It opens another one if the server has ended it.
+func (s *Server) announce(ctx context.Context) error {
+	if s.process != nil {
+		return nil // nobody else uses this server
+	}
+	s.aliveLock.Lock()
+	defer s.aliveLock.Unlock()
+	if s.alive != nil && s.alive.Ping(ctx) == nil {
+		return nil
+	}
+
+	cfg, err := pgx.ParseConfig(s.admin)
 	if err != nil {
 		return fmt.Errorf("pgtest: connect to the server: %w", err)
 	}
-	defer conn.Close(ctx)
+	cfg.RuntimeParams["application_name"] = sessionPrefix + nameProcess
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("pgtest: connect to the server: %w", err)
+	}
+	if _, err := conn.Exec(ctx, "SET idle_session_timeout = 0"); err != nil {
+		_ = conn.Close(ctx)
+		return fmt.Errorf("pgtest: keep a session open: %w", err)
+	}
+	s.alive = conn
 
-	rows, _ := conn.Query(ctx, "SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = current_user")
+	return nil
+}
+
+const sessionPrefix = "mdb_test_"
+
+// dropLeftovers drops the databases of processes that have ended, such as their templates.
+// No process drops its own templates, because it does not know which of its tests is the
+// last one.
+func (s *Server) dropLeftovers(ctx context.Context) error {
+	// The databases come first: a process has a session before it has databases.
+	rows, _ := s.alive.Query(ctx, "SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = current_user")
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return fmt.Errorf("pgtest: list databases: %w", err)
 	}
+	rows, _ = s.alive.Query(ctx, "SELECT substr(application_name, $1), pg_backend_pid() FROM pg_stat_activity WHERE application_name LIKE $2",
+		len(sessionPrefix)+1, strings.ReplaceAll(sessionPrefix, "_", `\_`)+"%")
+	living := make(map[string]bool)
+	var process string
+	var pid uint32
+	if _, err := pgx.ForEachRow(rows, []any{&process, &pid}, func() error { living[process] = true; return nil }); err != nil {
+		return fmt.Errorf("pgtest: list sessions: %w", err)
+	}
+	if pid != s.alive.PgConn().PID() {
+		return nil // a pooler keeps no session for a process, so nobody knows which ones live
+	}
 
 	for _, name := range names {
-		if leftover(name, time.Now()) {
+		if owner := processOf(name); owner != "" && !living[owner] {
 			// Another run may drop it at the same time.
 			_ = s.drop(ctx, name)
 		}

@@ -14,19 +14,21 @@ import (
 )
 
 // TestExternal checks that tests run on an external server with a role that may only
-// create databases, and that they drop old test databases of this role and no others.
+// create databases, and that they drop test databases of this role whose process has ended,
+// such as those of the run before, and no others.
 func TestExternal(t *testing.T) {
 	t.Parallel()
 	NeedTime(t)
 
 	s := Own(t)
-	stale := fmt.Sprintf("mdb_test_%d_ABCDEFGH_1", time.Now().Add(-2*time.Hour).Unix())
-	young := fmt.Sprintf("mdb_test_%d_ABCDEFGH_2", time.Now().Unix())
-	foreign := fmt.Sprintf("mdb_test_%d_ABCDEFGH_3", time.Now().Add(-2*time.Hour).Unix())
+	now := time.Now().Unix()
+	dead := fmt.Sprintf("mdb_test_%d_ABCDEFGH_1", now)
+	living := fmt.Sprintf("mdb_test_%d_HGFEDCBA_2", now-7200)
+	foreign := fmt.Sprintf("mdb_test_%d_ABCDEFGH_3", now)
 	for _, sql := range []string{
 		"CREATE ROLE plain LOGIN CREATEDB PASSWORD 'secret'",
-		"CREATE DATABASE " + quote(stale) + " OWNER plain",
-		"CREATE DATABASE " + quote(young) + " OWNER plain",
+		"CREATE DATABASE " + quote(dead) + " OWNER plain",
+		"CREATE DATABASE " + quote(living) + " OWNER plain",
 		"CREATE DATABASE mdb_test_mine OWNER plain",
 		"CREATE DATABASE " + quote(foreign),
 	} {
@@ -42,32 +44,65 @@ func TestExternal(t *testing.T) {
 	u.User = url.UserPassword("plain", "secret")
 	u.Path = ""
 	u.RawQuery += "&dbname=postgres"
-	out, err := command(t, []string{"-test.run=^TestDatabase"}, "MDB_TEST_DATABASE_URL="+u.String()).CombinedOutput()
+	query := u.RawQuery
+	u.RawQuery += "&application_name=mdb_test_HGFEDCBA"
+	other, err := pgx.Connect(t.Context(), u.String())
 	if err != nil {
-		t.Fatalf("the tests fail on an external server: %v\n%s", err, out)
+		t.Fatal(err)
 	}
+	defer other.Close(t.Context())
+	u.RawQuery = query
 
 	conn, err := pgx.Connect(t.Context(), s.admin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	rows, _ := conn.Query(t.Context(), "SELECT datname FROM pg_database WHERE datname LIKE 'mdb_test_%'")
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for run := range 2 {
+		out, err := command(t, []string{"-test.run=^TestDatabase"}, "MDB_TEST_DATABASE_URL="+u.String()).CombinedOutput()
+		if err != nil {
+			t.Fatalf("the tests fail on an external server: %v\n%s", err, out)
+		}
+
+		rows, _ := conn.Query(t.Context(), "SELECT datname FROM pg_database WHERE datname LIKE 'mdb_test_%'")
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(names, dead) {
+			t.Errorf("run %d: %s was not dropped", run, dead)
+		}
+		for _, kept := range []string{living, foreign, "mdb_test_mine"} {
+			if !slices.Contains(names, kept) {
+				t.Errorf("run %d: %s was dropped", run, kept)
+			}
+		}
+		// Each run leaves one database, the template of TestDatabase, until the next run.
+		if len(names) != 4 {
+			t.Errorf("run %d: the server has %v, want 3 databases and a template", run, names)
+		}
+	}
+}
+
+// TestAnnounce checks that a process whose session was ended has one again when it next
+// creates a database.
+func TestAnnounce(t *testing.T) {
+	t.Parallel()
+
+	own := Own(t)
+	s, err := connect(t.Context(), own.TCP("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if slices.Contains(names, stale) {
-		t.Errorf("%s was not dropped", stale)
-	}
-	for _, kept := range []string{young, foreign, "mdb_test_mine"} {
-		if !slices.Contains(names, kept) {
-			t.Errorf("%s was dropped", kept)
+	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+	for range 2 {
+		if n := query[int](t, own.TCP("postgres"), sessions, sessionPrefix+nameProcess); n != 1 {
+			t.Errorf("%d sessions, want 1", n)
 		}
-	}
-	// The run leaves one database, the template of TestDatabase.
-	if len(names) != 4 {
-		t.Errorf("the server has %v, want 3 databases and a template", names)
+		query[bool](t, own.TCP("postgres"), "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = $1", sessionPrefix+nameProcess)
+		if _, err := s.clone(t.Context(), "", nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -1,31 +1,27 @@
 package pgtest
 
-import (
-	"testing"
-	"time"
-)
+import "testing"
 
-// TestLeftover checks that old test databases are leftovers, and others are not.
-func TestLeftover(t *testing.T) {
+// TestProcessOf checks that the names of test databases give their process, and that
+// other names do not look like them.
+func TestProcessOf(t *testing.T) {
 	t.Parallel()
 
-	now := time.Unix(1_800_000_000, 0)
-	for name, want := range map[string]bool{
-		"mdb_test_1799996000_ABCDEFG2_1":  true,
-		"mdb_test_1799997000_ABCDEFG2_1":  false,
-		"mdb_test_1799996000_ABCDEFG2_1x": false,
-		"mdb_test_1799996000_abcdefg2_1":  false,
-		"mdb_test_1799996000":             false,
-		"mdb_test_mine":                   false,
-		"mdb_testament":                   false,
-		"postgres":                        false,
+	for name, want := range map[string]string{
+		"mdb_test_1799996000_ABCDEFG2_1":  "ABCDEFG2",
+		"mdb_test_1799996000_ABCDEFG2_1x": "",
+		"mdb_test_1799996000_abcdefg2_1":  "",
+		"mdb_test_1799996000":             "",
+		"mdb_test_mine":                   "",
+		"mdb_testament":                   "",
+		"postgres":                        "",
 	} {
-		if got := leftover(name, now); got != want {
-			t.Errorf("leftover(%q) = %t, want %t", name, got, want)
+		if got := processOf(name); got != want {
+			t.Errorf("processOf(%q) = %q, want %q", name, got, want)
 		}
 	}
 
-	if name := newName(); !leftover(name, time.Now().Add(2*time.Hour)) {
-		t.Errorf("%q is not a leftover two hours later", name)
+	if name := newName(); processOf(name) != nameProcess {
+		t.Errorf("processOf(%q) is not %q", name, nameProcess)
 	}
 }

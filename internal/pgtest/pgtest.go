@@ -15,8 +15,8 @@
 // several times faster.
 //
 // On the server at MDB_TEST_DATABASE_URL, test databases are named mdb_test_….
-// Shared databases and templates remain there until a later run drops those that are
-// older than an hour.
+// Shared databases and templates remain there when a process ends, and the next one drops
+// them. It knows by their application_name which processes still live.
 //
 // Existing packages do not fit. testcontainers needs a container engine, which is a
 // daemon, and downloads an image. embedded-postgres downloads a PostgreSQL, and leaves

@@ -22,6 +22,9 @@ type Server struct {
 	admin   string
 	version int
 	process *process // nil for an external server
+
+	aliveLock sync.Mutex
+	alive     *pgx.Conn // of an external server, see announce
 }
 
 // Option configures the server that Start starts.
