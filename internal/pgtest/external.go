@@ -1,10 +1,13 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,13 +21,7 @@ func connect(ctx context.Context, address string) (*Server, error) {
 		return nil, errors.New("pgtest: MDB_TEST_DATABASE_URL is not a URL: set it to one like postgres://user:password@localhost:5432/postgres")
 	}
 
-	// These parameters would override the path.
-	query := u.Query()
-	query.Del("dbname")
-	query.Del("database")
 	databases := *u
-	databases.RawQuery = query.Encode()
-
 	s := &Server{socket: &databases, tcp: &databases, admin: address}
 	if err := s.identify(ctx); err != nil {
 		return nil, fmt.Errorf("pgtest: MDB_TEST_DATABASE_URL: %w", err)
@@ -40,7 +37,28 @@ func connect(ctx context.Context, address string) (*Server, error) {
 		return nil, err
 	}
 
+	query := u.Query()
+	// These parameters would override the path.
+	query.Del("dbname")
+	query.Del("database")
+	query.Set("sslmode", s.sslmode(query.Get("sslmode")))
+	databases.RawQuery = query.Encode()
+
 	return s, nil
+}
+
+// sslmode returns a mode in which pgx does not try to connect both with TLS and without:
+// tests replace the function that connects, and count its calls.
+func (s *Server) sslmode(given string) string {
+	switch mode := cmp.Or(given, os.Getenv("PGSSLMODE")); mode {
+	case "", "allow", "prefer":
+		if _, ok := s.alive.PgConn().Conn().(*tls.Conn); ok {
+			return "require"
+		}
+		return "disable"
+	default:
+		return mode
+	}
 }
 
 // announce keeps a session open whose application_name shows other runs that this process

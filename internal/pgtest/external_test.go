@@ -84,6 +84,28 @@ func TestExternal(t *testing.T) {
 	}
 }
 
+// TestExternalMode checks that the URLs of an external server leave no choice between TLS
+// and none, and keep a mode that was chosen.
+func TestExternalMode(t *testing.T) {
+	t.Parallel()
+
+	own := Own(t)
+	for given, want := range map[string]string{"": "disable", "?sslmode=prefer": "disable", "?sslmode=allow&connect_timeout=9": "disable", "?sslmode=disable": "disable"} {
+		address, _, _ := strings.Cut(own.TCP("postgres"), "?")
+		s, err := connect(t.Context(), address+given)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := pgx.ParseConfig(s.URL("other"))
+		if err != nil || len(cfg.Fallbacks) != 0 || cfg.TLSConfig != nil || cfg.Database != "other" {
+			t.Errorf("%s becomes %s, %v", address+given, s.URL("other"), err)
+		}
+		if !strings.Contains(s.TCP("other"), "sslmode="+want) || strings.Contains(given, "timeout") != strings.Contains(s.TCP("other"), "connect_timeout=9") {
+			t.Errorf("%s becomes %s", address+given, s.TCP("other"))
+		}
+	}
+}
+
 // TestAnnounce checks that a process whose session was ended has one again when it next
 // creates a database.
 func TestAnnounce(t *testing.T) {
