@@ -51,6 +51,10 @@ func (c *rawCall) encode(args []any) (params [][]byte, ok bool) {
 			if v != nil {
 				param = scan.Bytes(*v)
 			}
+		case *payload:
+			if v != nil {
+				param = scan.Bytes(string(*v))
+			}
 		case *int64:
 			if v != nil {
 				param = number(*v)

@@ -149,7 +149,7 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 // arguments returns the arguments of writeMessage. They are pointers, which can be passed
 // as any without an allocation.
 func (w *proposedWrite) arguments() []any {
-	w.single.args = [...]any{&w.idTexts[0], (*string)(&w.stream), &w.types[0], w.data[0], w.metadata[0], w.expected}
+	w.single.args = [...]any{&w.idTexts[0], (*string)(&w.stream), &w.types[0], (*payload)(w.data[0]), (*payload)(w.metadata[0]), w.expected}
 	return w.single.args[:]
 }
 
@@ -212,9 +212,9 @@ func (s *procedures) attempt(ctx context.Context, w *proposedWrite) error {
 	if s.config.direct {
 		return s.runBatch(ctx, nil,
 			step{st: acquireLock, read: drain, args: []any{string(w.stream)}},
-			step{st: directWrite, read: w.read, args: []any{string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected}})
+			step{st: directWrite, read: w.read, args: []any{string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected}})
 	}
-	return s.run(ctx, writeMessages, w.read, string(w.stream), w.idTexts, w.types, w.data, w.metadata, w.expected)
+	return s.run(ctx, writeMessages, w.read, string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected)
 }
 
 // read reads the positions of the messages from the rows.
