@@ -28,8 +28,7 @@ func Official() bool { return os.Getenv(officialFolder) != "" }
 // New returns the URL of a new database with Message DB for this test alone.
 func New(t testing.TB) string {
 	t.Helper()
-	name, install := installer()
-	return pgtest.Database(t, name, install)
+	return NewFrom(t, "", nil)
 }
 
 // Empty returns the URL of a new database without Message DB for this test alone.
@@ -42,8 +41,34 @@ func Empty(t testing.TB) string {
 // share. To stay independent, each test uses categories of its own.
 func Shared(t testing.TB) string {
 	t.Helper()
+	return SharedFrom(t, "", nil)
+}
+
+// NewFrom is like New. If setup is not nil, it runs once for each key in this process, after
+// the installation, and the databases are copies of what it leaves.
+func NewFrom(t testing.TB, key string, setup func(ctx context.Context, url string) error) string {
+	t.Helper()
 	name, install := installer()
-	return pgtest.Shared(t, name, install)
+	return pgtest.Database(t, name+key, then(install, setup))
+}
+
+// SharedFrom is like Shared, with a setup as in NewFrom.
+func SharedFrom(t testing.TB, key string, setup func(ctx context.Context, url string) error) string {
+	t.Helper()
+	name, install := installer()
+	return pgtest.Shared(t, name+key, then(install, setup))
+}
+
+func then(install func(context.Context, *pgx.Conn) error, setup func(context.Context, string) error) func(context.Context, *pgx.Conn) error {
+	if setup == nil {
+		return install
+	}
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		if err := install(ctx, conn); err != nil {
+			return err
+		}
+		return setup(ctx, conn.Config().ConnString())
+	}
 }
 
 // Notifying returns the URL of a new database with Message DB and the NOTIFY trigger.
