@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -58,12 +59,15 @@ func record(file string, results []result) error {
 	if err := os.WriteFile(file, append(kept, '\n'), 0o644); err != nil { //nolint:gosec // documentation is for all
 		return err
 	}
-	mod, err := os.ReadFile("go.mod")
+	text := strings.TrimSuffix(file, ".json") + ".md"
+	page, err := os.ReadFile(text) //nolint:gosec // beside the file that the caller names
 	if err != nil {
 		return err
 	}
-	text := page(results, string(mod))
-	return os.WriteFile(strings.TrimSuffix(file, ".json")+".md", []byte(text), 0o644) //nolint:gosec // as above
+	if page, err = fill(page, results, "."); err != nil {
+		return fmt.Errorf("%s: %w", text, err)
+	}
+	return os.WriteFile(text, page, 0o644) //nolint:gosec // as above
 }
 
 func merge(before []byte, results []result) ([]result, error) {
@@ -88,15 +92,35 @@ func (r result) major() string {
 	return major
 }
 
-// page is the documentation's page, whose facts are all from elsewhere.
-func page(results []result, mod string) string {
-	return fmt.Sprintf(`<!-- Written by "make compatibility" from compatibility.json and go.mod; do not edit. -->
+// The part of the documentation's page between these lines is generated.
+const (
+	beginning = `<!-- "make compatibility" writes this part from compatibility.json and the files go.mod -->`
+	end       = `<!-- end of the generated part -->`
+)
 
-# Compatibility
+// fill returns the page with its generated part replaced. root is the repository.
+func fill(page []byte, results []result, root string) ([]byte, error) {
+	before, rest, ok := strings.Cut(string(page), beginning+"\n")
+	_, after, closed := strings.Cut(rest, end+"\n")
+	if !ok || !closed {
+		return nil, fmt.Errorf("it lacks the line %s or %s", beginning, end)
+	}
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		return nil, err
+	}
+	container, err := os.ReadFile(filepath.Join(root, "mdbcontainer", "go.mod"))
+	if err != nil {
+		return nil, err
+	}
+	return []byte(before + beginning + "\n" + facts(results, string(mod), string(container)) + end + "\n" + after), nil
+}
 
-| What | Version |
+// facts is the generated part, whose facts are all from elsewhere.
+func facts(results []result, mod, container string) string {
+	return fmt.Sprintf(`| What | Version |
 |---|---|
-| Go | %s or later |
+| Go | %s or later; for the module mdbcontainer %s or later |
 | pgx | %s or later |
 | Message DB | %s, by its own script or by `+"`schema.Install`"+` |
 
@@ -105,7 +129,7 @@ three columns count the tests of one feature each:
 
 %s
 `+"`make test-matrix`"+` runs them, and downloads the versions that are missing.
-`, requirement(mod, "go"), requirement(mod, "github.com/jackc/pgx/v5"), schema.Version, table(results))
+`, requirement(mod, "go"), requirement(container, "go"), requirement(mod, "github.com/jackc/pgx/v5"), schema.Version, table(results))
 }
 
 // requirement returns the version in a line of go.mod.
