@@ -161,7 +161,8 @@ func textOf(n int, field string, value json.RawMessage) (text string, err error)
 			return "", usage("message %d: the %s contains half of a surrogate pair", n, field)
 		}
 	}
-	return text, json.Unmarshal(value, &text)
+	err = json.Unmarshal(value, &text)
+	return text, err
 }
 
 // kindOf returns what a JSON value is, with an article.

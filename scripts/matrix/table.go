@@ -105,11 +105,11 @@ func fill(page []byte, results []result, root string) ([]byte, error) {
 	if !ok || !closed {
 		return nil, fmt.Errorf("it lacks the line %s or %s", beginning, end)
 	}
-	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod")) //nolint:gosec // a file of the repository
 	if err != nil {
 		return nil, err
 	}
-	container, err := os.ReadFile(filepath.Join(root, "mdbcontainer", "go.mod"))
+	container, err := os.ReadFile(filepath.Join(root, "mdbcontainer", "go.mod")) //nolint:gosec // as above
 	if err != nil {
 		return nil, err
 	}
