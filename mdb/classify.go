@@ -112,6 +112,11 @@ func classify(err error) class {
 		severity = pgErr.Severity
 	}
 	if severity == "FATAL" || severity == "PANIC" {
+		if pgErr.Code == "25P03" {
+			// The session had been idle in its transaction for too long, so it has ended
+			// before it received what the client has sent.
+			return classNotSent
+		}
 		return classUnknown
 	}
 	switch pgErr.Code {

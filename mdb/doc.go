@@ -74,11 +74,16 @@
 // # Transactions
 //
 // [Store.WithTx] writes and reads in your transaction, in which you can also change your
-// own tables.
-// [Store.Atomically] begins a new transaction, which may write to several categories. A
-// write locks its category until the transaction ends, so keep transactions short, and if
-// one writes to several categories, lock all of them in one call, with Atomically or
-// [Tx.LockCategories].
+// own tables. It takes a pgx.Tx, or a connection that is in a transaction, also in one of
+// database/sql, see [Transaction].
+// [Store.Atomically] begins a new transaction, which may write to several categories, and
+// with [Tx.Tx] change your own tables. A write locks its category until the transaction
+// ends, so keep transactions short, and if one writes to several categories, lock all of
+// them in one call, with Atomically or [Tx.LockCategories].
+//
+// A write that fails aborts the transaction, even if it fails with a [*WrongVersionError] or
+// a [*DuplicateIDError]. With [InSavepoint] it leaves the transaction usable, and [Idempotent]
+// is allowed.
 //
 // # Memory
 //
@@ -120,7 +125,8 @@
 // # Options
 //
 // These tables list each option and what accepts it. The methods of a [Tx] accept the same
-// options as those of a [Store], except Idempotent.
+// options as those of a [Store], but Idempotent only together with InSavepoint, which only a
+// Tx accepts.
 //
 //	option               Connect, New
 //	WithDirectSQL        x
@@ -140,6 +146,7 @@
 //	ExpectVersion        x                             x
 //	ExpectNoStream       x                             x
 //	Idempotent           x                             x
+//	InSavepoint          x, of a Tx
 //
 //	option               GetLastStreamMessage
 //	OfType               x

@@ -28,7 +28,7 @@ type step struct {
 	args []any
 }
 
-// A session is a *pgx.Conn or a pgx.Tx.
+// A session is a *pgx.Conn or a transaction.
 type session interface {
 	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -133,45 +133,6 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 			// The pool does not reuse a connection that is closed.
 			_ = conn.Conn().Close(ctx)
 		}
-	}
-	return contextError(ctx, err)
-}
-
-// A txRunner runs statements within a transaction.
-type txRunner struct {
-	tx    pgx.Tx
-	mode  pgx.QueryExecMode
-	state *txState
-}
-
-func (r *txRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	return r.end(ctx, query(ctx, r.tx, r.mode, st, read, args), st)
-}
-
-func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	// A failed transaction cannot execute undo. Its rollback then restores the value from
-	// before the transaction, so that value must be off.
-	if undo == conditionOff && r.tx.Conn().Config().RuntimeParams[conditionSetting] != "off" {
-		return &SetupError{
-			Problem: "a read with a condition in a transaction may leave the setting " + conditionSetting + " on after the transaction",
-			Remedy:  "prepare the pool's configuration with Configure, which turns it off at start-up",
-		}
-	}
-	return r.end(ctx, queryBatch(ctx, r.tx, r.mode, steps), statements(steps)...)
-}
-
-// end notes the first error, which the transaction's end may need to explain.
-func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error {
-	if err == nil {
-		return nil
-	}
-	if r.state.failed == nil {
-		r.state.failed = err
-	}
-	if classify(err) == classStale {
-		// This transaction has failed, but the next one on the connection can succeed. If
-		// this fails, the connection has failed, and its statements are gone anyway.
-		_ = forget(ctx, r.tx.Conn(), sts...)
 	}
 	return contextError(ctx, err)
 }

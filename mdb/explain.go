@@ -12,6 +12,10 @@ import (
 // explain returns the error of a call, for users. what says what the call did, such as
 // "get messages of stream account-123".
 func explain(what string, err error) error {
+	switch err.(type) { //nolint:errorlint // a runner returns these as they are, before it sends anything
+	case *ArgumentError, *SetupError:
+		return err
+	}
 	class := classify(err)
 	err = scrub(err)
 	switch class {

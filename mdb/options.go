@@ -92,9 +92,10 @@ func WithLogger(l *slog.Logger) StoreOption {
 type WriteOption interface{ write(*writeConfig) }
 
 type writeConfig struct {
-	expected   *int64
-	idempotent bool
-	faults     argumentFaults
+	expected    *int64
+	idempotent  bool
+	inSavepoint bool
+	faults      argumentFaults
 }
 
 type writeOption func(*writeConfig)
@@ -125,9 +126,25 @@ func ExpectNoStream() WriteOption {
 // data. Metadata is not compared, because it often describes the attempt, as trace IDs do.
 // Pass the expected version of the first write: it must match too. If the messages in the
 // store are not the same, the error is a [*DuplicateIDError] that says what differs. A [Tx]
-// rejects this option, because the duplicate ID has already aborted its transaction.
+// rejects this option without [InSavepoint], because a duplicate ID aborts a transaction.
 func Idempotent() WriteOption {
 	return writeOption(func(c *writeConfig) { c.idempotent = true })
+}
+
+// InSavepoint makes a write on a [Tx] leave the transaction usable if it fails. Without it,
+// a [*WrongVersionError] or a [*DuplicateIDError] aborts the transaction. The write is sent
+// in one round trip, with a savepoint before it. If it fails, the call rolls back to the
+// savepoint, in one more round trip. With InSavepoint, a Tx accepts [Idempotent]: after a
+// conflict it looks for the messages in the same transaction, in a third round trip.
+//
+// The rollback undoes only this write. It also releases the lock of the category, unless an
+// earlier write or [Tx.LockCategories] in the transaction has taken it: other writers may
+// then write to the category before the transaction's next write. After a lost connection,
+// or if the rollback fails too, the transaction is lost as without this option.
+//
+// A [Store] rejects this option, because each of its writes is a transaction of its own.
+func InSavepoint() WriteOption {
+	return writeOption(func(c *writeConfig) { c.inSavepoint = true })
 }
 
 // A StreamReadOption configures a read of a stream.

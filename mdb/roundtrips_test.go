@@ -101,10 +101,20 @@ func countRoundTrips(t *testing.T, w *wire, want int64, c calls) {
 		}},
 	}
 	if tx, ok := c.(*mdb.Tx); ok {
-		operations = append(operations, struct {
+		type operation = struct {
 			name string
 			call func() error
-		}{"LockCategories", func() error { return tx.LockCategories(ctx, "a", "b", category, "a") }})
+		}
+		operations = append(operations,
+			operation{"LockCategories", func() error { return tx.LockCategories(ctx, "a", "b", category, "a") }},
+			operation{"WriteMessage, InSavepoint", func() error {
+				_, err := c.WriteMessage(ctx, stream, mdb.NewMessage("Happened", 1), mdb.InSavepoint())
+				return err
+			}},
+			operation{"WriteMessages of 2, InSavepoint", func() error {
+				_, err := c.WriteMessages(ctx, stream, proposals(2), mdb.InSavepoint(), mdb.Idempotent())
+				return err
+			}})
 	}
 	// The statements that set and reset conditions are the same for all reads.
 	for range 2 {

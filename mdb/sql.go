@@ -74,6 +74,11 @@ FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS sought(id, ty
 LEFT JOIN message_store.messages AS found ON found.id = sought.id::uuid
 ORDER BY sought.index`)
 
+	// A savepoint of the same name in the caller's transaction is hidden until the release,
+	// and unchanged after it.
+	savepoint        = newStatement("savepoint", `SAVEPOINT mdb_in_savepoint`)
+	releaseSavepoint = newStatement("release_savepoint", `RELEASE SAVEPOINT mdb_in_savepoint`)
+
 	conditionOn = newStatement("condition_on",
 		`SELECT set_config('message_store.sql_condition', 'on', true)`)
 

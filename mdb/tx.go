@@ -18,32 +18,46 @@ import (
 //
 // A write locks its category until the end of the transaction: other writes to the category
 // wait until then. If a call fails on the server, the transaction is aborted: roll it back.
-// Writes are not retried.
+// A write with [InSavepoint] does not abort it. Writes are not retried.
 type Tx struct {
 	procedures
+	pgx pgx.Tx // nil if it is another type
 }
 
 // A txState records the calls in a transaction, for its end.
 type txState struct {
 	written []uuid.UUID  // the IDs of the messages written, in order
 	streams []StreamName // the streams written to
-	failed  error        // the error of the first statement that failed
+	failed  error        // the error of the first call that failed
+	undone  error        // the last transient error of a call that a savepoint has undone
 }
 
 // WithTx returns a Tx on the caller's transaction, which the caller commits or rolls back.
-// Use it to write messages together with rows of your own tables.
+// Use it to write messages together with rows of your own tables. WithTx sends nothing: if
+// it is given nil, a pool, or a connection that is not in a transaction, each call of the Tx
+// returns an [*ArgumentError].
 //
 // Begin the transaction as read committed, the server's default. At a stricter isolation
 // level a write that loses a race fails with a [*WrongVersionError] even if it expected no
 // version, and the transaction must be restarted. The transaction's connection must be
 // from the store's pool, or configured alike.
-func (s *Store) WithTx(tx pgx.Tx) *Tx {
+//
+// With a transaction of database/sql, give WithTx the *pgx.Conn that sql.Conn.Raw gives
+// access to, as the example shows.
+func (s *Store) WithTx(tx Transaction) *Tx {
 	state := new(txState)
-	return &Tx{procedures{
-		runner: &txRunner{tx: tx, mode: s.config.execMode, state: state},
+	if inner, ok := tx.(*innerTx); ok && inner != nil {
+		state = inner.state
+	}
+	t := &Tx{procedures: procedures{
+		runner: newTxRunner(tx, s.config.execMode, state),
 		config: s.config,
 		tx:     state,
 	}}
+	if !isNil(tx) {
+		t.pgx, _ = tx.(pgx.Tx)
+	}
+	return t
 }
 
 // LockCategories locks the categories, as writes to them do, until the end of the
@@ -74,12 +88,20 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // with [Tx.LockCategories]; pass all categories that f writes to. The isolation level is
 // read committed.
 //
+// In f, use the Tx only. [Tx.Tx] executes statements on your own tables in the same
+// transaction. A call of the Store in f uses another connection: it does not see what f has
+// written, a write to a category that f has locked waits for f, which waits for it, and if
+// the pool has no other connection, any call waits. PostgreSQL does not detect these
+// deadlocks. Only the end of the call's context ends them.
+//
 // If the server aborts the transaction because of a deadlock, a serialization failure, a
 // lock timeout or a prepared statement that it no longer has, the whole transaction is
-// retried, as [WithRetry] says, so f may be called more than once. If f returns an error,
-// the transaction is rolled back and Atomically returns the error unchanged. If the
-// connection is lost during the commit, the error is an [*UnknownOutcomeError] with the IDs
-// of all messages that f wrote.
+// retried, as [WithRetry] says, so f may be called more than once. This includes errors of
+// statements of your own, if f returns them without having rolled back to a savepoint. If f returns an error, the transaction is
+// rolled back and Atomically returns the error unchanged. If f returns nil although a call
+// or statement has failed, nothing is written either, and the error wraps that of the first
+// call of the Tx that failed. If the connection is lost during the commit, the error is an
+// [*UnknownOutcomeError] with the IDs of all messages that f wrote.
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	for attempt := 1; ; attempt++ {
 		again, err := s.atomically(ctx, categories, f)
@@ -123,8 +145,8 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	}
 	if err := f(t); err != nil {
 		// An error with such a code may come from another database that f uses.
-		ended := tx.Conn().PgConn().TxStatus() == 'E'
-		return ended && classify(err).retryTransaction(), err
+		ours := tx.Conn().PgConn().TxStatus() == 'E' || t.tx.undone != nil && errors.Is(err, t.tx.undone)
+		return ours && classify(err).retryTransaction(), err
 	}
 
 	wasClosed := tx.Conn().IsClosed()
@@ -135,12 +157,25 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 			s.wrote(stream)
 		}
 		return false, nil
-	case errors.Is(err, pgx.ErrTxCommitRollback) && t.tx.failed != nil:
-		// f ignored the error of a call.
-		err = fmt.Errorf("mdb: the transaction was rolled back, because a call in it failed: %w", scrub(t.tx.failed))
-		return classify(t.tx.failed).retryTransaction(), err
+	case errors.Is(err, pgx.ErrTxCommitRollback):
+		// f ignored the error of a call, or of a statement of its own.
+		return t.tx.failed != nil && classify(t.tx.failed).retryTransaction(), t.tx.explain(err)
 	case classify(err).lost() && !wasClosed && len(t.tx.written) > 0:
 		return false, &UnknownOutcomeError{IDs: t.tx.written, err: err}
 	}
 	return classify(err).retryTransaction(), explain("commit", err)
+}
+
+// explain returns the error of a commit that the server turned into a rollback.
+func (s *txState) explain(err error) error {
+	if s.failed == nil {
+		return fmt.Errorf("mdb: the transaction was rolled back, because a statement in it failed: %w", err)
+	}
+	cause := scrub(s.failed)
+	if classify(cause) == classSetup {
+		if setup := explainSetup(cause); setup != nil {
+			cause = setup
+		}
+	}
+	return fmt.Errorf("mdb: the transaction was rolled back, because a call in it failed: %w", cause)
 }

@@ -211,6 +211,11 @@ func TestAtomicallySwallowedError(t *testing.T) {
 				t.Fatalf("got error %v, want no unknown outcome after a rollback", err)
 			}
 			wantCode(t, err, want)
+			if want == "P0001" {
+				if conflict := wantError[*mdb.WrongVersionError](t, err); conflict.Stream != stream || conflict.Expected != 9 || conflict.Actual != 0 {
+					t.Errorf("got %+v, want what the call returned", conflict)
+				}
+			}
 			if runs != 1 {
 				t.Errorf("got %d runs, want 1", runs)
 			}

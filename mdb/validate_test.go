@@ -16,7 +16,7 @@ import (
 )
 
 // unusedStore returns a store whose pool fails the test when a connection is acquired, and a
-// Tx without a transaction, which panics when it is used.
+// Tx without a transaction, which would return a fault of the transaction.
 func unusedStore(t *testing.T, opts ...mdb.StoreOption) (*mdb.Store, *mdb.Tx) {
 	t.Helper()
 	pool := newPool(t, "postgres://nobody@nowhere.invalid/nothing", func(cfg *pgxpool.Config) {
@@ -245,11 +245,18 @@ func TestWriteOptionArguments(t *testing.T) {
 		_, err := c.WriteMessage(t.Context(), "account-1", m, mdb.ExpectVersion(-2))
 		checkFaults(t, err, mdb.Fault{"expected version", "-2", "a position, or -1 for no stream"})
 	}
-	idempotent := mdb.Fault{"option", "Idempotent on a Tx", "a Store, because a duplicate ID aborts a transaction"}
+	idempotent := mdb.Fault{"option", "Idempotent on a Tx", "InSavepoint with it, or a Store, because a duplicate ID aborts a transaction"}
 	_, err := tx.WriteMessage(t.Context(), "account-1", m, mdb.Idempotent())
 	checkFaults(t, err, idempotent)
 	_, err = tx.WriteMessages(t.Context(), "account-1", proposals(2), mdb.Idempotent())
 	checkFaults(t, err, idempotent)
+	inSavepoint := mdb.Fault{"option", "InSavepoint on a Store", "a Tx, because each write of a Store is a transaction of its own"}
+	_, err = s.WriteMessage(t.Context(), "account-1", m, mdb.InSavepoint())
+	checkFaults(t, err, inSavepoint)
+	_, err = s.WriteMessages(t.Context(), "account-1", proposals(2), mdb.InSavepoint(), mdb.Idempotent())
+	checkFaults(t, err, inSavepoint)
+	each := s.WriteEach(t.Context(), []mdb.Write{{Stream: "account-1", Message: m, Options: []mdb.WriteOption{mdb.InSavepoint()}}})
+	checkFaults(t, each[0].Err, inSavepoint)
 }
 
 // TestDuplicateIDArgument checks that a batch with the same ID twice is rejected.

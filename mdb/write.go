@@ -106,8 +106,11 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 	for _, opt := range opts {
 		opt.write(&w.writeConfig)
 	}
-	if w.idempotent && s.tx != nil {
-		w.faults.add("option", "Idempotent on a Tx", "a Store, because a duplicate ID aborts a transaction")
+	switch {
+	case w.inSavepoint && s.tx == nil:
+		w.faults.add("option", "InSavepoint on a Store", "a Tx, because each write of a Store is a transaction of its own")
+	case w.idempotent && s.tx != nil && !w.inSavepoint:
+		w.faults.add("option", "Idempotent on a Tx", "InSavepoint with it, or a Store, because a duplicate ID aborts a transaction")
 	}
 	n := len(ms)
 	texts := w.allocate(n)
@@ -189,19 +192,14 @@ func (f *argumentFaults) messageSize(data, metadata []byte, most int) {
 // write executes w: on a Store until its outcome is known, in a transaction with one
 // attempt.
 func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
-	if s.tx == nil {
-		err := s.settle(ctx, w)
-		if err == nil {
-			s.wrote(w.stream)
-		}
-		return err
+	if s.tx != nil {
+		return s.writeInTx(ctx, w)
 	}
-	if err := s.attempt(ctx, w); err != nil {
-		return w.explain(err)
+	err := s.settle(ctx, w)
+	if err == nil {
+		s.wrote(w.stream)
 	}
-	s.tx.written = append(s.tx.written, w.ids...)
-	s.tx.streams = append(s.tx.streams, w.stream)
-	return nil
+	return err
 }
 
 // attempt sends w once and reads the result.

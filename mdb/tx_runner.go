@@ -1,0 +1,157 @@
+package mdb
+
+import (
+	"context"
+	"reflect"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// A Transaction is a value that [Store.WithTx] can use: a pgx.Tx, or a connection that is in
+// a transaction, such as a *pgx.Conn or a *pgxpool.Conn, or a type of yours that wraps one of
+// them. Unless it is a *pgx.Conn, it should have a method Conn() *pgx.Conn, as the others
+// have. Without that method, statements are sent as SQL rather than prepared by mdb, and
+// reads with a condition are rejected.
+type Transaction interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// A preparer is a *pgx.Conn or a pgx.Tx.
+type preparer interface {
+	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
+}
+
+// A txSession is a [Transaction] as a session. Its preparer is nil if its connection is not
+// known.
+type txSession struct {
+	Transaction
+	preparer
+}
+
+// A txRunner runs statements within a transaction.
+type txRunner struct {
+	tx     txSession
+	conn   *pgx.Conn // nil if it is not known
+	plain  bool      // whether conn is all there is, and may not be in a transaction
+	mode   pgx.QueryExecMode
+	state  *txState
+	faults argumentFaults // of WithTx, for each call
+}
+
+func newTxRunner(tx Transaction, mode pgx.QueryExecMode, state *txState) *txRunner {
+	r := &txRunner{tx: txSession{Transaction: tx}, mode: mode, state: state}
+	reject := func(given string) *txRunner {
+		r.faults.add("transaction", given, "a pgx.Tx, or a connection that is in a transaction")
+		return r
+	}
+	if isNil(tx) {
+		return reject("nil")
+	}
+	switch tx := tx.(type) {
+	case *pgxpool.Pool:
+		return reject("a pool")
+	case *pgx.Conn:
+		r.conn = tx
+	case interface{ Conn() *pgx.Conn }:
+		if r.conn = tx.Conn(); r.conn == nil {
+			return reject("one whose method Conn returns nil")
+		}
+	default:
+		// Any mode in which prepare returns SQL. It is pgx that decides how to send it.
+		r.mode = pgx.QueryExecModeExec
+		return r
+	}
+	if p, ok := tx.(pgx.Tx); ok {
+		r.tx.preparer = p
+		return r
+	}
+	// It may be a connection of another pool or of database/sql.
+	r.plain, r.mode = true, r.conn.Config().DefaultQueryExecMode
+	if r.tx.preparer, _ = tx.(preparer); r.tx.preparer == nil {
+		r.tx.preparer = r.conn
+	}
+	return r
+}
+
+// isNil reports whether v is nil or a nil pointer.
+func isNil(v any) bool {
+	value := reflect.ValueOf(v)
+	return v == nil || value.Kind() == reflect.Pointer && value.IsNil()
+}
+
+// check reports a transaction in which nothing can be done. It sends nothing.
+func (r *txRunner) check() error {
+	if len(r.faults) == 0 && r.plain && !r.conn.IsClosed() && r.conn.PgConn().TxStatus() == 'I' {
+		return &ArgumentError{Faults: []Fault{{"transaction", "a connection that is not in a transaction", "one that is, because WithTx does not begin one"}}}
+	}
+	return r.faults.err()
+}
+
+func (r *txRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	return r.end(ctx, query(ctx, r.tx, r.mode, st, read, args), st)
+}
+
+func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	if undo == conditionOff {
+		if err := r.checkCondition(); err != nil {
+			return err
+		}
+	}
+	return r.end(ctx, queryBatch(ctx, r.tx, r.mode, steps), statements(steps)...)
+}
+
+// checkCondition checks the value that conditionSetting has after a rollback. A failed
+// transaction cannot execute conditionOff, and its rollback restores the value from before
+// the transaction, so that value must be off.
+func (r *txRunner) checkCondition() error {
+	const problem = "a read with a condition in a transaction may leave the setting " + conditionSetting + " on after the transaction"
+	switch {
+	case r.conn == nil:
+		return &SetupError{
+			Problem: problem + ", and the connection's settings are not known",
+			Remedy:  "give WithTx a pgx.Tx, or another type that has a method Conn() *pgx.Conn",
+		}
+	case r.conn.Config().RuntimeParams[conditionSetting] != "off":
+		return &SetupError{
+			Problem: problem,
+			Remedy:  "prepare the pool's configuration with Configure, which turns it off at start-up",
+		}
+	}
+	return nil
+}
+
+// end notes the first error, which the transaction's end may need to explain.
+func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error {
+	if err == nil {
+		return nil
+	}
+	if r.state.failed == nil {
+		r.state.failed = err
+	}
+	if classify(err) == classStale {
+		// This transaction has failed, but the next one on the connection can succeed. If
+		// this fails, the connection has failed, and its statements are gone anyway.
+		_ = r.forget(ctx, sts...)
+	}
+	return contextError(ctx, err)
+}
+
+// forget makes the connection prepare the statements again. Without a connection there is
+// none that is prepared.
+func (r *txRunner) forget(ctx context.Context, sts ...*statement) error {
+	if r.conn == nil {
+		return nil
+	}
+	return forget(ctx, r.conn, sts...)
+}
