@@ -32,14 +32,14 @@ func (s *procedures) explainInTx(ctx context.Context, w *proposedWrite, err erro
 	if !w.idempotent || class != classDuplicateID && class != classWrongVersion {
 		return w.explain(err)
 	}
-	present, lookErr := s.look(ctx, w)
+	found, lookErr := s.look(ctx, w)
 	switch {
 	case lookErr != nil:
 		return explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
-	case present == nil:
+	case found.same():
 		return nil
-	case class == classDuplicateID:
-		return &DuplicateIDError{IDs: present, err: scrub(err)}
+	case class == classDuplicateID || found.inPlace:
+		return found.duplicate(err)
 	}
 	return w.explain(err)
 }

@@ -63,7 +63,7 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 				w.unknown = &changedError{found.differs}
 				return false, w.giveUp(ctx, err)
 			case class == classDuplicateID || found.inPlace:
-				return false, &DuplicateIDError{IDs: found.ids, Differs: found.differs, differing: found.differing, err: scrub(err)}
+				return false, found.duplicate(err)
 			}
 		}
 		// If the default isolation level is stricter than read committed, a write can lose
@@ -118,6 +118,11 @@ type finding struct {
 
 // same reports whether the write, or another one of the same messages, has happened.
 func (f *finding) same() bool { return f.inPlace && f.differs == "" }
+
+// duplicate returns the error of a write that failed with err because of what was found.
+func (f *finding) duplicate(err error) error {
+	return &DuplicateIDError{IDs: f.ids, Differs: f.differs, differing: f.differing, err: scrub(err)}
+}
 
 func (f *finding) differ(part string, id uuid.UUID) {
 	if f.differs == "" {
