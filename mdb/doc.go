@@ -145,6 +145,7 @@
 //	option               WriteMessage, WriteMessages   Write of WriteEach
 //	ExpectVersion        x                             x
 //	ExpectNoStream       x                             x
+//	ExpectStream         x                             x
 //	Idempotent           x                             x
 //	InSavepoint          x, of a Tx
 //

@@ -38,12 +38,14 @@ func (e *ArgumentError) Error() string {
 }
 
 // A WrongVersionError means that the stream was not at the version that the write
-// expected, because another writer was faster. Nothing was written. Read the stream's new
+// expected, because another writer was faster, or that it did not exist, see
+// [ExpectStream]. Nothing was written. Read the stream's new
 // messages and decide again.
 type WrongVersionError struct {
 	// Stream is the stream of the write.
 	Stream StreamName
-	// Expected is the version that the call expected.
+	// Expected is the version that the call expected. It is -2 if it expected any version,
+	// with [ExpectStream] or without an option.
 	Expected int64
 	// Actual is the version of the stream: the position of its last message, or
 	// NoStream. It is -2 if the server did not report it, which happens in transactions
@@ -60,6 +62,9 @@ const unknownVersion int64 = -2
 func (e *WrongVersionError) Error() string {
 	if e.Actual == unknownVersion {
 		return fmt.Sprintf("mdb: stream %s was written to by another transaction", e.Stream)
+	}
+	if e.Expected == anyVersion && e.Actual == NoStream {
+		return fmt.Sprintf("mdb: stream %s does not exist", e.Stream)
 	}
 	return fmt.Sprintf("mdb: stream %s is at version %d, expected %d", e.Stream, e.Actual, e.Expected)
 }

@@ -120,6 +120,17 @@ func ExpectNoStream() WriteOption {
 	return ExpectVersion(NoStream)
 }
 
+// ExpectStream makes the write fail with a [*WrongVersionError] if the stream has no
+// messages. It may be at any version. Use it for messages that make sense only in a stream
+// which another message has begun. It locks the category before it looks, as every write
+// does, and takes no further round trip.
+func ExpectStream() WriteOption {
+	return writeOption(func(c *writeConfig) {
+		version := anyVersion
+		c.expected = &version
+	})
+}
+
 // Idempotent makes it a success to write the same messages, with the same IDs, again;
 // the results then have [Written.Duplicate] set. Messages are the same if all of them
 // are in the store, consecutive, in the same stream and order, and with equal types and

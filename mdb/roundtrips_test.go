@@ -55,6 +55,14 @@ func countRoundTrips(t *testing.T, w *wire, want int64, c calls) {
 			expected++
 			return err
 		}},
+		{"WriteMessage, ExpectStream", func() error {
+			_, err := c.WriteMessage(ctx, stream, mdb.NewMessage("Happened", 1), mdb.ExpectStream())
+			return err
+		}},
+		{"WriteMessages, ExpectStream", func() error {
+			_, err := c.WriteMessages(ctx, stream, proposals(2), mdb.ExpectStream())
+			return err
+		}},
 		{"WriteMessages of 100", func() error {
 			_, err := c.WriteMessages(ctx, stream, proposals(100))
 			return err

@@ -25,6 +25,34 @@ const messageColumns = `SELECT id, stream_name, type, position, global_position,
 const writtenGlobalPosition = `CASE WHEN has_sequence_privilege(to_regclass('message_store.messages_global_position_seq'), 'USAGE, SELECT')
 	THEN currval(to_regclass('message_store.messages_global_position_seq')) END`
 
+// writtenTime is the value that the column time gets by default, in microseconds, which
+// no setting of the session changes the format of.
+const writtenTime = `(extract(epoch FROM now()) * 1000000)::bigint`
+
+// rowTime is the same of a row of the table. It is NULL if the time has no such number.
+const rowTime = `CASE WHEN isfinite(%[1]s) THEN (extract(epoch FROM %[1]s) * 1000000)::bigint END`
+
+// missingStream is true if the stream does not exist. It locks the category first, so
+// that this cannot change before the write. Both functions are volatile, so each sees
+// what was committed before it is called.
+const missingStream = `message_store.acquire_lock(%[1]s) IS NOT NULL AND message_store.stream_version(%[1]s) IS NULL`
+
+// The statements that write by procedures, without the expected version. Those for
+// [ExpectStream] pass a version that no stream has if the stream is missing.
+const (
+	writeOne = `SELECT position, ` + writtenGlobalPosition + `, ` + writtenTime + `
+FROM message_store.write_message($1::varchar, $2::varchar, $3::varchar, $4::jsonb, $5::jsonb, %s) AS position`
+
+	// The subquery cannot be flattened, because it calls a volatile function. So each row
+	// is written, in the order of the arrays, before its global position is read. One
+	// statement is one transaction.
+	writeSeveral = `SELECT position, ` + writtenGlobalPosition + `, ` + writtenTime + `
+FROM (
+	SELECT message_store.write_message(m.id, $1::varchar, m.type, m.data::jsonb, m.metadata::jsonb, %s) AS position
+	FROM unnest($2::varchar[], $3::varchar[], $4::text[], $5::text[]) WITH ORDINALITY AS m(id, type, data, metadata, index)
+) AS written`
+)
+
 var (
 	getStreamMessages = newStatement("get_stream_messages", messageColumns+
 		`message_store.get_stream_messages($1::varchar, $2::bigint, $3::bigint, $4::varchar)`)
@@ -45,19 +73,10 @@ var (
 	messageStoreVersion = newStatement("message_store_version",
 		`SELECT message_store.message_store_version()`)
 
-	writeMessage = newStatement("write_message",
-		`SELECT position, `+writtenGlobalPosition+`
-FROM message_store.write_message($1::varchar, $2::varchar, $3::varchar, $4::jsonb, $5::jsonb, $6::bigint) AS position`)
-
-	// The subquery cannot be flattened, because it calls a volatile function. So each row
-	// is written, in the order of the arrays, before its global position is read. One
-	// statement is one transaction.
-	writeMessages = newStatement("write_messages",
-		`SELECT position, `+writtenGlobalPosition+`
-FROM (
-	SELECT message_store.write_message(m.id, $1::varchar, m.type, m.data::jsonb, m.metadata::jsonb, $6::bigint + (m.index - 1)) AS position
-	FROM unnest($2::varchar[], $3::varchar[], $4::text[], $5::text[]) WITH ORDINALITY AS m(id, type, data, metadata, index)
-) AS written`)
+	writeMessage   = newStatement("write_message", fmt.Sprintf(writeOne, `$6::bigint`))
+	writeMessages  = newStatement("write_messages", fmt.Sprintf(writeSeveral, `$6::bigint + (m.index - 1)`))
+	appendMessage  = newStatement("append_message", fmt.Sprintf(writeOne, `CASE WHEN `+fmt.Sprintf(missingStream, `$2::varchar`)+` THEN $6::bigint END`))
+	appendMessages = newStatement("append_messages", fmt.Sprintf(writeSeveral, `CASE WHEN m.index = 1 AND `+fmt.Sprintf(missingStream, `$1::varchar`)+` THEN $6::bigint END`))
 
 	acquireLock = newStatement("acquire_lock",
 		`SELECT message_store.acquire_lock($1::varchar)`)
@@ -68,7 +87,7 @@ FROM (
 	// Each message is one row. What was written may be missing on a standby, to which a proxy
 	// may have sent this.
 	findMessages = newStatement("find_messages",
-		`SELECT sought.index, pg_is_in_recovery(), found.stream_name, found.position, found.global_position,
+		`SELECT sought.index, pg_is_in_recovery(), found.stream_name, found.position, found.global_position, `+fmt.Sprintf(rowTime, "found.time")+`,
 	found.type = sought.type, found.data IS NOT DISTINCT FROM sought.data::jsonb
 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS sought(id, type, data, index)
 LEFT JOIN message_store.messages AS found ON found.id = sought.id::uuid

@@ -65,16 +65,16 @@ ORDER BY position DESC LIMIT 1`)
 
 	// directWrite must be sent after acquireLock, in the same transaction. As it is a
 	// separate statement, its snapshot is newer than the lock, so the version that it sees
-	// is current. If that is not the expected version, it calls write_message, which raises
-	// its own error. ORDER BY makes the rows get their global positions in order.
+	// is current. If that is not the expected version, or no version, which -2 stands for, it
+	// calls write_message, which raises its own error. ORDER BY makes the rows get their global positions in order.
 	directWrite = newStatement("direct_write",
 		`INSERT INTO message_store.messages (id, stream_name, position, type, data, metadata)
 SELECT m.id::uuid, $1::text, stream.version + m.index, m.type, m.data::jsonb, m.metadata::jsonb
 FROM (
-	SELECT CASE WHEN version = coalesce($6::bigint, version) THEN version
+	SELECT CASE WHEN version = coalesce($6::bigint, version) OR $6::bigint = -2 AND version >= 0 THEN version
 		ELSE message_store.write_message(($2::text[])[1], $1::text, ($3::text[])[1], NULL, NULL, $6::bigint) END AS version
 	FROM (SELECT coalesce(max(position), -1) AS version FROM message_store.messages WHERE stream_name = (SELECT $1::text)) AS head
 ) AS stream, unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS m(id, type, data, metadata, index)
 ORDER BY m.index
-RETURNING position, global_position`)
+RETURNING position, global_position, `+fmt.Sprintf(rowTime, "time"))
 )

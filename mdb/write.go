@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -149,7 +150,31 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 	return w, w.faults.err()
 }
 
-// arguments returns the arguments of writeMessage. They are pointers, which can be passed
+// anyVersion is the expected version of [ExpectStream].
+const anyVersion int64 = -2
+
+// expectsStream reports whether the stream must exist, at any version.
+func (w *proposedWrite) expectsStream() bool { return w.expected != nil && *w.expected == anyVersion }
+
+// begins reports whether the first message may be at the position, by the expected version.
+func (w *proposedWrite) begins(position int64) bool {
+	return w.expected == nil || position == *w.expected+1 || w.expectsStream() && position > 0
+}
+
+// statement returns the statement that does w by procedures.
+func (w *proposedWrite) statement() *statement {
+	switch single := len(w.ids) == 1; {
+	case single && w.expectsStream():
+		return appendMessage
+	case single:
+		return writeMessage
+	case w.expectsStream():
+		return appendMessages
+	}
+	return writeMessages
+}
+
+// arguments returns the arguments of the statement for one message. They are pointers, which can be passed
 // as any without an allocation.
 func (w *proposedWrite) arguments() []any {
 	w.single.args = [...]any{&w.idTexts[0], (*string)(&w.stream), &w.types[0], (*payload)(w.data[0]), (*payload)(w.metadata[0]), w.expected}
@@ -205,14 +230,14 @@ func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
 // attempt sends w once and reads the result.
 func (s *procedures) attempt(ctx context.Context, w *proposedWrite) error {
 	if len(w.ids) == 1 {
-		return s.run(ctx, writeMessage, w.read, w.arguments()...)
+		return s.run(ctx, w.statement(), w.read, w.arguments()...)
 	}
 	if s.config.direct {
 		return s.runBatch(ctx, nil,
 			step{st: acquireLock, read: drain, args: []any{string(w.stream)}},
 			step{st: directWrite, read: w.read, args: []any{string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected}})
 	}
-	return s.run(ctx, writeMessages, w.read, string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected)
+	return s.run(ctx, w.statement(), w.read, string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected)
 }
 
 // read reads the positions of the messages from the rows.
@@ -223,8 +248,8 @@ func (w *proposedWrite) read(rows pgx.Rows) error {
 			return fmt.Errorf("got more than %d rows, want one for each message", n)
 		}
 		fields, values := rows.FieldDescriptions(), rows.RawValues()
-		if len(fields) != 2 || len(values) != 2 {
-			return fmt.Errorf("got rows with %d columns, want 2", len(fields))
+		if len(fields) != 3 || len(values) != 3 {
+			return fmt.Errorf("got rows with %d columns, want 3", len(fields))
 		}
 		written := Written{ID: w.ids[n]}
 		var err error
@@ -235,6 +260,13 @@ func (w *proposedWrite) read(rows pgx.Rows) error {
 			if written.GlobalPosition, err = integer(fields[1].Format, values[1]); err != nil {
 				return err
 			}
+		}
+		if values[2] != nil {
+			micros, err := integer(fields[2].Format, values[2])
+			if err != nil {
+				return err
+			}
+			written.Time = time.UnixMicro(micros).UTC()
 		}
 		w.written[n] = written
 	}

@@ -241,7 +241,7 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	defer conn.Release()
 	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode}
 	p.run(pending)
-	if p.stale && !e.renewed[conn.Conn()] && forget(ctx, conn.Conn(), writeMessage) == nil {
+	if p.stale && !e.renewed[conn.Conn()] && forget(ctx, conn.Conn(), writeMessage, appendMessage) == nil {
 		e.renewed[conn.Conn()] = true
 		for _, w := range pending {
 			if w.outcome == refused && classify(w.err) == classStale {

@@ -70,7 +70,7 @@ func checkStored(t *testing.T, s *mdb.Store, category mdb.Category, ws []mdb.Wri
 	next := make(map[mdb.StreamName]int64)
 	for i, w := range ws {
 		m := stored[w.Message.ID.String()]
-		want := mdb.Written{ID: w.Message.ID, Position: m.Position, GlobalPosition: m.GlobalPosition}
+		want := mdb.Written{ID: w.Message.ID, Position: m.Position, GlobalPosition: m.GlobalPosition, Time: m.Time}
 		if written[i] != want || m.Stream != w.Stream || m.Position != next[w.Stream] || string(m.Data) != fmt.Sprintf(`{"n": %d}`, i) {
 			t.Errorf("write %d: got %+v, stored as %+v, want position %d", i, written[i], m, next[w.Stream])
 		}

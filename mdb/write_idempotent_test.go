@@ -102,7 +102,7 @@ func TestIdempotent(t *testing.T) {
 				t.Fatal(err)
 			default:
 				for i, id := range idsOf(tt.again) {
-					want := mdb.Written{ID: id, Position: tt.position + int64(i), GlobalPosition: before[tt.position+int64(i)].GlobalPosition, Duplicate: true}
+					want := mdb.Written{ID: id, Position: tt.position + int64(i), GlobalPosition: before[tt.position+int64(i)].GlobalPosition, Time: before[tt.position+int64(i)].Time, Duplicate: true}
 					if got[i] != want {
 						t.Errorf("message %d: got %+v, want %+v", i, got[i], want)
 					}

@@ -40,8 +40,8 @@ type pipeline struct {
 	mode pgx.QueryExecMode
 
 	*pgconn.Pipeline
-	statement *pgconn.StatementDescription // nil: in this mode none is prepared
-	call      *rawCall
+	prepared map[*statement]*pgconn.StatementDescription // nil: in this mode none is prepared
+	call     *rawCall
 
 	answered bool // any write
 	stale    bool // the prepared statement, to the server
@@ -98,7 +98,7 @@ func (p *pipeline) run(writes []*eachWrite) {
 // do sends the spans, and reads their answers. Its error is that of the connection.
 func (p *pipeline) do(waiting []span) (err error) {
 	if p.mode == pgx.QueryExecModeCacheStatement {
-		if p.statement, err = p.conn.Prepare(p.ctx, writeMessage.name, writeMessage.sql); err != nil {
+		if err := p.prepare(waiting); err != nil {
 			return err
 		}
 	}
@@ -144,6 +144,23 @@ func (p *pipeline) do(waiting []span) (err error) {
 	return nil
 }
 
+// prepare prepares the statements of the writes.
+func (p *pipeline) prepare(waiting []span) (err error) {
+	p.prepared = make(map[*statement]*pgconn.StatementDescription, 1)
+	for _, s := range waiting {
+		for _, w := range s.writes {
+			st := w.statement()
+			if p.prepared[st] != nil {
+				continue
+			}
+			if p.prepared[st], err = p.conn.Prepare(p.ctx, st.name, st.sql); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // send sends the spans. Unless it fails in a way that proves the opposite, the server may
 // have received them.
 func (p *pipeline) send(spans []span) error {
@@ -153,10 +170,10 @@ func (p *pipeline) send(spans []span) error {
 		}
 		for _, w := range s.writes {
 			params, _ := p.call.encode(w.arguments())
-			if p.statement != nil {
-				p.SendQueryStatement(p.statement, params, nil, nil)
+			if st := w.statement(); p.prepared != nil {
+				p.SendQueryStatement(p.prepared[st], params, nil, nil)
 			} else {
-				p.SendQueryParams(writeMessage.sql, params, nil, nil, nil)
+				p.SendQueryParams(st.sql, params, nil, nil, nil)
 			}
 			if s.chained {
 				p.SendQueryParams("COMMIT AND CHAIN", nil, nil, nil, nil)

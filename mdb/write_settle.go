@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -68,7 +69,7 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 		}
 		// If the default isolation level is stricter than read committed, a write can lose
 		// a race even if it expects no version.
-		if overtaken := class == classWrongVersion && w.expected == nil; !again && !overtaken {
+		if overtaken := class == classWrongVersion && (w.expected == nil || w.expectsStream() && actualVersion(err) == unknownVersion); !again && !overtaken {
 			if w.mayArrive(err) {
 				return false, w.giveUp(ctx, err)
 			}
@@ -91,7 +92,7 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 // the write expects.
 func (w *proposedWrite) mayArrive(err error) bool {
 	actual := actualVersion(err)
-	return w.lost && w.expected != nil && actual != unknownVersion && actual < *w.expected
+	return w.lost && w.expected != nil && actual != unknownVersion && (actual < *w.expected || w.expectsStream())
 }
 
 // giveUp returns the error of a write that is not retried. If the outcome of any attempt is
@@ -155,9 +156,9 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error
 			var index int64
 			var standby bool
 			var stream *string
-			var position, globalPosition *int64
+			var position, globalPosition, micros *int64
 			var sameType, sameData *bool
-			if err := rows.Scan(&index, &standby, &stream, &position, &globalPosition, &sameType, &sameData); err != nil {
+			if err := rows.Scan(&index, &standby, &stream, &position, &globalPosition, &micros, &sameType, &sameData); err != nil {
 				return err
 			}
 			i := int(index) - 1
@@ -175,11 +176,14 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error
 			f.ids = append(f.ids, w.ids[i])
 			f.own = f.own || w.minted[i]
 			w.written[i] = Written{ID: w.ids[i], Position: *position, GlobalPosition: *globalPosition, Duplicate: true}
+			if micros != nil {
+				w.written[i].Time = time.UnixMicro(*micros).UTC()
+			}
 			switch {
 			case *stream != string(w.stream):
 				f.differ("stream", w.ids[i])
 				misplaced = true
-			case *position != begin+int64(i) || w.expected != nil && begin != *w.expected+1:
+			case *position != begin+int64(i) || !w.begins(begin):
 				f.differ("position", w.ids[i])
 				misplaced = true
 			case w.minted[i]:

@@ -138,7 +138,7 @@ func TestSettle(t *testing.T) {
 					t.Fatalf("cut at %d of %d: got %d messages, want %d", place, length, len(got), 1+sh.n)
 				}
 				for i, w := range written {
-					want := mdb.Written{ID: got[1+i].ID, Position: int64(1 + i), GlobalPosition: got[1+i].GlobalPosition, Duplicate: place >= 0}
+					want := mdb.Written{ID: got[1+i].ID, Position: int64(1 + i), GlobalPosition: got[1+i].GlobalPosition, Time: got[1+i].Time, Duplicate: place >= 0}
 					if w != want || !sh.mint && w.ID != ms[i].ID {
 						t.Errorf("cut at %d of %d: got %+v, want %+v", place, length, w, want)
 					}

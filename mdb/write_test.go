@@ -3,6 +3,7 @@ package mdb_test
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -18,12 +19,13 @@ type stored struct {
 	Stream, Type             string
 	Position, GlobalPosition int64
 	Data, Metadata           *string
+	Time                     time.Time
 }
 
 // rows returns the rows of a category in the order of their global positions.
 func rows(t testing.TB, db database, category mdb.Category) []stored {
 	t.Helper()
-	r, _ := db.Query(t.Context(), `SELECT id, stream_name, type, position, global_position, data::text, metadata::text
+	r, _ := db.Query(t.Context(), `SELECT id, stream_name, type, position, global_position, data::text, metadata::text, time
 		FROM message_store.messages WHERE message_store.category(stream_name) = $1 ORDER BY global_position`, string(category))
 	s, err := pgx.CollectRows(r, pgx.RowToStructByPos[stored])
 	if err != nil {

@@ -197,7 +197,7 @@ func (s *suite) batches(t *testing.T) {
 				}
 				for i := range messages {
 					m, w := &messages[i], written[i]
-					want := mdb.Written{ID: batch[i].ID, Position: first + int64(i), GlobalPosition: m.GlobalPosition}
+					want := mdb.Written{ID: batch[i].ID, Position: first + int64(i), GlobalPosition: m.GlobalPosition, Time: m.Time}
 					if w != want || w.GlobalPosition <= before {
 						t.Errorf("%s: message %d: got %+v, want %+v and a global position above %d", how, i, w, want, before)
 					}
