@@ -54,8 +54,24 @@ func (o notifyOption) notify(c *notifyConfig, f *argumentFaults) { o(c, f) }
 // The store opens one connection outside the pool for its first subscription and closes
 // it after the last. While notifications are unavailable, because the connection is lost,
 // the trigger is missing or a pooler is in between, subscriptions poll as their strategies
-// say. The trigger notifies only if somebody waits, and at a limited rate, see
+// say. The store looks for a missing trigger every 20 seconds, and immediately after
+// InstallNotify. The trigger notifies only if somebody waits, and at a limited rate, see
 // [MaxNotifications]; beyond it, subscriptions poll for a while, at most every 10 ms.
+//
+// If messages arrive without a notification, the store logs a warning, and their category is
+// polled for a minute, and longer each time. The reason may be logical replication, or a
+// session with session_replication_role = replica: the trigger does not fire for them until
+// ALTER TABLE message_store.messages ENABLE ALWAYS TRIGGER message_store_notify.
+//
+// For each category with subscriptions that wait, the store has one entry of the server's
+// lock table, whose size is max_locks_per_transaction × (max_connections +
+// max_prepared_transactions). All stores together use at most a quarter of what everybody
+// else leaves of it. If that is not enough for all categories, the store logs a warning, the
+// first ones wait for notifications, and the others are polled as their strategies say. A
+// category that has messages replaces one that has had none for a minute. Raise
+// max_locks_per_transaction if [NotifyStats] shows such categories. If the table becomes full
+// nevertheless, the store polls for a minute, and then uses half as many entries, and more
+// again later.
 func WithNotify(opts ...NotifyOption) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		c.notify.enabled = true
@@ -111,6 +127,9 @@ type NotifyStats struct {
 	// whose subscriptions wait for a notification, those that are polled often for a
 	// while, and those that are polled as their strategies say.
 	Waiting, Cooling, Polling int
+	// LockTableFull counts those categories of Polling that could wait for notifications
+	// if the server's lock table were larger, see [WithNotify].
+	LockTableFull int
 	// Notifications counts the notifications received, for any category in the
 	// database.
 	Notifications int64
@@ -126,6 +145,7 @@ func (s *Store) NotifyStats() NotifyStats {
 		Waiting:       stats.Armed,
 		Cooling:       stats.Cooling,
 		Polling:       stats.Off,
+		LockTableFull: stats.Crowded,
 		Notifications: stats.Notifications,
 		Reads:         stats.Reads,
 	}
@@ -178,6 +198,7 @@ func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*
 		}
 	}
 	cfg.OnNotification = nil
+	cfg.OnNotice = nil // it would be called in the bell's goroutine
 	cfg.Tracer = nil
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {

@@ -19,6 +19,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 	"github.com/messagedb-go/messagedb/mdb/poll"
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // polled returns the options of a store that polls often when it receives no
@@ -48,38 +49,45 @@ func follows(t *testing.T, db database, f *follower, stream mdb.StreamName, n in
 	}
 }
 
-// TestNotifyNotInstalled checks that a store polls until the trigger is installed.
+// TestNotifyNotInstalled checks that a store polls until the trigger is installed, and then
+// uses it immediately, on the connection that it has had all the time, as it does again after
+// the trigger was removed and installed.
 func TestNotifyNotInstalled(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
-	var looks atomic.Int64
-	hook := func(cfg *pgxpool.Config) {
-		cfg.ConnConfig.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
-			if strings.HasSuffix(conn.ParameterStatus("application_name"), "notify") {
-				looks.Add(1)
-			}
-			return nil
-		}
-	}
+	var opened atomic.Int64
+	hook := ofListener(func(conn net.Conn) net.Conn {
+		opened.Add(1)
+		return conn
+	})
 	var j journal
-	s := newStore(t, newPool(t, url, hook), polled(&j, mdb.Recheck(time.Millisecond), mdb.Fallback(never))...)
+	s := newStore(t, newPool(t, url, hook), polled(&j, mdb.Recheck(never), mdb.Fallback(never))...)
 	db, stream := testdb.Session(t, url), mdbtest.Category("bare").Stream("1")
 	f := followStream(t, s, stream)
 	follows(t, db, f, stream, 10)
-	eventually(t, db, "the store looks again", func() bool { return looks.Load() > 5 })
+	eventually(t, db, "the store says why", func() bool { return j.count(saysOff) > 0 })
 	stats(t, s, mdb.NotifyStats{Polling: 1})
 	if n := j.count(saysOff); n != 1 || !strings.Contains(j.String(), "schema.InstallNotify") {
 		t.Errorf("got %d warnings, want one with the remedy:\n%s", n, &j)
 	}
-
-	installNotify(t, db)
-	settled(t, s)
-	follows(t, db, f, stream, 10)
-	stats(t, s, mdb.NotifyStats{Listening: true, Waiting: 1})
+	for range 3 {
+		installNotify(t, db)
+		settled(t, s)
+		follows(t, db, f, stream, 10)
+		stats(t, s, mdb.NotifyStats{Listening: true, Waiting: 1})
+		if err := schema.UninstallNotify(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, db, "the store polls", func() bool { return s.NotifyStats().Polling == 1 })
+		follows(t, db, f, stream, 10)
+	}
+	if n := opened.Load(); n != 1 {
+		t.Errorf("got %d connections that listen, want 1", n)
+	}
 }
 
 // TestNotifyDisabled checks that a store polls after the trigger is disabled, once a
-// fallback read has found a message without a notification.
+// fallback read has found messages without a notification.
 func TestNotifyDisabled(t *testing.T) {
 	t.Parallel()
 	for what, sql := range map[string]string{
@@ -96,17 +104,17 @@ func TestNotifyDisabled(t *testing.T) {
 			f := followStream(t, s, stream)
 			settled(t, s)
 			follows(t, db, f, stream, 10)
-			if j.count(saysBroken) != 0 {
+			if j.String() != "" {
 				t.Fatalf("with the trigger enabled: got the log %s, want no warning", &j)
 			}
 			exec(t, db, sql)
-			for j.count(saysBroken) == 0 {
+			for j.count(saysOff) == 0 {
 				follows(t, db, f, stream, 1)
 			}
 			follows(t, db, f, stream, 50)
-			stats(t, s, mdb.NotifyStats{Listening: true, Polling: 1})
-			if n := j.count(saysBroken); n != 1 {
-				t.Errorf("got %d warnings, want one:\n%s", n, &j)
+			stats(t, s, mdb.NotifyStats{Polling: 1})
+			if n := j.count(saysOff); n != 1 || j.count(saysBroken) != 0 || j.count("schema.InstallNotify") != 1 {
+				t.Errorf("got %d warnings, want one with the remedy:\n%s", n, &j)
 			}
 			until(t, db, "SELECT ("+sharedKeys+") = 0", string(stream.Category()))
 		})
@@ -124,7 +132,7 @@ func TestNotifyEnabledAgain(t *testing.T) {
 	f := followStream(t, s, stream)
 	settled(t, s)
 	exec(t, db, "ALTER TABLE message_store.messages DISABLE TRIGGER message_store_notify")
-	for j.count(saysBroken) == 0 {
+	for j.count(saysOff) == 0 {
 		follows(t, db, f, stream, 1)
 	}
 	exec(t, db, "ALTER TABLE message_store.messages ENABLE TRIGGER message_store_notify")

@@ -131,7 +131,7 @@ func newObserver(t testing.TB, url string) observer {
 
 // notifications returns, in order, the payloads of all notifications committed since the last
 // call. They arrive in the order of commits, so a notification of its own marks their end.
-// Its prefix keeps stores from counting it.
+// Its prefix keeps stores from counting it, and it from counting those of stores.
 func (e observer) notifications(t testing.TB) []string {
 	t.Helper()
 	end := "-probe-" + uuid.NewString()
@@ -142,7 +142,7 @@ func (e observer) notifications(t testing.TB) []string {
 		switch {
 		case payload == end:
 			return received
-		case !strings.HasPrefix(payload, "-probe-"):
+		case !strings.HasPrefix(payload, "-"):
 			received = append(received, payload)
 		}
 	}

@@ -76,8 +76,9 @@ func (o pollingOption) check(f *argumentFaults) {
 }
 
 // WithPolling sets how long a subscription that has caught up waits between polls. The
-// default is poll.Backoff(10*time.Millisecond, time.Second, 2). A write through the same
-// [Store] wakes the subscriptions to its category immediately.
+// default is poll.Backoff(10*time.Millisecond, time.Second, 2). While
+// a subscription polls as its strategy says, a write through the same [Store] wakes it
+// immediately, except for one in a transaction of the caller's ([Store.WithTx]).
 func WithPolling(strategy poll.Strategy) PollingOption {
 	return pollingOption{strategy}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 
@@ -16,8 +17,8 @@ var notifyCommand = command{
 message is written. Without it they poll. Only the owner of the table messages can
 install or remove it.
 
-status prints whether the trigger is installed, and how many connections wait for
-notifications and for how many categories. It exits with 4 if the trigger is missing
+status prints whether the trigger is installed, which connections wait for
+notifications, and for how many categories. It exits with 4 if the trigger is missing
 or disabled.`,
 	examples: `mdb notify install
 mdb notify status`,
@@ -56,5 +57,13 @@ func (a *app) notifyStatus(ctx context.Context, s *mdb.Store) error {
 	case !state.Enabled:
 		return nothing("the NOTIFY trigger is disabled")
 	}
-	return a.say("the NOTIFY trigger is installed\nconnections waiting for notifications: %d, categories: %d\n", state.Connections, state.Categories)
+	if err := a.say("the NOTIFY trigger is installed\nconnections waiting for notifications: %d, categories: %d\n", len(state.Listeners), state.Categories); err != nil {
+		return err
+	}
+	for _, l := range state.Listeners {
+		if err := a.say("  pid %d, client %s, application_name %q, categories: %d\n", l.PID, cmp.Or(l.Client, "unknown"), l.Application, l.Categories); err != nil {
+			return err
+		}
+	}
+	return nil
 }

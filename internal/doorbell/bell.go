@@ -35,7 +35,8 @@
 // A category's state in this process:
 //
 //	off      Nobody rings, because rings are not configured, or there is no connection or
-//	         no trigger, or rings have failed. Subscriptions poll as their strategies say.
+//	         no trigger, or rings have failed, or there is no room for the key.
+//	         Subscriptions poll as their strategies say.
 //	cooling  The key is not shared. Subscriptions poll, at least every coolInterval.
 //	armed    The key is shared. Subscriptions wait for a ring or the fallback. One that has
 //	         not read since the category was armed reads first.
@@ -43,7 +44,11 @@
 // Off becomes cooling when a probe has proved that the connection receives notifications.
 // Cooling becomes armed after an empty read, if the limiter allows it and no writer has the
 // key. If there are more rings than the limiter allows, the armed categories that ring the
-// most become cooling. All become off when the connection is lost.
+// most become cooling. All become off when the connection or the trigger is lost.
+//
+// Off becomes cooling again, and asks for its key again, after Config.Recheck. If there is no
+// room for all keys, first come, first served, except that a category keeps its key without
+// a ring only until one asks for it that has had messages since.
 //
 // # Policy
 //
@@ -52,6 +57,9 @@
 // and counts them. Polls cost the server time, so a store polls its cooling categories at
 // most maxPolls times a second in all. Under load the latency thus becomes coolInterval,
 // and not a strategy's longest delay.
+//
+// A store cools only what it can save: if its own categories ring little, the rings are
+// those of other stores.
 package doorbell
 
 import (
@@ -73,6 +81,7 @@ const (
 	minCoolInterval = 10 * time.Millisecond
 	maxPolls        = 500         // a second, for all cooling subscriptions of a store
 	latestRing      = time.Second // how long after its commit a ring may arrive, on a busy machine
+	maxDisabled     = 4           // the most times that the time doubles for which a category is off
 )
 
 // A Config configures a Bell.
@@ -118,16 +127,30 @@ type Bell struct {
 	listening  bool               // the connection has been proved
 	woken      bool               // the goroutine must look at the categories
 	interrupt  context.CancelFunc // ends the goroutine's wait; nil: it does not wait
+	utf8       bool               // the server hashes names as this package does
+	unrung     []string           // categories that were disabled and of which nothing was logged
 	limiter    limiter
+	own        rate // of the rings that were for categories with sleepers
 	rings      int64
 	reads      int64
 
+	connect  func(ctx context.Context) (server, error)
 	listener listener // only the goroutine uses it
 }
 
 // New returns a bell without sleepers.
 func New(config Config) *Bell {
-	return &Bell{config: config, limiter: limiter{perSecond: float64(config.PerSecond)}}
+	b := &Bell{config: config, limiter: limiter{perSecond: float64(config.PerSecond)}}
+	if config.Connect != nil {
+		b.connect = func(ctx context.Context) (server, error) {
+			conn, err := config.Connect(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return pgServer{conn}, nil
+		}
+	}
+	return b
 }
 
 // An Interest describes the messages that a subscription reads.
@@ -159,7 +182,7 @@ func (b *Bell) Subscribe(in Interest) *Sleeper {
 	c.sleepers[s] = struct{}{}
 	b.sleepers.Add(1)
 	b.mu.Unlock()
-	if b.config.Connect != nil {
+	if b.connect != nil {
 		b.start()
 	}
 	return s
@@ -174,7 +197,7 @@ func (b *Bell) Wrote(stream string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if c := b.categories[names.Category(stream)]; c != nil && c.state == stateOff {
-		c.ring(stream)
+		c.ring(stream, b.utf8)
 	}
 }
 
@@ -184,6 +207,8 @@ type Stats struct {
 	Listening bool
 	// Armed, Cooling and Off count the categories in each state.
 	Armed, Cooling, Off int
+	// Crowded counts those categories of Off for whose keys there is no room.
+	Crowded int
 	// Notifications counts the rings received.
 	Notifications int64
 	// Reads counts the reads of all sleepers.
@@ -203,6 +228,9 @@ func (b *Bell) Stats() Stats {
 			stats.Cooling++
 		default:
 			stats.Off++
+			if c.crowded {
+				stats.Crowded++
+			}
 		}
 	}
 	return stats
@@ -226,18 +254,14 @@ func (b *Bell) Settled() bool {
 
 // delay returns how long s may sleep, and whether it then waits for a ring.
 func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duration, waits bool) {
-	disabled := false
 	b.mu.Lock()
-	defer func() {
-		b.mu.Unlock()
-		if disabled { // A logger may ask the store.
-			b.config.Logger.Warn("messages arrive without a notification: polling for a while",
-				"category", s.interest.Category, "remedy", "check that the trigger of schema.InstallNotify is installed and enabled")
-		}
-	}()
+	defer b.mu.Unlock()
 	c, now := s.category, time.Now()
 	if c.state == stateOff && b.listening && now.After(c.offUntil) {
-		c.state = stateCooling
+		c.state, c.crowded = stateCooling, false
+	}
+	if found > 0 {
+		c.used = now
 	}
 	if c.state == stateArmed && s.fellBack && found > 0 && len(s.rung) == 0 {
 		// The read may have been faster than the ring, and so may other reads.
@@ -245,7 +269,6 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 			c.unrung = now
 		} else if now.Sub(c.unrung) > latestRing {
 			b.disable(c, now)
-			disabled = true
 		}
 	}
 	switch c.state {
@@ -259,7 +282,7 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 		c.rate.add(now, float64(found)/float64(len(c.sleepers)))
 		if found == 0 {
 			c.pollDelay = d
-			if !c.wanted && b.limiter.reserve(now, c.rate.at(now)) {
+			if !c.wanted && b.limiter.reserve(now, c.rate.at(now), b.own.at(now)) {
 				c.wanted, c.refused, c.nextTry = true, 0, now
 				b.wake()
 			}
@@ -290,13 +313,19 @@ func (b *Bell) onNotification(payload string) {
 	now := time.Now()
 	b.rings++
 	if payload == "" {
+		// It may have been for any of them.
 		for _, c := range b.categories {
+			c.rang(now, 1/float64(len(b.categories)))
 			c.ringAll()
 		}
+		if len(b.categories) > 0 {
+			b.own.add(now, 1)
+		}
 	} else if c := b.categories[names.Category(payload)]; c != nil {
-		c.unrung = time.Time{}
-		c.rate.add(now, 1)
-		c.ring(payload)
+		c.rang(now, 1)
+		c.used, c.disabled = now, 0
+		b.own.add(now, 1)
+		c.ring(payload, b.utf8)
 	}
 	if b.limiter.take(now) {
 		b.cool(now)
@@ -304,37 +333,57 @@ func (b *Bell) onNotification(payload string) {
 }
 
 // cool makes the categories that ring the most cooling, until the others ring at most half
-// as often as is allowed. b.mu is held.
+// as often as is allowed. It leaves silent ones armed, because that saves no ring. b.mu is
+// held.
 func (b *Bell) cool(now time.Time) {
-	var armed []*category
+	armed := b.withState(stateArmed)
 	total := 0.0
-	for _, c := range b.categories {
-		if c.state == stateArmed {
-			armed = append(armed, c)
-			total += c.rate.at(now)
-		}
+	for _, c := range armed {
+		total += c.rate.at(now)
 	}
 	slices.SortFunc(armed, func(x, y *category) int { return cmp.Compare(y.rate.at(now), x.rate.at(now)) })
 	for i, c := range armed {
-		if i > 0 && total <= b.limiter.perSecond/2 {
+		if total <= b.limiter.perSecond/2 && (i > 0 || c.rate.at(now) < 1) {
 			break
 		}
 		total -= c.rate.at(now)
 		c.state = stateCooling
 		c.ringAll() // they would wait for rings that no longer come
-	}
-	if len(armed) > 0 {
 		b.wake()
 	}
 }
 
-// disable turns off a category whose writers did not ring although they should have. b.mu
-// is held.
+// withState returns the categories in a state. b.mu is held.
+func (b *Bell) withState(state state) (categories []*category) {
+	for _, c := range b.categories {
+		if c.state == state {
+			categories = append(categories, c)
+		}
+	}
+	return categories
+}
+
+// disable turns off a category whose writers did not ring although they should have. The
+// goroutine looks for the trigger then. If that is there, some writers do not fire it, and
+// the time doubles each time, because all that is gained by arming the category again is
+// that its messages are late. b.mu is held.
 func (b *Bell) disable(c *category, now time.Time) {
-	c.state, c.wanted = stateOff, false
-	c.offUntil = now.Add(b.config.Recheck)
-	c.ringAll()
+	c.turnOff(now.Add(b.config.Recheck<<min(c.disabled, maxDisabled)), false)
+	c.disabled++
+	b.unrung = append(b.unrung, c.name)
 	b.wake()
+}
+
+// forgive is called when the trigger is missing, which explains why the categories' messages
+// arrived without a ring.
+func (b *Bell) forgive(unrung []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, name := range unrung {
+		if c := b.categories[name]; c != nil {
+			c.disabled, c.offUntil = 0, time.Time{}
+		}
+	}
 }
 
 // setListening is called when the connection has been proved, and when it is lost. It sets
@@ -345,6 +394,9 @@ func (b *Bell) setListening(listening bool) {
 	b.listening = listening
 	for _, c := range b.categories {
 		c.state, c.wanted = stateOff, false
+		if c.crowded { // there may be more room now
+			c.crowded, c.offUntil = false, time.Time{}
+		}
 		if listening && time.Now().After(c.offUntil) {
 			c.state = stateCooling
 		}

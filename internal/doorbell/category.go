@@ -3,6 +3,7 @@ package doorbell
 import (
 	"math"
 	"time"
+	"unicode/utf8"
 
 	"github.com/messagedb-go/messagedb/internal/names"
 )
@@ -23,7 +24,8 @@ type category struct {
 	state    state
 	epoch    int64 // counts how often it was armed
 	sleepers map[*Sleeper]struct{}
-	rate     rate // of the writes that were noticed
+	rate     rate      // of the writes that were noticed
+	used     time.Time // when a write was noticed or its key was shared
 
 	wanted    bool // the goroutine is to arm it
 	refused   int  // how many attempts to arm it in a row a writer has prevented
@@ -31,19 +33,47 @@ type category struct {
 	pollDelay time.Duration // of a strategy; the longest time between attempts to arm it
 
 	unrung   time.Time // when a fallback read first found messages without a ring
-	offUntil time.Time // when it may become cooling after a failure
+	disabled int       // how many times in a row it was disabled, without a ring in between
+	crowded  bool      // it is off because there is no room for its key
+	offUntil time.Time // when it may become cooling after a failure, or if it is crowded
 }
 
-// ring wakes the sleepers of subscriptions that read the stream.
-func (c *category) ring(stream string) {
+// turnOff makes the category off for the time, and its sleepers read, because they would
+// wait for rings that no longer come.
+func (c *category) turnOff(until time.Time, crowded bool) {
+	if c.state == stateArmed {
+		c.ringAll()
+	}
+	c.state, c.wanted, c.crowded, c.offUntil = stateOff, false, crowded, until
+}
+
+// rang notices rings, or parts of one that may have been for other categories too.
+func (c *category) rang(now time.Time, n float64) {
+	c.unrung = time.Time{}
+	c.rate.add(now, n)
+}
+
+// ring wakes the sleepers of subscriptions that read the stream. Only if the server stores
+// text as UTF-8, its hash of every name is ours.
+func (c *category) ring(stream string, sameHash bool) {
+	sameHash = sameHash || ascii(stream)
 	for s := range c.sleepers {
 		switch in := s.interest; {
 		case in.Stream != "" && in.Stream != stream:
-		case in.Size != 0 && names.Member(stream, in.Size) != in.Member:
+		case in.Size != 0 && sameHash && names.Member(stream, in.Size) != in.Member:
 		default:
 			s.ring()
 		}
 	}
+}
+
+func ascii(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *category) ringAll() {

@@ -29,11 +29,14 @@ func (l *limiter) take(now time.Time) (over bool) {
 }
 
 // reserve reports whether a category with this rate of rings fits, and takes the tokens of
-// one second for it if so.
-func (l *limiter) reserve(now time.Time, perSecond float64) bool {
+// one second for it if so. own is the rate of all categories of the store.
+func (l *limiter) reserve(now time.Time, perSecond, own float64) bool {
 	l.refill(now)
 	if perSecond < 1 {
 		perSecond = 0 // any number of silent categories fits
+		if own <= l.perSecond/2 {
+			return true // even if the categories of others take all tokens
+		}
 	}
 	if l.left-perSecond < l.perSecond/4 {
 		return false

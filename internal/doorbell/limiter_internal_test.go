@@ -54,26 +54,31 @@ func TestLimiterReserve(t *testing.T) {
 	now := time.Now()
 	for _, test := range []struct {
 		taken int
+		own   float64 // rate of the store's categories
 		rate  float64
 		want  bool
 		left  float64
 	}{
-		{0, 0, true, 100},
-		{0, 50, true, 50},
-		{0, 75, true, 25},
-		{0, 76, false, 100},
-		{0, 1000, false, 100},
-		{75, 0, true, 25},
-		{75, 0.9, true, 25}, // less than one a second counts as none
-		{75, 1, false, 25},
-		{76, 0, false, 24},
-		{150, 0, false, -50},
+		{0, 0, 0, true, 100},
+		{0, 100, 50, true, 50},
+		{0, 100, 75, true, 25},
+		{0, 100, 76, false, 100},
+		{0, 100, 1000, false, 100},
+		{75, 100, 0, true, 25},
+		{75, 100, 0.9, true, 25}, // less than one a second counts as none
+		{75, 100, 1, false, 25},
+		{76, 100, 0, false, 24},
+		{150, 51, 0, false, -50},
+		// If others ring, a category that does not is no reason to wait.
+		{150, 50, 0, true, -50},
+		{150, 50, 0.9, true, -50},
+		{150, 50, 1, false, -50},
 	} {
 		l := limiter{perSecond: 100}
 		for range test.taken {
 			l.take(now)
 		}
-		if got := l.reserve(now, test.rate); got != test.want {
+		if got := l.reserve(now, test.rate, test.own); got != test.want {
 			t.Errorf("reserve(%v) after %d rings: got %v, want %v", test.rate, test.taken, got, test.want)
 		}
 		// What is granted is set aside, or else several categories could have it.

@@ -4,22 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
 const (
-	pingInterval  = 20 * time.Second
 	probeInterval = time.Minute
 	// statementTimeout limits each statement of the goroutine, and the time that a probe
 	// takes to arrive.
 	statementTimeout = 5 * time.Second
-	minArmRetry      = time.Millisecond
+	// stopTimeout limits how long the last subscription waits for the goroutine, which calls
+	// hooks of the pool and a logger.
+	stopTimeout = time.Second
+
+	minArmRetry = time.Millisecond
+	maxArmRetry = time.Second
 
 	// lastingSession is the time after which a session counts as a success, so that the
 	// next attempt to connect follows without a long delay.
@@ -32,19 +36,26 @@ var (
 	errNotInstalled = errors.New("the NOTIFY trigger is not installed or not enabled; install it with schema.InstallNotify")
 	errNotHeard     = errors.New("a NOTIFY through the pool does not arrive at the connection that listens; " +
 		"set ListenOn to an address of the same database that bypasses any pooler")
+	errTableFull = errors.New("the server's lock table is full; raise max_locks_per_transaction")
 )
 
 // A listener has the state that only the bell's goroutine uses.
 type listener struct {
-	conn   *pgx.Conn
+	server server
 	shared map[string]bool // categories whose keys are shared
+	room   room            // for more of them
+
+	enabled bool // the trigger is there
+	proved  bool // a probe has arrived since
 
 	probe     string         // the payload of a probe that has not arrived; empty: none
 	probeSent chan sentProbe // has a buffer of one; another goroutine sends to it
 	probeEnds time.Time      // when the probe must have arrived
 	nextProbe time.Time
-	nextPing  time.Time
+	nextLook  time.Time
 	nextArm   time.Time
+
+	logged string // the last reason why notifications are unavailable
 }
 
 // A sentProbe says when a probe was sent, or why it was not.
@@ -53,7 +64,8 @@ type sentProbe struct {
 	err error
 }
 
-// start starts the goroutine for the first sleeper.
+// start starts the goroutine for the first sleeper. It first waits until the one before has
+// ended.
 func (b *Bell) start() {
 	b.life.Lock()
 	defer b.life.Unlock()
@@ -61,119 +73,155 @@ func (b *Bell) start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	b.cancel, b.done = cancel, make(chan struct{})
+	before, done := b.done, make(chan struct{})
+	b.cancel, b.done = cancel, done
 	go func() {
-		defer close(b.done)
+		defer close(done)
+		if before != nil {
+			<-before
+		}
 		b.listen(ctx)
 	}()
 }
 
-// stop ends the goroutine after the last sleeper, and waits for it.
+// stop ends the goroutine after the last sleeper. It waits for the goroutine, so that the
+// connection is closed, but not for a hook of the pool or a logger that blocks.
 func (b *Bell) stop() {
 	b.life.Lock()
-	defer b.life.Unlock()
-	if b.users--; b.users == 0 {
+	b.users--
+	done := b.done
+	if b.users > 0 {
+		done = nil
+	} else {
 		b.cancel()
-		<-b.done
+	}
+	b.life.Unlock()
+	if done == nil {
+		return
+	}
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
 	}
 }
 
 // listen is the goroutine: it keeps a connection until ctx ends.
 func (b *Bell) listen(ctx context.Context) {
-	logged := ""
+	l := &b.listener
+	l.logged = ""
 	for attempt := 1; ctx.Err() == nil; attempt++ {
 		begun := time.Now()
-		proved, err := b.session(ctx)
+		err := b.session(ctx)
 		b.setListening(false)
 		if ctx.Err() != nil {
 			return
 		}
 		// A session that ends immediately counts as a failure to connect.
-		if proved && time.Since(begun) > lastingSession {
-			attempt, logged = 1, ""
+		if l.proved && time.Since(begun) > lastingSession {
+			attempt, l.logged = 1, ""
 		}
-		if logged != err.Error() { // once for each reason
-			logged = err.Error()
-			b.config.Logger.Warn("notifications unavailable: subscriptions fall back to polling", "error", err)
-		}
-		if errors.Is(err, errNotInstalled) || errors.Is(err, errNotHeard) {
+		b.unavailable(err)
+		switch {
+		case errors.Is(err, errTableFull):
+			l.room.full(len(l.shared), time.Now(), b.config.Recheck)
+			fallthrough
+		case errors.Is(err, errNotHeard):
 			_ = backoff.Sleep(ctx, b.config.Recheck)
-		} else {
+		default:
 			_ = listenRetry.Wait(ctx, attempt)
 		}
 	}
 }
 
-// session opens the connection, proves that it receives notifications, and serves the
-// categories until it is lost.
-func (b *Bell) session(ctx context.Context) (proved bool, err error) {
+// unavailable logs why there are no notifications, once for each reason.
+func (b *Bell) unavailable(err error) {
 	l := &b.listener
-	if l.conn, err = b.config.Connect(ctx); err != nil {
-		return false, fmt.Errorf("connect to listen: %w", err)
+	if l.logged == err.Error() {
+		return
+	}
+	l.logged = err.Error()
+	attrs := []any{"error", err}
+	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
+		attrs = append(attrs, "stack", string(panicked.stack))
+	}
+	b.config.Logger.Warn("notifications unavailable: subscriptions fall back to polling", attrs...)
+}
+
+// A panicError is a panic of a hook of the pool.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprint("panic: ", e.value) }
+
+// session opens the connection, and serves the categories until it is lost.
+func (b *Bell) session(ctx context.Context) (err error) {
+	l := &b.listener
+	l.shared, l.enabled, l.proved, l.probe, l.nextLook = make(map[string]bool), false, false, "", time.Time{}
+	// Hooks of the pool run in this goroutine.
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{v, debug.Stack()}
+		}
+		if lockTableFull(err) {
+			err = fmt.Errorf("%w: %w", errTableFull, err)
+		}
+	}()
+	if l.server, err = b.connect(ctx); err != nil {
+		return fmt.Errorf("connect to listen: %w", err)
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		_ = l.conn.Close(ctx)
+		l.server.close(ctx)
 	}()
-	l.shared, l.probe = make(map[string]bool), ""
-	l.nextPing = time.Now().Add(pingInterval)
-	if err := l.exec(ctx, "LISTEN "+pgx.Identifier{trigger.Channel}.Sanitize()); err != nil {
-		return false, err
+	if err := l.server.listen(ctx); err != nil {
+		return err
 	}
-	var enabled bool
-	var capacity int64
-	const look = `SELECT ` + trigger.Enabled + `,
-	current_setting('max_locks_per_transaction')::bigint * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)`
-	if err := l.conn.QueryRow(ctx, look, pgx.QueryExecModeSimpleProtocol).Scan(&enabled, &capacity); err != nil {
-		return false, err
-	}
-	if !enabled {
-		return false, errNotInstalled
-	}
-	b.sendProbe(ctx)
 	for {
-		if err := b.serve(ctx, &proved, capacity); err != nil {
-			return proved, err
+		if err := b.serve(ctx); err != nil {
+			return err
 		}
 	}
 }
 
 // serve does the next thing that is due. If nothing is, it waits for a notification, for a
 // time at which something is due, or for wake.
-func (b *Bell) serve(ctx context.Context, proved *bool, capacity int64) error {
+func (b *Bell) serve(ctx context.Context) error {
 	l := &b.listener
 	now := time.Now()
-	if err := l.checkProbe(now, *proved); err != nil {
+	if err := l.checkProbe(now, l.proved); err != nil {
 		return err
 	}
-	unlock, arm, next := b.plan(now)
+	b.mu.Lock()
+	unrung := b.unrung
+	b.unrung = nil
+	b.mu.Unlock()
+	if len(unrung) > 0 || !now.Before(l.nextLook) {
+		return b.look(ctx, unrung)
+	}
+	unlock, wanted, next := b.plan(now)
 	switch {
 	case len(unlock) > 0:
-		return l.unlock(ctx, unlock)
-	case len(arm) > 0 && !l.nextArm.After(now):
-		if n := int64(len(l.shared) + len(arm)); n > capacity/4 && int64(len(l.shared)) <= capacity/4 {
-			b.config.Logger.Warn("subscriptions use much of the server's lock table", "categories", n, "locks", capacity, "remedy", "raise max_locks_per_transaction")
-		}
-		granted, err := l.arm(ctx, arm)
-		if err != nil {
+		if err := l.server.unlock(ctx, unlock); err != nil {
 			return err
 		}
-		b.armed(arm, granted)
-		// Some may be due again already. Notifications get as much time as arming took.
-		end := time.Now()
-		l.nextArm = end.Add(end.Sub(now))
+		for _, category := range unlock {
+			delete(l.shared, category)
+		}
 		return nil
-	case now.After(l.nextPing):
-		l.nextPing = now.Add(pingInterval)
-		return l.exec(ctx, "-- ping")
-	case *proved && now.After(l.nextProbe) && l.probe == "":
+	case len(wanted) > 0 && !l.nextArm.After(now):
+		return b.arm(ctx, wanted)
+	case l.proved && now.After(l.nextProbe) && l.probe == "":
 		b.sendProbe(ctx)
 	}
-	if len(arm) > 0 {
+	if len(wanted) > 0 {
 		next = l.nextArm
 	}
-	for _, t := range []time.Time{l.nextPing, l.probeEnds} {
+	for _, t := range []time.Time{l.nextLook, l.probeEnds} {
 		if t.After(now) && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -182,20 +230,105 @@ func (b *Bell) serve(ctx context.Context, proved *bool, capacity int64) error {
 	switch {
 	case err != nil || payload == nil:
 		return err
+	case *payload == trigger.Changed:
+		l.nextLook = time.Now()
 	case l.probe != "" && *payload == l.probe:
 		l.probe, l.probeEnds = "", time.Time{}
-		if !*proved {
-			*proved = true
+		if !l.proved {
+			l.proved = true
 			b.setListening(true)
 		}
-	case !strings.HasPrefix(*payload, probePrefix):
+	case !strings.HasPrefix(*payload, trigger.NoStream):
 		b.onNotification(*payload)
 	}
 	return nil
 }
 
-// No name of a stream starts with probePrefix, because an empty category is rejected.
-const probePrefix = "-probe-"
+// look asks the server what the bell cannot know otherwise: whether the trigger is there,
+// and for how many keys there is room. unrung are categories that were disabled.
+func (b *Bell) look(ctx context.Context, unrung []string) error {
+	l := &b.listener
+	facts, err := l.server.look(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	l.nextLook = now.Add(lookInterval)
+	l.room.update(facts.locks, len(l.shared), now, b.config.Recheck)
+	b.mu.Lock()
+	b.utf8 = facts.utf8
+	b.mu.Unlock()
+	was := l.enabled
+	l.enabled = facts.enabled
+	switch {
+	case !facts.enabled:
+		l.nextLook = now.Add(min(lookInterval, b.config.Recheck))
+		l.proved, l.probe, l.probeEnds = false, "", time.Time{}
+		b.setListening(false)
+		b.forgive(unrung)
+		b.unavailable(errNotInstalled)
+	case !was:
+		b.sendProbe(ctx)
+	case len(unrung) > 0:
+		remedy := "ALTER TABLE message_store.messages ENABLE ALWAYS TRIGGER " + trigger.Name +
+			", if replication writes the messages, or sessions with session_replication_role = replica"
+		if facts.always {
+			remedy = "find out which writer inserts messages in a session whose NOTIFY does not arrive"
+		}
+		b.config.Logger.Warn("messages arrive without a notification, although the trigger is enabled: polling for a while",
+			"category", unrung[0], "categories", len(unrung), "remedy", remedy)
+	}
+	if b.shed(now, l.room.bound()) {
+		b.warnOfRoom()
+	}
+	return nil
+}
+
+// arm shares keys of the wanted categories, as many as there is room for.
+func (b *Bell) arm(ctx context.Context, wanted []string) error {
+	l := &b.listener
+	begun := time.Now()
+	if l.room.stale(len(l.shared), begun) {
+		return b.look(ctx, nil)
+	}
+	arm, crowded := b.admit(begun, wanted, l.room.free(len(l.shared)), l.room.step)
+	if crowded {
+		b.warnOfRoom()
+	}
+	if len(arm) == 0 {
+		return nil
+	}
+	granted, err := l.server.share(ctx, arm)
+	if err != nil {
+		return err
+	}
+	for i, category := range arm {
+		if granted[i] {
+			l.shared[category] = true
+			l.room.step--
+		}
+	}
+	b.armed(arm, granted)
+	// Some may be due again already. Notifications get as much time as arming took.
+	end := time.Now()
+	l.nextArm = end.Add(end.Sub(begun))
+	return nil
+}
+
+// warnOfRoom logs once that there are too many categories.
+func (b *Bell) warnOfRoom() {
+	l := &b.listener
+	if l.room.warned {
+		return
+	}
+	l.room.warned = true
+	t := l.room.table
+	b.config.Logger.Warn("too many categories for the server's lock table: some are polled",
+		slog.Int("categories", b.Stats().all()), slog.Int("limit", l.room.bound()), slog.Int("locks", t.capacity),
+		slog.Int("used_by_others", t.foreign+t.others), slog.String("remedy", "raise max_locks_per_transaction"))
+}
+
+func (s Stats) all() int { return s.Armed + s.Cooling + s.Off }
 
 // waitForNotification returns a notification's payload, or nil at next, or when wake is
 // called.
@@ -214,20 +347,13 @@ func (b *Bell) waitForNotification(ctx context.Context, next time.Time) (*string
 	if woken {
 		return nil, nil
 	}
-	n, err := b.listener.conn.WaitForNotification(waiting)
-	switch {
-	case err == nil && n != nil:
-		return &n.Payload, nil
-	case waiting.Err() != nil && ctx.Err() == nil && !b.listener.conn.IsClosed():
-		return nil, nil
-	}
-	return nil, err
+	return b.listener.server.wait(ctx, waiting)
 }
 
-// plan returns the categories whose keys must be unlocked, those whose keys must be shared,
-// and when to ask again. Keys must be unlocked first: a category that is wanted again counts
-// as armed only from when its key is shared again.
-func (b *Bell) plan(now time.Time) (unlock, arm []string, next time.Time) {
+// plan returns the categories whose keys must be unlocked, those that want their keys to be
+// shared, and when to ask again. Keys must be unlocked first: a category that is wanted again
+// counts as armed only from when its key is shared again.
+func (b *Bell) plan(now time.Time) (unlock, wanted []string, next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for name := range b.listener.shared {
@@ -239,15 +365,15 @@ func (b *Bell) plan(now time.Time) (unlock, arm []string, next time.Time) {
 		switch {
 		case !c.wanted || c.state != stateCooling:
 		case !c.nextTry.After(now):
-			arm = append(arm, name)
+			wanted = append(wanted, name)
 		case next.IsZero() || c.nextTry.Before(next):
 			next = c.nextTry
 		}
 	}
-	return unlock, arm, next
+	return unlock, wanted, next
 }
 
-// armed records the result of arm: each key is shared, or a writer has it.
+// armed records the result of share: each key is shared, or a writer has it.
 func (b *Bell) armed(categories []string, granted []bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -260,54 +386,12 @@ func (b *Bell) armed(categories []string, granted []bool) {
 		if granted[i] {
 			c.state, c.wanted = stateArmed, false
 			c.epoch++
-			c.unrung = time.Time{}
+			c.unrung, c.used = time.Time{}, now
 			c.ringAll() // they must read before they sleep
 			continue
 		}
-		retry := min(minArmRetry<<min(c.refused, 20), max(c.pollDelay, minArmRetry))
+		retry := min(minArmRetry<<min(c.refused, 20), max(c.pollDelay, minArmRetry), maxArmRetry)
 		c.refused++
 		c.nextTry = now.Add(retry)
 	}
-}
-
-// arm tries to share the categories' keys, and reports for each whether it succeeded.
-func (l *listener) arm(ctx context.Context, categories []string) ([]bool, error) {
-	var granted []bool
-	const sql = `SELECT array_agg(pg_try_advisory_lock_shared($1, hashtext(category)) ORDER BY index)
-FROM unnest($2::text[]) WITH ORDINALITY AS c(category, index)`
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
-	if err := l.conn.QueryRow(ctx, sql, trigger.Key, categories).Scan(&granted); err != nil {
-		return nil, fmt.Errorf("share keys: %w", err)
-	}
-	if len(granted) != len(categories) {
-		return nil, fmt.Errorf("share keys: got %d results for %d categories", len(granted), len(categories))
-	}
-	for i, category := range categories {
-		if granted[i] {
-			l.shared[category] = true
-		}
-	}
-	return granted, nil
-}
-
-// unlock unlocks the categories' keys.
-func (l *listener) unlock(ctx context.Context, categories []string) error {
-	const sql = `SELECT count(pg_advisory_unlock_shared($1, hashtext(category))) FROM unnest($2::text[]) AS category`
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
-	if _, err := l.conn.Exec(ctx, sql, trigger.Key, categories); err != nil {
-		return fmt.Errorf("unlock keys: %w", err)
-	}
-	for _, category := range categories {
-		delete(l.shared, category)
-	}
-	return nil
-}
-
-func (l *listener) exec(ctx context.Context, sql string) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
-	_, err := l.conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
-	return err
 }

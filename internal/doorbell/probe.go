@@ -6,8 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/trigger"
 )
+
+const probePrefix = trigger.NoStream + "probe-"
 
 // sendProbe sends a notification through the pool, where writes come from. If it arrives,
 // the connection is to the same database, without a pooler in between, and the server is a
@@ -21,6 +26,11 @@ func (b *Bell) sendProbe(ctx context.Context) {
 	payload, sent, notify := l.probe, l.probeSent, b.config.Notify
 	// The bell's goroutine does not wait for a free connection of the pool.
 	go func() {
+		defer func() { // of a hook of the pool
+			if v := recover(); v != nil {
+				sent <- sentProbe{err: &panicError{v, debug.Stack()}}
+			}
+		}()
 		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 		defer cancel()
 		at, err := notify(ctx, payload)

@@ -14,8 +14,7 @@ type Sleeper struct {
 
 	rung chan struct{} // contains a value after a ring; anybody may send, the sleeper receives
 
-	// epoch is the category's when the last read began, or 0 if it was not armed. The
-	// bell's mu guards it.
+	// epoch is the category's when the last read began. The bell's mu guards it.
 	epoch int64
 	// fellBack says whether the last sleep in an armed category ended without a ring. Only
 	// the subscription's goroutine uses it.
@@ -33,7 +32,7 @@ func (s *Sleeper) Close() {
 		b.wake() // to unlock its key
 	}
 	b.mu.Unlock()
-	if b.config.Connect != nil {
+	if b.connect != nil {
 		b.stop()
 	}
 }
@@ -49,10 +48,7 @@ func (s *Sleeper) BeforeRead() {
 		s.fellBack = false
 	default:
 	}
-	s.epoch = 0
-	if s.category.state == stateArmed {
-		s.epoch = s.category.epoch
-	}
+	s.epoch = s.category.epoch
 }
 
 // Sleep returns when a message for the subscription was written or may have been, or when

@@ -46,11 +46,13 @@ func TestSleep(t *testing.T) {
 		}, true, true, 0},
 		{"cooled during the read", func(b *Bell, when string) {
 			if when == "read" {
+				b.categories["a"].rate.add(time.Now(), 1)
 				b.cool(time.Now())
 			}
 		}, true, true, 0},
 		{"cooled during the sleep", func(b *Bell, when string) {
 			if when == "asleep" {
+				b.categories["a"].rate.add(time.Now(), 1)
 				b.cool(time.Now())
 			}
 		}, true, true, 0},

@@ -16,6 +16,13 @@ const (
 	// or empty if that is too long for a payload.
 	Channel = "message_store"
 
+	// NoStream begins each other payload, which subscriptions ignore: no name of a stream
+	// begins with it, because an empty category is rejected.
+	NoStream = "-"
+
+	// Changed is the payload that says that the trigger was installed or removed.
+	Changed = NoStream + "trigger"
+
 	// Key is the first number of this project's advisory locks, "MDBD" in ASCII.
 	// Message DB locks categories with keys of one number, so the two cannot collide.
 	//
@@ -27,6 +34,10 @@ const (
 // Enabled is an SQL expression, true if the trigger is installed and fires for writes.
 // It finds the trigger whatever the search path, and without any right to the schema.
 const Enabled = `EXISTS (` + found + ` AND ` + fires + `)`
+
+// Always is an SQL expression, true if the trigger also fires for rows that logical
+// replication applies.
+const Always = `EXISTS (` + found + ` AND t.tgenabled = 'A')`
 
 const (
 	found = `SELECT FROM pg_catalog.pg_trigger AS t
@@ -40,24 +51,52 @@ const (
 
 // A Status is the state of the trigger in the database of a connection.
 type Status struct {
-	Installed   bool // the trigger exists
-	Enabled     bool // it exists and fires for writes
-	Connections int  // connections that wait for notifications
-	Categories  int  // categories for which they wait
+	Installed  bool // the trigger exists
+	Enabled    bool // it exists and fires for writes
+	Always     bool // it also fires for rows that replication applies
+	Categories int  // categories for which the listeners wait
+	Listeners  []Listener
+}
+
+// A Listener is a connection that waits for notifications.
+type Listener struct {
+	PID         int32
+	Application string
+	Client      string // address, or empty
+	Categories  int
 }
 
 // A Querier is a *pgx.Conn, a *pgxpool.Pool or a pgx.Tx.
 type Querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
 // Look asks the server for the status.
 func Look(ctx context.Context, db Querier) (s Status, err error) {
-	const sql = `SELECT EXISTS (` + found + `), ` + Enabled + `, count(DISTINCT l.pid), count(DISTINCT l.objid)
-FROM pg_catalog.pg_locks AS l
-WHERE l.locktype = 'advisory' AND l.classid = $1 AND l.objsubid = 2 AND l.mode = 'ShareLock' AND l.granted
-	AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
+	// The first row is about all connections.
+	const sql = `SELECT coalesce(l.pid, 0), EXISTS (` + found + `), ` + Enabled + `, ` + Always + `, count(DISTINCT l.objid),
+	coalesce(max(a.application_name), ''), coalesce(max(pg_catalog.host(a.client_addr)), '')
+FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.classid = $1 AND l.objsubid = 2 AND l.mode = 'ShareLock' AND l.granted AND l.pid IS NOT NULL
+	AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+GROUP BY ROLLUP (l.pid)
+ORDER BY l.pid NULLS FIRST`
 	// The simple protocol leaves no prepared statement behind, which a pooler may lose.
-	err = db.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol, Key).Scan(&s.Installed, &s.Enabled, &s.Connections, &s.Categories)
-	return s, err
+	rows, err := db.Query(ctx, sql, pgx.QueryExecModeSimpleProtocol, Key)
+	if err != nil {
+		return Status{}, err
+	}
+	var l Listener
+	_, err = pgx.ForEachRow(rows, []any{&l.PID, &s.Installed, &s.Enabled, &s.Always, &l.Categories, &l.Application, &l.Client}, func() error {
+		if l.PID == 0 {
+			s.Categories = l.Categories
+		} else {
+			s.Listeners = append(s.Listeners, l)
+		}
+		return nil
+	})
+	if err != nil {
+		return Status{}, err
+	}
+	return s, nil
 }

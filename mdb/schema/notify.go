@@ -18,16 +18,19 @@ var notifySQL string
 
 const notifyRemoval = `
 DROP TRIGGER IF EXISTS ` + trigger.Name + ` ON message_store.messages;
-DROP FUNCTION IF EXISTS message_store.notify_subscriptions()`
+DROP FUNCTION IF EXISTS message_store.notify_subscriptions();
+NOTIFY ` + trigger.Channel + `, '` + trigger.Changed + `'`
 
 // InstallNotify installs the trigger that notifies subscriptions of new messages. A store
 // uses it if it was created with [github.com/messagedb-go/messagedb/mdb.WithNotify]. An
 // existing trigger of that name is replaced. Only the owner of the table messages can
-// install the trigger.
+// install the trigger. It also notifies the stores that have subscriptions, so that they use
+// the trigger immediately.
 //
 // The trigger makes each insert try to take an advisory lock. It calls pg_notify only if
 // it cannot take the lock, because a subscription is waiting for the category. PostgreSQL
-// rejects two-phase commit for a transaction that has called pg_notify. A transaction keeps
+// rejects two-phase commit for a transaction that has called pg_notify, and for one that has
+// called InstallNotify or UninstallNotify. A transaction keeps
 // one such lock for each category that it writes to, so disable the trigger for a bulk
 // import into very many categories.
 //
@@ -59,21 +62,47 @@ type NotifyState struct {
 	// disabled, or enabled for replication only, does not.
 	Enabled bool
 
-	// Connections is the number of connections that wait for notifications: usually one
-	// for each store with subscriptions that have caught up.
-	Connections int
+	// Always reports whether the trigger also fires for messages that logical replication
+	// applies, and in sessions with session_replication_role = replica. It does after ALTER
+	// TABLE message_store.messages ENABLE ALWAYS TRIGGER message_store_notify.
+	Always bool
+
+	// Listeners are the connections that wait for notifications, in the order of their
+	// process IDs: usually one for each store with subscriptions that have caught up.
+	Listeners []NotifyListener
 
 	// Categories is the number of categories for which they wait.
 	Categories int
 }
 
-// NotifyStatus reports whether the NOTIFY trigger is installed and enabled, and how many
+// A NotifyListener is a connection that waits for notifications.
+type NotifyListener struct {
+	// PID is the process ID of the connection's server process.
+	PID int32
+
+	// Application is the connection's application_name: that of the store's pool, followed
+	// by "message_store notify".
+	Application string
+
+	// Client is the client's address. It is empty for a Unix socket, and also if neither the
+	// connection's role nor the privileges of pg_read_all_stats are among those of the role
+	// that asks.
+	Client string
+
+	// Categories is the number of categories for which the connection waits.
+	Categories int
+}
+
+// NotifyStatus reports whether the NOTIFY trigger is installed and enabled, and which
 // connections wait for its notifications. It works without privileges on the schema
 // message_store, and also if Message DB is not installed.
 func NotifyStatus(ctx context.Context, db DB) (state NotifyState, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		status, err := trigger.Look(ctx, tx)
-		state = NotifyState(status)
+		state = NotifyState{Installed: status.Installed, Enabled: status.Enabled, Always: status.Always, Categories: status.Categories}
+		for _, l := range status.Listeners {
+			state.Listeners = append(state.Listeners, NotifyListener(l))
+		}
 		return err
 	})
 	if err != nil {

@@ -23,3 +23,6 @@ AFTER INSERT ON message_store.messages
 FOR EACH ROW
 WHEN (NOT pg_catalog.pg_try_advisory_xact_lock(1296319044, pg_catalog.hashtext(pg_catalog.split_part(NEW.stream_name, '-', 1))))
 EXECUTE FUNCTION message_store.notify_subscriptions();
+
+-- Stores that have found no trigger look for it when they receive this.
+NOTIFY message_store, '-trigger';

@@ -1,10 +1,13 @@
 package schema_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,7 +52,7 @@ var (
 
 func wantNotify(t *testing.T, db schema.DB, want schema.NotifyState) {
 	t.Helper()
-	if got, err := schema.NotifyStatus(t.Context(), db); err != nil || got != want {
+	if got, err := schema.NotifyStatus(t.Context(), db); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("NotifyStatus: %+v, %v, want %+v", got, err, want)
 	}
 }
@@ -68,8 +71,8 @@ func notifyObjects(t *testing.T, pool *pgxpool.Pool) string {
 	return objects
 }
 
-// TestNotifyStatus checks each state of the trigger, and that waiting connections and
-// their categories are counted: only those of this database that share a key.
+// TestNotifyStatus checks each state of the trigger, and that waiting connections are
+// listed with the number of their categories: only those of this database that share a key.
 func TestNotifyStatus(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
@@ -84,7 +87,7 @@ func TestNotifyStatus(t *testing.T) {
 	}{
 		{"DISABLE", notifyDisabled},
 		{"ENABLE REPLICA", notifyDisabled},
-		{"ENABLE ALWAYS", notifyInstalled},
+		{"ENABLE ALWAYS", schema.NotifyState{Installed: true, Enabled: true, Always: true}},
 		{"ENABLE", notifyInstalled},
 	} {
 		run(t, conn, "ALTER TABLE message_store.messages "+test.alter+" TRIGGER "+trigger.Name)
@@ -93,12 +96,23 @@ func TestNotifyStatus(t *testing.T) {
 
 	key := strconv.Itoa(trigger.Key)
 	first, second, elsewhere := connect(t, url), connect(t, url), connect(t, testdb.Empty(t))
+	run(t, first, "SET application_name = 'one message_store notify'")
+	run(t, second, "SET application_name = 'two'")
+	listener := func(conn *pgx.Conn, application string, categories int) schema.NotifyListener {
+		var client string
+		if err := conn.QueryRow(t.Context(), "SELECT coalesce(host(inet_client_addr()), '')").Scan(&client); err != nil {
+			t.Fatal(err)
+		}
+		return schema.NotifyListener{PID: int32(conn.PgConn().PID()), Application: application, Client: client, Categories: categories}
+	}
 	for _, waiting := range []*pgx.Conn{first, second, elsewhere} {
 		run(t, waiting, "SELECT pg_advisory_lock_shared("+key+", hashtext('account'))")
 	}
 	run(t, first, "SELECT pg_advisory_lock_shared("+key+", hashtext('order'))")
 	run(t, second, "SELECT pg_advisory_lock_shared(1, 2), pg_advisory_lock_shared("+key+"), pg_advisory_lock("+key+", 1)")
-	wantNotify(t, conn, schema.NotifyState{Installed: true, Enabled: true, Connections: 2, Categories: 2})
+	listeners := []schema.NotifyListener{listener(first, "one message_store notify", 2), listener(second, "two", 1)}
+	slices.SortFunc(listeners, func(x, y schema.NotifyListener) int { return cmp.Compare(x.PID, y.PID) })
+	wantNotify(t, conn, schema.NotifyState{Installed: true, Enabled: true, Listeners: listeners, Categories: 2})
 
 	// Without any right, and within a caller's transaction.
 	run(t, conn, "REVOKE USAGE ON SCHEMA message_store FROM message_store; SET ROLE message_store; SET search_path = pg_catalog")
@@ -106,8 +120,15 @@ func TestNotifyStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantNotify(t, tx, schema.NotifyState{Installed: true, Enabled: true, Connections: 2, Categories: 2})
-	wantNotify(t, elsewhere, schema.NotifyState{Connections: 1, Categories: 1})
+	for i := range listeners {
+		listeners[i].Client = ""
+	}
+	wantNotify(t, tx, schema.NotifyState{Installed: true, Enabled: true, Listeners: listeners, Categories: 2})
+	var application string
+	if err := elsewhere.QueryRow(t.Context(), "SHOW application_name").Scan(&application); err != nil {
+		t.Fatal(err)
+	}
+	wantNotify(t, elsewhere, schema.NotifyState{Listeners: []schema.NotifyListener{listener(elsewhere, application, 1)}, Categories: 1})
 }
 
 // TestNotifyConstants checks that the trigger's SQL uses the constants of package trigger.
@@ -120,6 +141,7 @@ func TestNotifyConstants(t *testing.T) {
 	for _, want := range []string{
 		"TRIGGER " + trigger.Name + "\n",
 		"pg_notify('" + trigger.Channel + "'",
+		"NOTIFY " + trigger.Channel + ", '" + trigger.Changed + "'",
 		fmt.Sprintf("pg_try_advisory_xact_lock(%d, pg_catalog.hashtext(", trigger.Key),
 	} {
 		if !strings.Contains(string(sql), want) {
@@ -169,7 +191,7 @@ func TestInstallNotify(t *testing.T) {
 		if err := test.do(t.Context(), pool); err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		}
-		if got, err := schema.NotifyStatus(t.Context(), pool); err != nil || got != test.want {
+		if got, err := schema.NotifyStatus(t.Context(), pool); err != nil || !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: %+v, %v, want %+v", test.name, got, err, test.want)
 		}
 		want := missing
@@ -249,7 +271,7 @@ func TestInstallNotifyWaits(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			pool := notifyPool(t, testdb.New(t), "")
-			if test.before == notifyInstalled {
+			if test.before.Installed {
 				if err := schema.InstallNotify(t.Context(), pool); err != nil {
 					t.Fatal(err)
 				}
