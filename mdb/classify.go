@@ -1,9 +1,13 @@
 package mdb
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
@@ -14,17 +18,19 @@ type class int
 
 const (
 	classRefused      class = iota // the server rejected the statement for another reason, or the pool is closed
+	classUnsendable                // pgx can never send it
 	classWrongVersion              // the stream is not at the expected version
 	classDuplicateID               // a message with the ID exists
 	classArgument                  // the server rejected an argument
 	classSetup                     // Message DB is missing, or not reachable for this role
-	classInternal                  // an internal error of the server, such as a relation that is being replaced
+	classInternal                  // an internal error of the server, or a function or relation that is being replaced
 	classUnavailable               // the server lacks resources, an operator intervened, or it is a standby
 	classNoConnection              // the pool had no free connection in time
 	classTransient                 // nothing happened, and a retry may succeed
 	classStale                     // the prepared statement is gone or outdated; nothing happened
 	classAborted                   // an earlier error aborted the transaction
 	classNotSent                   // nothing was sent
+	classUnreadable                // it has succeeded, and the result cannot be decoded
 	classUnknown                   // it was sent, and no reply came
 )
 
@@ -52,6 +58,7 @@ var consequences = [...]struct {
 	lost        bool
 }{
 	classRefused:      {},
+	classUnsendable:   {},
 	classWrongVersion: {},
 	classDuplicateID:  {},
 	classArgument:     {},
@@ -63,6 +70,7 @@ var consequences = [...]struct {
 	classStale:        {read: always, transaction: true}, // the statement is prepared again
 	classAborted:      {read: always},
 	classNotSent:      {read: always, write: true},
+	classUnreadable:   {write: true, lost: true}, // the next attempt finds the write
 	classUnknown:      {read: always, write: true, lost: true},
 }
 
@@ -80,10 +88,19 @@ func (c class) retryRead(begun bool) bool {
 // classify returns the class of an error. It is the one place that interprets SQLSTATEs and
 // the server's texts.
 func classify(err error) class {
+	if errors.As(err, new(*unsendableError)) {
+		return classUnsendable
+	}
+	if errors.As(err, new(*unreadableError)) {
+		return classUnreadable
+	}
 	var broken *brokenError
 	if errors.As(err, &broken) {
-		if broken.sent {
+		switch {
+		case broken.sent:
 			return classUnknown
+		case isTooLarge(broken.err):
+			return classUnsendable
 		}
 		return classNotSent
 	}
@@ -96,14 +113,17 @@ func classify(err error) class {
 		// With the simple protocol, pgx reports a connection that is lost before the reply
 		// as one that was closed before, and as safe to retry.
 		sent := errors.Is(err, pgconn.ErrConnClosed)
+		if isTooLarge(err) {
+			return classUnsendable
+		}
 		if pgconn.SafeToRetry(err) && !sent || isConnectError(err) {
 			return classNotSent
 		}
 		return classUnknown
 	}
 	if isConnectError(err) {
-		if strings.HasPrefix(pgErr.Code, "28") || pgErr.Code == "3D000" {
-			return classSetup // a wrong role, password or database
+		if isSetupToConnect(pgErr) {
+			return classSetup
 		}
 		return classNotSent
 	}
@@ -112,10 +132,8 @@ func classify(err error) class {
 		severity = pgErr.Severity
 	}
 	if severity == "FATAL" || severity == "PANIC" {
-		if pgErr.Code == "25P03" {
-			// The session had been idle in its transaction for too long, so it has ended
-			// before it received what the client has sent.
-			return classNotSent
+		if pgErr.Code == "25P03" || pgErr.Code == "57P05" {
+			return classNotSent // the session had ended for idleness before the statement arrived
 		}
 		return classUnknown
 	}
@@ -123,12 +141,13 @@ func classify(err error) class {
 	case "P0001":
 		return classifyRaised(pgErr.Message)
 	case "23505":
-		switch pgErr.ConstraintName {
-		case "messages_id":
+		switch {
+		case !isMessages(pgErr): // a trigger may write to a table of its own
+		case pgErr.ConstraintName == "messages_id":
 			return classDuplicateID
-		case "messages_stream":
+		case pgErr.ConstraintName == "messages_stream":
 			return classWrongVersion
-		case "messages_pkey": // the next number of the sequence may be free
+		case isGlobalPositionTaken(pgErr): // the next number of the sequence may be free
 			return classTransient
 		}
 	case "40001", "40P01", "55P03":
@@ -139,11 +158,11 @@ func classify(err error) class {
 		return classAborted
 	case "40003":
 		return classUnknown
-	case "22P02", "22P05", "22021", "22003", "2201W", "23502", "54000", "54001", "42601", "42703":
+	case "22P02", "22P05", "22021", "22003", "2201W", "23502", "54000", "54001", "42601":
 		return classArgument
 	case "42883", "42P01", "3F000", "42501":
 		return classSetup
-	case "XX000":
+	case "XX000", "42703", "42704", "42725", "42804": // the latter while functions are replaced
 		return classInternal
 	}
 	switch pgErr.Code[:min(2, len(pgErr.Code))] {
@@ -155,12 +174,48 @@ func classify(err error) class {
 	return classRefused
 }
 
-// classifyAcquire returns the class of the error of a pool that gave no connection. If it is
-// the server's, to what a hook of the pool has sent, it decides when a read is retried, as
-// in a read. A write is never retried.
+// isSetupToConnect reports whether the server rejects every connection like this one: the
+// role, password, database or a start-up parameter is wrong, or the role may not connect.
+func isSetupToConnect(e *pgconn.PgError) bool {
+	switch e.Code[:min(2, len(e.Code))] {
+	case "22", "28", "42":
+		return true
+	}
+	// PgBouncer has the same SQLSTATE for a parameter that it does not know and for a server
+	// that it cannot reach at the moment.
+	return e.Code == "3D000" || e.Code == "08P01" && strings.Contains(e.Message, "startup parameter")
+}
+
+// isMessages reports whether the error may be of Message DB's table, and not of another
+// one with the same name. Some servers and proxies do not name the table.
+func isMessages(e *pgconn.PgError) bool {
+	return (e.SchemaName == "" || e.SchemaName == "message_store") && (e.TableName == "" || e.TableName == "messages")
+}
+
+func isGlobalPositionTaken(e *pgconn.PgError) bool {
+	return e.Code == "23505" && e.ConstraintName == "messages_pkey" && isMessages(e)
+}
+
+// isTooLarge reports whether pgx could not encode a message of the protocol. Its error has
+// no type, and pgx reports it like a connection that could not be written to.
+func isTooLarge(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		switch err.Error() {
+		case "message body too large", "too many parameters":
+			return true
+		}
+	}
+	return false
+}
+
+// classifyAcquire returns the class of the error of a pool that gave no connection. The
+// error may be that of a statement which a hook of the pool has sent. If that is worth a
+// retry, so is the call, which has sent nothing.
 func classifyAcquire(err error) class {
 	if errors.As(err, new(*pgconn.PgError)) {
 		switch c := classify(err); {
+		case c.retryWrite():
+			return classNotSent
 		case c.retryRead(false):
 			return classNoConnection
 		case c.retryRead(true):
@@ -168,10 +223,27 @@ func classifyAcquire(err error) class {
 		}
 		return classRefused
 	}
-	if errors.Is(err, puddle.ErrClosedPool) {
+	switch {
+	case errors.Is(err, puddle.ErrClosedPool):
 		return classRefused
+	case isContextError(err): // no connection was free, unless a hook took too long
+		return classNoConnection
+	case isConnectionLoss(err):
+		return classNotSent
 	}
 	return classNoConnection
+}
+
+func isContextError(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// isConnectionLoss reports whether err, which is none of the server's, is that of a
+// connection.
+func isConnectionLoss(err error) bool {
+	return errors.As(err, new(*brokenError)) || errors.As(err, new(net.Error)) || errors.As(err, new(syscall.Errno)) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, pgconn.ErrConnClosed) || pgconn.SafeToRetry(err) || pgconn.Timeout(err)
 }
 
 func isConnectError(err error) bool {
@@ -251,6 +323,20 @@ type acquireError struct{ err error }
 func (e *acquireError) Error() string { return "no connection: " + e.err.Error() }
 func (e *acquireError) Unwrap() error { return e.err }
 
+// An unsendableError is the error of a statement that pgx rejects before it sends anything,
+// for example because it cannot encode an argument.
+type unsendableError struct{ err error }
+
+func (e *unsendableError) Error() string { return e.err.Error() }
+func (e *unsendableError) Unwrap() error { return e.err }
+
+// An unreadableError is the error of a statement that the server has executed, and whose
+// result cannot be decoded.
+type unreadableError struct{ err error }
+
+func (e *unreadableError) Error() string { return e.err.Error() }
+func (e *unreadableError) Unwrap() error { return e.err }
+
 // A brokenError is the error of a write on a connection that was lost.
 type brokenError struct {
 	sent bool // whether the write may have been sent
@@ -259,3 +345,43 @@ type brokenError struct {
 
 func (e *brokenError) Error() string { return "the connection was lost: " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
+
+// IsTransient reports whether a retry of what failed with err may succeed, although neither
+// the program nor the set-up changes. A [Store] has retried writes already, as [WithRetry]
+// says, and a subscription retries its reads itself. It is meant for reads, for [Tx] and
+// [Store.Atomically], for subscriptions that a handler has ended, and for statements of your
+// own on the same pool.
+//
+// It is true for lost connections and failures to connect, for a closed connection, and for
+// errors of the server, a [*pgconn.PgError], that say: serialization failure, deadlock or
+// lock timeout; too few resources, such as connections; an intervention by an operator, a
+// shutdown or a statement timeout; a server that is a standby or otherwise read-only; a
+// prepared statement that is gone. After an error within a transaction, retry the whole
+// transaction.
+//
+// It is false for nil, for an [*ArgumentError], [*WrongVersionError], [*DuplicateIDError],
+// [*SetupError] and [ErrNoMessage], for the end of a context, and for all other errors. It
+// is false for an [*UnknownOutcomeError], because a retry with other IDs may write twice:
+// repeat that call with [Idempotent] and the same IDs. A [*HandlerError] and a
+// [*SkippedError] are what the error is that they wrap.
+func IsTransient(err error) bool {
+	for _, definite := range []any{
+		new(*ArgumentError), new(*WrongVersionError), new(*DuplicateIDError), new(*SetupError),
+		new(*UnknownOutcomeError), new(*PanicError), new(*unreadableError),
+	} {
+		if errors.As(err, definite) {
+			return false
+		}
+	}
+	if err == nil || !isConnectError(err) && isContextError(err) {
+		return false
+	}
+	switch c := classify(err); c {
+	case classAborted: // the error that aborted the transaction decides
+		return false
+	case classUnknown, classNoConnection, classNotSent:
+		return errors.As(err, new(*pgconn.PgError)) || errors.As(err, new(*acquireError)) || isConnectError(err) || isConnectionLoss(err)
+	default:
+		return c.retryRead(false)
+	}
+}

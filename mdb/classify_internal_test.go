@@ -21,6 +21,9 @@ func TestClassify(t *testing.T) {
 	unique := func(constraint string) error {
 		return &pgconn.PgError{Severity: "ERROR", Code: "23505", ConstraintName: constraint}
 	}
+	uniqueOf := func(schema, table, constraint string) error {
+		return &pgconn.PgError{Severity: "ERROR", Code: "23505", SchemaName: schema, TableName: table, ConstraintName: constraint}
+	}
 	const (
 		W = 1 << iota // a write is retried
 		R             // a read is retried, once a page has been read
@@ -42,12 +45,21 @@ func TestClassify(t *testing.T) {
 		{fmt.Errorf("look: %w", &acquireError{fmt.Errorf("acquire: %w", puddle.ErrClosedPool)}), 0},
 		{&acquireError{server("22023")}, 0}, // a hook's statement, which the server rejected
 		{&acquireError{server("42501")}, R},
-		{&acquireError{server("40001")}, R | F},
-		{&acquireError{fatal("57P01")}, R | F},
-		{fatal("57P01"), W | R | F | L}, // terminated
-		{fatal("57P02"), W | R | F | L}, // crash
-		{fatal("57P05"), W | R | F | L}, // idle for too long
-		{server("57014"), R | F},        // statement timeout
+		{&acquireError{server("40001")}, W | R | F},
+		{&acquireError{fatal("57P01")}, W | R | F},
+		{&acquireError{server("53300")}, R | F},
+		{&acquireError{io.ErrUnexpectedEOF}, W | R | F}, // in a hook
+		{fatal("57P01"), W | R | F | L},                 // terminated
+		{fatal("57P02"), W | R | F | L},                 // crash
+		{fatal("57P05"), W | R | F},                     // idle for too long, so the statement has not arrived
+		{fatal("25P03"), W | R | F},                     // idle for too long in a transaction
+		{fatal("25P04"), W | R | F | L},                 // a transaction that took too long
+
+		{&unsendableError{errors.New("cannot encode")}, 0},
+		{&brokenError{sent: false, err: errors.New("message body too large")}, 0},
+		{&unreadableError{errors.New("cannot decode")}, W | L},
+		{fmt.Errorf("timeout: %w", &unreadableError{context.Canceled}), W | L},
+		{server("57014"), R | F}, // statement timeout
 		{server("40001"), W | R | F | T},
 		{server("40P01"), W | R | F | T},
 		{server("55P03"), W | R | F | T},
@@ -68,6 +80,10 @@ func TestClassify(t *testing.T) {
 		{server("XX000"), R}, // could not open relation
 		{server("XX001"), 0}, // damaged data
 		{server("42601"), 0}, // a condition's syntax
+		{server("42703"), R}, // while Message DB is upgraded
+		{server("42704"), R},
+		{server("42725"), R},
+		{server("42804"), R},
 		{server("22P02"), 0},
 		{server("23514"), 0},
 		{server(""), 0}, // of a server that only speaks like PostgreSQL
@@ -75,6 +91,9 @@ func TestClassify(t *testing.T) {
 		{unique("messages_id"), 0},
 		{unique("messages_stream"), 0},
 		{unique("other"), 0},
+		{uniqueOf("message_store", "messages", "messages_pkey"), W | R | F | T},
+		{uniqueOf("public", "messages", "messages_pkey"), 0}, // of a projection by a trigger
+		{uniqueOf("message_store", "projection", "messages_pkey"), 0},
 		{raised("Wrong expected version: 3 (Stream: account-1, Stream Version: 4)"), 0},
 		{raised("Must be a category: account-1"), 0},
 		{raised("something else"), 0},

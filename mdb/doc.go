@@ -103,8 +103,16 @@
 // lists every problem. After a [*WrongVersionError] or a [*DuplicateIDError] nothing was
 // written. After an [*UnknownOutcomeError] the write may or may not have happened; repeat
 // the call with [Idempotent] to find out. A [*SetupError] says what to do. The server's
-// error, a [*pgconn.PgError], can be unwrapped from them. Errors and logs never contain
-// payloads or passwords.
+// error, a [*pgconn.PgError], can be unwrapped from them. [IsTransient] reports whether a retry
+// may help. Errors and logs never contain payloads or passwords.
+//
+// # Tracing
+//
+// The tracer of the pool's connections, such as one of pgx's tracelog or of OpenTelemetry,
+// receives the text and the arguments of each statement, in every exec mode. Data and
+// metadata are arguments of a type that shows only its size. All other arguments, such as
+// the names of streams and the SQL of conditions, are shown. Errors that a tracer receives
+// are pgx's, with everything that the server has said, which may quote a row.
 //
 // # Concurrency
 //

@@ -2,6 +2,7 @@ package mdb
 
 import (
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -35,6 +36,17 @@ type session interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
+// connOf returns the connection of a session, or nil if that is not known.
+func connOf(s session) *pgx.Conn {
+	switch s := s.(type) {
+	case *pgx.Conn:
+		return s
+	case interface{ Conn() *pgx.Conn }:
+		return s.Conn()
+	}
+	return nil
+}
+
 // prepare returns the SQL or the name to execute for the statement. In pgx's default mode
 // it prepares the statement under our own name: pgx would remove a statement from its
 // cache after any error, and losing a race is an ordinary error here. The other modes are
@@ -43,6 +55,10 @@ func prepare(ctx context.Context, s session, mode pgx.QueryExecMode, st *stateme
 	if mode != pgx.QueryExecModeCacheStatement {
 		return st.sql, nil
 	}
+	if t := traced(connOf(s)); t != nil {
+		_, err := t.prepare(ctx, st, s.Prepare)
+		return st.sql, err
+	}
 	_, err := s.Prepare(ctx, st.name, st.sql)
 	return st.name, err
 }
@@ -50,10 +66,13 @@ func prepare(ctx context.Context, s session, mode pgx.QueryExecMode, st *stateme
 func query(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement, read func(pgx.Rows) error, args []any) error {
 	sql, err := prepare(ctx, s, mode, st)
 	if err != nil {
-		return err
+		return notSent(s, err)
+	}
+	if traced(connOf(s)) != nil {
+		args = shown(args)
 	}
 	rows, err := s.Query(ctx, sql, args...)
-	return readAll(rows, err, read)
+	return readAll(rows, notSent(s, err), read)
 }
 
 func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []step) (err error) {
@@ -61,19 +80,27 @@ func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []
 	for _, step := range steps {
 		sql, err := prepare(ctx, s, mode, step.st)
 		if err != nil {
-			return err
+			return notSent(s, err)
 		}
-		batch.Queue(sql, step.args...)
+		args := step.args
+		if traced(connOf(s)) != nil {
+			args = shown(args)
+		}
+		batch.Queue(sql, args...)
 	}
 	results := s.SendBatch(ctx, batch)
 	defer func() {
-		// The commit may fail although every step has succeeded.
-		if closeErr := results.Close(); err == nil {
+		// The commit may fail although every step has succeeded, and although a result could
+		// not be decoded.
+		if closeErr := results.Close(); err == nil || closeErr != nil && errors.As(err, new(*unreadableError)) {
 			err = closeErr
 		}
 	}()
-	for _, step := range steps {
+	for i, step := range steps {
 		rows, err := results.Query()
+		if i == 0 { // pgx reports here what it could not send
+			err = notSent(s, err)
+		}
 		if err := readAll(rows, err, step.read); err != nil {
 			return err
 		}
@@ -81,12 +108,26 @@ func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []
 	return nil
 }
 
+// notSent returns err, the error of a call that begins a statement, as an
+// [*unsendableError] if pgx has rejected the statement. These errors of pgx have no type.
+// After any other that is none of the server's, pgx has closed the connection, or says that
+// a retry is safe.
+func notSent(s session, err error) error {
+	var pgErr *pgconn.PgError
+	if err == nil || errors.As(err, &pgErr) || pgconn.SafeToRetry(err) {
+		return err
+	}
+	if conn := connOf(s); conn == nil || conn.IsClosed() {
+		return err
+	}
+	return &unsendableError{err}
+}
+
 // A poolRunner runs statements on a connection of the pool. Each call is a transaction of
 // its own.
 type poolRunner struct {
-	pool   *pgxpool.Pool
-	mode   pgx.QueryExecMode
-	tracer pgx.QueryTracer // the pool's, if it has one
+	pool *pgxpool.Pool
+	mode pgx.QueryExecMode
 }
 
 func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, read func(pgx.Rows) error, args []any) error {
@@ -139,8 +180,14 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 
 // forget makes the connection prepare the statements again when they are next used.
 func forget(ctx context.Context, conn *pgx.Conn, sts ...*statement) error {
+	t := traced(conn)
 	for _, st := range sts {
-		if err := conn.Deallocate(ctx, st.name); err != nil {
+		name := st.name
+		if t != nil {
+			delete(t.prepared, st)
+			name = st.sql
+		}
+		if err := conn.Deallocate(ctx, name); err != nil {
 			return err
 		}
 	}

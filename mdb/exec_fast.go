@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
@@ -78,18 +79,24 @@ func (r *poolRunner) queryRaw(ctx context.Context, conn *pgx.Conn, st *statement
 	if !ok {
 		return false, nil
 	}
-	description, err := conn.Prepare(ctx, st.name, st.sql)
-	if err != nil {
-		return true, err
+	trace := traced(conn)
+	var description *pgconn.StatementDescription
+	if trace == nil {
+		description, err = conn.Prepare(ctx, st.name, st.sql)
+	} else {
+		description, err = trace.prepare(ctx, st, conn.Prepare)
 	}
-	if r.tracer != nil {
-		ctx = r.tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: st.name})
+	if err != nil {
+		return true, notSent(conn, err)
+	}
+	if trace != nil {
+		ctx = trace.query.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: st.sql, Args: shown(args)})
 	}
 	rr := conn.PgConn().ExecStatement(ctx, description, params, nil, binaryResults)
 	rows := pgx.RowsFromResultReader(conn.TypeMap(), rr)
 	err = readAll(rows, nil, read)
-	if r.tracer != nil {
-		r.tracer.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{CommandTag: rows.CommandTag(), Err: err})
+	if trace != nil {
+		trace.query.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{CommandTag: rows.CommandTag(), Err: err})
 	}
 	return true, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -16,10 +17,13 @@ func explain(what string, err error) error {
 	case *ArgumentError, *SetupError:
 		return err
 	}
+	if errors.As(err, new(*conditionError)) {
+		return fmt.Errorf("mdb: %s: %w", what, err)
+	}
 	class := classify(err)
 	err = scrub(err)
 	switch class {
-	case classSetup:
+	case classSetup, classTransient, classUnsendable:
 		if setup := explainSetup(err); setup != nil {
 			return setup
 		}
@@ -34,37 +38,100 @@ const installRemedy = "install it with the command mdb install, or with schema.I
 // explainSetup returns a [*SetupError], or nil if the error is none of its cases. It looks
 // for SQLSTATEs and names, which are the same in every language of the server.
 func explainSetup(err error) error {
+	for text, remedy := range unsendableRemedies {
+		if errors.As(err, new(*unsendableError)) && strings.Contains(err.Error(), text) {
+			return &SetupError{Problem: "pgx sent nothing, because " + text + " is required in the simple protocol", Remedy: remedy, err: err}
+		}
+	}
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	if !errors.As(err, &pgErr) || isConnectError(err) {
 		return nil
 	}
+	text := serverText(pgErr)
 	switch {
+	case pgErr.Code == "42501" && (pgErr.Routine == "ExecWithCheckOptions" || pgErr.Routine == "check_enable_rls"):
+		return &SetupError{
+			Problem: "row-level security is on for the table messages (" + text + ")",
+			Remedy:  "let its owner turn it off with ALTER TABLE message_store.messages DISABLE ROW LEVEL SECURITY",
+			err:     err,
+		}
 	case pgErr.Code == "42501":
 		return &SetupError{
-			Problem: serverText(pgErr),
-			Remedy:  "grant the role message_store to the role that connects: GRANT message_store TO …",
+			Problem: text,
+			Remedy:  "grant the role message_store to the role that connects: GRANT message_store TO …; if it is granted, Store.Check reports what is missing",
 			err:     err,
 		}
 	case pgErr.Code == "3F000" || strings.Contains(pgErr.Message, "message_store."):
 		return &SetupError{
-			Problem: "Message DB is not installed in this database, or its version lacks what was called (" + serverText(pgErr) + ")",
+			Problem: "Message DB is not installed in this database, or its version lacks what was called (" + text + ")",
 			Remedy:  installRemedy,
 			err:     err,
 		}
 	case pgErr.Code == "42883" || pgErr.Code == "42P01":
 		return &SetupError{
-			Problem: "the search path does not contain the schema message_store (" + serverText(pgErr) + ")",
+			Problem: "the search path does not contain the schema message_store (" + text + ")",
 			Remedy:  "prepare the pool's configuration with Configure, or ALTER ROLE … SET search_path = message_store, …",
 			err:     err,
+		}
+	case isGlobalPositionTaken(pgErr):
+		return &SetupError{
+			Problem: "the sequence of the global positions is behind the table messages (" + text + ")",
+			Remedy: "stop all writers, and let the table's owner call SELECT setval('message_store.messages_global_position_seq', " +
+				"(SELECT max(global_position) FROM message_store.messages))",
+			err: err,
 		}
 	}
 	return nil
 }
 
+// unsendableRemedies are what pgx requires of a connection in the simple protocol, and how
+// to set it.
+var unsendableRemedies = map[string]string{
+	"standard_conforming_strings=on": "prepare the pool's configuration with Configure, or ALTER ROLE … SET standard_conforming_strings = on",
+	"client_encoding=UTF8":           "prepare the pool's configuration with Configure, or ALTER ROLE … SET client_encoding = 'UTF8'",
+}
+
+// A conditionError is an error in the condition of a read, whose text may quote the
+// condition.
+type conditionError struct{ err error } // wraps the server's
+
+func (e *conditionError) Error() string {
+	var pgErr *pgconn.PgError
+	errors.As(e.err, &pgErr)
+	return "the condition is not valid: " + pgErr.Message + " (SQLSTATE " + pgErr.Code + ")"
+}
+
+func (e *conditionError) Unwrap() error { return e.err }
+
+// blameCondition returns err, the error of a read with the condition, as a
+// [*conditionError] if it is about the condition.
+//
+// The server found the error when it parsed a query, and the query is that of Message DB's
+// function, as it contains the condition. Any other text may quote a message: a function in
+// the condition may fail on one, or build a query from it.
+func blameCondition(condition string, err error) error {
+	var pgErr *pgconn.PgError
+	if condition == "" || !errors.As(err, &pgErr) || pgErr.InternalPosition == 0 || !strings.HasPrefix(pgErr.Code, "42") && pgErr.Code != "3F000" {
+		return err
+	}
+	// The position counts characters. The condition may be a word that occurs elsewhere, too.
+	position, end := int(pgErr.InternalPosition)-1, 0
+	for before, after, ok := strings.Cut(pgErr.InternalQuery, condition); ok; before, after, ok = strings.Cut(after, condition) {
+		begin := end + utf8.RuneCountInString(before)
+		end = begin + utf8.RuneCountInString(condition)
+		// A syntax error may be found after the condition.
+		if pgErr.Code == "42601" || begin <= position && position < end {
+			return &conditionError{err}
+		}
+	}
+	return err
+}
+
 // contextError adds the context's error to err if the context has ended and err does not
-// wrap it: pgx reports some of these errors as a network timeout only.
+// wrap it: pgx reports some of these errors as a network timeout only. A call that has
+// succeeded stays a success.
 func contextError(ctx context.Context, err error) error {
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+	if cause := ctx.Err(); err != nil && cause != nil && !errors.Is(err, cause) {
 		return fmt.Errorf("%w (%w)", err, cause)
 	}
 	return err

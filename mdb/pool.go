@@ -104,7 +104,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	}
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
-	runner := &poolRunner{pool: pool, mode: config.execMode, tracer: conn.Tracer}
+	runner := &poolRunner{pool: pool, mode: config.execMode}
 	bell := newBell(pool, &config)
 	return &Store{procedures: procedures{runner: runner, config: &config, wrote: func(stream StreamName) { bell.Wrote(string(stream)) }}, pool: pool, bell: bell}, nil
 }

@@ -226,7 +226,7 @@ func (r *pageRead) arguments(args ...any) []any {
 func (s *procedures) runPage(ctx context.Context, r *pageRead, st *statement, args []any) error {
 	r.messages = nil // lets the previous page be freed
 	if r.condition != nil {
-		return s.runConditional(ctx, st, r.read, args...)
+		return blameCondition(*r.condition, s.runConditional(ctx, st, r.read, args...))
 	}
 	return s.run(ctx, st, r.read, args...)
 }

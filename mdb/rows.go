@@ -12,17 +12,30 @@ import (
 )
 
 // readAll calls read, and then reads to the end of the rows, where the server reports
-// whether the statement succeeded. A row alone does not prove that.
+// whether the statement succeeded. A row alone does not prove that, nor does one that cannot
+// be decoded prove the opposite.
 func readAll(rows pgx.Rows, err error, read func(pgx.Rows) error) error {
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	if err := read(rows); err != nil {
+	err = read(rows)
+	if err != nil && rows.Err() != nil {
 		return err
 	}
 	rows.Close()
+	if rows.Err() == nil && err != nil {
+		return &unreadableError{err}
+	}
 	return rows.Err()
+}
+
+// scanRow scans a row. After an error, pgx takes that for the error of the rows.
+func scanRow(rows pgx.Rows, destinations ...any) error {
+	if err := rows.Scan(destinations...); err != nil {
+		return &unreadableError{err}
+	}
+	return nil
 }
 
 func messagesInto(messages *[]Message) func(pgx.Rows) error {
@@ -85,7 +98,7 @@ func describe(page *scan.Page, rows pgx.Rows) error {
 func one(destinations ...any) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		for rows.Next() {
-			if err := rows.Scan(destinations...); err != nil {
+			if err := scanRow(rows, destinations...); err != nil {
 				return err
 			}
 		}

@@ -12,7 +12,7 @@ import (
 // which is unchanged.
 func scrub(err error) error {
 	var pgErr *pgconn.PgError
-	if isConnectError(err) || !errors.As(err, &pgErr) || errors.As(err, new(*serverError)) {
+	if isConnectError(err) || !errors.As(err, &pgErr) || errors.As(err, new(*serverError)) || errors.As(err, new(*conditionError)) {
 		return err
 	}
 	return &serverError{pgErr, err}
@@ -45,8 +45,7 @@ func serverText(e *pgconn.PgError) string {
 	if e.Code == "P0001" && raisedAt(e.Message) == 0 {
 		return e.Message
 	}
-	// A trigger may raise any SQLSTATE with any text.
-	if textIsSafe(e) && e.Routine != "exec_stmt_raise" {
+	if textIsSafe(e) && !isRaised(e) {
 		return e.Message
 	}
 	if meaning := meanings[e.Code]; meaning != "" {
@@ -58,6 +57,18 @@ func serverText(e *pgconn.PgError) string {
 		}
 	}
 	return "error"
+}
+
+// isRaised reports whether the error comes from a function in a procedural language, or from
+// another server through it: these may have any SQLSTATE with any text. Languages that
+// PostgreSQL does not include are not recognized.
+func isRaised(e *pgconn.PgError) bool {
+	file := e.File[strings.LastIndexByte(e.File, '/')+1:]
+	switch file {
+	case "plperl.c", "pltcl.c", "dblink.c", "connection.c", "plv8.cc":
+		return true
+	}
+	return e.Routine == "exec_stmt_raise" || strings.HasPrefix(file, "plpy_")
 }
 
 // textIsSafe reports whether the server's text for the SQLSTATE, in any language, contains

@@ -20,8 +20,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// A spy records the statements of a pool's connections. It recognizes them by their names,
-// which the default exec mode sends.
+// A spy records the statements of a pool's connections. It recognizes them by their
+// texts.
 type spy struct {
 	mu        sync.Mutex
 	positions []int64    // those from which pages were read
@@ -34,17 +34,17 @@ type spyKey struct{}
 func (s *spy) attach(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = s }
 
 func isHead(sql string) bool {
-	return strings.Contains(sql, "category_head") || strings.Contains(sql, "stream_version")
+	return strings.HasPrefix(sql, "SELECT coalesce((") || strings.Contains(sql, "stream_version")
 }
 
 func (s *spy) read(args []any) {
 	if len(args) < 3 {
 		return
 	}
-	if position, ok := args[1].(*int64); ok { // only in reads
+	if position, ok := args[1].(int64); ok { // only in reads
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.positions = append(s.positions, *position)
+		s.positions = append(s.positions, position)
 	}
 }
 

@@ -26,18 +26,19 @@ type preparer interface {
 	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
 }
 
-// A txSession is a [Transaction] as a session. Its preparer is nil if its connection is not
-// known.
+// A txSession is a [Transaction] as a session.
 type txSession struct {
 	Transaction
-	preparer
+	preparer           // nil if the connection is not known
+	conn     *pgx.Conn // likewise
 }
+
+func (s txSession) Conn() *pgx.Conn { return s.conn }
 
 // A txRunner runs statements within a transaction.
 type txRunner struct {
 	tx     txSession
-	conn   *pgx.Conn // nil if it is not known
-	plain  bool      // whether conn is all there is, and may not be in a transaction
+	plain  bool      // whether the connection is all there is, and may not be in a transaction
 	mode   pgx.QueryExecMode
 	state  *txState
 	faults argumentFaults // of WithTx, for each call
@@ -56,9 +57,9 @@ func newTxRunner(tx Transaction, mode pgx.QueryExecMode, state *txState) *txRunn
 	case *pgxpool.Pool:
 		return reject("a pool")
 	case *pgx.Conn:
-		r.conn = tx
+		r.tx.conn = tx
 	case interface{ Conn() *pgx.Conn }:
-		if r.conn = tx.Conn(); r.conn == nil {
+		if r.tx.conn = tx.Conn(); r.tx.conn == nil {
 			return reject("one whose method Conn returns nil")
 		}
 	default:
@@ -71,9 +72,9 @@ func newTxRunner(tx Transaction, mode pgx.QueryExecMode, state *txState) *txRunn
 		return r
 	}
 	// It may be a connection of another pool or of database/sql.
-	r.plain, r.mode = true, r.conn.Config().DefaultQueryExecMode
+	r.plain, r.mode = true, r.tx.conn.Config().DefaultQueryExecMode
 	if r.tx.preparer, _ = tx.(preparer); r.tx.preparer == nil {
-		r.tx.preparer = r.conn
+		r.tx.preparer = r.tx.conn
 	}
 	return r
 }
@@ -86,7 +87,7 @@ func isNil(v any) bool {
 
 // check reports a transaction in which nothing can be done. It sends nothing.
 func (r *txRunner) check() error {
-	if len(r.faults) == 0 && r.plain && !r.conn.IsClosed() && r.conn.PgConn().TxStatus() == 'I' {
+	if len(r.faults) == 0 && r.plain && !r.tx.conn.IsClosed() && r.tx.conn.PgConn().TxStatus() == 'I' {
 		return &ArgumentError{Faults: []Fault{{"transaction", "a connection that is not in a transaction", "one that is, because WithTx does not begin one"}}}
 	}
 	return r.faults.err()
@@ -117,12 +118,12 @@ func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step)
 func (r *txRunner) checkCondition() error {
 	const problem = "a read with a condition in a transaction may leave the setting " + conditionSetting + " on after the transaction"
 	switch {
-	case r.conn == nil:
+	case r.tx.conn == nil:
 		return &SetupError{
 			Problem: problem + ", and the connection's settings are not known",
 			Remedy:  "give WithTx a pgx.Tx, or another type that has a method Conn() *pgx.Conn",
 		}
-	case r.conn.Config().RuntimeParams[conditionSetting] != "off":
+	case r.tx.conn.Config().RuntimeParams[conditionSetting] != "off":
 		return &SetupError{
 			Problem: problem,
 			Remedy:  "prepare the pool's configuration with Configure, which turns it off at start-up",
@@ -150,8 +151,8 @@ func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error 
 // forget makes the connection prepare the statements again. Without a connection there is
 // none that is prepared.
 func (r *txRunner) forget(ctx context.Context, sts ...*statement) error {
-	if r.conn == nil {
+	if r.tx.conn == nil {
 		return nil
 	}
-	return forget(ctx, r.conn, sts...)
+	return forget(ctx, r.tx.conn, sts...)
 }

@@ -43,8 +43,8 @@ type WriteResult struct {
 // with an [*UnknownOutcomeError], and those that were not sent with the context's error.
 //
 // If the pool's DefaultQueryExecMode is pgx.QueryExecModeSimpleProtocol, which has no
-// pipeline, the writes are sent one at a time. In the other modes pgx's tracers do not see
-// them.
+// pipeline, the writes are sent one at a time. In the other modes the pool's tracer sees
+// them as a batch, if it is a [pgx.BatchTracer].
 func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
 	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int), renewed: make(map[*pgx.Conn]bool)}
 	pending := e.propose(ws)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -42,6 +43,10 @@ type pipeline struct {
 	*pgconn.Pipeline
 	prepared map[*statement]*pgconn.StatementDescription // nil: in this mode none is prepared
 	call     *rawCall
+
+	trace  *trace               // nil: none
+	tag    pgconn.CommandTag    // of the last write
+	queued map[*eachWrite][]any // the arguments of each write, as a tracer sees them
 
 	answered bool // any write
 	stale    bool // the prepared statement, to the server
@@ -97,10 +102,15 @@ func (p *pipeline) run(writes []*eachWrite) {
 
 // do sends the spans, and reads their answers. Its error is that of the connection.
 func (p *pipeline) do(waiting []span) (err error) {
+	p.trace = traced(p.conn)
 	if p.mode == pgx.QueryExecModeCacheStatement {
 		if err := p.prepare(waiting); err != nil {
 			return err
 		}
+	}
+	if p.trace != nil && p.trace.batch != nil {
+		p.traceStart(waiting)
+		defer func() { p.trace.batch.TraceBatchEnd(p.ctx, p.conn, pgx.TraceBatchEndData{Err: err}) }()
 	}
 	p.call = newRawCall()
 	defer p.call.release()
@@ -153,7 +163,12 @@ func (p *pipeline) prepare(waiting []span) (err error) {
 			if p.prepared[st] != nil {
 				continue
 			}
-			if p.prepared[st], err = p.conn.Prepare(p.ctx, st.name, st.sql); err != nil {
+			if p.trace != nil {
+				p.prepared[st], err = p.trace.prepare(p.ctx, st, p.conn.Prepare)
+			} else {
+				p.prepared[st], err = p.conn.Prepare(p.ctx, st.name, st.sql)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -201,7 +216,16 @@ func (p *pipeline) send(spans []span) error {
 // of the server are the writes'.
 func (p *pipeline) receive(s span) error {
 	for i, w := range s.writes {
+		var begun time.Time
+		if p.queued != nil {
+			begun = time.Now()
+		}
 		err := p.receiveWrite(w, s, i == 0 && s.begin)
+		if args, ok := p.queued[w]; ok {
+			p.trace.batch.TraceBatchQuery(p.ctx, p.conn, pgx.TraceBatchQueryData{
+				SQL: w.statement().sql, Args: args, CommandTag: p.tag, Err: err, ReadStartTime: begun,
+			})
+		}
 		var pgErr *pgconn.PgError
 		if err != nil && (!errors.As(err, &pgErr) || p.conn.IsClosed()) {
 			return err
@@ -264,11 +288,30 @@ func (p *pipeline) endChain(s span) error {
 
 // written reads the row of a write, which proves nothing yet.
 func (p *pipeline) written(w *eachWrite) error {
+	p.tag = pgconn.CommandTag{}
 	rows, err := p.results()
 	if err != nil {
 		return err
 	}
-	return readAll(pgx.RowsFromResultReader(p.conn.TypeMap(), rows), nil, w.read)
+	r := pgx.RowsFromResultReader(p.conn.TypeMap(), rows)
+	err = readAll(r, nil, w.read)
+	p.tag = r.CommandTag()
+	return err
+}
+
+// traceStart traces the writes as a batch, which is what they are to pgx's tracers. The
+// statements that separate the transactions are left out.
+func (p *pipeline) traceStart(spans []span) {
+	batch := new(pgx.Batch)
+	p.queued = make(map[*eachWrite][]any)
+	for _, s := range spans {
+		for _, w := range s.writes {
+			args := shown(w.arguments())
+			p.queued[w] = args
+			batch.Queue(writeMessage.sql, args...)
+		}
+	}
+	p.ctx = p.trace.batch.TraceBatchStart(p.ctx, p.conn, pgx.TraceBatchStartData{Batch: batch})
 }
 
 // executed reads the answer to a statement without rows.

@@ -158,7 +158,7 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error
 			var stream *string
 			var position, globalPosition, micros *int64
 			var sameType, sameData *bool
-			if err := rows.Scan(&index, &standby, &stream, &position, &globalPosition, &micros, &sameType, &sameData); err != nil {
+			if err := scanRow(rows, &index, &standby, &stream, &position, &globalPosition, &micros, &sameType, &sameData); err != nil {
 				return err
 			}
 			i := int(index) - 1
@@ -195,7 +195,7 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error
 		}
 		return rows.Err()
 	}
-	err := s.run(ctx, findMessages, read, w.idTexts, w.types, w.data)
+	err := s.run(ctx, findMessages, read, w.idTexts, w.types, payloads(w.data))
 	f.inPlace = len(f.ids) == len(w.ids) && !misplaced
 	return f, err
 }

@@ -1,0 +1,222 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+// TestUnsendable checks that what pgx rejects before it sends anything is reported by the
+// first attempt, never as an unknown outcome, and ends a subscription.
+func TestUnsendable(t *testing.T) {
+	t.Parallel()
+	for name, value := range map[string]string{"standard_conforming_strings": "off", "client_encoding": "LATIN1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log journal
+			s := newStore(t, newPool(t, testdb.Shared(t), parameter(name, value), execMode(pgx.QueryExecModeSimpleProtocol)), log.option())
+			category := mdbtest.Category("unsendable")
+			stream := category.Stream("1")
+			check := func(what string, err error) {
+				t.Helper()
+				var setup *mdb.SetupError
+				if !errors.As(err, &setup) || !strings.Contains(setup.Remedy, name) || errors.As(err, new(*mdb.UnknownOutcomeError)) {
+					t.Errorf("%s: got error %v, want a SetupError with a remedy", what, err)
+				}
+			}
+			_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+			check("WriteMessage", err)
+			_, err = s.WriteMessages(t.Context(), stream, proposals(2))
+			check("WriteMessages", err)
+			_, err = newStore(t, s.Pool(), mdb.WithDirectSQL(), log.option()).WriteMessages(t.Context(), stream, proposals(2))
+			check("WriteMessages, direct", err)
+			check("WriteEach", s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: mdb.NewMessage("Happened", nil)}})[0].Err)
+			ignore := func(context.Context, mdb.Message) error { return nil }
+			check("SubscribeToCategory", s.SubscribeToCategory(t.Context(), category, ignore))
+			check("SubscribeToCategory, group", s.SubscribeToCategory(t.Context(), category, ignore, mdb.AsConsumerGroup(0, 2)))
+			if log.retries() != 0 {
+				t.Errorf("got retries, want none: %s", &log)
+			}
+		})
+	}
+}
+
+// TestUnreadableEndsSubscription checks that a subscription whose rows cannot be decoded
+// ends with an error.
+func TestUnreadableEndsSubscription(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, mdb.WithDirectSQL())
+	write(t, s, "account-1", mdb.NewMessage("Happened", nil))
+	exec(t, s.Pool(), "ALTER TABLE message_store.messages ALTER time TYPE timestamptz")
+	ignore := func(context.Context, mdb.Message) error { return nil }
+	for what, err := range map[string]error{
+		"stream":   s.SubscribeToStream(t.Context(), "account-1", ignore),
+		"category": s.SubscribeToCategory(t.Context(), "account", ignore),
+		"group":    s.SubscribeToCategory(t.Context(), "account", ignore, mdb.AsConsumerGroup(0, 1)),
+	} {
+		if err == nil || !strings.Contains(err.Error(), `"time"`) || mdb.IsTransient(err) {
+			t.Errorf("%s: got error %v, want one that names the column", what, err)
+		}
+	}
+}
+
+// TestRefusedConnection checks that a write reports without a retry that the server rejects the
+// connection's start-up parameters or its role, and that a subscription ends.
+func TestRefusedConnection(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	admin := newPool(t, url)
+	role := newRole(t, admin)
+	exec(t, admin, "ALTER ROLE "+role+" LOGIN")
+	exec(t, admin, "REVOKE CONNECT ON DATABASE "+pgx.Identifier{admin.Config().ConnConfig.Database}.Sanitize()+" FROM PUBLIC")
+	for code, prepare := range map[string]func(*pgxpool.Config){
+		"42704": parameter("nosuch", "x"),
+		"22023": parameter("work_mem", "much"),
+		"42501": func(cfg *pgxpool.Config) { cfg.ConnConfig.User = role },
+	} {
+		t.Run(code, func(t *testing.T) {
+			var log journal
+			s := newStore(t, newPool(t, url, prepare), log.option())
+			_, err := s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", nil))
+			if wantError[*pgconn.ConnectError](t, err); wantCode(t, err, code) == nil || errors.As(err, new(*mdb.UnknownOutcomeError)) {
+				t.Errorf("got error %v", err)
+			}
+			err = s.SubscribeToCategory(t.Context(), "account", func(context.Context, mdb.Message) error { return nil })
+			wantCode(t, err, code)
+			if log.retries() != 0 {
+				t.Errorf("got retries, want none: %s", &log)
+			}
+		})
+	}
+}
+
+// TestHookThatFails checks that a write is retried after a hook of the pool has failed for
+// a reason that passes.
+func TestHookThatFails(t *testing.T) {
+	t.Parallel()
+	failures := 1
+	s := newStore(t, newPool(t, testdb.Shared(t), oneConnection, func(cfg *pgxpool.Config) {
+		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			if failures--; failures < 0 {
+				return nil
+			}
+			_, err := conn.Exec(ctx, "DO $$ BEGIN RAISE 'lock timeout' USING ERRCODE = '55P03'; END $$")
+			return err
+		}
+	}), attempts(3))
+	write(t, s, mdbtest.Category("hook").Stream("1"), mdb.NewMessage("Happened", nil))
+}
+
+// TestMistakesInConditions checks that a mistake in a condition is reported as one, in the
+// server's words, and that an error of Message DB's own functions is not.
+func TestMistakesInConditions(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, mdb.WithConditions())
+	stream := mdbtest.Category("condition").Stream("1")
+	write(t, s, stream, mdb.NewMessage("Happened", map[string]string{"text": canary}))
+	for condition, want := range map[mdb.SQL]string{
+		"data->>'x' = 5":           "operator does not exist",
+		"nofunc(data)":             "nofunc",
+		"nosuch = 1":               `column "nosuch" does not exist`,
+		"position IN (SELECT 1":    "syntax error",
+		"position = 1 AND":         "syntax error",
+		"position IN (TABLE none)": `relation "none" does not exist`,
+		"type = 'ä' AND nöthing":   "nöthing",
+		"position::nosuch = 1":     `type "nosuch" does not exist`,
+		"position":                 "boolean",
+	} {
+		for what, read := range map[string]func() error{
+			"stream": func() error {
+				_, err := s.GetStreamMessages(t.Context(), stream, mdb.WithCondition(condition))
+				return err
+			},
+			"category": func() error {
+				_, err := s.GetCategoryMessages(t.Context(), stream.Category(), mdb.WithCondition(condition))
+				return err
+			},
+		} {
+			err := read()
+			if err == nil || errors.As(err, new(*mdb.SetupError)) || !strings.Contains(err.Error(), "condition is not valid") || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s %s: got error %v, want one that says that the condition is not valid: %s", what, condition, err, want)
+			}
+			wantError[*pgconn.PgError](t, err)
+		}
+	}
+
+	// A function in a condition that builds a query from a message.
+	exec(t, s.Pool(), `CREATE FUNCTION public.build(name text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN EXECUTE ''TABLE '' || name; RETURN true; END'`)
+	_, err := s.GetStreamMessages(t.Context(), stream, mdb.WithCondition("public.build(data->>'text')"))
+	wantCode(t, err, "42P01")
+	checkNoCanary(t, err)
+
+	// The function itself is at fault.
+	exec(t, s.Pool(), `ALTER TABLE message_store.messages RENAME COLUMN metadata TO renamed`)
+	_, err = s.GetStreamMessages(t.Context(), stream, mdb.WithCondition("true"))
+	if err == nil || strings.Contains(err.Error(), "condition is not valid") {
+		t.Errorf("got error %v, want one that does not blame the condition", err)
+	}
+}
+
+// TestRowSecurity checks that the remedy for a row that row-level security rejects is not a
+// GRANT.
+func TestRowSecurity(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	admin := newPool(t, url)
+	exec(t, admin, "ALTER TABLE message_store.messages ENABLE ROW LEVEL SECURITY")
+	s := newStore(t, newPool(t, url, asRole("message_store")))
+	_, err := s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", nil))
+	setup := wantError[*mdb.SetupError](t, err)
+	if strings.Contains(setup.Remedy, "GRANT") || !strings.Contains(setup.Remedy, "ROW LEVEL SECURITY") {
+		t.Errorf("got error %v, want a remedy for row-level security", err)
+	}
+}
+
+// TestConstraintsOfOtherTables checks that a violation of a constraint in a table of
+// somebody else's, which has the name of one of Message DB's, is the server's error.
+func TestConstraintsOfOtherTables(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, attempts(3))
+	exec(t, s.Pool(), `
+		CREATE TABLE public.messages (type text);
+		CREATE FUNCTION public.project() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.messages VALUES (NEW.type); RETURN NEW; END';
+		CREATE TRIGGER project AFTER INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION public.project()`)
+	write(t, s, "account-1", mdb.NewMessage("Happened", nil))
+	for _, constraint := range []string{"messages_id", "messages_stream", "messages_pkey"} {
+		exec(t, s.Pool(), `CREATE UNIQUE INDEX `+constraint+` ON public.messages (type)`)
+		_, err := s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", nil), mdb.ExpectVersion(0))
+		wantCode(t, err, "23505")
+		if errors.As(err, new(*mdb.DuplicateIDError)) || errors.As(err, new(*mdb.WrongVersionError)) || errors.As(err, new(*mdb.SetupError)) {
+			t.Errorf("%s: got error %v (%T), want the server's", constraint, err, err)
+		}
+		exec(t, s.Pool(), `DROP INDEX public.`+constraint)
+	}
+}
+
+// TestSequenceBehind checks that a write which meets taken global positions in all its
+// attempts says how to set the sequence.
+func TestSequenceBehind(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, attempts(3))
+	exec(t, s.Pool(), `INSERT INTO message_store.messages (id, global_position, stream_name, position, type)
+		SELECT gen_random_uuid(), g, 'account-' || g, 0, 'Happened' FROM generate_series(1, 50) g`)
+	_, err := s.WriteMessage(t.Context(), "account-99", mdb.NewMessage("Happened", nil))
+	setup := wantError[*mdb.SetupError](t, err)
+	_, statement, ok := strings.Cut(setup.Remedy, "SELECT setval")
+	if !ok || wantCode(t, err, "23505") == nil {
+		t.Fatalf("got error %v, want a remedy", err)
+	}
+	exec(t, s.Pool(), "SELECT setval"+statement)
+	if w := write(t, s, "account-99", mdb.NewMessage("Happened", nil)); w.GlobalPosition != 51 {
+		t.Errorf("got global position %d, want 51", w.GlobalPosition)
+	}
+}
