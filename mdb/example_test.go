@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -92,6 +93,25 @@ func ExampleStore_WriteMessage_conflict() {
 			continue
 		}
 		fmt.Println("reserved:", err == nil)
+	}
+}
+
+// A read is retried while its errors are transient.
+func ExampleIsTransient() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	for attempt := 1; ; attempt++ {
+		version, err := store.StreamVersion(ctx, "lift-1")
+		if mdb.IsTransient(err) && attempt < 10 {
+			time.Sleep(time.Second)
+			continue
+		}
+		fmt.Println(version, err)
+		return
 	}
 }
 

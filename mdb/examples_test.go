@@ -20,6 +20,7 @@ func TestExamples(t *testing.T) {
 		"Connect":                     {ExampleConnect, "1.3.0 <nil>\n"},
 		"New":                         {ExampleNew, "problems: <nil>\n"},
 		"Store_WriteMessage_conflict": {ExampleStore_WriteMessage_conflict, "reserved: true\ntoo late: mdb: stream seat-1a is at version 0, expected -1\n"},
+		"IsTransient":                 {ExampleIsTransient, "-1 <nil>\n"},
 		"Idempotent":                  {ExampleIdempotent, "position 0, already written: false\nposition 0, already written: true\n"},
 		"ProposedMessage_bytes":       {ExampleProposedMessage_bytes, "image/gif GIF89a <nil>\n"},
 		"ProposedMessage_copy":        {ExampleProposedMessage_copy, "0 false <nil>\n0 true <nil>\n"},
