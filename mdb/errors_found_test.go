@@ -1,8 +1,10 @@
 package mdb_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"testing"
 
@@ -218,5 +220,66 @@ func TestSequenceBehind(t *testing.T) {
 	exec(t, s.Pool(), "SELECT setval"+statement)
 	if w := write(t, s, "account-99", mdb.NewMessage("Happened", nil)); w.GlobalPosition != 51 {
 		t.Errorf("got global position %d, want 51", w.GlobalPosition)
+	}
+}
+
+// TestIdleTransactionEnds checks that a commit has no unknown outcome if the server had
+// ended the transaction before, because it was idle.
+func TestIdleTransactionEnds(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	s := newStore(t, newPool(t, url, parameter("idle_in_transaction_session_timeout", "200")))
+	observer := newPool(t, url)
+	category := mdbtest.Category("idle")
+	err := s.Atomically(t.Context(), []mdb.Category{category}, func(tx *mdb.Tx) error {
+		if _, err := tx.WriteMessage(t.Context(), category.Stream("1"), mdb.NewMessage("Happened", nil)); err != nil {
+			return err
+		}
+		for t.Context().Err() == nil && value[int](t, observer, `SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+			WHERE l.locktype = 'advisory' AND a.state = 'idle in transaction' AND a.datname = current_database()
+				AND a.query LIKE '%write_message%'`) > 0 {
+			continue
+		}
+		return nil
+	})
+	if err == nil || errors.As(err, new(*mdb.UnknownOutcomeError)) { // 25P03, or a broken pipe
+		t.Errorf("got error %v, want a definite one", err)
+	}
+	if n := len(positions(t, observer, category.Stream("1"))); n != 0 {
+		t.Errorf("got %d messages, want none", n)
+	}
+}
+
+// A translatedConn translates the severity FATAL, as servers do in some languages. pgx then
+// does not recognize it.
+type translatedConn struct{ net.Conn }
+
+func (c translatedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	copy(b, bytes.ReplaceAll(b[:n], []byte("SFATAL\x00VFATAL\x00"), []byte("SFATUM\x00VFATAL\x00")))
+	return n, err
+}
+
+// TestTranslatedSeverity checks that a write on a connection which the server has ended in
+// another language is retried on a new one.
+func TestTranslatedSeverity(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	s := newStore(t, newPool(t, url, oneConnection, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
+			return translatedConn{conn}, nil
+		}
+	}), attempts(3))
+	admin := newPool(t, url)
+	stream := mdbtest.Category("translated").Stream("1")
+	for i := range int64(3) {
+		if w := write(t, s, stream, mdb.NewMessage("Happened", nil)); w.Position != i {
+			t.Errorf("got position %d, want %d", w.Position, i)
+		}
+		pid := value[int](t, s.Pool(), "SELECT pg_backend_pid()")
+		exec(t, admin, "SELECT pg_terminate_backend($1)", pid)
+		for value[int](t, admin, "SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid) > 0 {
+			continue
+		}
 	}
 }

@@ -85,7 +85,7 @@ func TestErrorClasses(t *testing.T) {
 		{fault{"40001", "could not serialize access", ""}, true, refused},
 		{fault{"40P01", "deadlock detected", ""}, true, refused},
 		{fault{"55P03", "canceling statement due to lock timeout", ""}, true, refused},
-		{fault{"23505", "duplicate key", "messages_pkey"}, true, refused},
+		{fault{"23505", "duplicate key", "messages_pkey"}, true, setup},
 		{fault{"0A000", "cached plan must not change result type", ""}, true, refused},
 		{fault{"26000", "prepared statement does not exist", ""}, true, refused},
 		// The outcome of these is unknown, also to the server.

@@ -91,8 +91,8 @@ func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []
 	results := s.SendBatch(ctx, batch)
 	defer func() {
 		// The commit may fail although every step has succeeded, and although a result could
-		// not be decoded.
-		if closeErr := results.Close(); err == nil || closeErr != nil && errors.As(err, new(*unreadableError)) {
+		// not be decoded, which Close may return again.
+		if closeErr := results.Close(); err == nil || closeErr != nil && errors.As(err, new(*unreadableError)) && !errors.Is(err, closeErr) {
 			err = closeErr
 		}
 	}()
