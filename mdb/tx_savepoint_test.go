@@ -433,3 +433,27 @@ func TestInSavepointTransientError(t *testing.T) {
 		}
 	}
 }
+
+// TestInSavepointLookFails checks that the transaction stays usable if the search for the
+// messages of a repetition fails: the role may call write_message and not read the table.
+func TestInSavepointLookFails(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	owner := newPool(t, url)
+	exec(t, owner, `ALTER FUNCTION message_store.write_message SECURITY DEFINER`)
+	s := newStore(t, newPool(t, url, asRole(newRole(t, owner)), oneConnection))
+	stream := mdbtest.Category("look").Stream("1")
+	m := mdb.NewMessage("Happened", nil)
+	write(t, s, stream, m)
+	tx := begin(t, s.Pool())
+	in := s.WithTx(tx)
+	_, err := in.WriteMessage(t.Context(), stream, m, mdb.InSavepoint(), mdb.Idempotent())
+	wantError[*mdb.SetupError](t, err)
+	write(t, in, stream, mdb.NewMessage("Next", nil), mdb.ExpectVersion(0))
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := positions(t, owner, stream); !slices.Equal(got, []int64{0, 1}) {
+		t.Errorf("got positions %v, want 0 and 1", got)
+	}
+}
