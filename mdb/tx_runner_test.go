@@ -54,6 +54,7 @@ func TestTransactionTypes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			t.Cleanup(conn.Release) // if the test ends before it rolls back
 			return conn
 		}
 		for name, open := range map[string]func() (tx mdb.Transaction, rollback func()){
