@@ -58,7 +58,8 @@ func WithConditions() StoreOption {
 // of its data and metadata together, as JSON, when it is written or when it is read,
 // whichever is more. PostgreSQL prints numbers without exponents, so that 1e1000 takes
 // 1,001 bytes when it is read, and one space after each comma and colon. It must be at
-// least 1. The default is [DefaultMaxMessageSize].
+// least 1. The default is [DefaultMaxMessageSize]. The message's type and the name of its
+// stream have limits of their own, see WriteMessage.
 func WithMaxMessageSize(bytes int) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		if bytes < 1 {

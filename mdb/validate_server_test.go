@@ -23,10 +23,6 @@ import (
 // retry, and without any change.
 func TestServerLimits(t *testing.T) {
 	t.Parallel()
-	long := make([]byte, 4000) // of data that does not compress
-	for i := range long {
-		long[i] = "0123456789abcdef"[rand.N(16)]
-	}
 	for _, tt := range []struct {
 		name, code string
 		prepare    func(*pgxpool.Config)
@@ -35,7 +31,6 @@ func TestServerLimits(t *testing.T) {
 	}{
 		{"number", "22003", oneConnection, "1", json.RawMessage(`[1e131072]`)},
 		{"depth", "54001", parameter("max_stack_depth", "100kB"), "1", json.RawMessage(strings.Repeat("[", 9000) + strings.Repeat("]", 9000))},
-		{"name", "54000", oneConnection, string(long), nil},
 		{"read only", "25006", parameter("default_transaction_read_only", "on"), "1", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -60,6 +55,67 @@ func TestServerLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLongNames checks that names as long as allowed fit the indexes of the table, although
+// they cannot be compressed, and that longer ones are rejected before anything is sent.
+func TestLongNames(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.SharedStore(t)
+	unused, tx := unusedStore(t)
+	const most = 2673
+	random := func(n int) string {
+		text := make([]byte, n)
+		for i := range text {
+			text[i] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:"[rand.N(64)]
+		}
+		return string(text)
+	}
+	correlated := func(name string) json.RawMessage {
+		return json.RawMessage(`{"a": "` + random(most) + `", "correlationStreamName": "` + name + `"}`)
+	}
+	for _, stream := range []mdb.StreamName{
+		mdb.StreamName(random(most)),                     // a category
+		mdb.Category(random(5)).Stream(random(most - 6)), // an ID
+		mdb.Category(random(most - 2)).Stream("1"),       // both
+		mdb.Category(random(1000)).Stream(random(most - 1001)),
+	} {
+		m := mdb.NewMessage(random(most), nil)
+		write(t, s, stream, m)
+		// With the rest of the bytes for the category of the correlation.
+		m = mdb.NewMessage("Happened", nil)
+		m.Metadata = correlated(random(most-len(stream.Category())) + "-" + random(5000))
+		write(t, s, stream, m)
+
+		longer := mdb.NewMessage("Happened", nil)
+		longer.Metadata = correlated(random(most-len(stream.Category())+1) + "-1")
+		for _, c := range []calls{unused, tx} {
+			_, err := c.WriteMessage(t.Context(), stream, longer)
+			checkFaults(t, err, mdb.Fault{"metadata", "categories of the stream and of the correlationStreamName that have 2674 bytes together", "at most 2673"})
+			_, err = c.WriteMessage(t.Context(), stream+"x", mdb.NewMessage(random(most+1), nil))
+			checkFaults(t, err, mdb.Fault{"stream", fmt.Sprintf("%d bytes", len(stream)+1), "at most 2673"}, mdb.Fault{"type", "2674 bytes", "at most 2673"})
+		}
+	}
+	// What is no name does no harm.
+	for _, metadata := range []string{`[]`, `7`, `{"correlationStreamName": null}`, `{"correlationStreamName": {"a-b": "` + random(most) + `"}}`, `{"CORRELATIONSTREAMNAME": "` + random(most) + `"}`} {
+		m := mdb.NewMessage("Happened", nil)
+		m.Metadata = json.RawMessage(metadata + strings.Repeat(" ", most))
+		write(t, s, mdbtest.Category("names").Stream("1"), m)
+	}
+}
+
+// TestLargeCall checks that a batch which is too large for the protocol is rejected before
+// it is sent.
+func TestLargeCall(t *testing.T) {
+	pgtest.NeedTime(t) // to check the JSON
+	unused, _ := unusedStore(t)
+	ms := make([]mdb.ProposedMessage, 64)
+	data := json.RawMessage(`"` + strings.Repeat("x", mdb.DefaultMaxMessageSize-2) + `"`)
+	for i := range ms {
+		ms[i] = mdb.NewMessage("Happened", data)
+	}
+	_, err := unused.WriteMessages(t.Context(), "account-1", ms)
+	checkFaults(t, err, mdb.Fault{"size of all messages", "1073745664 bytes", "at most 1073676288, because one call is one message of PostgreSQL's protocol"})
 }
 
 // TestStatementTimeout checks that a write which waits for its lock is not unknown after a

@@ -2,6 +2,7 @@ package mdb
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,7 +14,9 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// WriteMessage writes a message to the end of a stream, in one round trip.
+// WriteMessage writes a message to the end of a stream, in one round trip. The name of the
+// stream and the type of the message have at most 2,673 bytes each, and so have the category
+// of the stream and that of a correlationStreamName in the metadata together.
 //
 // Expect a [*WrongVersionError] with [ExpectVersion] or [ExpectNoStream], a
 // [*DuplicateIDError] if a message with the ID exists, and an [*ArgumentError] if the call
@@ -41,7 +44,8 @@ func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 }
 
 // WriteMessages writes messages to the end of a stream, in order and without others in
-// between: all of them or none. It takes one round trip for any number of messages. An
+// between: all of them or none. It takes one round trip for any number of messages, whose
+// size together is limited by PostgreSQL's protocol to somewhat less than 1 GiB. An
 // expected version is the stream's version before the first message. Without messages it
 // checks its arguments and sends nothing. See WriteMessage for errors and retries.
 func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
@@ -113,7 +117,8 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 	case w.idempotent && s.tx != nil && !w.inSavepoint:
 		w.faults.add("option", "Idempotent on a Tx", "InSavepoint with it, or a Store, because a duplicate ID aborts a transaction")
 	}
-	n := len(ms)
+	w.faults.name("stream", string(stream))
+	n, sent := len(ms), 0
 	texts := w.allocate(n)
 	var seen map[uuid.UUID]int
 	if n > 1 {
@@ -122,9 +127,12 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 	for i, m := range ms {
 		before := len(w.faults)
 		w.faults.messageType("type", m.Type)
+		w.faults.name("type", m.Type)
 		data := s.encode(&w.faults, "data", m.Data)
 		metadata := s.encode(&w.faults, "metadata", m.Metadata)
 		w.faults.messageSize(data, metadata, s.config.maxSize)
+		w.faults.correlationName(stream, metadata)
+		sent += len(m.Type) + len(data) + len(metadata) + messageOverhead
 		if m.ID == uuid.Nil {
 			m.ID = newID()
 			w.minted[i] = true
@@ -147,6 +155,7 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 			w.metadata[i] = &texts[3*n+i]
 		}
 	}
+	w.faults.sentSize(sent)
 	return w, w.faults.err()
 }
 
@@ -197,6 +206,53 @@ func (s *procedures) encode(f *argumentFaults, argument string, v any) []byte {
 		return nil
 	}
 	return raw
+}
+
+const (
+	// maxNameSize is how long the name of a stream can be, so that it fits the indexes of
+	// the table whether or not the server can compress it. The index messages_category
+	// contains two categories, that of the stream and that of the metadata's
+	// correlationStreamName.
+	maxNameSize = 2673
+	// maxSentSize is somewhat less than the 1 GiB that PostgreSQL's protocol allows for a
+	// message.
+	maxSentSize = 1<<30 - 1<<16
+	// messageOverhead is the ID of a message, and the lengths of its four texts.
+	messageOverhead = 36 + 4*4
+)
+
+func (f *argumentFaults) name(argument, name string) {
+	if len(name) > maxNameSize {
+		f.add(argument, strconv.Itoa(len(name))+" bytes", "at most "+strconv.Itoa(maxNameSize))
+	}
+}
+
+// correlationName checks the metadata's correlationStreamName, whose category is indexed
+// together with that of the stream.
+func (f *argumentFaults) correlationName(stream StreamName, metadata []byte) {
+	size := len(stream.Category())
+	if size+len(metadata) <= maxNameSize {
+		return
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(metadata, &fields) != nil {
+		return
+	}
+	var name StreamName
+	if raw := fields["correlationStreamName"]; json.Unmarshal(raw, &name) != nil {
+		name = StreamName(raw) // the server uses the text of other JSON
+	}
+	if size += len(name.Category()); size > maxNameSize && name != "" {
+		f.add("metadata", "categories of the stream and of the correlationStreamName that have "+strconv.Itoa(size)+" bytes together",
+			"at most "+strconv.Itoa(maxNameSize))
+	}
+}
+
+// sentSize checks the size of all messages of a call, which are sent as one.
+func (f *argumentFaults) sentSize(size int) {
+	if size > maxSentSize {
+		f.add("size of all messages", strconv.Itoa(size)+" bytes", "at most "+strconv.Itoa(maxSentSize)+", because one call is one message of PostgreSQL's protocol")
+	}
 }
 
 // messageSize checks the JSON of a message, which is valid.

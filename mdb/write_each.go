@@ -46,7 +46,7 @@ type WriteResult struct {
 // pipeline, the writes are sent one at a time. In the other modes the pool's tracer sees
 // them as a batch, if it is a [pgx.BatchTracer].
 func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
-	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int), renewed: make(map[*pgx.Conn]bool)}
+	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int)}
 	pending := e.propose(ws)
 	if s.config.execMode == pgx.QueryExecModeSimpleProtocol {
 		e.oneByOne(ctx, pending)
@@ -63,7 +63,6 @@ type eachCall struct {
 	store   *Store
 	results []WriteResult
 	failed  map[StreamName]int // the index of the first write to fail
-	renewed map[*pgx.Conn]bool // those that had forgotten the statement
 }
 
 // An outcome is what the last attempt of a write has come to.
@@ -241,13 +240,33 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	defer conn.Release()
 	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode}
 	p.run(pending)
-	if p.stale && !e.renewed[conn.Conn()] && forget(ctx, conn.Conn(), writeMessage, appendMessage) == nil {
-		e.renewed[conn.Conn()] = true
-		for _, w := range pending {
-			if w.outcome == refused && classify(w.err) == classStale {
-				w.outcome = skipped // with the statement prepared again, it has not been tried
-			}
-		}
+	if !p.stale {
+		return p.answered
 	}
-	return p.answered
+	err = forget(ctx, conn.Conn(), writeMessage, appendMessage)
+	stale := takeStale(pending, err)
+	if err != nil {
+		return false // so that this counts as an attempt
+	}
+	// A statement that was just prepared is not stale. If the server says so again, something
+	// else raises the error.
+	again := &pipeline{ctx: ctx, conn: conn.Conn(), mode: p.mode}
+	again.run(stale)
+	return true
+}
+
+// takeStale returns the writes that have not been tried because the prepared statement was
+// stale, as unsent because of err.
+func takeStale(pending []*eachWrite, err error) (stale []*eachWrite) {
+	var stream StreamName
+	for _, w := range pending {
+		if w.outcome == refused && classify(w.err) == classStale {
+			stream = w.stream
+		} else if w.outcome != skipped || w.stream != stream {
+			continue
+		}
+		w.outcome, w.err = unsent, &brokenError{err: err}
+		stale = append(stale, w)
+	}
+	return stale
 }

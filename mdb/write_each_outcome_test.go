@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -232,44 +231,94 @@ func TestWriteEachForgotten(t *testing.T) {
 	}
 }
 
-// TestWriteEachForgottenEverywhere checks that the call succeeds if the server has dropped
-// the statement on two connections, and the call uses both.
+// TestWriteEachForgottenEverywhere checks that calls succeed if the server has dropped the
+// statements on each connection, also if a connection is new in each round of a call.
 func TestWriteEachForgottenEverywhere(t *testing.T) {
 	t.Parallel()
-	var acquired atomic.Int64 // since the server dropped the statement
-	s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
-		cfg.MaxConns = 2
-		cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return acquired.Add(1) != 2, nil }
-	}), attempts(1))
-	acquired.Store(10)
-	acquire := func() *pgxpool.Conn {
-		conn, err := s.Pool().Acquire(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return conn
+	for name, prepare := range map[string]func(*pgxpool.Config){
+		"two connections": func(cfg *pgxpool.Config) { cfg.MaxConns = 2 },
+		"proxy": func(cfg *pgxpool.Config) {
+			// The server has dropped the statements whenever a connection is acquired.
+			cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+				_, err := conn.PgConn().Exec(ctx, "DEALLOCATE ALL").ReadAll()
+				return true, err
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, newPool(t, testdb.Shared(t), prepare), attempts(1))
+			for range 3 {
+				var held []*pgxpool.Conn
+				for range 2 {
+					category := mdbtest.Category("forgotten")
+					ws := spread(category, 12, 4)
+					ws[9].Options = []mdb.WriteOption{mdb.ExpectStream()}
+					checkStored(t, s, category, ws, each(t, s, ws))
+					conn, err := s.Pool().Acquire(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					exec(t, conn, `DEALLOCATE ALL`)
+					held = append(held, conn)
+				}
+				for _, conn := range held {
+					conn.Release()
+				}
+			}
+		})
 	}
-	both := []*pgxpool.Conn{acquire(), acquire()}
-	for i, conn := range both {
-		prepared := conn.Conn()
-		conn.Release() // as the only one in the pool, it is the one that the next call gets
-		each(t, s, spread(mdbtest.Category("warm"), 3, 3))
-		if both[i] = acquire(); both[i].Conn() != prepared {
-			t.Fatal("the pool returns another connection")
-		}
-		exec(t, both[i], `DEALLOCATE ALL`)
+}
+
+// TestWriteEachStaleAgain checks that an error which says that the prepared statement is
+// stale, and which preparing it again does not change, ends the write, and is asked for twice
+// on one connection.
+func TestWriteEachStaleAgain(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	exec(t, newPool(t, url), `
+		CREATE SEQUENCE public.tries;
+		CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+			PERFORM nextval('public.tries'); RAISE EXCEPTION 'refused' USING ERRCODE = '0A000';
+		END$$;
+		CREATE TRIGGER refuse BEFORE INSERT ON message_store.messages FOR EACH ROW WHEN (NEW.type = 'Refused') EXECUTE FUNCTION public.refuse()`)
+	for _, mode := range execModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			var w wire
+			s := newStore(t, newPool(t, url, w.attach, execMode(mode), func(cfg *pgxpool.Config) {
+				cfg.AfterRelease = func(*pgx.Conn) bool { return false }
+			}), attempts(3))
+			category := mdbtest.Category("stale")
+			ws := spread(category, 6, 3)
+			ws[1].Message.Type = "Refused" // the first of its stream
+			exec(t, s.Pool(), `SELECT setval('public.tries', 1, false)`)
+			dials := w.dials.Load()
+			for i, r := range s.WriteEach(t.Context(), ws) {
+				switch i {
+				case 1:
+					wantCode(t, r.Err, "0A000")
+				case 4:
+					if skipped := wantError[*mdb.SkippedError](t, r.Err); skipped.Failed != 1 {
+						t.Errorf("got a write skipped after %d, want 1", skipped.Failed)
+					}
+				default:
+					if r.Err != nil {
+						t.Errorf("write %d: got error %v", i, r.Err)
+					}
+				}
+			}
+			want := int64(1)
+			if mode == pgx.QueryExecModeSimpleProtocol {
+				want = 5 // one write at a time
+			}
+			if n := w.dials.Load() - dials; n != want {
+				t.Errorf("got %d connections, want %d", n, want)
+			}
+			if n := value[int](t, s.Pool(), `SELECT last_value FROM public.tries`); n != 2 {
+				t.Errorf("got %d tries, want 2", n)
+			}
+		})
 	}
-	for _, conn := range both {
-		conn.Release()
-	}
-	acquired.Store(0)
-	category := mdbtest.Category("forgotten")
-	ws := spread(category, 12, 4)
-	written := each(t, s, ws)
-	if n := acquired.Load(); n != 4 {
-		t.Errorf("got %d acquired connections, want one, one that is closed, and one twice", n)
-	}
-	checkStored(t, s, category, ws, written)
 }
 
 // TestWriteEachInvalidLast checks that a write which is rejected for its arguments does
