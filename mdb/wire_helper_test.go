@@ -43,6 +43,7 @@ const (
 	whole  = 1 << 30 // the answer arrives, and then the connection breaks; minus n: all but its last n bytes arrive
 	lost   = -1      // the request is sent, and does not reach the server
 	unsent = -2      // the request cannot even be sent
+	halved = -3      // the server receives the request, but the client is told that it received only a part
 )
 
 func (w *wire) attach(cfg *pgxpool.Config) {
@@ -97,6 +98,9 @@ func (c *wireConn) Write(b []byte) (int, error) {
 		case lost:
 			c.Close()
 			return len(b), nil
+		case halved:
+			_, _ = c.Conn.Write(b)
+			return len(b) / 2, io.ErrShortWrite
 		}
 		c.broken.Store(int64(cut.answer) + 1)
 	}

@@ -50,3 +50,47 @@ func TestEachNext(t *testing.T) {
 		}
 	}
 }
+
+// TestSpans checks that no span has more bytes or writes than the buffers between client and
+// server are for, and which ones are at the ends of a chain.
+func TestSpans(t *testing.T) {
+	t.Parallel()
+	writes := func(stream StreamName, n, size int) (ws []*eachWrite) {
+		for range n {
+			w := &eachWrite{proposedWrite: &proposedWrite{stream: stream}}
+			w.single.texts[2] = string(make([]byte, size))
+			ws = append(ws, w)
+		}
+		return ws
+	}
+	for name, tt := range map[string]struct {
+		writes []*eachWrite
+		spans  int
+	}{
+		"small":         {writes("a-1", 3, 10), 1},
+		"many":          {writes("a-1", 3*pipelineSpan, 10), 3},
+		"large":         {writes("a-1", 5, pipelineBuffer), 5},
+		"several large": {writes("a-1", 16, pipelineBuffer/4), 4},
+		"alone":         {append(writes("a-1", 1, 10), writes("a-2", 1, 10)...), 2},
+		"both":          {append(writes("a-1", 2, 10), writes("a-2", 1, 10)...), 2},
+	} {
+		all := spans(tt.writes)
+		if len(all) != tt.spans {
+			t.Errorf("%s: got %d spans, want %d", name, len(all), tt.spans)
+		}
+		i := 0
+		for _, s := range all {
+			if first := len(s.writes) - 1; len(s.writes) > pipelineSpan || s.size-s.writes[first].size()-pipelineOverhead >= pipelineBuffer {
+				t.Errorf("%s: got a span of %d writes and %d bytes", name, len(s.writes), s.size)
+			}
+			for range s.writes {
+				i++
+			}
+			begin := i == len(s.writes) || s.writes[0].stream != tt.writes[i-len(s.writes)-1].stream
+			end := i == len(tt.writes) || s.writes[0].stream != tt.writes[i].stream
+			if s.begin != begin || s.end != end || s.chained == (begin && end && len(s.writes) == 1) {
+				t.Errorf("%s: got a span with %+v, want begin %t and end %t", name, s, begin, end)
+			}
+		}
+	}
+}
