@@ -15,7 +15,7 @@ import (
 const saysOff = "notifications unavailable"
 
 // TestTriggerMissing checks that a bell without the trigger looks for it now and then, and
-// as soon as it is told that the trigger was installed or removed, all on one connection.
+// as soon as a notification says that it was installed or removed, all on one connection.
 func TestTriggerMissing(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, db *database) {
