@@ -2,8 +2,10 @@ package doorbell
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -43,7 +45,7 @@ func TestRoom(t *testing.T) {
 			t.Error("a look allows more keys for another time than freshFor")
 		}
 		if r.step = 0; r.stale(test.keys, now) != (test.keys < 100) {
-			t.Errorf("with %d of 100 keys, all of the step used: got stale %v", test.keys, !(test.keys < 100))
+			t.Errorf("with %d of 100 keys, all of the step used: got stale %v", test.keys, test.keys >= 100)
 		}
 	}
 
@@ -198,9 +200,7 @@ func TestManyBells(t *testing.T) {
 		for i := range bells - 1 {
 			b := db.bell(nil)
 			all = append(all, b)
-			for name, l := range subscribeAll(t, b, fmt.Sprint("bell", i, "_"), 500) {
-				loops[name] = l
-			}
+			maps.Copy(loops, subscribeAll(t, b, fmt.Sprint("bell", i, "_"), 500))
 		}
 		pass(10 * time.Minute)
 		if db.most >= db.capacity/2 {
@@ -249,5 +249,30 @@ func TestTableFull(t *testing.T) {
 		wantStats(t, "much later", b, Stats{Listening: true, Armed: 104})
 		stopAll(loops)
 		stopAll(more)
+	})
+}
+
+// TestAdmitKeeps checks that a category keeps a new key for a while, also if another one has
+// had messages since, and then gives it up.
+func TestAdmitKeeps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBell(100)
+		holder, other := b.on("a"), b.on("b")
+		settle(b, holder)
+		pass(time.Second)
+		want := func() (crowded bool) {
+			other.category.state, other.category.wanted, other.category.used = stateCooling, true, time.Now()
+			_, crowded = b.admit(time.Now(), []string{"b"}, 0, 0)
+			return crowded
+		}
+		pass(b.config.Recheck - 2*time.Second)
+		if !want() || holder.category.state != stateArmed || other.category.state != stateOff || !other.category.crowded {
+			t.Errorf("soon: got %+v and %+v, want the first to keep its key", holder.category, other.category)
+		}
+		pass(2 * time.Second)
+		if want() || holder.category.state != stateOff || !holder.category.crowded || !rung(holder) || !other.category.wanted || !b.woken {
+			t.Errorf("later: got %+v and %+v, want the first to give its key up", holder.category, other.category)
+		}
 	})
 }

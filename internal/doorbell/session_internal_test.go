@@ -95,9 +95,9 @@ func TestUnrung(t *testing.T) {
 				b.config.Fallback = 5 * time.Second
 				a := subscribe(t, b, "a")
 				pass(time.Second)
-				for i, minutes := range []time.Duration{1, 2, 4, 8, 16, 16} {
+				for i, periods := range []int{1, 2, 4, 8, 16, 16} {
 					unrung(t, b, a)
-					pass(minutes*b.config.Recheck - 10*time.Second)
+					pass(time.Duration(periods)*time.Minute - 10*time.Second)
 					wantStats(t, "disabled", b, Stats{Listening: true, Off: 1})
 					pass(12 * time.Second)
 					wantStats(t, "armed again", b, Stats{Listening: true, Armed: 1})
