@@ -50,6 +50,8 @@ func (w *writing) readLines(input io.Reader) ([]mdb.ProposedMessage, error) {
 			return nil, usage("message %d has no id, which -idempotent needs; -id gives all messages one", n)
 		case err != nil:
 			return nil, usage("message %d: want a UUID as the id, got %q", n, l.id)
+		case id == uuid.Nil:
+			return nil, usage("message %d: the id is zero, which stands for a new one: leave it out", n)
 		default:
 			m.ID = id
 		}

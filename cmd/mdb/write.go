@@ -140,6 +140,8 @@ func (w *writing) check(args []string) (err error) {
 		w.firstID, err = uuid.NewV7()
 	} else if w.firstID, err = uuid.Parse(w.id); err != nil {
 		err = usage("-id: want a UUID, got %q", w.id)
+	} else if w.firstID == uuid.Nil {
+		err = usage("-id: zero stands for a new ID: leave the option out")
 	}
 	if err != nil {
 		return err
