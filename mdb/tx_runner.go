@@ -38,7 +38,7 @@ func (s txSession) Conn() *pgx.Conn { return s.conn }
 // A txRunner runs statements within a transaction.
 type txRunner struct {
 	tx     txSession
-	plain  bool      // whether the connection is all there is, and may not be in a transaction
+	plain  bool // whether the connection is all there is, and may not be in a transaction
 	mode   pgx.QueryExecMode
 	state  *txState
 	faults argumentFaults // of WithTx, for each call
