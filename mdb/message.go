@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -40,6 +41,35 @@ type Message struct {
 	Data json.RawMessage
 	// Metadata is the message's metadata, in the same form as Data.
 	Metadata json.RawMessage
+}
+
+// String returns the message's stream, position, type and global position, without data and
+// metadata.
+func (m Message) String() string {
+	return fmt.Sprintf("%s/%d %s, global position %d", m.Stream, m.Position, m.Type, m.GlobalPosition)
+}
+
+// Format formats the message as String does, with every verb, so that no log contains data
+// and metadata unless they are passed by themselves.
+func (m Message) Format(f fmt.State, verb rune) { formatText(f, verb, m.String()) }
+
+// LogValue returns the message's fields without data and metadata, for package slog.
+func (m Message) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("id", m.ID.String()),
+		slog.String("stream", string(m.Stream)),
+		slog.Int64("position", m.Position),
+		slog.String("type", m.Type),
+		slog.Int64("global_position", m.GlobalPosition))
+}
+
+// formatText formats a text with a verb's flags.
+func formatText(f fmt.State, verb rune, text string) {
+	if verb == 'v' && f.Flag('#') {
+		_, _ = f.Write([]byte(text))
+		return
+	}
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), text)
 }
 
 // Decode decodes the message's data into the value that v points to, with
@@ -89,6 +119,18 @@ type ProposedMessage struct {
 	Data any
 	// Metadata is encoded like Data.
 	Metadata any
+}
+
+// String returns the message's type and ID, without data and metadata.
+func (m ProposedMessage) String() string { return fmt.Sprintf("%s %s", m.Type, m.ID) }
+
+// Format formats the message as String does, with every verb, so that no log contains data
+// and metadata unless they are passed by themselves.
+func (m ProposedMessage) Format(f fmt.State, verb rune) { formatText(f, verb, m.String()) }
+
+// LogValue returns the message's type and ID, for package slog.
+func (m ProposedMessage) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("id", m.ID.String()), slog.String("type", m.Type))
 }
 
 // NewMessage returns a message to be written, with a new ID. Because the value keeps its

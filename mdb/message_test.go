@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"runtime"
 	"strings"
@@ -172,5 +173,60 @@ func TestClone(t *testing.T) {
 	empty := mdb.Message{Data: nil, Metadata: json.RawMessage{}}.Clone()
 	if empty.Data != nil || empty.Metadata == nil {
 		t.Errorf("clones of nil and empty: got %v and %v", empty.Data, empty.Metadata)
+	}
+}
+
+// TestMessagesAreLoggedWithoutPayload checks that no way to print a message shows its data
+// or metadata, also within other values.
+func TestMessagesAreLoggedWithoutPayload(t *testing.T) {
+	t.Parallel()
+	raw := json.RawMessage(`"c4n4ry"`)
+	id := uuid.MustParse("f3b0e1c2-0000-4000-8000-000000000001")
+	m := mdb.Message{ID: id, Stream: "account-1", Type: "Deposited", Position: 3, GlobalPosition: 17, Data: raw, Metadata: raw}
+	p := mdb.ProposedMessage{ID: id, Type: "Deposited", Data: deposited{Account: "c4n4ry"}, Metadata: map[string]string{"by": "c4n4ry"}}
+	bytes := strings.Trim(fmt.Sprint([]byte("c4n4ry")), "[]")
+	hidden := []string{"c4n4ry", bytes, fmt.Sprintf("%x", "c4n4ry"), fmt.Sprintf("%X", "c4n4ry"), strings.ReplaceAll(fmt.Sprintf("%#x", []byte("c4n4ry")), "0x", "")}
+	for _, v := range []any{m, &m, []mdb.Message{m}, map[string]any{"m": m}, struct{ M mdb.Message }{m}, p, &p, []mdb.ProposedMessage{p}, mdb.Write{Stream: "account-1", Message: p}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o", "%b", "%c", "%t", "%40v", "%-40s|"} {
+			got := fmt.Sprintf(verb, v)
+			for _, text := range hidden {
+				if verb != "%x" && verb != "%X" && strings.Contains(got, text) {
+					t.Errorf("%s of %T: got %s", verb, v, got)
+				}
+			}
+			if (verb == "%x" || verb == "%X") && strings.Contains(strings.ToLower(got), hidden[2]) {
+				t.Errorf("%s of %T: got %s", verb, v, got)
+			}
+		}
+		var log strings.Builder
+		for _, handler := range []slog.Handler{slog.NewTextHandler(&log, nil), slog.NewJSONHandler(&log, nil)} {
+			switch v.(type) {
+			case mdb.Message, *mdb.Message, mdb.ProposedMessage, *mdb.ProposedMessage:
+				slog.New(handler).Info("got", "message", v)
+			}
+		}
+		if strings.Contains(log.String(), "c4n4ry") {
+			t.Errorf("%T: got log %s", v, &log)
+		}
+	}
+	const text = "account-1/3 Deposited, global position 17"
+	if got := fmt.Sprintf("%v %+v %#v %s", m, m, m, &m); got != strings.Join([]string{text, text, text, text}, " ") {
+		t.Errorf("got %s", got)
+	}
+	if got := fmt.Sprintf("%50s|", m); got != strings.Repeat(" ", 50-len(text))+text+"|" {
+		t.Errorf("got %s", got)
+	}
+	if got, want := p.String(), "Deposited "+id.String(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("got", "message", m)
+	const fields = "message.id=f3b0e1c2-0000-4000-8000-000000000001 message.stream=account-1 message.position=3 message.type=Deposited message.global_position=17"
+	if !strings.Contains(log.String(), fields) {
+		t.Errorf("got log %s, want %s in it", &log, fields)
+	}
+	// The JSON of a message is complete, on purpose.
+	if got, err := json.Marshal(m); err != nil || !strings.Contains(string(got), "c4n4ry") {
+		t.Errorf("got %s, error %v", got, err)
 	}
 }
