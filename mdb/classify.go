@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
+
+	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
 // A class says what an error means for the call that received it.
@@ -110,6 +112,9 @@ func classify(err error) class {
 	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
+		if errors.Is(err, ErrNoStream) {
+			return classRefused
+		}
 		// With the simple protocol, pgx reports a connection that is lost before the reply
 		// as one that was closed before, and as safe to retry.
 		sent := errors.Is(err, pgconn.ErrConnClosed)
@@ -244,6 +249,36 @@ func isConnectionLoss(err error) bool {
 	return errors.As(err, new(*brokenError)) || errors.As(err, new(net.Error)) || errors.As(err, new(syscall.Errno)) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, pgconn.ErrConnClosed) || pgconn.SafeToRetry(err) || pgconn.Timeout(err)
+}
+
+// isMessageFault reports whether a read may have failed because of one message, with which
+// it always fails: its text is too long, it is damaged, or it cannot be converted or decoded.
+func isMessageFault(err error) bool {
+	if errors.As(err, new(*scan.RowError)) {
+		return true
+	}
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code {
+	case "54000", "22021", "22P05", "XX001", "XX002":
+		return true
+	}
+	return pgErr.Code == "XX000" && strings.HasPrefix(pgErr.Message, "invalid memory alloc request size") // never translated
+}
+
+// isPageTooLarge reports whether a read may succeed with a smaller page.
+func isPageTooLarge(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code {
+	case "53100", "53200", "53400": // of the disk, of memory, of the limit of temporary files
+		return true
+	}
+	return false
 }
 
 func isConnectError(err error) bool {

@@ -33,7 +33,8 @@
 // GetStreamMessages and GetCategoryMessages, or page after page with StreamMessages and
 // CategoryMessages. "From" a position includes its message, "after" does not.
 // [AsConsumerGroup] divides the streams of a category among readers, and
-// [WithCorrelation] selects messages by the origin in their metadata.
+// [WithCorrelation] selects messages by the origin in their metadata. A message that cannot
+// be read does not keep others from being read: an [*UnreadableError] names it.
 //
 // # Subscribing
 //
@@ -132,7 +133,8 @@
 //
 // # Options
 //
-// These tables list each option and what accepts it. The methods of a [Tx] accept the same
+// These tables list each option and what accepts it. A list of [StreamOptions] or
+// [CategoryOptions] is an option itself. The methods of a [Tx] accept the same
 // options as those of a [Store], but Idempotent only together with InSavepoint, which only a
 // Tx accepts.
 //
@@ -166,8 +168,10 @@
 //	WithBatchSize        x                  x               x
 //	Unlimited            x
 //	WithCondition        x                  x               x
+//	RequireStream        x                  x               x
 //	FromEnd                                                 x
 //	OnProgress                                              x
+//	OnUnreadable                                            x
 //	OnLive                                                  x
 //	OnRetry                                                 x
 //	WithPolling                                             x
@@ -182,6 +186,7 @@
 //	WithCondition        x                    x                 x
 //	FromEnd                                                     x
 //	OnProgress                                                  x
+//	OnUnreadable                                                x
 //	OnLive                                                      x
 //	OnRetry                                                     x
 //	WithPolling                                                 x

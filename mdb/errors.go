@@ -9,8 +9,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// ErrNoMessage is returned by GetLastStreamMessage if there is no such message.
-var ErrNoMessage = errors.New("mdb: no message")
+var (
+	// ErrNoMessage is wrapped by the error of GetLastStreamMessage if there is no such
+	// message. The error names the stream.
+	ErrNoMessage = errors.New("mdb: no message")
+
+	// ErrNoStream is wrapped by the error of a read with [RequireStream] if the stream has
+	// no messages. The error names the stream.
+	ErrNoStream = errors.New("mdb: no such stream")
+)
 
 // An ArgumentError lists everything that is wrong with the arguments of a call. Nothing
 // was sent to the server.
@@ -175,10 +182,52 @@ func (e *SetupError) Error() string {
 // Unwrap returns the server's error, if an error of the server showed the problem.
 func (e *SetupError) Unwrap() error { return e.err }
 
+// An UnreadableError means that a message is in the store and cannot be read: the server
+// fails to print its data or metadata, for example because they are too long as text or
+// damaged, or the row cannot be decoded. Other messages are not affected. To go past it,
+// read after its position (for a category, its global position); a subscription does so
+// with [OnUnreadable].
+//
+// In a transaction the server's failure aborts the transaction, so the methods of a [Tx]
+// return it as it is, unless it was the decoding that failed.
+type UnreadableError struct {
+	// ID, Stream, Type, Position and GlobalPosition identify the message. If the role may
+	// not read the table messages, only the position that the read was by is known, and the
+	// stream's name in a read of a stream. Position is then -1 in a read of a category.
+	ID                       uuid.UUID
+	Stream                   StreamName
+	Type                     string
+	Position, GlobalPosition int64
+
+	err error
+}
+
+// unknownPosition is the value of UnreadableError.Position if the position is unknown.
+const unknownPosition = -1
+
+func (e *UnreadableError) Error() string {
+	text := fmt.Sprintf("global position %d", e.GlobalPosition)
+	if e.Stream != "" {
+		text = fmt.Sprintf("%s/%d", e.Stream, e.Position)
+		if e.GlobalPosition != 0 {
+			text += fmt.Sprintf(", global position %d", e.GlobalPosition)
+		}
+	}
+	if e.err == nil { // as a program may make one
+		return "mdb: the message at " + text + " cannot be read"
+	}
+	return fmt.Sprintf("mdb: the message at %s cannot be read: %v", text, scrub(e.err))
+}
+
+// Unwrap returns the error of the read: the server's, a [*pgconn.PgError], or that of
+// decoding the row.
+func (e *UnreadableError) Unwrap() error { return e.err }
+
 // A HandlerError means that a callback of a subscription returned an error or panicked,
 // which ended the subscription.
 type HandlerError struct {
-	// Stream, Position and GlobalPosition identify the message that the handler received.
+	// Stream, Position and GlobalPosition identify the message that the handler received, or
+	// the one that [OnUnreadable] was called for.
 	// For other callbacks Stream is empty, and Position is the last handled position.
 	Stream                   StreamName
 	Position, GlobalPosition int64

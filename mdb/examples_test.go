@@ -36,6 +36,7 @@ func TestExamples(t *testing.T) {
 		"Store_SubscribeToStream":     {ExampleStore_SubscribeToStream, "Started\nFinished\ntrue\n"},
 		"OnLive":                      {ExampleOnLive, "live: true map[page-home:3]\nended: shutdown\n"},
 		"OnProgress":                  {ExampleOnProgress, "ship order-1\nended: shutdown\nship order-2\nended: shutdown\n"},
+		"OnUnreadable":                {ExampleOnUnreadable, "unreadable: import-1 0 Imported\nimport-1 1 Imported\nended: shutdown\n"},
 		"AsConsumerGroup":             {ExampleAsConsumerGroup, "a Lost parcel\n"},
 		"WithWorkers":                 {ExampleWithWorkers, "map[ann:[ann+1 ann+2] bob:[bob+1]] shutdown\n"},
 		"WithNotify":                  {ExampleWithNotify, "received Opened\nended: shutdown\n"},

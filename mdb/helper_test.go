@@ -88,13 +88,13 @@ var execModes = []pgx.QueryExecMode{
 type calls interface {
 	WriteMessage(ctx context.Context, stream mdb.StreamName, m mdb.ProposedMessage, opts ...mdb.WriteOption) (mdb.Written, error)
 	WriteMessages(ctx context.Context, stream mdb.StreamName, ms []mdb.ProposedMessage, opts ...mdb.WriteOption) ([]mdb.Written, error)
-	GetStreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamReadOption) ([]mdb.Message, error)
-	GetCategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryReadOption) ([]mdb.Message, error)
+	GetStreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamOption) ([]mdb.Message, error)
+	GetCategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryOption) ([]mdb.Message, error)
 	GetLastStreamMessage(ctx context.Context, stream mdb.StreamName, opts ...mdb.LastMessageOption) (mdb.Message, error)
 	StreamVersion(ctx context.Context, stream mdb.StreamName) (int64, error)
 	MessageStoreVersion(ctx context.Context) (string, error)
-	StreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamReadOption) iter.Seq2[mdb.Message, error]
-	CategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryReadOption) iter.Seq2[mdb.Message, error]
+	StreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamOption) iter.Seq2[mdb.Message, error]
+	CategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryOption) iter.Seq2[mdb.Message, error]
 }
 
 // database is what a pool, a connection and a transaction have in common.

@@ -159,34 +159,54 @@ func InSavepoint() WriteOption {
 	return writeOption(func(c *writeConfig) { c.inSavepoint = true })
 }
 
-// A StreamReadOption configures a read of a stream.
-type StreamReadOption interface{ streamRead(*readConfig) }
-
-// A CategoryReadOption configures a read of a category.
-type CategoryReadOption interface{ categoryRead(*readConfig) }
-
-// A ReadOption configures a read of a stream or a category.
-type ReadOption interface {
-	StreamReadOption
-	CategoryReadOption
-}
-
-// A PageOption configures a read or a subscription, of a stream or a category.
-type PageOption interface {
-	ReadOption
-	SubscribeOption
-}
-
 // A StreamOption configures a read of a stream or a subscription to it.
 type StreamOption interface {
-	StreamReadOption
+	streamRead(*readConfig)
 	StreamSubscribeOption
 }
 
 // A CategoryOption configures a read of a category or a subscription to it.
 type CategoryOption interface {
-	CategoryReadOption
+	categoryRead(*readConfig)
 	CategorySubscribeOption
+}
+
+// A ReadOption configures a read or a subscription, of a stream or a category.
+type ReadOption interface {
+	StreamOption
+	CategoryOption
+}
+
+// StreamOptions are several options in one, to pass a list of them on to reads and to
+// subscriptions.
+type StreamOptions []StreamOption
+
+func (o StreamOptions) streamRead(c *readConfig) {
+	for _, opt := range o {
+		opt.streamRead(c)
+	}
+}
+
+func (o StreamOptions) streamSubscribe(c *subscribeConfig) {
+	for _, opt := range o {
+		opt.streamSubscribe(c)
+	}
+}
+
+// CategoryOptions are several options in one, to pass a list of them on to reads and to
+// subscriptions.
+type CategoryOptions []CategoryOption
+
+func (o CategoryOptions) categoryRead(c *readConfig) {
+	for _, opt := range o {
+		opt.categoryRead(c)
+	}
+}
+
+func (o CategoryOptions) categorySubscribe(c *subscribeConfig) {
+	for _, opt := range o {
+		opt.categorySubscribe(c)
+	}
 }
 
 // SQL is a fragment of SQL that becomes part of a query unchanged. A string variable
@@ -195,21 +215,15 @@ type SQL string
 
 type readConfig struct {
 	position    int64
+	positioned  bool  // an option has set the position
 	fromEnd     bool  // of subscriptions, instead of position
+	required    bool  // the stream must exist
 	batchSize   int64 // -1: no limit
 	correlation *string
 	member      *int64
 	size        *int64
 	condition   *string
 	faults      argumentFaults
-}
-
-// limit returns the argument of LIMIT; NULL is no limit.
-func (c *readConfig) limit() *int64 {
-	if c.batchSize == unlimited {
-		return nil
-	}
-	return &c.batchSize
 }
 
 func (c *readConfig) check(store *storeConfig) {
@@ -253,7 +267,7 @@ func from(what string, position int64) readOption {
 		if position < 0 {
 			c.faults.add(what, strconv.FormatInt(position, 10), "at least 0")
 		}
-		c.position, c.fromEnd = position, false
+		c.position, c.positioned = position, true
 	}
 }
 
@@ -263,16 +277,17 @@ func after(what string, position, least int64) readOption {
 			c.faults.add(what, strconv.FormatInt(position, 10), "at least "+strconv.FormatInt(least, 10)+" and less than the largest int64")
 			return
 		}
-		c.position, c.fromEnd = position+1, false
+		c.position, c.positioned = position+1, true
 	}
 }
 
 // WithBatchSize sets the number of messages in a page. It must be at least 1. The default
 // is [DefaultBatchSize].
-func WithBatchSize(messages int) PageOption {
+func WithBatchSize(messages int) ReadOption {
 	return readOption(func(c *readConfig) {
 		if messages < 1 {
 			c.faults.add("batch size", strconv.Itoa(messages), "at least 1")
+			return
 		}
 		c.batchSize = int64(messages)
 	})
@@ -280,12 +295,26 @@ func WithBatchSize(messages int) PageOption {
 
 // Unlimited makes GetStreamMessages and GetCategoryMessages return all messages in one
 // page. The server collects them all before it sends the first one. Prefer StreamMessages
-// and CategoryMessages, which read page after page and reject this option.
+// and CategoryMessages, which read page after page. These and subscriptions reject this
+// option.
 func Unlimited() ReadOption {
 	return readOption(func(c *readConfig) { c.batchSize = unlimited })
 }
 
 const unlimited = -1
+
+// unlimitedFault is the fault of Unlimited where pages are read one after the other.
+func unlimitedFault(what string) Fault {
+	return Fault{"batch size", "Unlimited", "WithBatchSize, because the " + what + " reads page after page"}
+}
+
+// RequireStream makes a read of a stream without messages fail with [ErrNoStream]. Without
+// it, a stream that does not exist looks like one without messages after the position. A
+// subscription checks it with its first read, and a sequence with each first page. It
+// takes no further round trip.
+func RequireStream() StreamOption {
+	return readOption(func(c *readConfig) { c.required = true })
+}
 
 // WithCorrelation selects the messages whose metadata has a correlationStreamName in the
 // given category.
@@ -320,7 +349,7 @@ func AsConsumerGroup(member, size int) CategoryOption {
 // WithCondition selects the messages that meet a condition in SQL on the columns of the
 // table messages. The condition becomes part of the query unchanged and runs with the
 // privileges of the reading role. It requires a [Store] created with [WithConditions].
-func WithCondition(condition SQL) PageOption {
+func WithCondition(condition SQL) ReadOption {
 	return readOption(func(c *readConfig) {
 		c.faults.text("condition", string(condition), "SQL")
 		c.condition = (*string)(&condition)

@@ -2,23 +2,27 @@ package mdb
 
 import (
 	"context"
+	"fmt"
 	"iter"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // GetStreamMessages reads a page of a stream's messages, in the order of their positions,
 // in one round trip. Unless options say otherwise, it starts at the beginning and reads at
-// most [DefaultBatchSize] messages. If there are none, it returns no messages and no error.
+// most [DefaultBatchSize] messages. If there are none, it returns no messages and no error;
+// with [RequireStream] it reports a stream that does not exist.
+//
+// If a message cannot be read, it returns those before it together with an
+// [*UnreadableError], after which you can read on. It finds the message by reading smaller
+// pages, in further round trips.
 //
 // You may keep the messages. Keeping one keeps its whole chunk of the page in memory;
 // [Message.Clone] copies it out.
-func (s *procedures) GetStreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) ([]Message, error) {
+func (s *procedures) GetStreamMessages(ctx context.Context, stream StreamName, opts ...StreamOption) ([]Message, error) {
 	r, err := s.configureStreamRead(stream, opts)
 	if err != nil {
 		return nil, err
 	}
-	return s.readStream(ctx, r)
+	return s.readPage(ctx, r)
 }
 
 // GetCategoryMessages reads a page of the messages of all streams of a category, in the
@@ -30,18 +34,22 @@ func (s *procedures) GetStreamMessages(ctx context.Context, stream StreamName, o
 // the last message misses none. This requires that all writers use write_message, and it
 // holds within one category only.
 //
+// If a message cannot be read, it returns those before it together with an
+// [*UnreadableError], as GetStreamMessages does.
+//
 // You may keep the messages. Keeping one keeps its whole chunk of the page in memory;
 // [Message.Clone] copies it out.
-func (s *procedures) GetCategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) ([]Message, error) {
+func (s *procedures) GetCategoryMessages(ctx context.Context, category Category, opts ...CategoryOption) ([]Message, error) {
 	r, err := s.configureCategoryRead(category, opts)
 	if err != nil {
 		return nil, err
 	}
-	return s.readCategory(ctx, r)
+	return s.readPage(ctx, r)
 }
 
 // GetLastStreamMessage reads the last message of a stream, or with [OfType] the last one
-// of a type, in one round trip. The error is [ErrNoMessage] if there is none.
+// of a type, in one round trip. If there is none, the error wraps [ErrNoMessage] and names
+// the stream. If the message cannot be read, the error is an [*UnreadableError].
 func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName, opts ...LastMessageOption) (Message, error) {
 	var c lastConfig
 	c.faults.stream(stream)
@@ -64,9 +72,14 @@ func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 	}
 	switch {
 	case err != nil:
+		if unreadable := s.findLast(ctx, stream, c.typ, err); unreadable != nil {
+			return Message{}, unreadable
+		}
 		return Message{}, explain("get the last message of stream "+string(stream), err)
+	case len(messages) == 0 && c.typ != nil:
+		return Message{}, fmt.Errorf("%w of type %s in stream %s", ErrNoMessage, *c.typ, stream)
 	case len(messages) == 0:
-		return Message{}, ErrNoMessage
+		return Message{}, fmt.Errorf("%w in stream %s", ErrNoMessage, stream)
 	}
 	return messages[0], nil
 }
@@ -79,15 +92,38 @@ func (s *procedures) StreamVersion(ctx context.Context, stream StreamName) (int6
 	if err := f.err(); err != nil {
 		return 0, err
 	}
-	st := streamVersion
-	if s.config.direct {
-		st = directStreamVersion
-	}
 	version := NoStream // the server returns NULL for it
-	if err := s.run(ctx, st, number(&version), string(stream)); err != nil {
+	if err := s.run(ctx, s.versionStatement(), number(&version), string(stream)); err != nil {
 		return 0, explain("get the version of stream "+string(stream), err)
 	}
 	return version, nil
+}
+
+func (s *procedures) versionStatement() *statement {
+	if s.config.direct {
+		return directStreamVersion
+	}
+	return streamVersion
+}
+
+// CategoryHead returns the global position of the last message of a category, or 0 if it has
+// none, in one round trip. A subscription to the category has caught up when it has handled
+// everything up to it. Global positions count the messages of all categories, so the
+// difference between two of them is not a number of messages.
+//
+// No procedure of Message DB returns it, so it reads the table messages, by an index. If
+// the role may not do that, the error is a [*SetupError].
+func (s *procedures) CategoryHead(ctx context.Context, category Category) (int64, error) {
+	var f argumentFaults
+	f.category("category", category)
+	if err := f.err(); err != nil {
+		return 0, err
+	}
+	var head int64
+	if err := s.run(ctx, directCategoryHead, number(&head), string(category)); err != nil {
+		return 0, explain("find the end of category "+string(category), err)
+	}
+	return head, nil
 }
 
 // MessageStoreVersion returns the version of the installed Message DB, such as "1.3.0", in
@@ -104,13 +140,12 @@ func (s *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 // like GetStreamMessages. It ends after the first page that is not full, and may include
 // messages that are written meanwhile. [WithBatchSize] sets the size of a page. While the
 // body of the loop runs, the sequence uses no connection of a [Store]'s pool, and the
-// connection of a [Tx] is free for other calls. An error is the last pair of the sequence.
-// Each range over the sequence reads again.
-func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamReadOption) iter.Seq2[Message, error] {
+// connection of a [Tx] is free for other calls. An error is the last pair of the sequence,
+// after the messages before it if it is an [*UnreadableError]. Each range over the sequence
+// reads again.
+func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts ...StreamOption) iter.Seq2[Message, error] {
 	r, err := s.configureStreamRead(stream, opts)
-	return pages(r, err, func(r *pageRead) ([]Message, error) {
-		return s.readStream(ctx, r)
-	}, func(m *Message) int64 { return m.Position })
+	return s.pages(ctx, r, err)
 }
 
 // CategoryMessages returns a sequence of a category's messages, which it reads page after
@@ -118,129 +153,33 @@ func (s *procedures) StreamMessages(ctx context.Context, stream StreamName, opts
 // include messages that are written meanwhile. [WithBatchSize] sets the size of a page.
 // While the body of the loop runs, the sequence uses no connection of a [Store]'s pool, and
 // the connection of a [Tx] is free for other calls. An error is the last pair of the
-// sequence. Each range over the sequence reads again.
-func (s *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryReadOption) iter.Seq2[Message, error] {
+// sequence, after the messages before it if it is an [*UnreadableError]. Each range over
+// the sequence reads again.
+func (s *procedures) CategoryMessages(ctx context.Context, category Category, opts ...CategoryOption) iter.Seq2[Message, error] {
 	r, err := s.configureCategoryRead(category, opts)
-	return pages(r, err, func(r *pageRead) ([]Message, error) {
-		return s.readCategory(ctx, r)
-	}, func(m *Message) int64 { return m.GlobalPosition })
+	return s.pages(ctx, r, err)
 }
 
-// pages yields the messages that read returns, page after page. Each page starts after the
-// position of the last message of the previous page.
-func pages(first *pageRead, err error, read func(*pageRead) ([]Message, error), position func(*Message) int64) iter.Seq2[Message, error] {
+// pages yields the messages of all pages, from that of first on.
+func (s *procedures) pages(ctx context.Context, first *pageRead, err error) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		r, err := *first, err
 		if err == nil && r.batchSize == unlimited {
-			err = &ArgumentError{Faults: []Fault{{"batch size", "Unlimited", "WithBatchSize, because the sequence reads page after page"}}}
+			err = &ArgumentError{Faults: []Fault{unlimitedFault("sequence")}}
 		}
 		for err == nil {
 			var messages []Message
-			messages, err = read(&r)
+			messages, err = s.readPage(ctx, &r)
 			for i := range messages {
 				if !yield(messages[i], nil) {
 					return
 				}
 			}
-			if err == nil {
-				if int64(len(messages)) < r.batchSize {
-					return
-				}
-				r.position = position(&messages[len(messages)-1]) + 1
+			if err == nil && int64(len(messages)) < r.batchSize {
+				return
 			}
+			r.page = nil // lets it be freed
 		}
 		yield(Message{}, err)
 	}
-}
-
-// A pageRead is the read of a page, with its arguments and its result, so that it is one
-// allocation.
-type pageRead struct {
-	readConfig
-	name     string // of a stream or a category
-	args     [maxArguments]any
-	messages []Message
-}
-
-func (s *procedures) configureStreamRead(stream StreamName, opts []StreamReadOption) (*pageRead, error) {
-	r := &pageRead{name: string(stream), readConfig: readConfig{batchSize: DefaultBatchSize}}
-	r.faults.streamWithID(stream)
-	for _, opt := range opts {
-		opt.streamRead(&r.readConfig)
-	}
-	r.check(s.config)
-	return r, r.faults.err()
-}
-
-func (s *procedures) configureCategoryRead(category Category, opts []CategoryReadOption) (*pageRead, error) {
-	// The first global position is 1.
-	r := &pageRead{name: string(category), readConfig: readConfig{position: 1, batchSize: DefaultBatchSize}}
-	r.faults.category("category", category)
-	for _, opt := range opts {
-		opt.categoryRead(&r.readConfig)
-	}
-	r.check(s.config)
-	return r, r.faults.err()
-}
-
-func (s *procedures) readStream(ctx context.Context, r *pageRead) ([]Message, error) {
-	st, args := getStreamMessages, r.arguments(&r.name, &r.position, &r.batchSize, r.condition)
-	if s.config.direct && r.condition == nil {
-		st, args = directStreamMessages, r.arguments(&r.name, &r.position, r.limit())
-	}
-	if err := s.runPage(ctx, r, st, args); err != nil {
-		return nil, explain("get messages of stream "+r.name, err)
-	}
-	return r.messages, nil
-}
-
-func (s *procedures) readCategory(ctx context.Context, r *pageRead) ([]Message, error) {
-	st, args := s.categoryRead(r)
-	if err := s.runPage(ctx, r, st, args); err != nil {
-		return nil, explain("get messages of category "+r.name, err)
-	}
-	return r.messages, nil
-}
-
-// categoryRead returns the statement for r and its arguments.
-func (s *procedures) categoryRead(r *pageRead) (*statement, []any) {
-	switch {
-	case r.condition != nil || !s.config.direct:
-		return getCategoryMessages, r.arguments(&r.name, &r.position, &r.batchSize, r.correlation, r.member, r.size, r.condition)
-	case r.correlation == nil && r.size == nil:
-		return directCategoryMessages, r.arguments(&r.name, &r.position, r.limit())
-	case r.correlation == nil:
-		return directGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.member, r.size)
-	case r.size == nil:
-		return directCorrelated, r.arguments(&r.name, &r.position, r.limit(), r.correlation)
-	}
-	return directCorrelatedGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.correlation, r.member, r.size)
-}
-
-// arguments keeps the arguments in r. They are pointers, which can be passed as any without
-// an allocation.
-func (r *pageRead) arguments(args ...any) []any {
-	return r.args[:copy(r.args[:], args)]
-}
-
-func (s *procedures) runPage(ctx context.Context, r *pageRead, st *statement, args []any) error {
-	r.messages = nil // lets the previous page be freed
-	if r.condition != nil {
-		return blameCondition(*r.condition, s.runConditional(ctx, st, r.read, args...))
-	}
-	return s.run(ctx, st, r.read, args...)
-}
-
-func (r *pageRead) read(rows pgx.Rows) (err error) {
-	r.messages, err = readMessages(rows)
-	return err
-}
-
-// runConditional turns on the setting that conditions require, runs the statement, and
-// turns the setting off.
-func (s *procedures) runConditional(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	return s.runBatch(ctx, conditionOff,
-		step{st: conditionOn, read: drain},
-		step{st: st, read: read, args: args},
-		step{st: conditionOff, read: drain})
 }

@@ -80,7 +80,7 @@ func TestPagesOfFilters(t *testing.T) {
 			Metadata: map[string]string{"correlationStreamName": fmt.Sprintf("c%d-1", i%3)},
 		})
 	}
-	for _, opts := range [][]mdb.CategoryReadOption{
+	for _, opts := range [][]mdb.CategoryOption{
 		{mdb.AsConsumerGroup(1, 3)},
 		{mdb.WithCorrelation("c1")},
 		{mdb.WithCondition("type = 'T1'")},

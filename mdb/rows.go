@@ -40,14 +40,14 @@ func scanRow(rows pgx.Rows, destinations ...any) error {
 
 func messagesInto(messages *[]Message) func(pgx.Rows) error {
 	return func(rows pgx.Rows) (err error) {
-		*messages, err = readMessages(rows)
+		*messages, err = readMessages(rows, new(int))
 		return err
 	}
 }
 
 // readMessages reads all rows. The page copies the bytes of a row before pgx overwrites
-// them with the next one.
-func readMessages(rows pgx.Rows) ([]Message, error) {
+// them with the next one. After an error, arrived is the number of rows before it.
+func readMessages(rows pgx.Rows, arrived *int) ([]Message, error) {
 	page := scan.NewPage()
 	defer page.Release()
 	for rows.Next() {
@@ -59,6 +59,7 @@ func readMessages(rows pgx.Rows) ([]Message, error) {
 		if err := page.Add(rows.RawValues()); err != nil {
 			return nil, err
 		}
+		*arrived = page.Len()
 	}
 	if page.Len() == 0 || rows.Err() != nil {
 		return nil, rows.Err()

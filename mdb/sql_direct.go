@@ -1,6 +1,9 @@
 package mdb
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Direct SQL reads the table messages, and writes batches to it. The server plans each of
 // these statements once, while the procedures plan theirs at each call.
@@ -16,7 +19,11 @@ import "fmt"
 const (
 	directColumns = messageColumns + `message_store.messages `
 
-	directCategory = directColumns + `
+	identifyingColumns = `SELECT id::text, stream_name, type, position, global_position FROM message_store.messages `
+
+	directCategory = directColumns + directCategoryRange
+
+	directCategoryRange = `
 WHERE (message_store.category(stream_name), global_position) >= ((SELECT $1::varchar), (SELECT $2::bigint))
 	AND message_store.category(stream_name) <= (SELECT $1::varchar)`
 
@@ -62,6 +69,23 @@ ORDER BY position DESC LIMIT 1`)
 
 	directStreamVersion = newStatement("direct_stream_version",
 		`SELECT max(position) FROM message_store.messages WHERE stream_name = (SELECT $1::text)`)
+
+	directMessage = newStatement("direct_message", directColumns+`
+WHERE global_position = $1::bigint`)
+
+	// Those that identify messages which cannot be read do not touch data and metadata.
+	identifyInStream = newStatement("identify_in_stream", identifyingColumns+`
+WHERE stream_name = (SELECT $1::text) AND position >= (SELECT $2::bigint)
+ORDER BY position LIMIT 1`)
+	identifyInCategory = newStatement("identify_in_category", identifyingColumns+directCategoryRange+`
+	AND ((SELECT $3::varchar) IS NULL OR message_store.category(metadata->>'correlationStreamName') = (SELECT $3::varchar))
+	AND ((SELECT $4::bigint) IS NULL`+strings.Replace(fmt.Sprintf(directGroup, "$4", "$5"), "AND", "OR", 1)+`)
+ORDER BY message_store.category(stream_name), global_position LIMIT 1`)
+	identifyMessage = newStatement("identify_message", identifyingColumns+`
+WHERE global_position = $1::bigint`)
+	identifyLast = newStatement("identify_last", identifyingColumns+`
+WHERE stream_name = (SELECT $1::text) AND ((SELECT $2::text) IS NULL OR type = (SELECT $2::text))
+ORDER BY position DESC LIMIT 1`)
 
 	// directWrite must be sent after acquireLock, in the same transaction. As it is a
 	// separate statement, its snapshot is newer than the lock, so the version that it sees

@@ -24,10 +24,13 @@ type Retry struct {
 // for new ones as they are written. It blocks until the subscription ends, and the error
 // says why. It is never nil:
 //
-//   - context.Cause(ctx), if ctx ended;
+//   - context.Cause(ctx), if ctx ended, also if a callback then returned the context's error;
 //   - a [*HandlerError], if a callback failed or panicked;
+//   - an [*UnreadableError], if a message cannot be read, see [OnUnreadable];
+//   - an error that wraps [ErrNoStream], with [RequireStream];
 //   - an [*ArgumentError], immediately, if the call is invalid;
-//   - another error of the server, if a retry cannot help.
+//   - an error that says that the pool is closed;
+//   - another error of the server, or of decoding its rows, if a retry cannot help.
 //
 // Transient errors, such as a lost connection, are retried for as long as they last;
 // [OnRetry] reports them. A read that is not answered within ten seconds (or twice the
@@ -51,10 +54,14 @@ func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Hand
 	}
 	return s.subscribe(ctx, c, source{
 		kind: "stream", category: stream.Category(), stream: stream,
-		page: func(ctx context.Context, c readConfig) ([]Message, int64, error) {
-			return s.readStreamAndHead(ctx, stream, c)
+		page: s.pageReader(pageRead{readConfig: c.read, name: string(stream), isStream: true}),
+		head: func(ctx context.Context) (int64, error) {
+			version, err := s.StreamVersion(ctx, stream)
+			if err == nil && version == NoStream && c.read.required {
+				err = noStream(string(stream))
+			}
+			return version, err
 		},
-		head:     func(ctx context.Context) (int64, error) { return s.StreamVersion(ctx, stream) },
 		position: func(m *Message) int64 { return m.Position },
 	})
 }
@@ -71,10 +78,8 @@ func (s *Store) SubscribeToCategory(ctx context.Context, category Category, h Ha
 	}
 	return s.subscribe(ctx, c, source{
 		kind: "category", category: category,
-		page: func(ctx context.Context, c readConfig) ([]Message, int64, error) {
-			return s.readCategoryAndHead(ctx, category, c)
-		},
-		head:     func(ctx context.Context) (int64, error) { return s.categoryHead(ctx, category) },
+		page:     s.pageReader(pageRead{readConfig: c.read, name: string(category)}),
+		head:     func(ctx context.Context) (int64, error) { return s.CategoryHead(ctx, category) },
 		position: func(m *Message) int64 { return m.GlobalPosition },
 	})
 }
@@ -87,7 +92,8 @@ type source struct {
 
 	// page reads a page. The head is the position of the last message before the read,
 	// whether or not a filter selects it. It is the position before the first message
-	// if no head was read.
+	// if no head was read. The error may be errMoreSteps, or an [*UnreadableError] for the
+	// message after the page.
 	page     func(context.Context, readConfig) (page []Message, head int64, err error)
 	head     func(context.Context) (int64, error) // the position of the last message
 	position func(*Message) int64

@@ -216,3 +216,32 @@ func ExampleStore_NotifyStats() {
 		log.Panic(err)
 	}
 }
+
+// A subscription goes past a message that cannot be read, and records which one it was.
+// Here another program has written one whose text would be longer than 1 GiB.
+func ExampleOnUnreadable() {
+	ctx, stop := context.WithCancelCause(context.Background())
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if _, err := store.Pool().Exec(ctx, `SELECT message_store.write_message(
+		gen_random_uuid()::varchar, 'import-1', 'Imported', ('[' || repeat('1e131071,', 9999) || '1e131071]')::jsonb)`); err != nil {
+		log.Panic(err)
+	}
+	if _, err := store.WriteMessage(ctx, "import-1", mdb.NewMessage("Imported", nil)); err != nil {
+		log.Panic(err)
+	}
+	handle := func(_ context.Context, m mdb.Message) error {
+		fmt.Println(m.Stream, m.Position, m.Type)
+		stop(errShutdown)
+		return nil
+	}
+	err = store.SubscribeToCategory(ctx, "import", handle,
+		mdb.OnUnreadable(func(_ context.Context, err *mdb.UnreadableError) error {
+			fmt.Println("unreadable:", err.Stream, err.Position, err.Type)
+			return nil
+		}))
+	fmt.Println("ended:", err)
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -201,54 +202,166 @@ func TestSubscriptionOverForeignMessages(t *testing.T) {
 	}
 }
 
-// TestSubscriptionLooksAtTheHeadFirst checks that messages written right before and right
-// after a query of the head are delivered. If the query came after the read, the position
-// would skip messages written between the two.
+// TestSubscriptionLooksAtTheHeadFirst checks that a filtered read queries the head before
+// the messages, in the same round trip. In the opposite order, the position would skip
+// messages written between the two.
 func TestSubscriptionLooksAtTheHeadFirst(t *testing.T) {
 	t.Parallel()
-	const messages = 60
-	url := testdb.Shared(t)
-	writer := newStore(t, newPool(t, url))
-	for _, kind := range []string{"stream", "category"} {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			stream := mdbtest.Category("head").Stream("1")
-			var sp spy
-			written := 0
-			sp.onHead = func() { // on the subscription's goroutine
-				if written < messages {
-					written++
-					write(t, writer, stream, mdb.NewMessage("Happened", nil))
+	for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
+		for name, filter := range map[string]mdb.CategoryOption{
+			"group":                     mdb.AsConsumerGroup(0, 1),
+			"correlation":               mdb.WithCorrelation("origin"),
+			"condition":                 mdb.WithCondition("true"),
+			"correlation and condition": mdb.CategoryOptions{mdb.WithCorrelation("origin"), mdb.WithCondition("true")},
+			"stream":                    nil,
+		} {
+			t.Run(way+", "+name, func(t *testing.T) {
+				t.Parallel()
+				var sp spy
+				var w wire
+				s := newStore(t, newPool(t, testdb.Shared(t), sp.attach, w.attach, oneConnection), append(opts, mdb.WithConditions())...)
+				stream := mdbtest.Category("head").Stream("1")
+				m := mdb.NewMessage("Happened", nil)
+				m.Metadata = map[string]string{"correlationStreamName": "origin-1"}
+				write(t, s, stream, m)
+				var polls []int64 // the round trips before each
+				ctx, end := context.WithCancelCause(t.Context())
+				polling := mdb.WithPolling(func(poll.Seen) time.Duration {
+					if polls = append(polls, w.trips.Load()); len(polls) == 4 {
+						end(errStopped)
+					}
+					return time.Millisecond
+				})
+				handled := 0
+				handle := func(context.Context, mdb.Message) error { handled++; return nil }
+				var err error
+				if filter == nil {
+					err = s.SubscribeToStream(ctx, stream, handle, mdb.WithCondition("true"), polling)
+				} else {
+					err = s.SubscribeToCategory(ctx, stream.Category(), handle, filter, polling)
 				}
-			}
-			s := newStore(t, newPool(t, url, sp.attach), mdb.WithConditions(), often)
-			var r *recipient
-			if kind == "stream" {
-				r = receiveStream(t, s, stream, mdb.WithCondition("true"), mdb.WithBatchSize(5))
-			} else {
-				r = receiveCategory(t, s, stream.Category(), mdb.WithCondition("true"), mdb.WithBatchSize(5))
-			}
-			for i, m := range r.next(t, messages) {
-				if m.Position != int64(i) {
-					t.Fatalf("got the message at %d as message %d", i, m.Position)
+				if err != errStopped || handled != 1 { //nolint:errorlint // the cause itself
+					t.Fatalf("got error %v after %d messages", err, handled)
 				}
-			}
-			r.stop(t)
-		})
-	}
-	t.Run("in one batch", func(t *testing.T) {
-		t.Parallel()
-		var sp spy
-		s := newStore(t, newPool(t, url, sp.attach))
-		stream := mdbtest.Category("head").Stream("1")
-		write(t, s, stream, mdb.NewMessage("Happened", nil))
-		r := receiveCategory(t, s, stream.Category(), mdb.AsConsumerGroup(0, 1))
-		r.next(t, 1)
-		r.stop(t)
-		if first := sp.batches[0]; len(first) != 2 || !isHead(first[0]) || isHead(first[1]) {
-			t.Errorf("got statements %v, want the head's and then the read's, in one round trip", first)
+				for i := 1; i < len(polls); i++ {
+					if n := polls[i] - polls[i-1]; n != 1 {
+						t.Errorf("got %d round trips for a read, want 1", n)
+					}
+				}
+				var kinds []string
+				for _, sql := range sp.batches[0] {
+					switch {
+					case strings.Contains(sql, "condition_on"):
+						kinds = append(kinds, "on")
+					case strings.Contains(sql, "condition_off"):
+						kinds = append(kinds, "off")
+					case isHead(sql):
+						kinds = append(kinds, "head")
+					default:
+						kinds = append(kinds, "page")
+					}
+				}
+				want := "head page"
+				if name != "group" && name != "correlation" {
+					want = "on head page off"
+				}
+				if got := strings.Join(kinds, " "); got != want {
+					t.Errorf("got the batch %q, want %q", got, want)
+				}
+			})
 		}
-	})
+	}
+}
+
+// TestSubscriptionOnReplicas checks that no message is passed over if each connection of the
+// pool leads to another server, one of which has fewer messages than the other, as with
+// replicas of different age.
+func TestSubscriptionOnReplicas(t *testing.T) {
+	t.Parallel()
+	pools := []*pgxpool.Pool{newPool(t, testdb.New(t)), newPool(t, testdb.New(t))}
+	insert := func(t *testing.T, pool *pgxpool.Pool, global int) {
+		t.Helper()
+		exec(t, pool, `INSERT INTO message_store.messages (global_position, stream_name, position, type, data, metadata)
+			VALUES ($1::int, 'account-1', $1::int - 1, 'Happened', 'null', '{"correlationStreamName": "origin-1"}')`, global)
+	}
+	for global := 1; global <= 5; global++ {
+		insert(t, pools[0], global)
+		if global <= 3 {
+			insert(t, pools[1], global)
+		}
+	}
+	type running struct {
+		*recipient
+		polled chan struct{}
+	}
+	recipients := make(map[string]running)
+	for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
+		for first := range int64(2) {
+			for name, filter := range map[string]mdb.CategoryOption{
+				"stream": nil, "stream with a condition": nil,
+				"category":    mdb.CategoryOptions{},
+				"group":       mdb.AsConsumerGroup(0, 1),
+				"correlation": mdb.WithCorrelation("origin"),
+				"condition":   mdb.WithCondition("type = 'Happened'"),
+			} {
+				var connects atomic.Int64
+				pool := newPool(t, pools[0].Config().ConnString(), func(cfg *pgxpool.Config) {
+					cfg.MaxConns = 2
+					cfg.AfterRelease = func(*pgx.Conn) bool { return false } // each call has a new connection
+					cfg.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error {
+						conn.Database = pools[(first+connects.Add(1))%2].Config().ConnConfig.Database
+						return nil
+					}
+				})
+				s := newStore(t, pool, append(opts, mdb.WithConditions())...)
+				polled := make(chan struct{}, 1000)
+				polling := mdb.WithPolling(func(poll.Seen) time.Duration {
+					select {
+					case polled <- struct{}{}:
+					default:
+					}
+					return 10 * time.Millisecond
+				})
+				var r *recipient
+				switch name {
+				case "stream":
+					r = receiveStream(t, s, "account-1", polling)
+				case "stream with a condition":
+					r = receiveStream(t, s, "account-1", polling, mdb.WithCondition("type = 'Happened'"))
+				default:
+					r = receiveCategory(t, s, "account", filter, polling)
+				}
+				recipients[fmt.Sprintf("%s, %s, first %d", way, name, first)] = running{r, polled}
+			}
+		}
+	}
+	check := func(name string, r running, from, to int64) {
+		t.Helper()
+		for i, m := range r.next(t, int(to-from+1)) {
+			if m.GlobalPosition != from+int64(i) {
+				t.Fatalf("%s: got message %d, want %d", name, m.GlobalPosition, from+int64(i))
+			}
+		}
+	}
+	for name, r := range recipients {
+		check(name, r, 1, 5)
+		for range 4 { // both servers have been read
+			<-r.polled
+		}
+	}
+	// One is first with a message, and then the other.
+	insert(t, pools[0], 6)
+	for name, r := range recipients {
+		check(name, r, 6, 6)
+	}
+	for global := 4; global <= 7; global++ {
+		insert(t, pools[1], global)
+	}
+	insert(t, pools[0], 7)
+	for name, r := range recipients {
+		check(name, r, 7, 7)
+		r.stop(t)
+	}
 }
 
 // newRole creates a role that may call Message DB's functions and nothing else.
@@ -309,6 +422,49 @@ func TestSubscriptionWithoutTheTable(t *testing.T) {
 	// Only the table shows where a category ends.
 	err := s.SubscribeToCategory(t.Context(), "account", func(context.Context, mdb.Message) error { return nil }, mdb.FromEnd())
 	wantCode(t, err, "42501")
+}
+
+// TestSubscriptionLosesTheTable checks that a role which has read the head of a category, and
+// then may not for a while, as during an upgrade, waits until it may again. If it went on
+// without the head, its progress would no longer pass what a filter leaves out.
+func TestSubscriptionLosesTheTable(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	pool := newPool(t, url)
+	admin := newStore(t, pool)
+	exec(t, pool, `ALTER FUNCTION message_store.get_category_messages SECURITY DEFINER`)
+	role := newRole(t, pool)
+	exec(t, pool, `GRANT SELECT ON message_store.messages TO `+role)
+	s := newStore(t, newPool(t, url, asRole(role)), often)
+	foreign := func() int64 { return write(t, admin, "account-1", mdb.NewMessage("Foreign", nil)).GlobalPosition }
+	progress, retries := make(chan int64, 100), make(chan mdb.Retry, 100)
+	first := foreign()
+	r := receiveCategory(t, s, "account", mdb.WithCorrelation("origin"),
+		mdb.OnRetry(func(r mdb.Retry) { retries <- r }),
+		mdb.OnProgress(func(_ context.Context, position int64) error { progress <- position; return nil }))
+	if got := <-progress; got != first {
+		t.Fatalf("got progress %d, want %d", got, first)
+	}
+	exec(t, pool, `REVOKE SELECT ON message_store.messages FROM `+role)
+	select {
+	case retry := <-retries:
+		wantCode(t, retry.Err, "42501")
+	case err := <-r.dropped:
+		t.Fatalf("the subscription ended: %v", err)
+	case <-time.After(testTimeout):
+		t.Fatal("the subscription goes on without the head")
+	}
+	second := foreign()
+	exec(t, pool, `GRANT SELECT ON message_store.messages TO `+role)
+	select {
+	case got := <-progress:
+		if got != second {
+			t.Errorf("got progress %d, want %d", got, second)
+		}
+	case <-time.After(testTimeout):
+		t.Fatal("the progress does not pass the message that is left out")
+	}
+	r.stop(t)
 }
 
 // TestSubscriptionsAfterInstallation checks a subscription that begins before Message DB

@@ -213,11 +213,11 @@ func TestSubscriptionOrder(t *testing.T) {
 		},
 		"from the end": {
 			batch: 3, written: 5, opts: []CategorySubscribeOption{FromEnd()}, arrivals: []int{1},
-			want: "read 6, live true, ask 0/3 1 0s, sleep 10ms, read 6, handle 6, progress 6, ask 1/3 0 10ms, sleep 10ms",
+			want: "progress 5, read 6, live true, ask 0/3 1 0s, sleep 10ms, read 6, handle 6, progress 6, ask 1/3 0 10ms, sleep 10ms",
 		},
-		"from the last option": {
-			batch: 3, written: 2, opts: []CategorySubscribeOption{FromEnd(), FromGlobalPosition(2)},
-			want: "read 2, handle 2, progress 2, live true, ask 1/3 0 0s, sleep 10ms",
+		"from the end of nothing": {
+			batch: 3, opts: []CategorySubscribeOption{FromEnd()}, arrivals: []int{1},
+			want: "progress 0, read 1, live true, ask 0/3 1 0s, sleep 10ms, read 1, handle 1, progress 1, ask 1/3 0 10ms, sleep 10ms",
 		},
 	} {
 		for partition, opts := range map[string][]CategorySubscribeOption{"": nil, ", one worker": {WithWorkers(3), WithWorkers(1)}} {

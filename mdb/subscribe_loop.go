@@ -46,6 +46,7 @@ type sleeper interface {
 
 func (s *subscription) run(ctx context.Context) error {
 	s.handled = s.read.position - 1
+	s.reported = s.handled
 	if s.read.fromEnd {
 		err := s.retryTransient(ctx, func(ctx context.Context) error {
 			head, err := s.head(ctx)
@@ -55,8 +56,12 @@ func (s *subscription) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.reported = s.handled - 1 // OnProgress receives where the subscription starts
+		if err := s.report(ctx); err != nil {
+			return firstOf(err, s.report(ctx))
+		}
 	}
-	s.reported, s.liveAt = s.handled, notCaughtUp
+	s.liveAt = notCaughtUp
 	var err error
 	if s.workers > 1 {
 		err = s.runWorkers(ctx)
@@ -74,13 +79,7 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		if err := s.workerSet.waitForCapacity(work, progress); err != nil {
 			return err
 		}
-		var page []Message
-		var head int64
-		err := s.retryTransient(work, func(ctx context.Context) (err error) {
-			s.sleeper.BeforeRead()
-			page, head, err = s.page(ctx, s.read)
-			return err
-		})
+		page, head, unreadable, err := s.readPage(work)
 		if err != nil {
 			return err
 		}
@@ -89,6 +88,7 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		if s.full++; !full {
 			s.full = 0
 		}
+		full = full || unreadable != nil // there may be more
 		// One full page may happen to contain everything there was.
 		if s.full > 1 {
 			s.liveAt = notCaughtUp
@@ -109,6 +109,11 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		}
 		if err := progress(); err != nil {
 			return err
+		}
+		if unreadable != nil {
+			if err := s.pass(work, unreadable, progress); err != nil {
+				return err
+			}
 		}
 		if full {
 			s.seen = poll.Seen{} // the next poll follows messages, without a delay
@@ -136,7 +141,7 @@ func (s *subscription) deliver(ctx context.Context, page []Message) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := s.invoke(&page[i], func() error { return s.handler(ctx, page[i]) }); err != nil {
+		if err := s.invoke(ctx, &page[i], func() error { return s.handler(ctx, page[i]) }); err != nil {
 			return err
 		}
 		s.handled = s.position(&page[i])
@@ -161,12 +166,18 @@ func (s *subscription) report(ctx context.Context) error {
 	if s.onProgress == nil || s.handled <= s.reported {
 		return nil
 	}
+	before := s.reported
 	s.reported = s.handled
+	callback := ctx
 	if ctx.Err() != nil {
-		ctx = context.WithoutCancel(ctx) // handled messages are still worth recording
+		callback = context.WithoutCancel(ctx) // handled messages are still worth recording
 	}
-	err := s.invoke(nil, func() error { return s.onProgress(ctx, s.handled) })
-	if err != nil {
+	err := s.invoke(callback, nil, func() error { return s.onProgress(callback, s.handled) })
+	switch {
+	case err == nil:
+	case callback.Err() != nil && err == context.Cause(callback): //nolint:errorlint // what invoke returns
+		s.reported = before // the context ended meanwhile, so it is called once more
+	default:
 		s.reported = math.MaxInt64 // OnProgress is not called again for what workers still finish
 	}
 	return err
@@ -177,7 +188,7 @@ func (s *subscription) setLive(live bool) error {
 		return nil
 	}
 	s.live = &live
-	return s.invoke(nil, func() error { s.onLive(live); return nil })
+	return s.invoke(context.Background(), nil, func() error { s.onLive(live); return nil })
 }
 
 // delay returns the strategy's delay.
@@ -186,20 +197,24 @@ func (s *subscription) delay(found int) (delay time.Duration, err error) {
 	if s.seen.Empty++; found > 0 {
 		s.seen.Empty = 0
 	}
-	err = s.invoke(nil, func() error { delay = s.polling(s.seen); return nil })
+	err = s.invoke(context.Background(), nil, func() error { delay = s.polling(s.seen); return nil })
 	s.seen.Previous = delay
 	return delay, err
 }
 
-// invoke calls a callback, and returns its error or panic as a HandlerError. m is the
-// message if the callback is the handler, and nil for other callbacks. Workers call it for
-// handlers.
-func (s *subscription) invoke(m *Message, f func() error) (err error) {
+// invoke calls a callback, and returns its error or panic as a HandlerError, or the context's
+// cause if that is why it failed. m is the message if the callback receives one, and nil for
+// other callbacks. Workers call it for handlers.
+func (s *subscription) invoke(ctx context.Context, m *Message, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = &PanicError{Value: v, Stack: debug.Stack()}
 		}
 		if err == nil {
+			return
+		}
+		if cause := context.Cause(ctx); cause != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, cause)) {
+			err = cause
 			return
 		}
 		if m == nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -286,7 +287,7 @@ func TestSubscriptionEndedBefore(t *testing.T) {
 }
 
 // TestSubscriptionHandlerMeetsTheEnd checks that when the handler notices the end before
-// the subscription does, the error is the handler's and wraps the context's.
+// the subscription does, the subscription returns the cause, and the message is not handled.
 func TestSubscriptionHandlerMeetsTheEnd(t *testing.T) {
 	t.Parallel()
 	r := rehearse(t, 3)
@@ -296,12 +297,60 @@ func TestSubscriptionHandlerMeetsTheEnd(t *testing.T) {
 		}
 		return ctx.Err()
 	}
-	err := r.run()
-	var h *HandlerError
-	if !errors.As(err, &h) || h.GlobalPosition != 2 || !errors.Is(err, context.Canceled) {
-		t.Errorf("got error %v", err)
+	if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
+		t.Errorf("got error %v, want %v", err, errEnd)
 	}
 	r.want("read 1, progress 1")
+}
+
+// TestSubscriptionHandlerFailsAtTheEnd checks that the error of a handler that fails for
+// another reason is returned although the context has ended.
+func TestSubscriptionHandlerFailsAtTheEnd(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func() error{
+		"error": func() error { return errHandler },
+		"panic": func() error { panic(context.Canceled) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := rehearse(t, 3)
+			r.handler = func(context.Context, Message) error {
+				r.end(errEnd)
+				return fail()
+			}
+			var h *HandlerError
+			if err := r.run(); !errors.As(err, &h) || h.GlobalPosition != 1 {
+				t.Errorf("got error %v, want that of the handler", err)
+			}
+			r.want("read 1")
+		})
+	}
+}
+
+// TestSubscriptionProgressMeetsTheEnd checks that OnProgress is called once more, with a
+// context that has not ended, if the context ended while it stored a position.
+func TestSubscriptionProgressMeetsTheEnd(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string][]CategorySubscribeOption{"": nil, "from the end": {FromEnd()}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := rehearse(t, 3, opts...)
+			calls := 0
+			r.onProgress = func(ctx context.Context, position int64) error {
+				if calls++; calls == 1 {
+					r.end(errEnd)
+				}
+				r.note("progress %d: %v", position, ctx.Err())
+				return ctx.Err()
+			}
+			if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
+				t.Errorf("got error %v, want %v", err, errEnd)
+			}
+			if got, want := r.diary[len(r.diary)-2:], []string{"progress 3: context canceled", "progress 3: <nil>"}; !slices.Equal(got, want) {
+				t.Errorf("got diary %q, want %q at its end", r.diary, want)
+			}
+		})
+	}
 }
 
 // TestSubscriptionRetries checks that while reads fail for hours, twice, the delays grow

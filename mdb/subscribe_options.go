@@ -25,14 +25,15 @@ type PollingOption interface {
 }
 
 type subscribeConfig struct {
-	handler    Handler
-	read       readConfig
-	polling    poll.Strategy
-	onLive     func(bool)
-	onProgress func(context.Context, int64) error
-	onRetry    func(Retry)
-	workers    int // 0 or 1: the caller's goroutine handles all messages
-	faults     argumentFaults
+	handler      Handler
+	read         readConfig
+	polling      poll.Strategy
+	onLive       func(bool)
+	onProgress   func(context.Context, int64) error
+	onRetry      func(Retry)
+	onUnreadable func(context.Context, *UnreadableError) error
+	workers      int // 0 or 1: the caller's goroutine handles all messages
+	faults       argumentFaults
 }
 
 func newSubscribeConfig(store *storeConfig, h Handler) subscribeConfig {
@@ -45,6 +46,12 @@ func newSubscribeConfig(store *storeConfig, h Handler) subscribeConfig {
 
 func (c *subscribeConfig) check(store *storeConfig) error {
 	c.read.check(store)
+	if c.read.batchSize == unlimited {
+		c.faults = append(c.faults, unlimitedFault("subscription"))
+	}
+	if c.read.fromEnd && c.read.positioned {
+		c.faults.add("start", "FromEnd and a position", "one of them")
+	}
 	return append(c.faults, c.read.faults...).err()
 }
 
@@ -84,10 +91,9 @@ func WithPolling(strategy poll.Strategy) PollingOption {
 }
 
 // FromEnd starts with the first message written after the subscription started, and skips
-// the existing ones. Before the first new message [OnProgress] is not called, so there is
-// nothing to store yet: if the subscription ends then, and a later call starts from the end
-// again, it skips the messages written in between. Of FromEnd and options that set a
-// position, the last one counts.
+// the existing ones. [OnProgress] receives the position of the last existing message, or
+// the one before the first if there is none, before anything is read: store it, so that a
+// later call resumes there. It cannot be combined with an option that sets a position.
 func FromEnd() SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.read.fromEnd = true })
 }
@@ -112,4 +118,16 @@ func OnProgress(f func(ctx context.Context, position int64) error) SubscribeOpti
 // OnRetry sets a function that is called for each failed read that will be retried.
 func OnRetry(f func(Retry)) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.onRetry = f })
+}
+
+// OnUnreadable sets a function that is called for each message that cannot be read, with
+// what is known of it, after all messages before it are handled. If it returns nil, the
+// subscription goes past the message, which then counts as handled for [OnProgress]:
+// record it, because nothing else will. If it returns an error, or without this option,
+// the subscription ends.
+//
+// If a filter cannot be applied to a message because of its payload, the function receives
+// that message, too.
+func OnUnreadable(f func(ctx context.Context, err *UnreadableError) error) SubscribeOption {
+	return subscribeOption(func(c *subscribeConfig) { c.onUnreadable = f })
 }

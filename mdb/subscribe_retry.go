@@ -26,7 +26,7 @@ func (s *subscription) retryTransient(ctx context.Context, f func(context.Contex
 		}
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a subscription's read", slog.Int("attempt", attempt), slog.Any("error", err))
 		if s.onRetry != nil {
-			if err := s.invoke(nil, func() error { s.onRetry(Retry{Attempt: attempt, Err: err}); return nil }); err != nil {
+			if err := s.invoke(ctx, nil, func() error { s.onRetry(Retry{Attempt: attempt, Err: err}); return nil }); err != nil {
 				return err
 			}
 		}

@@ -69,6 +69,7 @@ func TestSubscriptionFailures(t *testing.T) {
 							want, failures = "read 1", []error{err}
 						}
 						if fromEnd {
+							want = "progress 0, " + want
 							// A query of the head comes first, and succeeds.
 							failures = slices.Insert(failures, 0, nil)
 						}
@@ -104,7 +105,7 @@ func TestSubscriptionFindsNoEnd(t *testing.T) {
 		if err := r.run(); !errors.Is(err, errEnd) {
 			t.Errorf("got error %v, want %v", err, errEnd)
 		}
-		r.want("retry 1, retry 2, read 6, retry 1, read 6, live true, ask 0/1000 1 0s, sleep 10ms")
+		r.want("retry 1, retry 2, progress 5, read 6, retry 1, read 6, live true, ask 0/1000 1 0s, sleep 10ms")
 
 		r = rehearse(t, 5, FromEnd())
 		r.failures = []error{lost, missing}

@@ -170,7 +170,7 @@ func (s *subscription) work(ctx context.Context, w *worker) {
 				return
 			}
 			m = &t.page.messages[t.i]
-			if err := s.invoke(m, func() error { return s.handler(ctx, *m) }); err != nil {
+			if err := s.invoke(ctx, m, func() error { return s.handler(ctx, *m) }); err != nil {
 				m = nil
 				s.workerSet.fail(err)
 				return
@@ -255,13 +255,18 @@ func (s *workerSet) exactlyHandled() int64 {
 	return handled
 }
 
-// waitForCapacity waits until another page may be read. It calls progress, which releases
-// pages.
+// waitForCapacity waits until another page may be read.
 func (s *workerSet) waitForCapacity(ctx context.Context, progress func() error) error {
 	if s == nil {
 		return nil
 	}
-	for s.pending > s.ahead {
+	return s.waitForPending(ctx, s.ahead, progress)
+}
+
+// waitForPending waits until at most the given number of messages is pending. It calls
+// progress, which releases pages.
+func (s *workerSet) waitForPending(ctx context.Context, most int, progress func() error) error {
+	for s != nil && s.pending > most {
 		select {
 		case <-s.moved:
 			if err := progress(); err != nil {

@@ -176,12 +176,8 @@ func TestWorkersLosesNothing(t *testing.T) {
 // farAway is a position that is never reached.
 const farAway = 1 << 62
 
-func wanted(opts []mdb.CategoryOption) []mdb.CategoryReadOption {
-	all := []mdb.CategoryReadOption{mdb.Unlimited()}
-	for _, opt := range opts {
-		all = append(all, opt)
-	}
-	return all
+func wanted(opts []mdb.CategoryOption) []mdb.CategoryOption {
+	return append([]mdb.CategoryOption{mdb.Unlimited()}, opts...)
 }
 
 // TestWorkersSleeps checks a subscription that sleeps while one worker is busy:
@@ -224,8 +220,10 @@ func TestWorkersSleeps(t *testing.T) {
 	settled(t, s)
 	reads := s.NotifyStats().Reads
 	close(goOn)
-	if got := <-told; got != "live true" {
-		t.Errorf("got %q, want that it is live", got)
+	for _, want := range []string{"progress 0", "live true"} {
+		if got := <-told; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 	// The other worker may still be finishing the last message, whose handler has
 	// returned.

@@ -160,7 +160,7 @@ func TestReadOptionArguments(t *testing.T) {
 	_, err := conditional.GetStreamMessages(t.Context(), "account-1", mdb.WithCondition(""))
 	checkFaults(t, err, mdb.Fault{"condition", `""`, "SQL"})
 	for _, tt := range []struct {
-		opt   mdb.StreamReadOption
+		opt   mdb.StreamOption
 		fault mdb.Fault
 	}{
 		{mdb.FromPosition(-1), mdb.Fault{"position", "-1", "at least 0"}},
@@ -172,7 +172,7 @@ func TestReadOptionArguments(t *testing.T) {
 		checkFaults(t, err, tt.fault)
 	}
 	for _, tt := range []struct {
-		opt    mdb.CategoryReadOption
+		opt    mdb.CategoryOption
 		faults []mdb.Fault
 	}{
 		{mdb.FromGlobalPosition(-1), []mdb.Fault{{"global position", "-1", "at least 0"}}},

@@ -54,9 +54,9 @@ func (a *app) read(ctx context.Context, s *mdb.Store, sel *selection) (err error
 
 	var messages iter.Seq2[mdb.Message, error]
 	if sel.isCategory() {
-		messages = s.CategoryMessages(ctx, sel.name.Category(), as[mdb.CategoryReadOption](sel.category)...)
+		messages = s.CategoryMessages(ctx, sel.name.Category(), sel.category)
 	} else {
-		messages = s.StreamMessages(ctx, sel.name, as[mdb.StreamReadOption](sel.stream)...)
+		messages = s.StreamMessages(ctx, sel.name, sel.stream)
 	}
 	for m, err := range messages {
 		if err != nil {
@@ -85,8 +85,8 @@ type selection struct {
 	correlation string
 	group       string
 
-	stream   []mdb.StreamOption
-	category []mdb.CategoryOption
+	stream   mdb.StreamOptions
+	category mdb.CategoryOptions
 	printed  int64
 }
 
@@ -150,16 +150,6 @@ func (sel *selection) check(args []string) (err error) {
 // isCategory decides by the name, as the server does.
 func (sel *selection) isCategory() bool {
 	return !strings.Contains(string(sel.name), "-")
-}
-
-// as converts options to those of a read or a subscription, whose interfaces they
-// implement, too.
-func as[To, From any](options []From) []To {
-	converted := make([]To, len(options))
-	for i, o := range options {
-		converted[i] = any(o).(To)
-	}
-	return converted
 }
 
 var errEnough = errors.New("the limit is reached")

@@ -34,10 +34,16 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 	})
 	var err error
 	if sel.isCategory() {
-		opts := append([]mdb.CategorySubscribeOption{mdb.FromEnd(), retry}, as[mdb.CategorySubscribeOption](sel.category)...)
+		opts := []mdb.CategorySubscribeOption{retry, sel.category}
+		if sel.fromEnd() {
+			opts = append(opts, mdb.FromEnd())
+		}
 		err = s.SubscribeToCategory(ctx, sel.name.Category(), handle, opts...)
 	} else {
-		opts := append([]mdb.StreamSubscribeOption{mdb.FromEnd(), retry}, as[mdb.StreamSubscribeOption](sel.stream)...)
+		opts := []mdb.StreamSubscribeOption{retry, sel.stream}
+		if sel.fromEnd() {
+			opts = append(opts, mdb.FromEnd())
+		}
 		err = s.SubscribeToStream(ctx, sel.name, handle, opts...)
 	}
 	if errors.Is(err, errEnough) || ctx.Err() != nil {
@@ -45,3 +51,6 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 	}
 	return err
 }
+
+// fromEnd reports whether no position is given.
+func (sel *selection) fromEnd() bool { return sel.from == nil && sel.after == nil }

@@ -127,7 +127,7 @@ func (b pages) consume(ctx context.Context, s *mdb.Store, sub *subscriber, from 
 }
 
 func readPage(ctx context.Context, s *mdb.Store, sub *subscriber, position int64) ([]mdb.Message, error) {
-	opts := []mdb.CategoryReadOption{mdb.AfterGlobalPosition(position), mdb.WithBatchSize(sub.Batch)}
+	opts := []mdb.CategoryOption{mdb.AfterGlobalPosition(position), mdb.WithBatchSize(sub.Batch)}
 	if sub.Of > 0 {
 		opts = append(opts, mdb.AsConsumerGroup(sub.Member, sub.Of))
 	}

@@ -51,7 +51,7 @@ func name(what, stream, server, client string) input {
 }
 
 // read returns an input of an option of reading.
-func read(what, sql string, argument any, server string, opt mdb.CategoryReadOption, client string) input {
+func read(what, sql string, argument any, server string, opt mdb.CategoryOption, client string) input {
 	return input{"read", what, sql, argument, server, func(ctx context.Context, s *mdb.Store) error {
 		_, err := s.GetCategoryMessages(ctx, "input", opt)
 		return err

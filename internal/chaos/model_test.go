@@ -147,7 +147,7 @@ func (q *sequence) readCategory(ctx context.Context) error {
 		from = all[q.rng.IntN(len(all))].GlobalPosition
 	}
 	batch := 1 + q.rng.IntN(8)
-	opts := []mdb.CategoryReadOption{mdb.FromGlobalPosition(from), mdb.WithBatchSize(batch)}
+	opts := []mdb.CategoryOption{mdb.FromGlobalPosition(from), mdb.WithBatchSize(batch)}
 	size, member, correlation := 0, 0, ""
 	if q.rng.IntN(2) == 0 {
 		size = 1 + q.rng.IntN(3)

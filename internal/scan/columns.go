@@ -105,6 +105,9 @@ func checkColumn(i int, name string, oid uint32, format int16) error {
 // malformed reports the length of v and nothing else of it: the content of a message
 // must not appear in logs.
 func (p *Page) malformed(i int, v []byte) error {
+	if v == nil {
+		return fmt.Errorf("column %q is NULL", columns[i].name)
+	}
 	format := "text"
 	if p.binary[i] {
 		format = "binary"

@@ -152,37 +152,45 @@ func (p *Page) Add(values [][]byte) error {
 		return errors.New("row added before all columns were described")
 	}
 	for i, v := range values {
-		if v == nil && !columns[i].nullable {
-			return fmt.Errorf("column %q is NULL", columns[i].name)
-		}
 		if len(v) > maxValue {
 			return p.malformed(i, v)
 		}
 	}
 
 	// Everything that can fail comes before the first copy into the arena, so that an
-	// error leaves the page unchanged.
+	// error leaves the page unchanged. A row whose place is unknown is not a RowError,
+	// because nobody could read on after it.
 	var r row
 	var ok bool
-	if r.id, ok = decodeUUID(values[colID], p.binary[colID]); !ok {
-		return p.malformed(colID, values[colID])
-	}
 	if r.position, ok = decodeInt8(values[colPosition], p.binary[colPosition]); !ok {
 		return p.malformed(colPosition, values[colPosition])
 	}
 	if r.globalPosition, ok = decodeInt8(values[colGlobalPosition], p.binary[colGlobalPosition]); !ok {
 		return p.malformed(colGlobalPosition, values[colGlobalPosition])
 	}
-	if r.micros, ok = decodeTimestamp(values[colTime], p.binary[colTime]); !ok {
+	if r.micros, ok = decodeTimestamp(values[colTime], p.binary[colTime]); !ok && !p.binary[colTime] && values[colTime] != nil {
+		// The server prints each timestamp in the format that parseTimestamp expects, or
+		// none of them, as another DateStyle does.
 		return p.malformed(colTime, values[colTime])
+	} else if !ok {
+		return p.rowError(&r, values, p.malformed(colTime, values[colTime]))
+	}
+	for i, v := range values {
+		if v == nil && !columns[i].nullable {
+			return p.rowError(&r, values, fmt.Errorf("column %q is NULL", columns[i].name))
+		}
+	}
+	if r.id, ok = decodeUUID(values[colID], p.binary[colID]); !ok {
+		r.id = uuid.UUID{}
+		return p.rowError(&r, values, p.malformed(colID, values[colID]))
 	}
 	data, ok := decodeJSON(values[colData], p.binary[colData])
 	if !ok {
-		return p.malformed(colData, values[colData])
+		return p.rowError(&r, values, p.malformed(colData, values[colData]))
 	}
 	metadata, ok := decodeJSON(values[colMetadata], p.binary[colMetadata])
 	if !ok {
-		return p.malformed(colMetadata, values[colMetadata])
+		return p.rowError(&r, values, p.malformed(colMetadata, values[colMetadata]))
 	}
 
 	// The first row is compared with the zero row, whose spans are empty. That is
@@ -197,6 +205,24 @@ func (p *Page) Add(values [][]byte) error {
 	r.metadata = p.vars.put(metadata)
 	p.rows = append(p.rows, r)
 	return nil
+}
+
+// A RowError is the error of a row that cannot be decoded, while others can. Row is what
+// could be decoded, without data and metadata.
+type RowError struct {
+	Row
+
+	err error
+}
+
+func (e *RowError) Error() string { return e.err.Error() }
+func (e *RowError) Unwrap() error { return e.err }
+
+func (p *Page) rowError(r *row, values [][]byte, err error) error {
+	return &RowError{Row{
+		ID: r.id, Stream: string(values[colStream]), Type: string(values[colType]),
+		Position: r.position, GlobalPosition: r.globalPosition,
+	}, err}
 }
 
 // Len returns the number of rows added since [Page.Begin].

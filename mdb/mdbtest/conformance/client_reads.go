@@ -24,14 +24,14 @@ func (s *suite) options(t *testing.T) {
 
 	for _, test := range []struct {
 		name string
-		opts []mdb.StreamReadOption
+		opts []mdb.StreamOption
 		want []int64
 	}{
-		{"AfterPosition leaves the message at the position out", []mdb.StreamReadOption{mdb.AfterPosition(1)}, []int64{2, 3}},
-		{"AfterPosition of the last message", []mdb.StreamReadOption{mdb.AfterPosition(3)}, nil},
-		{"AfterPosition of NoStream is the beginning", []mdb.StreamReadOption{mdb.AfterPosition(mdb.NoStream)}, []int64{0, 1, 2, 3}},
-		{"AfterPosition with a batch size", []mdb.StreamReadOption{mdb.AfterPosition(0), mdb.WithBatchSize(2)}, []int64{1, 2}},
-		{"WithBatchSize of the largest int", []mdb.StreamReadOption{mdb.WithBatchSize(math.MaxInt)}, []int64{0, 1, 2, 3}},
+		{"AfterPosition leaves the message at the position out", []mdb.StreamOption{mdb.AfterPosition(1)}, []int64{2, 3}},
+		{"AfterPosition of the last message", []mdb.StreamOption{mdb.AfterPosition(3)}, nil},
+		{"AfterPosition of NoStream is the beginning", []mdb.StreamOption{mdb.AfterPosition(mdb.NoStream)}, []int64{0, 1, 2, 3}},
+		{"AfterPosition with a batch size", []mdb.StreamOption{mdb.AfterPosition(0), mdb.WithBatchSize(2)}, []int64{1, 2}},
+		{"WithBatchSize of the largest int", []mdb.StreamOption{mdb.WithBatchSize(math.MaxInt)}, []int64{0, 1, 2, 3}},
 	} {
 		s.check(t, test.name, func(t *testing.T) {
 			s.onStoreAndTx(t, func(how string, c client) {
@@ -45,13 +45,13 @@ func (s *suite) options(t *testing.T) {
 
 	for _, test := range []struct {
 		name string
-		opts []mdb.CategoryReadOption
+		opts []mdb.CategoryOption
 		want []int64
 	}{
-		{"AfterGlobalPosition leaves the message at the position out", []mdb.CategoryReadOption{mdb.AfterGlobalPosition(written[1].GlobalPosition)}, []int64{2, 3}},
-		{"AfterGlobalPosition of the last message", []mdb.CategoryReadOption{mdb.AfterGlobalPosition(written[3].GlobalPosition)}, nil},
-		{"AfterGlobalPosition of 0 is the beginning", []mdb.CategoryReadOption{mdb.AfterGlobalPosition(0)}, []int64{0, 1, 2, 3}},
-		{"AfterGlobalPosition with a batch size", []mdb.CategoryReadOption{mdb.AfterGlobalPosition(written[0].GlobalPosition), mdb.WithBatchSize(2)}, []int64{1, 2}},
+		{"AfterGlobalPosition leaves the message at the position out", []mdb.CategoryOption{mdb.AfterGlobalPosition(written[1].GlobalPosition)}, []int64{2, 3}},
+		{"AfterGlobalPosition of the last message", []mdb.CategoryOption{mdb.AfterGlobalPosition(written[3].GlobalPosition)}, nil},
+		{"AfterGlobalPosition of 0 is the beginning", []mdb.CategoryOption{mdb.AfterGlobalPosition(0)}, []int64{0, 1, 2, 3}},
+		{"AfterGlobalPosition with a batch size", []mdb.CategoryOption{mdb.AfterGlobalPosition(written[0].GlobalPosition), mdb.WithBatchSize(2)}, []int64{1, 2}},
 	} {
 		s.check(t, test.name, func(t *testing.T) {
 			s.onStoreAndTx(t, func(how string, c client) {

@@ -96,8 +96,8 @@ func (s *suite) check(t *testing.T, behaviour string, test func(t *testing.T)) {
 type client interface {
 	WriteMessage(ctx context.Context, stream mdb.StreamName, m mdb.ProposedMessage, opts ...mdb.WriteOption) (mdb.Written, error)
 	WriteMessages(ctx context.Context, stream mdb.StreamName, ms []mdb.ProposedMessage, opts ...mdb.WriteOption) ([]mdb.Written, error)
-	GetStreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamReadOption) ([]mdb.Message, error)
-	GetCategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryReadOption) ([]mdb.Message, error)
+	GetStreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamOption) ([]mdb.Message, error)
+	GetCategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryOption) ([]mdb.Message, error)
 	GetLastStreamMessage(ctx context.Context, stream mdb.StreamName, opts ...mdb.LastMessageOption) (mdb.Message, error)
 	StreamVersion(ctx context.Context, stream mdb.StreamName) (int64, error)
 	MessageStoreVersion(ctx context.Context) (string, error)

@@ -55,16 +55,16 @@ func (s *suite) defaultBatch(t *testing.T) {
 	}
 }
 
-func streamOptions(opts []mdb.ReadOption) []mdb.StreamReadOption {
-	all := make([]mdb.StreamReadOption, len(opts))
+func streamOptions(opts []mdb.ReadOption) []mdb.StreamOption {
+	all := make([]mdb.StreamOption, len(opts))
 	for i, opt := range opts {
 		all[i] = opt
 	}
 	return all
 }
 
-func categoryOptions(opts []mdb.ReadOption) []mdb.CategoryReadOption {
-	all := make([]mdb.CategoryReadOption, len(opts))
+func categoryOptions(opts []mdb.ReadOption) []mdb.CategoryOption {
+	all := make([]mdb.CategoryOption, len(opts))
 	for i, opt := range opts {
 		all[i] = opt
 	}

@@ -194,7 +194,7 @@ func (c readCase) positional(function string) (from string, args []any) {
 
 func (c readCase) ofStream(t testing.TB, client client) ([]mdb.Message, error) {
 	t.Helper()
-	var opts []mdb.StreamReadOption
+	var opts []mdb.StreamOption
 	if c.Position != nil {
 		opts = append(opts, mdb.FromPosition(*c.Position))
 	}
@@ -204,7 +204,7 @@ func (c readCase) ofStream(t testing.TB, client client) ([]mdb.Message, error) {
 
 func (c readCase) ofCategory(t testing.TB, client client) ([]mdb.Message, error) {
 	t.Helper()
-	var opts []mdb.CategoryReadOption
+	var opts []mdb.CategoryOption
 	if c.Position != nil {
 		opts = append(opts, mdb.FromGlobalPosition(*c.Position))
 	}

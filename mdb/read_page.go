@@ -1,0 +1,273 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/scan"
+)
+
+// A pageRead is the read of a page, with its arguments and its result, so that it is one
+// allocation. It usually takes one step, which is one statement. If that fails because of
+// one of its messages, further steps read smaller parts of the page and find the message.
+// After the last step, the next one begins the next page.
+type pageRead struct {
+	readConfig        // position is where the next step begins
+	name       string // of a stream or a category
+	isStream   bool
+	withHead   bool // whether each step reads the head before its messages
+	args       [maxArguments]any
+	most       int64     // the limit of the step
+	head       int64     // the last position before the step, if withHead is set
+	messages   []Message // the step's
+	arrived    int       // how many rows of a step arrived, also of one that failed
+	page       []Message // the result
+	part       int64     // limits the steps after one that was too large; 0: no limit
+	succeeds   int64     // a step of this many messages succeeds; 0: none is known
+	fails      int64     // a step of this many messages fails; 0: none is known
+	search     *search   // of the message that fails; nil: none
+	complete   bool      // the page is complete
+}
+
+func (s *procedures) configureStreamRead(stream StreamName, opts []StreamOption) (*pageRead, error) {
+	r := &pageRead{name: string(stream), isStream: true, readConfig: readConfig{batchSize: DefaultBatchSize}}
+	r.faults.streamWithID(stream)
+	for _, opt := range opts {
+		opt.streamRead(&r.readConfig)
+	}
+	r.check(s.config)
+	return r, r.faults.err()
+}
+
+func (s *procedures) configureCategoryRead(category Category, opts []CategoryOption) (*pageRead, error) {
+	// The first global position is 1.
+	r := &pageRead{name: string(category), readConfig: readConfig{position: 1, batchSize: DefaultBatchSize}}
+	r.faults.category("category", category)
+	for _, opt := range opts {
+		opt.categoryRead(&r.readConfig)
+	}
+	r.check(s.config)
+	return r, r.faults.err()
+}
+
+// readPage reads the next page. It returns messages with an [*UnreadableError], which come
+// before the one that cannot be read.
+func (s *procedures) readPage(ctx context.Context, r *pageRead) ([]Message, error) {
+	for {
+		done, err := s.step(ctx, r)
+		if err != nil && !errors.As(err, new(*UnreadableError)) {
+			return nil, err
+		}
+		if done {
+			return r.page, err
+		}
+	}
+}
+
+// step takes the next step of a read. It reports whether the page is complete, which it is
+// with an [*UnreadableError], too. After another error the step can be repeated.
+func (s *procedures) step(ctx context.Context, r *pageRead) (done bool, err error) {
+	if r.complete {
+		r.page, r.complete = nil, false
+	}
+	if r.search != nil {
+		done, err = s.searchStep(ctx, r)
+	} else {
+		done, err = s.pageStep(ctx, r)
+	}
+	r.complete = done
+	return done, err
+}
+
+func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err error) {
+	r.most = r.next()
+	if err := s.runPage(ctx, r); err != nil {
+		return s.failed(r, err)
+	}
+	if r.required {
+		if len(r.messages) == 0 && (!r.withVersion() || r.head == NoStream) {
+			return true, noStream(r.name)
+		}
+		r.required = false
+	}
+	n := int64(len(r.messages))
+	complete := r.add()
+	if n < r.most || n == 0 || r.most == unlimited {
+		r.succeeds, r.fails = 0, 0
+		return true, nil
+	}
+	r.succeeds = 0
+	if r.fails > 0 {
+		r.fails = max(r.fails-n, 0)
+	} else {
+		r.part *= 2 // until the page limits it again
+	}
+	return complete, nil
+}
+
+// add adds the step's messages to the page, and reports whether that is full.
+func (r *pageRead) add() bool {
+	if r.page == nil {
+		r.page = r.messages
+	} else {
+		r.page = append(r.page, r.messages...)
+	}
+	r.messages = nil
+	if n := len(r.page); n > 0 {
+		r.position = r.positionOf(&r.page[n-1]) + 1
+	}
+	return int64(len(r.page)) == r.batchSize
+}
+
+func noStream(name string) error { return fmt.Errorf("%w: %s", ErrNoStream, name) }
+
+// next returns the limit of the next step.
+func (r *pageRead) next() int64 {
+	most := int64(math.MaxInt64)
+	if r.batchSize != unlimited {
+		most = r.batchSize - int64(len(r.page))
+	}
+	if r.succeeds > 0 {
+		most = min(most, r.succeeds)
+	} else if r.fails > 0 {
+		most = min(most, max(r.fails/2, 1))
+	}
+	if r.part > 0 {
+		most = min(most, r.part)
+	}
+	if most == math.MaxInt64 {
+		return unlimited
+	}
+	return most
+}
+
+// failed decides what follows from the failure of a step.
+func (s *procedures) failed(r *pageRead, err error) (done bool, _ error) {
+	r.succeeds = 0
+	var row *scan.RowError
+	decoding := errors.As(err, &row)
+	fault := isMessageFault(err)
+	arrived := int64(r.arrived)
+	switch {
+	case decoding && arrived == 0:
+		return true, r.pass(unreadableRow(row, err))
+	case s.tx != nil && !decoding: // the failure has aborted the transaction
+	case fault && arrived > 0 && arrived != r.most:
+		r.succeeds, r.fails = arrived, arrived+1
+		return false, nil
+	case (fault || isPageTooLarge(err)) && r.most == unlimited:
+		r.part = DefaultBatchSize
+		return false, nil
+	case fault && r.most > 1:
+		r.fails = r.most
+		return false, nil
+	case fault:
+		r.search = &search{cause: err, low: r.position - 1, high: unknownPosition}
+		return false, nil
+	case isPageTooLarge(err) && r.most > 1:
+		r.part = r.most / 2
+		return false, nil
+	}
+	return false, r.explain(err)
+}
+
+// explain returns the error of a step, for users.
+func (r *pageRead) explain(err error) error {
+	if r.isStream {
+		return explain("get messages of stream "+r.name, err)
+	}
+	return explain("get messages of category "+r.name, err)
+}
+
+func (r *pageRead) positionOf(m *Message) int64 {
+	if r.isStream {
+		return m.Position
+	}
+	return m.GlobalPosition
+}
+
+// withVersion reports whether RequireStream needs the stream's version: a read of all
+// messages that finds none needs nothing else.
+func (r *pageRead) withVersion() bool {
+	return r.required && (r.position > 0 || r.condition != nil)
+}
+
+// statement returns the statement for a step and its arguments.
+func (s *procedures) statement(r *pageRead) (*statement, []any) {
+	switch direct := s.config.direct && r.condition == nil; {
+	case r.isStream && direct:
+		return directStreamMessages, r.arguments(&r.name, &r.position, r.limit())
+	case r.isStream:
+		return getStreamMessages, r.arguments(&r.name, &r.position, &r.most, r.condition)
+	case !direct:
+		return getCategoryMessages, r.arguments(&r.name, &r.position, &r.most, r.correlation, r.member, r.size, r.condition)
+	case r.correlation == nil && r.size == nil:
+		return directCategoryMessages, r.arguments(&r.name, &r.position, r.limit())
+	case r.correlation == nil:
+		return directGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.member, r.size)
+	case r.size == nil:
+		return directCorrelated, r.arguments(&r.name, &r.position, r.limit(), r.correlation)
+	}
+	return directCorrelatedGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.correlation, r.member, r.size)
+}
+
+// limit returns the argument of LIMIT; NULL is no limit.
+func (r *pageRead) limit() *int64 {
+	if r.most == unlimited {
+		return nil
+	}
+	return &r.most
+}
+
+// arguments keeps the arguments in r. They are pointers, which can be passed as any without
+// an allocation.
+func (r *pageRead) arguments(args ...any) []any {
+	return r.args[:copy(r.args[:], args)]
+}
+
+// runPage runs a step's statement, in one round trip. A head comes before the messages: in
+// the opposite order, a message that becomes visible between the two would be passed over.
+// Both are read on one connection, because another may be to a server that has more.
+func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
+	r.messages, r.arrived = nil, 0 // lets the previous page be freed
+	st, args := s.statement(r)
+	if !r.withHead && !r.withVersion() && r.condition == nil {
+		return s.run(ctx, st, r.read, args...)
+	}
+	steps := make([]step, 0, 4)
+	var undo *statement
+	if r.condition != nil {
+		steps, undo = append(steps, step{st: conditionOn, read: drain}), conditionOff
+	}
+	if r.withHead || r.withVersion() {
+		steps = append(steps, s.headStep(r))
+	}
+	steps = append(steps, step{st: st, read: r.read, args: args})
+	if r.condition != nil {
+		steps = append(steps, step{st: conditionOff, read: drain})
+	}
+	err := s.runBatch(ctx, undo, steps...)
+	if r.condition != nil {
+		err = blameCondition(*r.condition, err)
+	}
+	return err
+}
+
+// headStep reads the last position in the stream or category.
+func (s *procedures) headStep(r *pageRead) step {
+	if !r.isStream {
+		r.head = 0
+		return step{st: directCategoryHead, read: number(&r.head), args: []any{&r.name}}
+	}
+	r.head = NoStream // the server returns NULL for it
+	return step{st: s.versionStatement(), read: number(&r.head), args: []any{&r.name}}
+}
+
+func (r *pageRead) read(rows pgx.Rows) (err error) {
+	r.messages, err = readMessages(rows, &r.arrived)
+	return err
+}
