@@ -37,8 +37,10 @@ type session interface {
 }
 
 // connOf returns the connection of a session, or nil if that is not known.
-func connOf(s session) *pgx.Conn {
+func connOf(s any) *pgx.Conn {
 	switch s := s.(type) {
+	case txSession:
+		return connOf(s.Transaction)
 	case *pgx.Conn:
 		return s
 	case interface{ Conn() *pgx.Conn }:

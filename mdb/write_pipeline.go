@@ -308,7 +308,7 @@ func (p *pipeline) traceStart(spans []span) {
 		for _, w := range s.writes {
 			args := shown(w.arguments())
 			p.queued[w] = args
-			batch.Queue(writeMessage.sql, args...)
+			batch.Queue(w.statement().sql, args...)
 		}
 	}
 	p.ctx = p.trace.batch.TraceBatchStart(p.ctx, p.conn, pgx.TraceBatchStartData{Batch: batch})
