@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,15 +162,17 @@ func TestPanics(t *testing.T) {
 	run(t, func(t *testing.T, db *database) {
 		var log strings.Builder
 		b := db.bell(&log)
-		notify, connect, broken := b.config.Notify, b.connect, "connect"
+		notify, connect := b.config.Notify, b.connect
+		var broken atomic.Value
+		broken.Store("connect")
 		b.connect = func(ctx context.Context) (server, error) {
-			if broken == "connect" {
+			if broken.Load() == "connect" {
 				panic("of BeforeConnect")
 			}
 			return connect(ctx)
 		}
 		b.config.Notify = func(ctx context.Context, payload string) (time.Time, error) {
-			if broken == "notify" {
+			if broken.Load() == "notify" {
 				panic("of PrepareConn")
 			}
 			return notify(ctx, payload)
@@ -177,10 +180,10 @@ func TestPanics(t *testing.T) {
 		a := subscribe(t, b, "a")
 		pass(time.Minute)
 		wantStats(t, "panics of BeforeConnect", b, Stats{Off: 1})
-		broken = "notify"
+		broken.Store("notify")
 		pass(time.Minute)
 		wantStats(t, "panics of PrepareConn", b, Stats{Off: 1})
-		broken = ""
+		broken.Store("")
 		pass(time.Minute)
 		wantStats(t, "no more panics", b, Stats{Listening: true, Armed: 1})
 		for _, want := range []string{"panic: of BeforeConnect", "panic: of PrepareConn"} {
@@ -275,7 +278,7 @@ func TestArmPauses(t *testing.T) {
 				t.Fatalf("a cooling category is polled every %v", d)
 			}
 		}
-		shares := db.shares
+		shares := db.get(func() int { return db.shares })
 		pass(10 * time.Second)
 		if n := db.get(func() int { return db.shares }) - shares; n > 500 || n < 100 {
 			t.Errorf("got %d statements of 10 ms in 10 s, want half of the time at most", n)

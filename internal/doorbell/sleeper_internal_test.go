@@ -46,19 +46,25 @@ func TestSleep(t *testing.T) {
 		}, true, true, 0},
 		{"cooled during the read", func(b *Bell, when string) {
 			if when == "read" {
+				b.mu.Lock()
+				defer b.mu.Unlock()
 				b.categories["a"].rate.add(time.Now(), 1)
 				b.cool(time.Now())
 			}
 		}, true, true, 0},
 		{"cooled during the sleep", func(b *Bell, when string) {
 			if when == "asleep" {
+				b.mu.Lock()
+				defer b.mu.Unlock()
 				b.categories["a"].rate.add(time.Now(), 1)
 				b.cool(time.Now())
 			}
 		}, true, true, 0},
 		{"armed during the read", func(b *Bell, when string) {
 			if when == "read" {
+				b.mu.Lock()
 				b.categories["a"].wanted = true
+				b.mu.Unlock()
 				b.armed([]string{"a"}, []bool{true})
 			}
 		}, true, false, 0},
