@@ -43,7 +43,7 @@ const (
 	whole  = 1 << 30 // the answer arrives, and then the connection breaks; minus n: all but its last n bytes arrive
 	lost   = -1      // the request is sent, and does not reach the server
 	unsent = -2      // the request cannot even be sent
-	halved = -3      // the server receives the request, but the client is told that it received only a part
+	halved = -3      // the server receives the request, but Write reports that it received only a part
 )
 
 func (w *wire) attach(cfg *pgxpool.Config) {
