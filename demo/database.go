@@ -105,7 +105,7 @@ func (d *database) open(ctx context.Context, opts ...mdb.StoreOption) (*mdb.Stor
 	cfg.MaxConns = writers + 2
 	cfg.ConnConfig.RuntimeParams["application_name"] = d.application()
 	cfg.ConnConfig.RuntimeParams["search_path"] = d.schema()
-	mdb.Configure(cfg)
+	mdb.Configure(cfg, mdb.StoreFirst())
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -32,10 +32,6 @@ SELECT
 		UNION ALL SELECT 'EXECUTE on ' || string_agg(proname, ', ') FROM functions
 			WHERE NOT has_function_privilege(oid, 'EXECUTE') HAVING count(*) > 0
 	) AS missing(what)),
-	(SELECT array_agg(n.nspname || '.' || c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-		WHERE c.relname = 'messages' AND pg_table_is_visible(c.oid) AND n.nspname <> 'message_store'),
-	(SELECT array_agg(DISTINCT n.nspname || '.' || p.proname) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-		JOIN functions AS f ON f.proname = p.proname AND f.proargtypes = p.proargtypes WHERE pg_function_is_visible(p.oid) AND n.nspname <> 'message_store'),
 	pg_is_in_recovery(),
 	(SELECT s.seqcache FROM pg_sequence AS s JOIN relations AS r ON r.oid = s.seqrelid WHERE r.relname = 'messages_global_position_seq'),
 	(SELECT array_agg(name) FROM unnest(ARRAY['messages_id', 'messages_stream', 'messages_category']) AS name
@@ -50,9 +46,8 @@ SELECT
 //     package;
 //   - the role lacks a privilege (one for writing may be missing on purpose, if the
 //     program only reads);
-//   - the search path does not contain message_store, although the installed functions
-//     need it, or contains another table messages, or functions of the same names, before
-//     it;
+//   - the installed functions depend on the search path, and that does not begin with
+//     message_store, or finds another table messages or functions of the same names first;
 //   - the server is a standby, which rejects writes;
 //   - the sequence of global positions has a cache, so that messages of a category may
 //     become visible in an order other than that of their global positions;
@@ -61,11 +56,13 @@ SELECT
 // It uses one connection, and assumes that the others are configured alike.
 func (s *Store) Check(ctx context.Context) error {
 	var (
-		missing, rights, tables, functions, indexes []string
-		lastOfType, standby                         bool
-		cache                                       *int64
+		missing, rights, indexes []string
+		lastOfType, standby      bool
+		cache                    *int64
 	)
-	err := s.run(ctx, inspection, one(&missing, &lastOfType, &rights, &tables, &functions, &standby, &cache, &indexes))
+	// It runs even if the store must not be used because of the search path.
+	runner := &poolRunner{pool: s.pool, mode: s.config.execMode}
+	err := runner.run(ctx, inspection, one(&missing, &lastOfType, &rights, &standby, &cache, &indexes))
 	if err != nil {
 		return explain("check the database", err)
 	}
@@ -83,11 +80,12 @@ func (s *Store) Check(ctx context.Context) error {
 	if len(rights) > 0 {
 		found("the role lacks "+strings.Join(rights, "; "), "GRANT message_store TO the role that connects")
 	}
-	if len(tables) > 0 {
-		found("the search path finds another table first: "+strings.Join(tables, ", "), pathRemedy)
+	path, err := s.lookAtPath(ctx)
+	if err != nil {
+		return explain("look at the search path", err)
 	}
-	if len(functions) > 0 {
-		found("the search path finds other functions with names of Message DB first: "+strings.Join(functions, ", "), pathRemedy)
+	if err := path.problem(); err != nil {
+		problems = append(problems, err)
 	}
 	if standby {
 		found("the server is a standby, which rejects writes", "connect to the primary, for example with target_session_attrs=read-write")
@@ -102,22 +100,5 @@ func (s *Store) Check(ctx context.Context) error {
 	if !lastOfType {
 		found("Message DB is older than 1.3.0, so OfType does not work", "upgrade Message DB")
 	}
-	if len(rights)+len(tables)+len(functions) == 0 {
-		if err := s.checkPath(ctx); err != nil {
-			problems = append(problems, err)
-		}
-	}
 	return errors.Join(problems...)
-}
-
-const pathRemedy = "put message_store first in the search path and pg_temp last, as Configure does, or ALTER ROLE … SET search_path"
-
-// checkPath calls a function whose body needs the search path in some installations, but
-// not in all.
-func (s *Store) checkPath(ctx context.Context) error {
-	err := s.run(ctx, streamVersion, drain, "category-id")
-	if err != nil {
-		return explain("check the search path", err)
-	}
-	return nil
 }

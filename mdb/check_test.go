@@ -56,6 +56,9 @@ func TestCheck(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
 	const member = `; SET LOCAL ROLE message_store`
+	// The functions of Message DB's own script depend on the search path.
+	const dependent = `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
+		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$; `
 	for _, tt := range []struct {
 		name            string
 		spoil           string
@@ -116,23 +119,23 @@ func TestCheck(t *testing.T) {
 		},
 		{
 			name:    "another table",
-			spoil:   `CREATE SCHEMA app; CREATE TABLE app.messages (); SET LOCAL search_path = app, message_store`,
-			problem: "the search path finds another table first: app.messages", remedy: "put message_store first",
+			spoil:   dependent + `CREATE SCHEMA app; CREATE TABLE app.messages (); SET LOCAL search_path = app, message_store`,
+			problem: "depend on the search path, app, message_store, which does not begin with message_store", remedy: "StoreFirst",
 		},
 		{
 			name:    "another table and no path to the store's",
-			spoil:   `CREATE TABLE public.messages (); SET LOCAL search_path = public`,
-			problem: "the search path finds another table first: public.messages", remedy: "put message_store first",
+			spoil:   dependent + `CREATE TABLE public.messages (); SET LOCAL search_path = public`,
+			problem: "depend on the search path, public, which does not begin with message_store", remedy: "PinSearchPath",
 		},
 		{
-			name:    "another view",
-			spoil:   `CREATE VIEW public.messages AS SELECT 1; SET LOCAL search_path = public, message_store`,
-			problem: "the search path finds another table first: public.messages", remedy: "put message_store first",
+			name:    "a temporary table",
+			spoil:   dependent + `CREATE TEMPORARY TABLE messages (); SET LOCAL search_path = message_store, public`,
+			problem: "depend on the search path, message_store, public, which finds another table messages first", remedy: "ALTER ROLE",
 		},
 		{
 			name:    "another function",
-			spoil:   `CREATE FUNCTION public.category(varchar) RETURNS varchar LANGUAGE sql RETURN 'mine'; SET LOCAL search_path = public, message_store`,
-			problem: "the search path finds other functions with names of Message DB first: public.category", remedy: "put message_store first",
+			spoil:   dependent + `CREATE FUNCTION public.category(text) RETURNS varchar LANGUAGE sql RETURN 'mine'; SET LOCAL search_path = message_store, public`,
+			problem: "which contains other functions with their names: public.category", remedy: "PinSearchPath",
 		},
 		{
 			name:    "cache",
@@ -205,27 +208,20 @@ func TestCheckInvalidIndex(t *testing.T) {
 	}
 }
 
-// TestCheckTemporaryTable checks that Check reports a temporary table of the session only
-// if the search path finds it before the store's table.
+// TestCheckTemporaryTable checks that Check accepts a temporary table named messages if the
+// functions, or the search path, lead to the store's.
 func TestCheckTemporaryTable(t *testing.T) {
 	t.Parallel()
-	for name, open := range map[string]func(testing.TB, string, ...func(*pgxpool.Config)) *pgxpool.Pool{"configured": newPool, "bare": barePool} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newStore(t, open(t, testdb.Shared(t), oneConnection))
-			exec(t, s.Pool(), `CREATE TEMPORARY TABLE messages ()`)
-			err := s.Check(t.Context())
-			if name == "configured" {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			found := findings(t, err)
-			if !strings.Contains(found[0].Problem, "the search path finds another table first: pg_temp") {
-				t.Errorf("got findings %v, want the temporary table", found)
-			}
-		})
+	for name, url := range map[string]string{"independent": testdb.Shared(t), "dependent": testdb.PathDependent(t)} {
+		prepare := configure
+		if name == "dependent" {
+			prepare = firstPath
+		}
+		s := newStore(t, barePool(t, url, prepare, oneConnection))
+		exec(t, s.Pool(), `CREATE TEMPORARY TABLE messages ()`)
+		if err := s.Check(t.Context()); err != nil {
+			t.Errorf("%s: got error %v, want none", name, err)
+		}
 	}
 }
 
@@ -237,10 +233,10 @@ func TestCheckPath(t *testing.T) {
 	exec(t, newPool(t, url), `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
 		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
 	found := findings(t, newStore(t, barePool(t, url)).Check(t.Context()))
-	if len(found) != 1 || !strings.Contains(found[0].Problem, "the search path does not contain the schema message_store") {
+	if len(found) != 1 || !strings.Contains(found[0].Problem, "which does not begin with message_store") {
 		t.Errorf("got findings %v, want the path", found)
 	}
-	if err := newStore(t, newPool(t, url)).Check(t.Context()); err != nil {
+	if err := newStore(t, barePool(t, url, firstPath)).Check(t.Context()); err != nil {
 		t.Errorf("on a configured pool: got error %v, want none", err)
 	}
 }
@@ -254,13 +250,15 @@ func TestCheckAll(t *testing.T) {
 		DROP INDEX message_store.messages_category, message_store.messages_id;
 		REVOKE INSERT ON message_store.messages FROM message_store;
 		CREATE TABLE public.messages ();
-		GRANT ALL ON public.messages TO message_store;`)
+		GRANT ALL ON public.messages TO message_store;
+		CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
+			$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
 	s := newStore(t, barePool(t, url, asRole("message_store"), parameter("search_path", "public")))
 	err := s.Check(t.Context())
 	if found := findings(t, err); len(found) != 4 {
 		t.Errorf("got %d findings, want 4: %v", len(found), err)
 	}
-	for _, part := range []string{"CACHE 5", "messages_id, messages_category", "INSERT on messages", "public.messages"} {
+	for _, part := range []string{"CACHE 5", "messages_id, messages_category", "INSERT on messages", "depend on the search path, public"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("got %q, want it to mention %s", err, part)
 		}

@@ -96,6 +96,9 @@ func classify(err error) class {
 	if errors.As(err, new(*unreadableError)) {
 		return classUnreadable
 	}
+	if errors.As(err, new(*SetupError)) {
+		return classSetup
+	}
 	var broken *brokenError
 	if errors.As(err, &broken) {
 		switch {
@@ -132,11 +135,7 @@ func classify(err error) class {
 		}
 		return classNotSent
 	}
-	severity := pgErr.SeverityUnlocalized
-	if severity == "" { // from servers that only implement PostgreSQL's protocol
-		severity = pgErr.Severity
-	}
-	if severity == "FATAL" || severity == "PANIC" {
+	if isFatal(pgErr) {
 		if pgErr.Code == "25P03" || pgErr.Code == "57P05" {
 			return classNotSent // the session had ended for idleness before the statement arrived
 		}
@@ -186,9 +185,7 @@ func isSetupToConnect(e *pgconn.PgError) bool {
 	case "22", "28", "42":
 		return true
 	}
-	// PgBouncer has the same SQLSTATE for a parameter that it does not know and for a server
-	// that it cannot reach at the moment.
-	return e.Code == "3D000" || e.Code == "08P01" && strings.Contains(e.Message, "startup parameter")
+	return e.Code == "3D000" || isUnsupportedParameter(e)
 }
 
 // isMessages reports whether the error may be of Message DB's table, and not of another
@@ -213,16 +210,14 @@ func isTooLarge(err error) bool {
 	return false
 }
 
-// classifyAcquire returns the class of the error of a pool that gave no connection. The
-// error may be that of a statement which a hook of the pool has sent. If that is worth a
-// retry, so is the call, which has sent nothing.
+// classifyAcquire returns the class of the error of a pool that gave no connection. If it is
+// the server's, to what a hook of the pool has sent, it decides as it would for a read.
+// Another error of a hook is like a failure to connect.
 func classifyAcquire(err error) class {
 	if errors.As(err, new(*pgconn.PgError)) {
 		switch c := classify(err); {
-		case c.retryWrite():
-			return classNotSent
 		case c.retryRead(false):
-			return classNoConnection
+			return classNotSent
 		case c.retryRead(true):
 			return classInternal
 		}
@@ -233,10 +228,23 @@ func classifyAcquire(err error) class {
 		return classRefused
 	case isContextError(err): // no connection was free, unless a hook took too long
 		return classNoConnection
-	case isConnectionLoss(err):
-		return classNotSent
 	}
-	return classNoConnection
+	return classNotSent
+}
+
+// isFatal reports whether the error has ended the session.
+func isFatal(pgErr *pgconn.PgError) bool {
+	severity := pgErr.SeverityUnlocalized
+	if severity == "" { // from servers that only implement PostgreSQL's protocol
+		severity = pgErr.Severity
+	}
+	return severity == "FATAL" || severity == "PANIC"
+}
+
+// isUnsupportedParameter reports whether PgBouncer rejects a start-up parameter. It uses the
+// same SQLSTATE for its transient errors, and has one language.
+func isUnsupportedParameter(pgErr *pgconn.PgError) bool {
+	return pgErr.Code == "08P01" && strings.HasPrefix(pgErr.Message, "unsupported startup parameter")
 }
 
 func isContextError(err error) bool {

@@ -39,7 +39,7 @@ func TestClassify(t *testing.T) {
 		{context.DeadlineExceeded, W | R | F | L}, // of another call's context
 		{&brokenError{sent: true, err: io.EOF}, W | R | F | L},
 		{&brokenError{sent: false, err: io.EOF}, W | R | F},
-		{&acquireError{errors.New("a hook said no")}, R | F},
+		{&acquireError{errors.New("a hook said no")}, W | R | F},
 		{&acquireError{context.DeadlineExceeded}, R | F},
 		{&acquireError{puddle.ErrClosedPool}, 0},
 		{fmt.Errorf("look: %w", &acquireError{fmt.Errorf("acquire: %w", puddle.ErrClosedPool)}), 0},
@@ -47,13 +47,14 @@ func TestClassify(t *testing.T) {
 		{&acquireError{server("42501")}, R},
 		{&acquireError{server("40001")}, W | R | F},
 		{&acquireError{fatal("57P01")}, W | R | F},
-		{&acquireError{server("53300")}, R | F},
+		{&acquireError{server("53300")}, W | R | F},
 		{&acquireError{io.ErrUnexpectedEOF}, W | R | F}, // in a hook
-		{fatal("57P01"), W | R | F | L},                 // terminated
-		{fatal("57P02"), W | R | F | L},                 // crash
-		{fatal("57P05"), W | R | F},                     // idle for too long, so the statement has not arrived
-		{fatal("25P03"), W | R | F},                     // idle for too long in a transaction
-		{fatal("25P04"), W | R | F | L},                 // a transaction that took too long
+		{&SetupError{}, R},
+		{fatal("57P01"), W | R | F | L}, // terminated
+		{fatal("57P02"), W | R | F | L}, // crash
+		{fatal("57P05"), W | R | F},     // idle for too long, so the statement has not arrived
+		{fatal("25P03"), W | R | F},     // idle for too long in a transaction
+		{fatal("25P04"), W | R | F | L}, // a transaction that took too long
 
 		{&unsendableError{errors.New("cannot encode")}, 0},
 		{&brokenError{sent: false, err: errors.New("message body too large")}, 0},

@@ -53,7 +53,7 @@ func TestConformance(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					mdb.Configure(cfg)
+					configure(cfg)
 					cfg.ConnConfig.DefaultQueryExecMode = mode
 					if role.role != "" {
 						cfg.ConnConfig.RuntimeParams["role"] = role.role

@@ -121,11 +121,11 @@
 //
 // # PgBouncer
 //
-// In transaction mode, PgBouncer must be 1.21 or later with prepared statements enabled,
-// or the pool's DefaultQueryExecMode must be pgx.QueryExecModeExec or
-// QueryExecModeCacheDescribe. PgBouncer rejects the start-up parameters that [Configure]
-// sets: do not call it, and set search_path and message_store.sql_condition on the role.
-// With [WithNotify], [ListenOn] must bypass PgBouncer.
+// Pass [BehindPooler] to [Configure] or [Connect], because PgBouncer rejects start-up
+// parameters that it does not track, and set the rest on the role. It makes
+// pgx.QueryExecModeExec the default mode. PgBouncer 1.21 or later with prepared statements
+// enabled supports pgx.QueryExecModeCacheStatement, too. With [WithNotify], [ListenOn] must
+// bypass PgBouncer.
 //
 // # Testing
 //
@@ -146,6 +146,10 @@
 //	WithLogger           x
 //	WithPolling          x, and subscriptions
 //	WithNotify           x
+//
+//	option               Configure, Connect
+//	StoreFirst           x
+//	BehindPooler         x
 //
 //	option               WithNotify
 //	Fallback             x

@@ -77,6 +77,41 @@ func ExampleNew() {
 	fmt.Println("problems:", store.Check(ctx))
 }
 
+// With the functions of Message DB's own script, the schema message_store must be first in
+// the search path of the pool.
+func ExampleConfigure_storeFirst() {
+	ctx := context.Background()
+	cfg, err := pgxpool.ParseConfig(os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	mdb.Configure(cfg, mdb.StoreFirst())
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	store, err := mdb.New(pool)
+	if err != nil {
+		log.Panic(err)
+	}
+	fmt.Println("problems:", store.Check(ctx))
+}
+
+// PgBouncer tracks few start-up parameters. The connection that listens for notifications
+// bypasses it.
+func ExampleBehindPooler() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"), mdb.BehindPooler(),
+		mdb.WithNotify(mdb.ListenOn(os.Getenv("SERVER_URL"))))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	version, err := store.MessageStoreVersion(ctx)
+	fmt.Println(version, err)
+}
+
 // Two writers decide on the same state. One succeeds; the other gets an error, because its
 // state is outdated.
 func ExampleStore_WriteMessage_conflict() {

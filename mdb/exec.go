@@ -128,8 +128,9 @@ func notSent(s session, err error) error {
 // A poolRunner runs statements on a connection of the pool. Each call is a transaction of
 // its own.
 type poolRunner struct {
-	pool *pgxpool.Pool
-	mode pgx.QueryExecMode
+	pool  *pgxpool.Pool
+	mode  pgx.QueryExecMode
+	first *firstUse
 }
 
 func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, read func(pgx.Rows) error, args []any) error {
@@ -142,7 +143,7 @@ func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, r
 }
 
 func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	conn, err := acquire(ctx, r.pool)
+	conn, err := r.first.acquire(ctx, r.pool, r.mode)
 	if err != nil {
 		return err
 	}
@@ -159,7 +160,7 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 }
 
 func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	conn, err := acquire(ctx, r.pool)
+	conn, err := r.first.acquire(ctx, r.pool, r.mode)
 	if err != nil {
 		return err
 	}
@@ -204,6 +205,7 @@ func statements(steps []step) []*statement {
 	return sts
 }
 
+// acquire returns a connection, whether or not the store may be used.
 func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {

@@ -44,11 +44,26 @@ func explainSetup(err error) error {
 		}
 	}
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || isConnectError(err) {
+	if !errors.As(err, &pgErr) {
 		return nil
 	}
 	text := serverText(pgErr)
 	switch {
+	case isConnectError(err) && isUnsupportedParameter(pgErr):
+		return &SetupError{
+			Problem: "the pooler rejects a start-up parameter (" + pgErr.Message + ")",
+			Remedy:  "prepare the pool's configuration with Configure(cfg, BehindPooler()), or pass BehindPooler() to Connect (mdb: -pooler), and set the other settings on the role; ListenOn must bypass the pooler",
+			err:     err,
+		}
+	case isConnectError(err) && pgErr.Code == "42704":
+		// The name may be a part of a password, after a space that is not in quotes.
+		return &SetupError{
+			Problem: "the server does not know a parameter of the connection string",
+			Remedy:  "leave out parameters of other libraries, such as schema and pgbouncer, and put values with spaces into quotes",
+			err:     err,
+		}
+	case isConnectError(err):
+		return nil
 	case pgErr.Code == "42501" && (pgErr.Routine == "ExecWithCheckOptions" || pgErr.Routine == "check_enable_rls"):
 		return &SetupError{
 			Problem: "row-level security is on for the table messages (" + text + ")",
@@ -70,7 +85,7 @@ func explainSetup(err error) error {
 	case pgErr.Code == "42883" || pgErr.Code == "42P01":
 		return &SetupError{
 			Problem: "the search path does not contain the schema message_store (" + text + ")",
-			Remedy:  "prepare the pool's configuration with Configure, or ALTER ROLE … SET search_path = message_store, …",
+			Remedy:  "prepare the pool's configuration with Configure(cfg, StoreFirst()), or ALTER ROLE … SET search_path = message_store, …",
 			err:     err,
 		}
 	case isGlobalPositionTaken(pgErr):

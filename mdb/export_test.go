@@ -15,3 +15,6 @@ func DirectStatements() map[string]string {
 
 // Suspect does what a store does after a read without an answer.
 func Suspect(s *Store) { s.suspect() }
+
+// Looked reports whether the store has looked at the search path.
+func Looked(s *Store) bool { return s.first.done.Load() }

@@ -92,7 +92,7 @@ func gomdbTruncatedPages(t *testing.T) {
 // gomdb set the search path on one connection of the pool: of 8 concurrent calls, 7
 // failed.
 func gomdbSearchPath(t *testing.T) {
-	s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) { cfg.MaxConns = 8 }))
+	s := newStore(t, barePool(t, testdb.Shared(t), firstPath, func(cfg *pgxpool.Config) { cfg.MaxConns = 8 }))
 	category := mdbtest.Category("gomdb")
 	var wg, all sync.WaitGroup
 	all.Add(8)

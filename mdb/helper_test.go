@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -42,9 +43,18 @@ func barePool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpo
 	return pool
 }
 
+// configure prepares a pool as Message DB's functions in the tests' databases need it.
+func configure(cfg *pgxpool.Config) {
+	if testdb.Official() {
+		mdb.Configure(cfg, mdb.StoreFirst())
+	} else {
+		mdb.Configure(cfg)
+	}
+}
+
 func newPool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
-	return barePool(t, url, append([]func(*pgxpool.Config){mdb.Configure}, prepare...)...)
+	return barePool(t, url, append([]func(*pgxpool.Config){configure}, prepare...)...)
 }
 
 func newStore(t testing.TB, pool *pgxpool.Pool, opts ...mdb.StoreOption) *mdb.Store {

@@ -107,12 +107,13 @@ func MaxNotifications(perSecond int) NotifyOption {
 }
 
 // ListenOn sets the connection string of the connection that listens. It must connect to
-// the same database, bypassing any pooler in transaction mode. The default is that of the
-// pool.
+// the same database, bypassing any pooler. The default is that of the pool. The pool's
+// BeforeConnect is called for it, which may set a password, and the pool's DialFunc and
+// LookupFunc dial it.
 func ListenOn(connString string) NotifyOption {
 	return notifyOption(func(c *notifyConfig, f *argumentFaults) {
-		if _, err := pgx.ParseConfig(connString); err != nil {
-			f.add("connection string to listen on", "an invalid one", "postgres://… or key=value pairs")
+		if _, fault := parseConnString(connString); fault != "" {
+			f.add("connection string to listen on", "an invalid one ("+fault+")", "postgres://… or key=value pairs")
 		}
 		c.listenOn = connString
 	})
@@ -188,11 +189,14 @@ func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*
 	config := pool.Config()
 	cfg := config.ConnConfig
 	if address != "" {
-		var err error
-		if cfg, err = pgx.ParseConfig(address); err != nil {
-			return nil, connStringError(address, err)
+		listen, fault := parseConnString(address)
+		if fault != "" {
+			return nil, connStringError(fault)
 		}
-	} else if config.BeforeConnect != nil {
+		listen.ConnConfig.DialFunc, listen.ConnConfig.LookupFunc = cfg.DialFunc, cfg.LookupFunc
+		cfg = listen.ConnConfig
+	}
+	if config.BeforeConnect != nil {
 		if err := config.BeforeConnect(ctx, cfg); err != nil {
 			return nil, err
 		}
@@ -204,17 +208,18 @@ func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*
 	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
 	}
-	params := maps.Clone(cfg.RuntimeParams) // a hook of the pool may share the map
+	params := parameters(maps.Clone(cfg.RuntimeParams)) // a hook of the pool may share the map
 	if params == nil {
-		params = make(map[string]string)
+		params = make(parameters)
 	}
 	cfg.RuntimeParams = params
-	name := params["application_name"]
-	params["application_name"] = strings.TrimSpace(name + " message_store notify")
+	params.set("application_name", strings.TrimSpace(params.get("application_name")+" message_store notify"))
+	params.setEncoding()
+	params.setKeepalives()
 	// No object of a user can hide one of the server.
-	params["search_path"] = "pg_catalog, pg_temp"
+	params.set("search_path", "pg_catalog, pg_temp")
 	// Without it, writers would keep notifying for a process that is stopped or cut off.
-	params["idle_session_timeout"] = "60000"
+	params.set("idle_session_timeout", "60000")
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = listenTimeout
 	}

@@ -22,7 +22,10 @@ const (
 )
 
 // A StoreOption configures a [Store].
-type StoreOption interface{ store(*storeConfig) }
+type StoreOption interface {
+	ConnectOption
+	store(*storeConfig)
+}
 
 type storeConfig struct {
 	direct     bool

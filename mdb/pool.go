@@ -2,11 +2,8 @@ package mdb
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +22,7 @@ type Store struct {
 	pool     *pgxpool.Pool
 	ownsPool bool
 	bell     *doorbell.Bell
+	first    *firstUse
 
 	// Whether the role may read a category's head from the table: neither is set until that
 	// is known.
@@ -42,44 +40,85 @@ type procedures struct {
 // Connect opens a pool and returns a [Store] on it, after it has checked that the server
 // answers. The connection string is a URL or a list of key=value pairs, as
 // pgxpool.ParseConfig takes them. Connect prepares the pool's configuration with
-// [Configure]. [Store.Close] closes the pool.
-func Connect(ctx context.Context, connString string, opts ...StoreOption) (*Store, error) {
-	cfg, err := pgxpool.ParseConfig(connString)
-	if err != nil {
-		return nil, connStringError(connString, err)
+// [Configure], to which it passes its options of that kind. [Store.Close] closes the pool.
+//
+// Before it opens the pool, Connect looks, on a connection of its own, whether the installed
+// functions need the schema message_store first in the search path. If they do, and it is not,
+// it does what [StoreFirst] does, with the path that the session has.
+func Connect(ctx context.Context, connString string, opts ...ConnectOption) (*Store, error) {
+	var c connectConfig
+	for _, opt := range opts {
+		opt.connect(&c)
 	}
-	Configure(cfg)
+	cfg, fault := parseConnString(connString)
+	if fault != "" {
+		return nil, connStringError(fault)
+	}
+	chosen := cfg.ConnConfig.DefaultQueryExecMode
+	Configure(cfg, c.configure...)
+	if choosesExecMode(connString) {
+		cfg.ConnConfig.DefaultQueryExecMode = chosen
+	}
+	var (
+		path pathState
+		err  error
+	)
+	if configured := newConfigureConfig(c.configure); !configured.storeFirst || configured.pooler {
+		if path, err = lookBeforeConnect(ctx, cfg); err != nil {
+			return nil, err
+		}
+		if path.problem() != nil && !configured.pooler {
+			parameters(cfg.ConnConfig.RuntimeParams).set("search_path", storeFirst(path.path))
+		}
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("mdb: open a pool: %w", err)
 	}
-	s, err := New(pool, opts...)
+	s, err := New(pool, c.store...)
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
+	s.ownsPool = true
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("mdb: %w", contextError(ctx, err))
+		return nil, explainConnect(contextError(ctx, err))
 	}
-	s.ownsPool = true
+	s.first.done.Store(path.installed && path.problem() == nil)
 	return s, nil
 }
 
-// connStringError returns an error that does not quote the connection string, which may
-// contain a password. It leaves out the parser's reason if that may quote a part of it.
-func connStringError(connString string, err error) error {
-	reason := "it cannot be parsed"
-	if _, urlErr := url.Parse(connString); urlErr == nil && strings.Contains(connString, "://") {
-		if inner := errors.Unwrap(err); inner != nil {
-			reason = inner.Error()
-		}
+// lookBeforeConnect looks at the search path on a connection of its own. A server that
+// cannot be asked leaves the state empty.
+func lookBeforeConnect(ctx context.Context, cfg *pgxpool.Config) (pathState, error) {
+	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig.Copy())
+	if err != nil {
+		return pathState{}, explainConnect(contextError(ctx, err))
 	}
-	return fmt.Errorf("mdb: invalid connection string (%s), want postgres://… or key=value pairs", reason)
+	defer conn.Close(ctx) //nolint:errcheck // nothing depends on it
+	path, err := lookAtPath(ctx, conn, lookMode(cfg.ConnConfig.DefaultQueryExecMode)...)
+	if err != nil && !cannotLook(err) {
+		return pathState{}, explain("look at the search path", contextError(ctx, err))
+	}
+	return path, nil
+}
+
+// explainConnect returns the error of a connection that was not opened.
+func explainConnect(err error) error {
+	if setup := explainSetup(err); setup != nil && isConnectError(err) {
+		return setup
+	}
+	return fmt.Errorf("mdb: %w", err)
 }
 
 // New returns a [Store] on the caller's pool, which [Store.Close] does not close. It does
 // no I/O. Prepare the pool's configuration with [Configure], or set the same on the role.
+//
+// The first call of the store makes one more round trip: it looks whether the installed
+// functions find Message DB's table and functions with the search path of the connection. If
+// not, the call fails with a [*SetupError], before anything is written.
+//
 // New rejects a pool whose exec mode requires a cache that is turned off, with an
 // [*ArgumentError].
 func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
@@ -95,6 +134,9 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	} else {
 		conn = pool.Config().ConnConfig
 		config.faults.caches(conn)
+		if fault := connStringFault(conn.ConnString()); fault != "" {
+			config.faults.add("pool", "a connection string that is ambiguous: "+fault, "one that is not")
+		}
 	}
 	for _, opt := range opts {
 		opt.store(&config)
@@ -104,54 +146,10 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	}
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
-	runner := &poolRunner{pool: pool, mode: config.execMode}
+	first := new(firstUse)
+	runner := &poolRunner{pool: pool, mode: config.execMode, first: first}
 	bell := newBell(pool, &config)
-	return &Store{procedures: procedures{runner: runner, config: &config, wrote: func(stream StreamName) { bell.Wrote(string(stream)) }}, pool: pool, bell: bell}, nil
-}
-
-// conditionSetting is the setting that allows conditions in SQL while it is on.
-const conditionSetting = "message_store.sql_condition"
-
-// Configure prepares the configuration of a pool for Message DB. It sets two start-up
-// parameters, which need no round trip and survive RESET and DISCARD ALL:
-//
-//   - search_path: message_store first, then the path in the configuration, or else the
-//     server's default, and pg_temp last, so that a temporary table cannot hide the table
-//     messages;
-//   - message_store.sql_condition: off.
-//
-// With this search path, an unqualified CREATE TABLE creates the table in the schema
-// message_store. It overrides a path that is set on the role or the database: put the
-// schemas of that into the configuration's search_path.
-//
-// PgBouncer rejects start-up parameters that it does not know. With it, do not call
-// Configure, and set both parameters with ALTER ROLE … SET.
-func Configure(cfg *pgxpool.Config) {
-	params := cfg.ConnConfig.RuntimeParams
-	if params == nil {
-		params = make(map[string]string)
-		cfg.ConnConfig.RuntimeParams = params
-	}
-	path, ok := params["search_path"]
-	if !ok {
-		path = `"$user", public`
-	}
-	schemas := []string{"message_store"}
-	quoted := false
-	for schema := range strings.FieldsFuncSeq(path, func(r rune) bool {
-		if r == '"' {
-			quoted = !quoted
-		}
-		return r == ',' && !quoted
-	}) {
-		switch schema = strings.TrimSpace(schema); schema {
-		case "", "message_store", `"message_store"`, "pg_temp":
-		default:
-			schemas = append(schemas, schema)
-		}
-	}
-	params["search_path"] = strings.Join(append(schemas, "pg_temp"), ", ")
-	params[conditionSetting] = "off"
+	return &Store{procedures: procedures{runner: runner, config: &config, wrote: func(stream StreamName) { bell.Wrote(string(stream)) }}, pool: pool, bell: bell, first: first}, nil
 }
 
 // Pool returns the pool that the store uses.

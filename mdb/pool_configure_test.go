@@ -1,20 +1,22 @@
 package mdb_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-// TestConfigure checks the search path that Configure derives from the one that is
+// TestStoreFirst checks the search path that Configure derives from the one that is
 // configured.
-func TestConfigure(t *testing.T) {
+func TestStoreFirst(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name, path string // "-" for no path
@@ -42,7 +44,7 @@ func TestConfigure(t *testing.T) {
 				cfg.ConnConfig.RuntimeParams["search_path"] = tt.path
 			}
 			for range 3 { // repeated calls change nothing
-				mdb.Configure(cfg)
+				mdb.Configure(cfg, mdb.StoreFirst())
 				if got := cfg.ConnConfig.RuntimeParams["search_path"]; got != tt.want {
 					t.Errorf("got path %s, want %s", got, tt.want)
 				}
@@ -60,14 +62,106 @@ func TestConfigure(t *testing.T) {
 			}
 		})
 	}
-	cfg, err := pgxpool.ParseConfig(testdb.Shared(t))
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestConfigure checks the settings of a session, whatever is set on the role or in the
+// configuration, and that Configure leaves the search path alone.
+func TestConfigure(t *testing.T) {
+	t.Parallel()
+	const path = `"$user", public`
+	for _, tt := range []struct {
+		name   string
+		role   string            // SET of the role
+		params map[string]string // of the configuration
+		opts   []mdb.ConfigureOption
+		want   map[string]string
+	}{
+		{name: "nothing", want: map[string]string{"search_path": path, "DateStyle": "ISO, MDY", "array_nulls": "on", "message_store.sql_condition": "off"}},
+		{
+			name: "the role's settings",
+			role: `client_encoding = 'LATIN1'; DateStyle = 'German'; standard_conforming_strings = off; array_nulls = off; message_store.sql_condition = on; search_path = app`,
+			want: map[string]string{
+				"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "standard_conforming_strings": "on", "array_nulls": "on",
+				"message_store.sql_condition": "off", "search_path": "app",
+			},
+		},
+		{
+			name:   "other spellings in the configuration",
+			params: map[string]string{"Client_Encoding": "LATIN1", "datestyle": "SQL", "STANDARD_CONFORMING_STRINGS": "off"},
+			want:   map[string]string{"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "standard_conforming_strings": "on"},
+		},
+		{
+			name: "what the caller may choose",
+			params: map[string]string{
+				"datestyle": "iso, DMY", "search_path": "app", "application_name": "kept", "tcp_keepalives_idle": "7", "TCP_USER_TIMEOUT": "9000",
+			},
+			want: map[string]string{"DateStyle": "ISO, DMY", "search_path": "app", "application_name": "kept"},
+		},
+		{
+			name: "a pooler",
+			role: `client_encoding = 'LATIN1'; DateStyle = 'German'; standard_conforming_strings = off; array_nulls = off; message_store.sql_condition = on; search_path = app`,
+			opts: []mdb.ConfigureOption{mdb.BehindPooler(), mdb.StoreFirst()},
+			want: map[string]string{
+				"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "standard_conforming_strings": "on", "array_nulls": "off",
+				"message_store.sql_condition": "on", "search_path": "app",
+			},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.New(t)
+			admin := barePool(t, url)
+			if tt.role != "" {
+				for set := range strings.SplitSeq(tt.role, "; ") {
+					exec(t, admin, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET `+strings.ReplaceAll(set, "'", "''")+`', current_database()); END $$`)
+				}
+			}
+			pool := barePool(t, url, func(cfg *pgxpool.Config) {
+				maps.Copy(cfg.ConnConfig.RuntimeParams, tt.params)
+				if len(tt.params) == 0 {
+					cfg.ConnConfig.RuntimeParams = nil
+				}
+				mdb.Configure(cfg, tt.opts...)
+				before := maps.Clone(cfg.ConnConfig.RuntimeParams)
+				mdb.Configure(cfg, tt.opts...)
+				if !maps.Equal(before, cfg.ConnConfig.RuntimeParams) {
+					t.Errorf("a second call changes %v to %v", before, cfg.ConnConfig.RuntimeParams)
+				}
+			}, oneConnection)
+			for name, want := range tt.want {
+				if got := value[string](t, pool, `SELECT current_setting($1)`, name); got != want {
+					t.Errorf("%s: got %s, want %s", name, got, want)
+				}
+			}
+		})
 	}
-	cfg.ConnConfig.RuntimeParams = nil
-	mdb.Configure(cfg)
-	if len(cfg.ConnConfig.RuntimeParams) != 2 {
-		t.Errorf("got parameters %v, want the two", cfg.ConnConfig.RuntimeParams)
+}
+
+// TestKeepalives checks that the server watches over TCP connections, and that the caller's
+// values win. On a Unix socket, the server accepts the settings and ignores them.
+func TestKeepalives(t *testing.T) {
+	t.Parallel()
+	const settings = `SELECT concat_ws(' ', current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_interval'),
+		current_setting('tcp_keepalives_count'), current_setting('tcp_user_timeout'), inet_server_addr() IS NULL)`
+	server := pgtest.Own(t)
+	for name, tt := range map[string]struct {
+		url    string
+		params map[string]string
+		want   string
+	}{
+		"TCP":                            {server.TCP("postgres"), nil, "30 10 3 60000 f"},
+		"TCP, with the caller's values":  {server.TCP("postgres"), map[string]string{"tcp_keepalives_idle": "7", "TCP_USER_TIMEOUT": "9s"}, "7 10 3 9000 f"},
+		"Unix":                           {server.URL("postgres"), nil, "0 0 0 0 t"},
+		"Unix, with the caller's values": {server.URL("postgres"), map[string]string{"tcp_keepalives_idle": "7"}, "0 0 0 0 t"},
+	} {
+		pool := barePool(t, tt.url, func(cfg *pgxpool.Config) {
+			maps.Copy(cfg.ConnConfig.RuntimeParams, tt.params)
+			mdb.Configure(cfg)
+		})
+		if got := value[string](t, pool, settings); got != tt.want {
+			t.Errorf("%s: got %s, want %s", name, got, tt.want)
+		}
+		pool.Close()
 	}
 }
 
@@ -75,7 +169,7 @@ func TestConfigure(t *testing.T) {
 // session or transaction has changed them and ended.
 func TestConfigureOutlasts(t *testing.T) {
 	t.Parallel()
-	pool := newPool(t, testdb.Shared(t), oneConnection)
+	pool := barePool(t, testdb.Shared(t), firstPath, oneConnection)
 	for _, sql := range []string{
 		`DISCARD ALL`,
 		`SET message_store.sql_condition = on; RESET message_store.sql_condition`,

@@ -8,9 +8,11 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // TestConnectHidesPassword checks that no error contains the password, whatever is wrong
@@ -62,6 +64,34 @@ func TestConnectHidesPassword(t *testing.T) {
 		"=c4n4ry",
 		"host=localhost passwordc4n4ry",
 
+		// What the parser takes for a host, a database or a parameter.
+		"postgres://user:a@c4n4ry@127.0.0.1:1/db",
+		"postgres://user:a@c4n4ry:1@127.0.0.1:1/db",
+		"postgres://user:1/c4n4ry@127.0.0.1:1/db",
+		"postgres://user:1/c4n4ry:b@127.0.0.1:1/db",
+		"postgres://user:a@127.0.0.1/c4n4ry@127.0.0.1:1/db",
+		"postgres://user:a@127.0.0.1:1?c4n4ry=b@127.0.0.1:1/db",
+		"postgres://user:a@127.0.0.1:1?b=c4n4ry@127.0.0.1:1/db",
+		"postgres://user:a@127.0.0.1:1?c4n4ry@127.0.0.1:1/db",
+		"postgres://user:1?c4n4ry=b@127.0.0.1:1/db",
+		"postgres://us/er:c4n4ry@127.0.0.1:1/db",
+		"postgres://user:a b@c4n4ry@127.0.0.1:1/db",
+		"postgres://user:a[@c4n4ry]@127.0.0.1:1/db",
+		"postgres://user:a#@c4n4ry#@127.0.0.1:1/db",
+		"postgres://user:a,@c4n4ry,@127.0.0.1:1/db",
+		"postgres://user:a%40@c4n4ry@127.0.0.1:1/db",
+		" postgres://user:c4n4ry@127.0.0.1:1/db?sslmode=disable",
+		"postgres:user:c4n4ry=a@127.0.0.1:1/db",
+		"user:c4n4ry=a@127.0.0.1:1/db",
+		"http://user:c4n4ry=a@127.0.0.1:1/db",
+		"host=postgres://user:c4n4ry@127.0.0.1:1/db",
+		"host=user:c4n4ry@127.0.0.1 port=1",
+		"host=127.0.0.1 port=1 dbname=postgres://user:c4n4ry@127.0.0.1:1/db",
+		"host=127.0.0.1 port=1 dbname=user:c4n4ry@127.0.0.1",
+		"host=127.0.0.1 port=1 user=user:c4n4ry@127.0.0.1",
+		"host=127.0.0.1 port=1 password=a c4n4ry!=b",
+		"host=127.0.0.1 port=1 password=it's c4n4ry'=b",
+
 		// What can, and cannot be connected to.
 		"postgres://user:c4n4ry@127.0.0.1:1/db",
 		"postgres://user:c4n4ry@127.0.0.1:1,127.0.0.1:2/db",
@@ -91,6 +121,85 @@ func TestConnectHidesPassword(t *testing.T) {
 				t.Errorf("got error %q, want the prefix mdb:", err)
 			}
 		})
+	}
+}
+
+// TestConnStringFaults checks that errors name what is wrong with a connection string, and
+// how to correct it, and that strings with odd, but unambiguous, parts are accepted.
+func TestConnStringFaults(t *testing.T) {
+	t.Parallel()
+	for connString, want := range map[string]string{
+		"postgres://user:a@b@host/db":                          "percent-encode",
+		"postgres://user:a/b@host/db":                          "percent-encode",
+		"postgres://user:a%zz@host/db":                         "percent-encode",
+		"postgres://user:a@host:bad/db":                        `the port "bad" is not a number`,
+		"postgres://host:bad/db":                               "the port is not a number",
+		"postgres://user:a@host:99999/db":                      `the port "99999" is not a number from 1 to 65535`,
+		"host=localhost port=bad":                              "the port is not a number",
+		"postgres://h1:1,h2:2,h3/db?port=1,2":                  "a port for some of its hosts",
+		"postgres://host/db?sslmode=bad":                       "the value of sslmode is invalid",
+		"postgres://host/db?connect_timeout=bad":               "the value of connect_timeout is invalid",
+		"postgres://host/db?target_session_attrs=bad":          "the value of target_session_attrs is invalid",
+		"postgres://host/db?default_query_exec_mode=bad":       "the value of default_query_exec_mode is invalid",
+		"postgres://host/db?pool_max_conns=bad":                "the value of pool_max_conns is invalid",
+		"host=h pool_max_conn_lifetime=bad":                    "the value of pool_max_conn_lifetime is invalid",
+		"postgres://host/db?sslrootcert=/no&sslmode=verify-ca": "sslrootcert",
+		"name":               "a list of key=value pairs",
+		"host=h a!=b":        "the name of a parameter",
+		"host=a@b dbname=db": "the host is not",
+	} {
+		_, err := mdb.Connect(t.Context(), connString)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got error %v, want it to mention %s", connString, err, want)
+		}
+		_, err = mdb.New(barePool(t, testdb.Shared(t)), mdb.WithNotify(mdb.ListenOn(connString)))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ListenOn(%s): got error %v, want it to mention %s", connString, err, want)
+		}
+	}
+	for _, connString := range []string{
+		"postgres://us%40er:p%40ss%2Fword@127.0.0.1:1/d%40b",
+		"postgres://us:er#?[=]@127.0.0.1:1/db",
+		"postgres://127.0.0.1:1/db?user=me@server&password=p@ss&application_name=a@b",
+		"postgres://me:a@127.0.0.1:1/?application_name=a@b",
+		"host=127.0.0.1 port=1 user=me@server password=p@ss/word dbname=d@b",
+	} {
+		if _, err := mdb.Connect(t.Context(), connString); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
+			t.Errorf("%s: got error %v, want that of the connection", connString, err)
+		}
+	}
+}
+
+// TestNewRejectsAmbiguousPool checks that New rejects a pool whose later connections would
+// print a part of its password.
+func TestNewRejectsAmbiguousPool(t *testing.T) {
+	t.Parallel()
+	cfg, err := pgxpool.ParseConfig("postgres://user:a@c4n4ry@127.0.0.1:1/db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	_, err = mdb.New(pool)
+	wantError[*mdb.ArgumentError](t, err)
+	checkNoCanary(t, err)
+}
+
+// TestUnknownParameter checks that the error for a parameter that the server does not know
+// does not quote its name, which may be a part of a password, on each connection.
+func TestUnknownParameter(t *testing.T) {
+	t.Parallel()
+	pool := barePool(t, testdb.Shared(t), parameter(canary, "x"))
+	s := newStore(t, pool, attempts(3))
+	_, err := s.WriteMessage(t.Context(), mdbtest.Category("unknown").Stream("1"), mdb.NewMessage("Happened", nil))
+	wantCode(t, err, "42704")
+	setup := wantError[*mdb.SetupError](t, err)
+	checkNoCanary(t, errors.New(setup.Error()))
+	if !strings.Contains(setup.Remedy, "pgbouncer") {
+		t.Errorf("got remedy %q, want it to mention parameters of other libraries", setup.Remedy)
 	}
 }
 

@@ -454,4 +454,3 @@ func TestUndecodableColumn(t *testing.T) {
 		t.Errorf("got error %v, want one that names the column", err)
 	}
 }
-

@@ -98,6 +98,9 @@ ORDER BY sought.index`)
 	savepoint        = newStatement("savepoint", `SAVEPOINT mdb_in_savepoint`)
 	releaseSavepoint = newStatement("release_savepoint", `RELEASE SAVEPOINT mdb_in_savepoint`)
 
+	conditionIsOff = newStatement("condition_is_off",
+		`SELECT coalesce(current_setting('message_store.sql_condition', true), '') = 'off'`)
+
 	conditionOn = newStatement("condition_on",
 		`SELECT set_config('message_store.sql_condition', 'on', true)`)
 

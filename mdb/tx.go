@@ -50,7 +50,7 @@ func (s *Store) WithTx(tx Transaction) *Tx {
 		state = inner.state
 	}
 	t := &Tx{procedures: procedures{
-		runner: newTxRunner(tx, s.config.execMode, state),
+		runner: newTxRunner(tx, s.config.execMode, state, s.first),
 		config: s.config,
 		tx:     state,
 	}}

@@ -2,6 +2,7 @@ package mdb
 
 import (
 	"context"
+	"errors"
 	"reflect"
 
 	"github.com/jackc/pgx/v5"
@@ -41,11 +42,12 @@ type txRunner struct {
 	plain  bool // whether the connection is all there is, and may not be in a transaction
 	mode   pgx.QueryExecMode
 	state  *txState
+	first  *firstUse
 	faults argumentFaults // of WithTx, for each call
 }
 
-func newTxRunner(tx Transaction, mode pgx.QueryExecMode, state *txState) *txRunner {
-	r := &txRunner{tx: txSession{Transaction: tx}, mode: mode, state: state}
+func newTxRunner(tx Transaction, mode pgx.QueryExecMode, state *txState, first *firstUse) *txRunner {
+	r := &txRunner{tx: txSession{Transaction: tx}, mode: mode, state: state, first: first}
 	reject := func(given string) *txRunner {
 		r.faults.add("transaction", given, "a pgx.Tx, or a connection that is in a transaction")
 		return r
@@ -85,27 +87,39 @@ func isNil(v any) bool {
 	return v == nil || value.Kind() == reflect.Pointer && value.IsNil()
 }
 
-// check reports a transaction in which nothing can be done. It sends nothing.
-func (r *txRunner) check() error {
+// check reports a transaction in which nothing can be done, or must not be. It sends nothing
+// after the first use of the store.
+func (r *txRunner) check(ctx context.Context) error {
 	if len(r.faults) == 0 && r.plain && !r.tx.conn.IsClosed() && r.tx.conn.PgConn().TxStatus() == 'I' {
 		return &ArgumentError{Faults: []Fault{{"transaction", "a connection that is not in a transaction", "one that is, because WithTx does not begin one"}}}
 	}
-	return r.faults.err()
+	if err := r.faults.err(); err != nil {
+		return err
+	}
+	var mode []any
+	if r.tx.conn != nil { // otherwise it may not know what a mode is
+		mode = lookMode(r.mode)
+	}
+	err := r.first.check(ctx, r.tx, mode)
+	if errors.As(err, new(*SetupError)) {
+		return err // which leaves the transaction as it is
+	}
+	return r.end(ctx, err)
 }
 
 func (r *txRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	if err := r.check(); err != nil {
+	if err := r.check(ctx); err != nil {
 		return err
 	}
 	return r.end(ctx, query(ctx, r.tx, r.mode, st, read, args), st)
 }
 
 func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	if err := r.check(); err != nil {
+	if err := r.check(ctx); err != nil {
 		return err
 	}
 	if undo == conditionOff {
-		if err := r.checkCondition(); err != nil {
+		if err := r.checkCondition(ctx); err != nil {
 			return err
 		}
 	}
@@ -114,8 +128,8 @@ func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step)
 
 // checkCondition checks the value that conditionSetting has after a rollback. A failed
 // transaction cannot execute conditionOff, and its rollback restores the value from before
-// the transaction, so that value must be off.
-func (r *txRunner) checkCondition() error {
+// the transaction, so that value must be off. Behind a pooler the role has it.
+func (r *txRunner) checkCondition(ctx context.Context) error {
 	const problem = "a read with a condition in a transaction may leave the setting " + conditionSetting + " on after the transaction"
 	switch {
 	case r.tx.conn == nil:
@@ -123,13 +137,17 @@ func (r *txRunner) checkCondition() error {
 			Problem: problem + ", and the connection's settings are not known",
 			Remedy:  "give WithTx a pgx.Tx, or another type that has a method Conn() *pgx.Conn",
 		}
-	case r.tx.conn.Config().RuntimeParams[conditionSetting] != "off":
-		return &SetupError{
-			Problem: problem,
-			Remedy:  "prepare the pool's configuration with Configure, which turns it off at start-up",
-		}
+	case r.tx.conn.Config().RuntimeParams[conditionSetting] == "off":
+		return nil
 	}
-	return nil
+	var off bool
+	if err := query(ctx, r.tx, r.mode, conditionIsOff, one(&off), nil); err != nil || off {
+		return r.end(ctx, err, conditionIsOff)
+	}
+	return &SetupError{
+		Problem: problem,
+		Remedy:  "prepare the pool's configuration with Configure, which turns it off at start-up, or, behind a pooler, ALTER ROLE … SET " + conditionSetting + " = off",
+	}
 }
 
 // end notes the first error, which the transaction's end may need to explain.

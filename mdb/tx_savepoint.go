@@ -58,7 +58,7 @@ func (r *savepointRunner) run(ctx context.Context, st *statement, read func(pgx.
 }
 
 func (r *savepointRunner) runBatch(ctx context.Context, _ *statement, steps ...step) error {
-	if err := r.check(); err != nil {
+	if err := r.check(ctx); err != nil {
 		return err
 	}
 	set := false

@@ -253,7 +253,7 @@ func TestSetupErrors(t *testing.T) {
 					$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
 				return barePool(t, url)
 			},
-			"42P01", "the search path does not contain the schema message_store", "Configure", "StreamVersion",
+			"", "depend on the search path", "StoreFirst", "",
 		},
 		{
 			"no path to a function",
@@ -263,7 +263,7 @@ func TestSetupErrors(t *testing.T) {
 					$$BEGIN RETURN hash_64(stream_version.stream_name); END$$`)
 				return barePool(t, url)
 			},
-			"42883", "the search path does not contain the schema message_store", "Configure", "StreamVersion",
+			"", "depend on the search path", "StoreFirst", "",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -282,7 +282,9 @@ func TestSetupErrors(t *testing.T) {
 				if text := err.Error(); !strings.Contains(text, setup.Problem) || !strings.Contains(text, setup.Remedy) {
 					t.Errorf("%s: got text %q, want it to contain problem and remedy", what, text)
 				}
-				wantCode(t, err, tt.code)
+				if tt.code != "" {
+					wantCode(t, err, tt.code)
+				}
 			}
 			if n := log.retries(); n != 0 {
 				t.Errorf("got %d retries, want none", n)

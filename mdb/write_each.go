@@ -230,7 +230,7 @@ func (e *eachCall) isThere(ctx context.Context, w *eachWrite) bool {
 // send sets the outcome of each write, and reports whether the server has answered for
 // any.
 func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered bool) {
-	conn, err := acquire(ctx, e.store.pool)
+	conn, err := e.store.first.acquire(ctx, e.store.pool, e.store.config.execMode)
 	if err != nil {
 		for _, w := range pending {
 			w.outcome, w.err = refused, err

@@ -267,6 +267,40 @@ func TestNothingSent(t *testing.T) {
 	}
 }
 
+// TestHookRecovers checks that a write is retried if a hook of the pool has failed for a
+// moment: on its own, by a transient error of the server, or with a lost connection.
+func TestHookRecovers(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(ctx context.Context, conn *pgx.Conn) error{
+		"own error": func(context.Context, *pgx.Conn) error { return errHook },
+		"server's": func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, `DO $$ BEGIN RAISE SQLSTATE '40001'; END $$`)
+			return err
+		},
+		"lost connection": func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(pg_backend_pid())`)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var failures atomic.Int64
+			s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
+				cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+					if failures.Add(1) <= 2 {
+						return fail(ctx, conn)
+					}
+					return nil
+				}
+			}), attempts(4))
+			write(t, s, mdbtest.Category("hook").Stream("1"), mdb.NewMessage("Happened", nil))
+			if n := failures.Load(); n != 3 {
+				t.Errorf("got %d attempts to connect, want 3", n)
+			}
+		})
+	}
+}
+
 var errHook = errors.New("hook")
 
 // TestServerComesBack checks that a write connects again as often as the policy allows,

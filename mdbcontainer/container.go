@@ -150,7 +150,7 @@ func (c *Container) Store(ctx context.Context, opts ...mdb.StoreOption) (*mdb.St
 	if err != nil {
 		return nil, err
 	}
-	s, err := mdb.Connect(ctx, address, opts...)
+	s, err := mdb.Connect(ctx, address, mdb.StoreOptions(opts))
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func open(ctx context.Context, server *pgtest.Server, sides []*side) error {
 
 // store opens a store with a pool of its own.
 func (s *side) store(ctx context.Context, connections int) (*mdb.Store, error) {
-	return mdb.Connect(ctx, pgserver.PoolURL(s.url, connections), append(s.options, mdb.WithLogger(slog.Default()))...)
+	return mdb.Connect(ctx, pgserver.PoolURL(s.url, connections), mdb.StoreOptions(s.options), mdb.WithLogger(slog.Default()))
 }
 
 // write writes to all categories with n writers until ctx ends, and returns the number of

@@ -11,17 +11,28 @@ import (
 
 // connect opens the database given by -d or DATABASE_URL. Without either, the
 // connection string is empty, and pgx uses PGHOST and psql's other variables.
-func (a *app) connect(ctx context.Context, opts ...mdb.StoreOption) (*mdb.Store, error) {
-	return mdb.Connect(ctx, connString(cmp.Or(a.database, a.env("DATABASE_URL"))), opts...)
+func (a *app) connect(ctx context.Context, opts ...mdb.ConnectOption) (*mdb.Store, error) {
+	given, err := connString(cmp.Or(a.database, a.env("DATABASE_URL")))
+	if err != nil {
+		return nil, err
+	}
+	if a.pooler {
+		opts = append(opts, mdb.BehindPooler())
+	}
+	return mdb.Connect(ctx, given, opts...)
 }
 
 // connString treats anything but a URL or key=value pairs as a database's name, as
-// psql does.
-func connString(given string) string {
+// psql does. It rejects what looks like a URL without its scheme, because the server would
+// print the password as a part of the name.
+func connString(given string) (string, error) {
 	if given == "" || strings.Contains(given, "=") || strings.Contains(given, "://") {
-		return given
+		return given, nil
 	}
-	return "dbname='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(given) + "'"
+	if strings.Contains(given, "@") {
+		return "", usage("want postgres://… as the URL of a database; a name that contains an @ is given as dbname=…")
+	}
+	return "dbname='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(given) + "'", nil
 }
 
 var connectionLike = regexp.MustCompile(`(?i)^postgres(ql)?:|password\s*=`)

@@ -9,12 +9,13 @@ import (
 	"strings"
 )
 
-// flags returns a flag set with -d, which all commands take, before or after the
+// flags returns a flag set with -d and -pooler, which all commands take, before or after the
 // command's name.
 func (a *app) flags(name string) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors and help are printed by the caller
 	fs.StringVar(&a.database, "d", a.database, "the database: a URL, key=value pairs, or a database's name")
+	fs.BoolVar(&a.pooler, "pooler", a.pooler, "connect through PgBouncer")
 	return fs
 }
 

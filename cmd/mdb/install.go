@@ -17,9 +17,16 @@ var installCommand = command{
 	short: "install Message DB into the database",
 	long: `Installs Message DB into an existing database. An installed Message DB is left
 unchanged, whoever installed it. The role needs CREATE on the database, and
-CREATEROLE unless the role message_store exists.`,
-	examples: `mdb install`,
-	setup: func(*flag.FlagSet) action {
+CREATEROLE unless the role message_store exists.
+
+With -pin-search-path, functions that depend on the search path of their callers, as
+those of Message DB's own script do, no longer do. It does not change those that mdb
+installs. The role must own the functions. Each call of a changed function takes
+longer.`,
+	examples: `mdb install
+mdb install -pin-search-path`,
+	setup: func(fs *flag.FlagSet) action {
+		pin := fs.Bool("pin-search-path", false, "make the functions independent of the search path")
 		return func(ctx context.Context, a *app, args []string) error {
 			if _, err := exactly(args); err != nil {
 				return err
@@ -27,6 +34,15 @@ CREATEROLE unless the role message_store exists.`,
 			return a.withStore(ctx, func(s *mdb.Store) error {
 				if err := schema.Install(ctx, s.Pool()); err != nil {
 					return err
+				}
+				if *pin {
+					changed, err := schema.PinSearchPath(ctx, s.Pool())
+					if err != nil {
+						return err
+					}
+					if err := a.say("the search path of %d functions is pinned\n", changed); err != nil {
+						return err
+					}
 				}
 				version, err := s.MessageStoreVersion(ctx)
 				if err != nil {
@@ -140,7 +156,7 @@ func (a *app) ownVersion() error {
 }
 
 // withStore calls f with a store, which it closes afterwards.
-func (a *app) withStore(ctx context.Context, f func(*mdb.Store) error, opts ...mdb.StoreOption) error {
+func (a *app) withStore(ctx context.Context, f func(*mdb.Store) error, opts ...mdb.ConnectOption) error {
 	s, err := a.connect(ctx, opts...)
 	if err != nil {
 		return explainConnect(err)

@@ -24,6 +24,7 @@
 //	uses DATABASE_URL or, if that is not set, PGHOST, PGPORT, PGUSER, PGPASSWORD,
 //	PGDATABASE and the other variables of psql. Other users of the machine can see the
 //	arguments of a command, so keep the password in a password file or the environment.
+//	-pooler is for a connection through PgBouncer.
 //
 //	Exit statuses:
 //	  0    success, also of an interrupted tail

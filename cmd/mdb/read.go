@@ -31,7 +31,7 @@ mdb read -json account-123 | mdb -d "$OTHER_URL" write -lines -idempotent accoun
 }
 
 // selecting returns the setup of a command that works on a selection.
-func selecting(do func(*app, context.Context, *mdb.Store, *selection) error, opts ...mdb.StoreOption) func(*flag.FlagSet) action {
+func selecting(do func(*app, context.Context, *mdb.Store, *selection) error, opts ...mdb.ConnectOption) func(*flag.FlagSet) action {
 	return func(fs *flag.FlagSet) action {
 		var sel selection
 		sel.declare(fs)

@@ -30,6 +30,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	database       string // -d
+	pooler         bool   // -pooler
 }
 
 // run runs the command and returns the exit status.

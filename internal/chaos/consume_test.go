@@ -133,7 +133,7 @@ func TestVisibility(t *testing.T) {
 	rollBack := errors.New("roll back")
 	faults := 0
 	violations := w.run(t, func(ctx context.Context) (err error) {
-		admin = openPool(t, url, 4, mdb.Configure)
+		admin = openPool(t, url, 4, configure)
 		defer admin.Close()
 		if s, err = mdb.New(admin); err != nil {
 			return err

@@ -44,7 +44,7 @@ FROM pg_class AS c WHERE c.relnamespace = 'message_store'::regnamespace`).Scan(&
 		"cache statement": pgx.QueryExecModeCacheStatement, "cache describe": pgx.QueryExecModeCacheDescribe,
 		"describe exec": pgx.QueryExecModeDescribeExec, "exec": pgx.QueryExecModeExec, "simple": pgx.QueryExecModeSimpleProtocol,
 	} {
-		pool := openPool(t, url, 2, mdb.Configure, func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode })
+		pool := openPool(t, url, 2, configure, func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode })
 		for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
 			s, err := mdb.New(pool, opts...)
 			if err != nil {
@@ -172,7 +172,7 @@ func TestReader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pool := openPool(t, url, 1, mdb.Configure, func(cfg *pgxpool.Config) {
+	pool := openPool(t, url, 1, configure, func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.User, cfg.ConnConfig.Password = role, password
 	})
 	defer pool.Close()

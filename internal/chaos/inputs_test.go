@@ -141,7 +141,7 @@ func TestInputs(t *testing.T) {
 	url := database(t)
 	admin := connect(t, url)
 	execute(t, admin, `SET search_path = message_store, public; SET message_store.sql_condition = 'on'`)
-	pool := openPool(t, url, 2, mdb.Configure)
+	pool := openPool(t, url, 2, configure)
 	t.Cleanup(pool.Close)
 	procedures, err := mdb.New(pool, mdb.WithConditions())
 	if err != nil {

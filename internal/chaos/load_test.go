@@ -23,7 +23,7 @@ func TestLoad(t *testing.T) {
 	const writers, subscriptions, perCategory = 64, 64, 8
 	url := database(t)
 	base := idleUsage(t, url)
-	pool := openPool(t, url, 8, mdb.Configure)
+	pool := openPool(t, url, 8, configure)
 	s, err := mdb.New(pool)
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestReadWhileWritten(t *testing.T) {
 	execute(t, admin, `INSERT INTO message_store.messages (stream_name, type, position, data)
 SELECT $1 || '-' || i % 100, 'Happened', i / 100, '{"n": 1}' FROM generate_series(0, $2::int - 1) AS i ORDER BY i`, string(category), n)
 	execute(t, admin, `ANALYZE message_store.messages`)
-	pool := openPool(t, url, 4, mdb.Configure)
+	pool := openPool(t, url, 4, configure)
 	defer pool.Close()
 	s, err := mdb.New(pool)
 	if err != nil {

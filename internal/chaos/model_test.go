@@ -191,7 +191,7 @@ func differ(got []mdb.Message, err error, want []mdb.Message) error {
 func TestModel(t *testing.T) { model(t, *seedFlag, scaled(100, 2000)) }
 
 func model(t *testing.T, seed uint64, sequences int) {
-	pool := openPool(t, database(t), 2, mdb.Configure)
+	pool := openPool(t, database(t), 2, configure)
 	defer pool.Close()
 	stores := make([]*mdb.Store, 2)
 	for i, opts := range [][]mdb.StoreOption{nil, {mdb.WithDirectSQL()}} {

@@ -169,7 +169,7 @@ func (b pgBouncer) test(t *testing.T, mode pgx.QueryExecMode) {
 	// PgBouncer connects to the server through a proxy, which cuts its connections too.
 	p := newProxy(t, s.URL("postgres"))
 	w := newWorkload(direct, b.start(t, p.url()), *seedFlag)
-	w.messages, w.unconfigured = scaled(300, 3000), true
+	w.messages, w.pooler = scaled(300, 3000), true
 	w.configure = func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode }
 	w.options = []mdb.StoreOption{mdb.WithNotify(mdb.ListenOn(direct))}
 	if mode == pgx.QueryExecModeExec {

@@ -70,7 +70,7 @@ func TestCutWrites(t *testing.T) {
 	} {
 		t.Run(shape.name, func(t *testing.T) {
 			p := newProxy(t, url)
-			pool := openPool(t, p.url(), 1, mdb.Configure, func(cfg *pgxpool.Config) {
+			pool := openPool(t, p.url(), 1, configure, func(cfg *pgxpool.Config) {
 				if shape.mode != 0 {
 					cfg.ConnConfig.DefaultQueryExecMode = shape.mode
 				}

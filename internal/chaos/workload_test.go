@@ -39,7 +39,7 @@ type workload struct {
 
 	options      []mdb.StoreOption
 	configure    func(*pgxpool.Config)
-	unconfigured bool // the pool is not prepared by mdb.Configure, as with a pooler
+	pooler       bool // clients connect through a pooler
 	conns        int32
 	write        writer   // nil: that of mdb
 	consume      consumer // nil: that of mdb
@@ -86,6 +86,8 @@ func (b *lockedBuffer) String() string {
 	return b.buffer.String()
 }
 
+func configure(cfg *pgxpool.Config) { mdb.Configure(cfg) }
+
 func openPool(t testing.TB, url string, conns int32, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(url)
@@ -108,11 +110,11 @@ func openPool(t testing.TB, url string, conns int32, configure ...func(*pgxpool.
 
 func (w *workload) open(t testing.TB) (*mdb.Store, *pgxpool.Pool) {
 	t.Helper()
-	configure := mdb.Configure
-	if w.unconfigured {
-		configure = nil
+	prepare := configure
+	if w.pooler {
+		prepare = func(cfg *pgxpool.Config) { mdb.Configure(cfg, mdb.BehindPooler()) }
 	}
-	pool := openPool(t, w.through, w.conns, configure, w.configure)
+	pool := openPool(t, w.through, w.conns, prepare, w.configure)
 	options := append([]mdb.StoreOption{
 		mdb.WithLogger(slog.New(slog.NewTextHandler(&w.log, nil))),
 		mdb.WithPolling(poll.Backoff(time.Millisecond, 20*time.Millisecond, 2)),

@@ -71,6 +71,38 @@ func then(install func(context.Context, *pgx.Conn) error, setup func(context.Con
 	}
 }
 
+// PathDependent returns the URL of a new database whose functions do not name the schema of
+// the table and of the functions that they use, like those of Message DB's own script.
+func PathDependent(t testing.TB) string {
+	t.Helper()
+	url := New(t)
+	if Official() {
+		return url
+	}
+	conn := Session(t, url)
+	if _, err := conn.Exec(t.Context(), forgetSchemas); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+const forgetSchemas = `
+DO $do$
+DECLARE
+	f record;
+BEGIN
+	FOR f IN
+		SELECT prosrc, pg_get_functiondef(oid) AS definition FROM pg_proc
+		WHERE pronamespace = 'message_store'::regnamespace AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql')
+	LOOP
+		EXECUTE replace(f.definition, f.prosrc, regexp_replace(f.prosrc, '[[:<:]]message_store[.](?=[a-z_0-9]+[(]|messages)', '', 'g'));
+	END LOOP;
+END
+$do$`
+
 // Notifying returns the URL of a new database with Message DB and the NOTIFY trigger.
 func Notifying(t testing.TB) string {
 	t.Helper()

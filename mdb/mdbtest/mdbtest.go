@@ -87,7 +87,7 @@ func (tmpl *Template) SharedStore(t testing.TB, opts ...mdb.StoreOption) *mdb.St
 
 func connect(t testing.TB, url string, opts []mdb.StoreOption) *mdb.Store {
 	t.Helper()
-	s, err := mdb.Connect(context.Background(), url, opts...)
+	s, err := mdb.Connect(context.Background(), url, mdb.StoreOptions(opts))
 	if err != nil {
 		t.Fatal(err)
 	}
