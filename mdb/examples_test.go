@@ -19,6 +19,8 @@ func TestExamples(t *testing.T) {
 		"Example":                     {Example, "written to position 0 of account-123\n0: Deposited {\"amount\": 10}\n"},
 		"Connect":                     {ExampleConnect, "1.3.0 <nil>\n"},
 		"New":                         {ExampleNew, "problems: <nil>\n"},
+		"Configure_storeFirst":        {ExampleConfigure_storeFirst, "problems: <nil>\n"},
+		"BehindPooler":                {ExampleBehindPooler, "1.3.0 <nil>\n"},
 		"Store_WriteMessage_conflict": {ExampleStore_WriteMessage_conflict, "reserved: true\ntoo late: mdb: stream seat-1a is at version 0, expected -1\n"},
 		"IsTransient":                 {ExampleIsTransient, "-1 <nil>\n"},
 		"Idempotent":                  {ExampleIdempotent, "position 0, already written: false\nposition 0, already written: true\n"},
