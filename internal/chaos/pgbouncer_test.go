@@ -61,9 +61,9 @@ func pgBouncers(t *testing.T) (found []pgBouncer) {
 	return found
 }
 
-// start starts a PgBouncer in transaction mode for the database, and returns the
-// database's URL through it. It requires no password and listens on loopback only.
-func (b pgBouncer) start(t *testing.T, target string) string {
+// start starts a PgBouncer in the pool mode for the database, and returns the database's URL
+// through it. It requires no password and listens on loopback only.
+func (b pgBouncer) start(t *testing.T, target, mode string) string {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(target)
 	if err != nil {
@@ -89,11 +89,11 @@ listen_addr = 127.0.0.1
 listen_port = %s
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
+pool_mode = %s
 default_pool_size = 4
 max_client_conn = 200
 server_login_retry = 0.05
-%s`, cfg.Host, cfg.Port, cfg.User, port, b.settings())
+%s`, cfg.Host, cfg.Port, cfg.User, port, mode, b.settings())
 	if err := errors.Join(os.WriteFile(ini, []byte(text), 0o644), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
@@ -140,10 +140,10 @@ func (b pgBouncer) settings() string {
 }
 
 // TestPgBouncer checks that a store works through PgBouncer in transaction mode, which
-// keeps no session settings, rejects the start-up parameters that Configure sets, and
+// keeps no session settings, rejects start-up parameters that it does not track, and
 // supports prepared statements only since 1.21. The test does what the documentation
-// says: the settings belong to the role, and without prepared statements pgx uses a mode
-// that sends a statement together with its arguments (describe exec does not). The
+// says: the other settings belong to the role, and without prepared statements pgx uses a
+// mode that sends a statement together with its arguments (describe exec does not). The
 // listening connection bypasses PgBouncer.
 func TestPgBouncer(t *testing.T) {
 	needsCI(t) // and make test does not require PgBouncer
@@ -161,14 +161,13 @@ func TestPgBouncer(t *testing.T) {
 func (b pgBouncer) test(t *testing.T, mode pgx.QueryExecMode) {
 	s, direct := ownServer(t)
 	admin := connect(t, direct)
-	execute(t, admin, `ALTER ROLE postgres SET search_path = message_store, "$user", public, pg_temp`)
 	execute(t, admin, `ALTER ROLE postgres SET message_store.sql_condition = 'off'`)
 	if err := schema.InstallNotify(t.Context(), admin); err != nil {
 		t.Fatal(err)
 	}
 	// PgBouncer connects to the server through a proxy, which cuts its connections too.
 	p := newProxy(t, s.URL("postgres"))
-	w := newWorkload(direct, b.start(t, p.url()), *seedFlag)
+	w := newWorkload(direct, b.start(t, p.url(), "transaction"), *seedFlag)
 	w.messages, w.pooler = scaled(300, 3000), true
 	w.configure = func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode }
 	w.options = []mdb.StoreOption{mdb.WithNotify(mdb.ListenOn(direct))}
@@ -206,5 +205,115 @@ func (b pgBouncer) test(t *testing.T, mode pgx.QueryExecMode) {
 	stop()
 	if err := <-dropped; !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// TestBehindPooler checks that BehindPooler is all that a store needs in each of PgBouncer's
+// modes, and that without it, and without the search path that Message DB's own functions
+// need, the error says what to do.
+func TestBehindPooler(t *testing.T) {
+	needsCI(t)
+	for _, b := range pgBouncers(t) {
+		for _, mode := range []string{"session", "transaction"} {
+			t.Run(b.version+"/"+mode, func(t *testing.T) { b.testBehind(t, mode) })
+		}
+	}
+}
+
+func (b pgBouncer) testBehind(t *testing.T, mode string) {
+	s, direct := ownServer(t)
+	admin := connect(t, direct)
+	execute(t, admin, `ALTER ROLE postgres SET message_store.sql_condition = off`)
+	execute(t, admin, `ALTER ROLE postgres SET DateStyle = 'German'`)
+	execute(t, admin, `ALTER ROLE postgres SET client_encoding = 'LATIN1'`)
+	through := b.start(t, s.URL("postgres"), mode)
+
+	setup := new(mdb.SetupError)
+	if _, err := mdb.Connect(t.Context(), through); !errors.As(err, &setup) || !strings.Contains(setup.Remedy, "BehindPooler") {
+		t.Errorf("Connect without BehindPooler: got error %v, want the remedy", err)
+	}
+	pool := openPool(t, through, 2, configure)
+	defer pool.Close()
+	store, err := mdb.New(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.StreamVersion(t.Context(), "account-1"); !errors.As(err, &setup) || !strings.Contains(setup.Remedy, "BehindPooler") {
+		t.Errorf("a call without BehindPooler: got error %v, want the remedy", err)
+	}
+
+	store, err = mdb.Connect(t.Context(), through, mdb.BehindPooler(), mdb.WithConditions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	use := func() {
+		t.Helper()
+		want := `{"text": "Grüße"}`
+		m := mdb.NewMessage("Ä", map[string]string{"text": "Grüße"})
+		if _, err := store.WriteMessage(t.Context(), "account-1", m); err != nil {
+			t.Error(err)
+		}
+		for _, result := range store.WriteEach(t.Context(), []mdb.Write{{Stream: "account-2", Message: mdb.NewMessage("Ä", nil)}}) {
+			if result.Err != nil {
+				t.Error(result.Err)
+			}
+		}
+		err := store.Atomically(t.Context(), []mdb.Category{"account"}, func(tx *mdb.Tx) error {
+			_, err := tx.GetCategoryMessages(t.Context(), "account", mdb.WithCondition("true"))
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		last, err := store.GetLastStreamMessage(t.Context(), "account-1")
+		if err != nil || last.Type != "Ä" || string(last.Data) != want || time.Since(last.Time).Abs() > time.Hour {
+			t.Errorf("got %s at %v, error %v, want %s now", last.Data, last.Time, err, want)
+		}
+		var text string
+		if err := admin.QueryRow(t.Context(), `SELECT data->>'text' FROM message_store.messages WHERE stream_name = 'account-1' LIMIT 1`).Scan(&text); err != nil || text != "Grüße" {
+			t.Errorf("got %q in the table, error %v", text, err)
+		}
+		if err := store.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	use()
+
+	// Functions that depend on the search path.
+	execute(t, admin, `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
+		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
+	dependent, err := mdb.Connect(t.Context(), through, mdb.BehindPooler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dependent.Close()
+	_, err = dependent.StreamVersion(t.Context(), "account-1")
+	if !errors.As(err, &setup) {
+		t.Fatalf("got error %v, want a %T", err, setup)
+	}
+	_, alter, found := strings.Cut(setup.Remedy, "behind a pooler, ")
+	if !found {
+		t.Fatalf("got remedy %q, want one for poolers", setup.Remedy)
+	}
+	execute(t, admin, alter)
+	through = b.start(t, s.URL("postgres"), mode) // with new connections to the server
+	store, err = mdb.Connect(t.Context(), through, mdb.BehindPooler(), mdb.WithConditions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	use()
+
+	folder := t.TempDir()
+	if err := pgtest.Build(folder, "../../cmd/mdb"); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-pooler", "check"}, {"read", "-pooler", "account-1"}} {
+		cmd := exec.Command(filepath.Join(folder, "mdb"), args...)
+		cmd.Env = append(os.Environ(), "DATABASE_URL="+through)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("mdb %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
 	}
 }
