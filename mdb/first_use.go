@@ -28,11 +28,17 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
+// over reports whether there is nothing left to look at. It allocates nothing.
+func (u *firstUse) over() bool { return u == nil || u.done.Load() }
+
 // acquire returns a connection of the pool on which the store may be used.
 func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.QueryExecMode) (*pgxpool.Conn, error) {
 	conn, err := acquire(ctx, pool)
 	if err != nil {
 		return nil, err
+	}
+	if u.over() {
+		return conn, nil
 	}
 	if err := u.check(ctx, conn.Conn(), lookMode(mode)); err != nil {
 		conn.Release()
@@ -44,9 +50,6 @@ func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.Que
 // check returns an error if the store must not be used, or if it failed to find out. The
 // call's own statement was not sent.
 func (u *firstUse) check(ctx context.Context, q querier, mode []any) error {
-	if u == nil || u.done.Load() {
-		return nil
-	}
 	path, err := lookAtPath(ctx, q, mode...)
 	switch {
 	case err == nil:

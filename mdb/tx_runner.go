@@ -93,7 +93,7 @@ func (r *txRunner) check(ctx context.Context) error {
 	if len(r.faults) == 0 && r.plain && !r.tx.conn.IsClosed() && r.tx.conn.PgConn().TxStatus() == 'I' {
 		return &ArgumentError{Faults: []Fault{{"transaction", "a connection that is not in a transaction", "one that is, because WithTx does not begin one"}}}
 	}
-	if err := r.faults.err(); err != nil {
+	if err := r.faults.err(); err != nil || r.first.over() {
 		return err
 	}
 	var mode []any
