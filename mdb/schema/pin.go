@@ -18,7 +18,7 @@ import (
 //
 // PinSearchPath returns how many functions it has changed. It leaves those that [Install]
 // creates, and those with a search path of their own, unchanged, so it can be repeated. The
-// role must own the functions. Message DB's update script creates functions anew, without the
+// role must own the functions. Message DB's update script creates functions again, without the
 // path: call PinSearchPath after it.
 func PinSearchPath(ctx context.Context, db DB) (changed int, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
