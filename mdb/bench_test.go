@@ -109,3 +109,12 @@ func BenchmarkSubscription(b *testing.B) {
 		b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "messages/s")
 	})
 }
+
+func BenchmarkCheck(b *testing.B) {
+	s := newStore(b, newPool(b, testdb.Shared(b), oneConnection))
+	for b.Loop() {
+		if err := s.Check(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -2,41 +2,64 @@ package mdb
 
 import (
 	"context"
+	_ "embed" // the statement of Check
 	"errors"
-	"fmt"
+	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
-// inspection finds everything that Check reports in one statement. It reads only
-// catalogues, which every role may read.
-var inspection = newStatement("inspect", `
-WITH
-	schema AS (SELECT oid FROM pg_namespace WHERE nspname = 'message_store'),
-	functions AS (SELECT p.oid, p.proname, p.pronargs, p.proargtypes FROM pg_proc AS p JOIN schema ON p.pronamespace = schema.oid),
-	relations AS (SELECT c.oid, c.relname, c.relkind FROM pg_class AS c JOIN schema ON c.relnamespace = schema.oid)
-SELECT
-	(SELECT array_agg(name) FROM unnest(ARRAY[
-		'write_message', 'get_stream_messages', 'get_category_messages', 'get_last_stream_message',
-		'stream_version', 'acquire_lock', 'message_store_version', 'category', 'is_category', 'id', 'cardinal_id', 'hash_64',
-		'messages', 'messages_global_position_seq'
-	]) AS name WHERE name NOT IN (SELECT proname FROM functions UNION ALL SELECT relname FROM relations)),
-	EXISTS (SELECT FROM functions WHERE proname = 'get_last_stream_message' AND pronargs = 2),
-	(SELECT array_agg(what) FROM (
-		SELECT 'USAGE on schema message_store' FROM schema WHERE NOT has_schema_privilege(oid, 'USAGE')
-		UNION ALL SELECT 'SELECT on messages' FROM relations WHERE relname = 'messages' AND NOT has_table_privilege(oid, 'SELECT')
-		UNION ALL SELECT 'INSERT on messages' FROM relations WHERE relname = 'messages' AND NOT has_table_privilege(oid, 'INSERT')
-		UNION ALL SELECT 'USAGE on messages_global_position_seq' FROM relations
-			WHERE relname = 'messages_global_position_seq'
-				-- which fails for anything but a sequence, so it must not be asked first
-				AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') END
-		UNION ALL SELECT 'EXECUTE on ' || string_agg(proname, ', ') FROM functions
-			WHERE NOT has_function_privilege(oid, 'EXECUTE') HAVING count(*) > 0
-	) AS missing(what)),
-	pg_is_in_recovery(),
-	(SELECT s.seqcache FROM pg_sequence AS s JOIN relations AS r ON r.oid = s.seqrelid WHERE r.relname = 'messages_global_position_seq'),
-	(SELECT array_agg(name) FROM unnest(ARRAY['messages_id', 'messages_stream', 'messages_category']) AS name
-		WHERE NOT EXISTS (SELECT FROM relations AS r JOIN pg_index AS i ON i.indexrelid = r.oid
-			WHERE r.relname = name AND i.indisvalid AND (i.indisunique OR name = 'messages_category')))`)
+//go:embed check.sql
+var inspection string
+
+const (
+	// inspectSequence compares the sequence with the table, so it needs privileges on both.
+	// The server reads the sequence after it has taken the snapshot for the table, so the
+	// next position is greater than those in the table unless the sequence is wrong.
+	inspectSequence = `
+WITH state AS (
+	SELECT s.last_value, s.last_value::numeric + CASE WHEN s.is_called THEN q.seqincrement ELSE 0 END AS next, q.seqincrement, q.seqmax::numeric, q.seqmin::numeric,
+		(SELECT pg_catalog.max(global_position) FROM message_store.messages) AS highest
+	FROM message_store.messages_global_position_seq AS s, pg_catalog.pg_sequence AS q
+	WHERE q.seqrelid = 'message_store.messages_global_position_seq'::pg_catalog.regclass
+)
+SELECT 'the next global position is ' || next || ', but the store contains ' || highest || ', so writes fail, or subscriptions miss what is written',
+	'` + sequenceRemedy + `'
+FROM state WHERE seqincrement > 0 AND next <= highest
+UNION ALL SELECT 'the next global position is ' || next || ', and writes fail after the maximum of the sequence, ' || seqmax,
+	'ALTER SEQUENCE message_store.messages_global_position_seq AS bigint NO MAXVALUE'
+FROM state WHERE seqincrement > 0 AND next > seqmax - (seqmax - seqmin) / 10`
+
+	// sequenceRemedy corrects a sequence that is lower than the positions in the table, as
+	// after an import or after logical replication.
+	sequenceRemedy = "SELECT setval(''message_store.messages_global_position_seq'', max(global_position)) FROM message_store.messages"
+
+	// inspectCollation finds a collation of the operating system or of ICU that has changed.
+	// PostgreSQL records the version of a database's collation since version 15.
+	inspectCollation = `
+SELECT 'the collation of the database has changed from version ' || datcollversion || ' to ' || coalesce(actual, 'none')
+		|| ' since the indexes were built, so messages may not be found and positions may be used twice',
+	'REINDEX DATABASE ' || pg_catalog.quote_ident(datname) || '; ALTER DATABASE ' || pg_catalog.quote_ident(datname) || ' REFRESH COLLATION VERSION'
+FROM pg_catalog.pg_database, LATERAL pg_catalog.pg_database_collation_actual_version(oid) AS actual
+WHERE datname = pg_catalog.current_database() AND datcollversion IS NOT NULL AND datcollversion IS DISTINCT FROM actual`
+)
+
+// A CheckOption configures [Store.Check].
+type CheckOption interface{ check(*checkConfig) }
+
+type checkConfig struct{ readOnly bool }
+
+type checkOption func(*checkConfig)
+
+func (o checkOption) check(c *checkConfig) { o(c) }
+
+// ReadOnly makes [Store.Check] accept that the role lacks the privileges for writing, and
+// that the server rejects writes. Use it in a program that only reads.
+func ReadOnly() CheckOption {
+	return checkOption(func(c *checkConfig) { c.readOnly = true })
+}
 
 // Check reports whether the database, the role and the connection are set up correctly for
 // Message DB. It returns nil if they are. Otherwise the error joins a [*SetupError], with
@@ -44,61 +67,95 @@ SELECT
 //
 //   - Message DB is not installed, or its version is too old for a feature of this
 //     package;
-//   - the role lacks a privilege (one for writing may be missing on purpose, if the
-//     program only reads);
+//   - the role lacks a privilege, or does not inherit it, or the role message_store is
+//     missing or lacks it too;
 //   - the installed functions depend on the search path, and that does not begin with
 //     message_store, or finds another table messages or functions of the same names first;
-//   - the server is a standby, which rejects writes;
-//   - the sequence of global positions has a cache, so that messages of a category may
-//     become visible in an order other than that of their global positions;
-//   - an index is missing or invalid.
+//   - the server rejects writes, because it is a standby or by default_transaction_read_only;
+//   - acknowledged messages may be lost in a crash, because the table or the sequence is
+//     unlogged, or because fsync, full_page_writes or synchronous_commit is off. It accepts
+//     these settings if the setting message_store.allow_loss is on;
+//   - the next global position is not higher than those in the table, as after an import or
+//     a switch to a logical replica, or is near the maximum of the sequence;
+//   - the sequence of global positions has a cache, descends, or has CYCLE, so that
+//     subscriptions miss messages, or the table does not use it;
+//   - an index is missing, invalid, or not the one of Message DB, or a collation has changed
+//     since the indexes were built, or is not deterministic;
+//   - a column of the table is missing, has another type, or is NOT NULL without a default;
+//   - the table is a partitioned or foreign table or a view, or row-level security or a rule
+//     hides or rejects messages;
+//   - the encoding of the database or the connection is not UTF-8, or times cannot be read
+//     because of DateStyle;
+//   - the database is near the wraparound of transaction IDs;
+//   - conditions are on for the connection, or run with the privileges of another role;
+//   - another role owns or can create what the callers of Message DB execute;
+//   - the NOTIFY trigger is installed, but disabled.
 //
-// It uses one connection, and assumes that the others are configured alike.
-func (s *Store) Check(ctx context.Context) error {
-	var (
-		missing, rights, indexes []string
-		lastOfType, standby      bool
-		cache                    *int64
-	)
-	// It runs even if the store must not be used because of the search path.
-	runner := &poolRunner{pool: s.pool, mode: s.config.execMode}
-	err := runner.run(ctx, inspection, one(&missing, &lastOfType, &rights, &standby, &cache, &indexes))
+// It needs no privileges of its own. It does not read messages, except for the highest
+// global position. It uses one connection, and assumes that the others are configured alike.
+func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
+	var config checkConfig
+	for _, opt := range opts {
+		opt.check(&config)
+	}
+	conn, err := acquire(ctx, s.pool)
 	if err != nil {
 		return explain("check the database", err)
 	}
-	if len(missing) > 0 {
-		return &SetupError{
-			Problem: "Message DB is not installed in this database: it lacks " + strings.Join(missing, ", "),
-			Remedy:  installRemedy,
-		}
-	}
+	defer conn.Release()
 
+	// Both modes leave no prepared statements on the connection. The simple protocol is only
+	// for servers that know no other.
+	mode := lookMode(s.config.execMode)
+	text := s.config.execMode == pgx.QueryExecModeExec || s.config.execMode == pgx.QueryExecModeSimpleProtocol
 	var problems []error
-	found := func(problem, remedy string) {
-		problems = append(problems, &SetupError{Problem: problem, Remedy: remedy})
+	inspect := func(sql string, args ...any) (complete bool, err error) {
+		var problem *string
+		var remedy string
+		rows, err := conn.Query(ctx, sql, slices.Concat(mode, args)...)
+		if err != nil {
+			return false, err
+		}
+		_, err = pgx.ForEachRow(rows, []any{&problem, &remedy}, func() error {
+			if problem == nil {
+				complete = true
+			} else {
+				problems = append(problems, &SetupError{Problem: *problem, Remedy: remedy})
+			}
+			return nil
+		})
+		return complete, err
 	}
-	if len(rights) > 0 {
-		found("the role lacks "+strings.Join(rights, "; "), "GRANT message_store TO the role that connects")
+	complete, err := inspect(inspection, config.readOnly, text)
+	var path pathState
+	if err == nil {
+		path, err = lookAtPath(ctx, conn, mode...)
 	}
-	path, err := s.lookAtPath(ctx)
+	if pathErr := path.problem(); pathErr != nil {
+		problems = append(problems, pathErr)
+	}
+	if err == nil && complete {
+		_, err = inspect(inspectSequence)
+	}
+	if err == nil && serverVersion(conn.Conn()) >= 15 {
+		_, err = inspect(inspectCollation)
+	}
 	if err != nil {
-		return explain("look at the search path", err)
-	}
-	if err := path.problem(); err != nil {
-		problems = append(problems, err)
-	}
-	if standby {
-		found("the server is a standby, which rejects writes", "connect to the primary, for example with target_session_attrs=read-write")
-	}
-	if cache != nil && *cache > 1 {
-		found(fmt.Sprintf("the sequence of global positions has CACHE %d", *cache),
-			"ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1")
-	}
-	if len(indexes) > 0 {
-		found("indexes are missing, invalid or not unique: "+strings.Join(indexes, ", "), "REINDEX them, or create them as Message DB's installation does")
-	}
-	if !lastOfType {
-		found("Message DB is older than 1.3.0, so OfType does not work", "upgrade Message DB")
+		return explain("check the database", contextError(ctx, err))
 	}
 	return errors.Join(problems...)
+}
+
+// serverVersion returns the major version of the server, or 0.
+func serverVersion(conn *pgx.Conn) int {
+	reported := conn.PgConn().ParameterStatus("server_version")
+	digits := strings.IndexFunc(reported, func(r rune) bool { return r < '0' || r > '9' })
+	if digits < 0 {
+		digits = len(reported)
+	}
+	version, err := strconv.Atoi(reported[:digits])
+	if err != nil {
+		return 0
+	}
+	return version
 }

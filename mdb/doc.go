@@ -156,6 +156,9 @@
 //	MaxNotifications     x
 //	ListenOn             x
 //
+//	option               Check
+//	ReadOnly             x
+//
 //	option               WriteMessage, WriteMessages   Write of WriteEach
 //	ExpectVersion        x                             x
 //	ExpectNoStream       x                             x

@@ -18,3 +18,6 @@ func Suspect(s *Store) { s.suspect() }
 
 // Looked reports whether the store has looked at the search path.
 func Looked(s *Store) bool { return s.first.done.Load() }
+
+// Inspection is the statement of Check.
+var Inspection = inspection

@@ -132,17 +132,6 @@ func lookAtPath(ctx context.Context, q querier, mode ...any) (pathState, error) 
 	return s, err
 }
 
-// lookAtPath looks on a connection of the pool.
-func (s *Store) lookAtPath(ctx context.Context) (pathState, error) {
-	conn, err := acquire(ctx, s.pool)
-	if err != nil {
-		return pathState{}, err
-	}
-	defer conn.Release()
-	path, err := lookAtPath(ctx, conn, lookMode(s.config.execMode)...)
-	return path, contextError(ctx, err)
-}
-
 // problem returns a [*SetupError] if the path leads the functions astray.
 func (s *pathState) problem() error {
 	const pin = "let the owner of the functions call schema.PinSearchPath, or mdb install -pin-search-path"

@@ -64,7 +64,7 @@ func Run(ctx context.Context, image string, opts ...testcontainers.ContainerCust
 				// Without a locale, some images create databases that are not UTF-8.
 				"LANG": "C.UTF-8",
 			},
-			Cmd: []string{"postgres", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"},
+			Cmd: []string{"postgres", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "message_store.allow_loss=on", "-c", "max_connections=200"},
 		},
 		Started: true,
 	}

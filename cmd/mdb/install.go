@@ -60,16 +60,23 @@ var checkCommand = command{
 	short: "check the database, the role and the connection",
 	long: `Checks the database, the role and the connection, and prints each problem with its
 remedy: Message DB is not installed, a right or an index is missing, the search path
-finds objects of the same names elsewhere, the server is a standby.`,
-	examples: `mdb check`,
-	setup: func(*flag.FlagSet) action {
+does not suit the functions, the server is a standby, or something loses, duplicates,
+hides or rejects messages.`,
+	examples: `mdb check
+mdb check -read-only`,
+	setup: func(fs *flag.FlagSet) action {
+		readOnly := fs.Bool("read-only", false, "accept that nothing can be written")
 		return func(ctx context.Context, a *app, args []string) error {
 			if _, err := exactly(args); err != nil {
 				return err
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
-				if err := s.Check(ctx); err != nil {
-					return err
+				var opts []mdb.CheckOption
+				if *readOnly {
+					opts = append(opts, mdb.ReadOnly())
+				}
+				if err := s.Check(ctx, opts...); err != nil {
+					return separate(err)
 				}
 				version, err := s.MessageStoreVersion(ctx)
 				if err != nil {
@@ -163,4 +170,30 @@ func (a *app) withStore(ctx context.Context, f func(*mdb.Store) error, opts ...m
 	}
 	defer s.Close()
 	return f(s)
+}
+
+// A checkError prints each problem of Check on a line, and its remedy on the next one.
+type checkError struct{ err error }
+
+func (e *checkError) Unwrap() error { return e.err }
+
+func (e *checkError) Error() string {
+	var lines []string
+	for _, part := range e.err.(interface{ Unwrap() []error }).Unwrap() {
+		var setup *mdb.SetupError
+		if errors.As(part, &setup) {
+			lines = append(lines, setup.Problem, "  remedy: "+setup.Remedy)
+		} else {
+			lines = append(lines, part.Error())
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// separate returns the error of Check as a checkError, unless Check itself has failed.
+func separate(err error) error {
+	if _, ok := err.(interface{ Unwrap() []error }); !ok { //nolint:errorlint // only Check's own error is one of findings
+		return err
+	}
+	return &checkError{err}
 }

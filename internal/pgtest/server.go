@@ -47,6 +47,7 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	// The data need not survive a crash of the machine.
 	Setting("fsync", "off")(&conf)
 	Setting("full_page_writes", "off")(&conf)
+	Setting("message_store.allow_loss", "on")(&conf) // so that Store.Check accepts both
 	// Parallel tests have a pool each.
 	Setting("max_connections", "200")(&conf)
 	Setting("shared_buffers", "128MB")(&conf)
