@@ -59,10 +59,22 @@ FROM pg_proc AS p
 JOIN pg_type AS t ON t.oid = p.prorettype
 WHERE p.pronamespace = to_regnamespace('message_store')`
 
+// strangers finds roles that could replace, or hide by functions that fit arguments better,
+// what is installed into a schema that exists. A superuser is a member of every role by
+// pg_has_role, so that says nothing about whom it trusts.
+const strangers = `
+SELECT format('schema message_store: its owner is the role %I, which could replace what the role %I installs (ALTER SCHEMA message_store OWNER TO %2$I)', o.rolname, current_user)
+FROM pg_namespace AS n JOIN pg_roles AS o ON o.oid = n.nspowner JOIN pg_roles AS c ON c.rolname = current_user
+WHERE n.nspname = 'message_store' AND o.oid <> c.oid AND NOT o.rolsuper AND (c.rolsuper OR NOT pg_has_role(o.oid, 'MEMBER'))
+UNION ALL
+SELECT 'schema message_store: every role may create objects in it (REVOKE CREATE ON SCHEMA message_store FROM PUBLIC)'
+FROM pg_namespace AS n, LATERAL aclexplode(n.nspacl) AS acl
+WHERE n.nspname = 'message_store' AND acl.grantee = 0 AND acl.privilege_type = 'CREATE'`
+
 // inspect reports whether Message DB is installed. If it is not, foreign describes the
 // objects that prevent its installation.
 func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, err error) {
-	rows, err := tx.Query(ctx, inspection)
+	rows, err := tx.Query(ctx, inspection, pgx.QueryExecModeExec)
 	if err != nil {
 		return false, nil, fmt.Errorf("schema: inspect the database: %w", err)
 	}
@@ -75,7 +87,8 @@ func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, 
 	}
 	conflicting := slices.DeleteFunc(slices.Clone(found), func(o object) bool { return !slices.Contains(names, o.name) })
 	if len(conflicting) == 0 {
-		return false, nil, nil
+		foreign, err := ownedByStranger(ctx, tx)
+		return false, foreign, err
 	}
 	for _, want := range objects {
 		if slices.Contains(found, want) {
@@ -101,4 +114,14 @@ func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, 
 
 func (o object) String() string {
 	return fmt.Sprintf("%s %s: %s", o.kind, o.name, o.shape)
+}
+
+// ownedByStranger describes roles that could replace what is installed into the schema.
+func ownedByStranger(ctx context.Context, tx pgx.Tx) ([]string, error) {
+	rows, _ := tx.Query(ctx, strangers, pgx.QueryExecModeExec)
+	foreign, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("schema: inspect the owner of the schema: %w", err)
+	}
+	return foreign, nil
 }

@@ -2,8 +2,11 @@ package schema_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -224,4 +227,118 @@ func unchanged(t testing.TB, conn *pgx.Conn, f func()) {
 	if got := identities(t, conn); !slices.Equal(got, ids) {
 		t.Errorf("objects were recreated: got %v, want %v", got, ids)
 	}
+}
+
+// TestInstallWithSettings checks that Install does not depend on the settings of the
+// connection or the encoding of the database, and restores the settings, also if Message DB
+// is installed already and the notifying trigger is installed next.
+func TestInstallWithSettings(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Own(t)
+	admin := connect(t, server.URL("postgres"))
+	for i, settings := range []map[string]string{
+		{"quote_all_identifiers": "on"},
+		{"standard_conforming_strings": "off"},
+		{"client_encoding": "LATIN1"},
+		{"search_path": `"Größe", public`},
+		{"client_encoding": "LATIN1", "search_path": "public", "quote_all_identifiers": "on", "standard_conforming_strings": "off"},
+	} {
+		for _, encoding := range []string{"UTF8", "LATIN1", "SQL_ASCII"} {
+			for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
+				t.Run(fmt.Sprint(settings, encoding, mode), func(t *testing.T) {
+					database := fmt.Sprintf("settings_%d_%s_%d", i, strings.ToLower(encoding), mode)
+					run(t, admin, `CREATE DATABASE `+database+` TEMPLATE template0 ENCODING `+encoding+` LOCALE 'C'`)
+					cfg, err := pgx.ParseConfig(server.URL(database))
+					if err != nil {
+						t.Fatal(err)
+					}
+					maps.Copy(cfg.RuntimeParams, settings)
+					cfg.DefaultQueryExecMode = mode
+					conn, err := pgx.ConnectConfig(t.Context(), cfg)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close(t.Context())
+					tx, err := conn.Begin(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					// The settings of plpgsql appear when it is first used.
+					const all = `SELECT md5(string_agg(name || setting, ',' ORDER BY name)) FROM pg_settings WHERE name NOT LIKE 'transaction%' AND name NOT LIKE 'plpgsql.%'`
+					var before, after string
+					if err := tx.QueryRow(t.Context(), all, pgx.QueryExecModeExec).Scan(&before); err != nil {
+						t.Fatal(err)
+					}
+					for range 2 {
+						if err := schema.Install(t.Context(), tx); err != nil {
+							t.Fatal(err)
+						}
+						if err := schema.InstallNotify(t.Context(), tx); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if err := tx.QueryRow(t.Context(), all, pgx.QueryExecModeExec).Scan(&after); err != nil || after != before {
+						t.Errorf("the settings are not the same as before (%v)", err)
+					}
+					if err := tx.Commit(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					use(t, connect(t, server.URL(database)+"&client_encoding=UTF8"))
+				})
+			}
+		}
+	}
+}
+
+// TestInstallIntoSchemaOfAnotherRole checks that Install and InstallNotify take over nothing
+// that another role could replace afterwards.
+func TestInstallIntoSchemaOfAnotherRole(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Own(t)
+	run(t, connect(t, server.URL("postgres")), `
+		CREATE ROLE message_store LOGIN;
+		CREATE ROLE evil; CREATE ROLE owners;
+		CREATE ROLE installer; CREATE ROLE member IN ROLE owners`)
+	for i, test := range []struct {
+		name, before, as string
+		foreign          string // a part of the error, or "" for success
+	}{
+		{"superuser, schema of another role", `CREATE SCHEMA message_store AUTHORIZATION evil`, "postgres", "its owner is the role evil"},
+		{"superuser, schema of a role of which it is a member", `CREATE SCHEMA message_store AUTHORIZATION owners; GRANT owners TO postgres`, "postgres", "its owner is the role owners"},
+		{"schema of another role", `CREATE SCHEMA message_store AUTHORIZATION evil; GRANT CREATE ON SCHEMA message_store TO installer`, "installer", "its owner is the role evil"},
+		{"CREATE for everybody", `CREATE SCHEMA message_store AUTHORIZATION installer; GRANT CREATE ON SCHEMA message_store TO PUBLIC`, "installer", "every role may create objects"},
+		{"own schema", `CREATE SCHEMA message_store AUTHORIZATION installer`, "installer", ""},
+		{"schema of a superuser", `CREATE SCHEMA message_store; GRANT ALL ON SCHEMA message_store TO installer`, "installer", ""},
+		{"schema of a role of which the installer is a member", `CREATE SCHEMA message_store AUTHORIZATION owners`, "member", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			database := fmt.Sprintf("case_%d", i)
+			run(t, connect(t, server.URL("postgres")), `CREATE DATABASE `+database+` TEMPLATE template0`)
+			conn := connect(t, server.URL(database))
+			run(t, conn, `GRANT CREATE ON DATABASE `+database+` TO PUBLIC;`+test.before+`; SET ROLE `+test.as)
+			if test.foreign == "" {
+				install(t, conn)
+				return
+			}
+			unchanged(t, conn, func() {
+				err := schema.Install(t.Context(), conn)
+				var foreign *schema.ForeignObjectsError
+				if !errors.As(err, &foreign) || !strings.Contains(err.Error(), test.foreign) {
+					t.Errorf("Install returns %v, want a *ForeignObjectsError with %s", err, test.foreign)
+				}
+			})
+		})
+	}
+	t.Run("function of the trigger", func(t *testing.T) {
+		conn := connect(t, server.URL("postgres"))
+		install(t, conn)
+		run(t, conn, `CREATE FUNCTION message_store.notify_subscriptions() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+			ALTER FUNCTION message_store.notify_subscriptions OWNER TO evil`)
+		unchanged(t, conn, func() {
+			var foreign *schema.ForeignObjectsError
+			if err := schema.InstallNotify(t.Context(), conn); !errors.As(err, &foreign) || !strings.Contains(err.Error(), "role evil") {
+				t.Errorf("InstallNotify returns %v, want a *ForeignObjectsError", err)
+			}
+		})
+	})
 }

@@ -111,19 +111,40 @@ func NotifyStatus(ctx context.Context, db DB) (state NotifyState, err error) {
 	return state, nil
 }
 
+// functionOfStranger finds a function of the trigger's name whose owner has nothing to do
+// with the owner of the table. Every writer executes it.
+const functionOfStranger = `
+SELECT pg_catalog.format('function notify_subscriptions: its owner is the role %s, and that of the table is %s',
+	pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(p.proowner)), pg_catalog.quote_ident(r.rolname))
+FROM pg_catalog.pg_proc AS p
+JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'messages'
+JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner
+WHERE n.nspname = 'message_store' AND p.proname = 'notify_subscriptions' AND p.pronargs = 0
+	AND NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER') AND (r.rolsuper OR NOT pg_catalog.pg_has_role(c.relowner, p.proowner, 'MEMBER'))`
+
 // withShortWaits runs the statements in a transaction that never waits long for a lock,
 // and retries it. Concurrent installers wait for one another, because two transactions
 // cannot replace the same function.
 func withShortWaits(ctx context.Context, db DB, sql string) error {
 	for {
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-			timeout, err := setting(ctx, tx, "lock_timeout")
-			if err != nil {
+			return withSettings(ctx, tx, map[string]string{"lock_timeout": "100ms"}, func() error {
+				if _, err := tx.Conn().PgConn().Exec(ctx, installLock).ReadAll(); err != nil {
+					return err
+				}
+				// CREATE OR REPLACE keeps the owner, who could replace the function again.
+				rows, _ := tx.Query(ctx, functionOfStranger, pgx.QueryExecModeExec)
+				foreign, err := pgx.CollectRows(rows, pgx.RowTo[string])
+				if err != nil {
+					return err
+				}
+				if len(foreign) > 0 {
+					return &ForeignObjectsError{Found: foreign}
+				}
+				_, err = tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
 				return err
-			}
-			_, err = tx.Conn().PgConn().Exec(ctx, "SET LOCAL lock_timeout = '100ms';"+installLock+";"+sql+
-				";SET LOCAL lock_timeout = '"+timeout+"'").ReadAll()
-			return err
+			})
 		})
 		var pgErr *pgconn.PgError
 		switch {

@@ -8,11 +8,14 @@
 package schema
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -33,8 +36,9 @@ type DB interface {
 }
 
 // ForeignObjectsError is the error of [Install] if the schema message_store contains
-// objects with the names of Message DB's objects that are not Message DB's. Nothing was
-// changed.
+// objects with the names of Message DB's objects that are not Message DB's, or if another
+// role owns the schema and so could replace what would be installed. [InstallNotify] returns
+// it if another role owns the trigger's function. Nothing was changed.
 type ForeignObjectsError struct {
 	// Found describes each of these objects, and what was expected in its place.
 	Found []string
@@ -48,30 +52,59 @@ func (e *ForeignObjectsError) Error() string {
 // Install installs Message DB into the database to which db is connected. If Message DB
 // is installed already, by this package or by another program, Install leaves it unchanged
 // and returns nil. If the schema message_store contains other objects with the names that
-// Message DB needs, Install changes nothing and returns a [*ForeignObjectsError].
+// Message DB needs, Install changes nothing and returns a [*ForeignObjectsError]. So it does
+// if the schema exists without Message DB, and its owner is neither a superuser nor the role
+// that connects, nor a role of which it was made a member, or if every role may create
+// objects in it: such roles could replace or shadow what other roles then call.
 //
 // Install runs in one transaction, and concurrent calls wait for one another. The role
 // needs CREATE on the database, and CREATEROLE unless the role message_store exists. The
 // oldest supported version is PostgreSQL 14.
 func Install(ctx context.Context, db DB) error {
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		path, err := setting(ctx, tx, "search_path")
-		if err != nil {
-			return fmt.Errorf("schema: read the search path: %w", err)
+		// A stricter isolation would show the catalogue from before the wait for the lock. It
+		// can be changed only before the first query.
+		const isolation = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+		if _, err := tx.Exec(ctx, isolation); err != nil {
+			return fmt.Errorf("schema: %s: %w", isolation, err)
 		}
-		if err := install(ctx, tx); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", path)
-		return err
+		// Changes of settings would last to the end of the caller's transaction.
+		return withSettings(ctx, tx, map[string]string{
+			"search_path":                 "pg_catalog, pg_temp", // the objects must not refer to other schemas' functions
+			"standard_conforming_strings": "on",
+			"quote_all_identifiers":       "off", // it changes the names of types
+		}, func() error { return install(ctx, tx) })
 	})
 }
 
-// setting returns the value of a setting, so that it can be restored after a change.
-// Otherwise the change would last to the end of the caller's transaction.
-func setting(ctx context.Context, tx pgx.Tx, name string) (value string, err error) {
-	err = tx.QueryRow(ctx, "SHOW "+name, pgx.QueryExecModeSimpleProtocol).Scan(&value)
-	return value, err
+// withSettings runs f with settings, and then restores them. It also sets the encoding,
+// because this package sends UTF-8 whatever the database's encoding is.
+func withSettings(ctx context.Context, tx pgx.Tx, settings map[string]string, f func() error) error {
+	const set = "SELECT pg_catalog.set_config($1, $2, true)"
+	// First of all, so that the values of the others are read in UTF-8.
+	names := append([]string{"client_encoding"}, slices.Sorted(maps.Keys(settings))...)
+	before := make([]string, len(names))
+	for i, name := range names {
+		value := cmp.Or(settings[name], "UTF8")
+		// This mode leaves no prepared statement behind, which a pooler may lose, and the
+		// simple protocol does not work with all settings.
+		err := tx.QueryRow(ctx, "SELECT pg_catalog.current_setting($1)", pgx.QueryExecModeExec, name).Scan(&before[i])
+		if err == nil {
+			_, err = tx.Exec(ctx, set, pgx.QueryExecModeExec, name, value)
+		}
+		if err != nil {
+			return fmt.Errorf("schema: set %s to %s: %w", name, value, err)
+		}
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	for i, name := range slices.Backward(names) {
+		if _, err := tx.Exec(ctx, set, pgx.QueryExecModeExec, name, before[i]); err != nil {
+			return fmt.Errorf("schema: restore %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // installLock takes the advisory lock that concurrent installers of one database wait
@@ -80,13 +113,6 @@ func setting(ctx context.Context, tx pgx.Tx, name string) (value string, err err
 var installLock = fmt.Sprintf("SELECT pg_catalog.pg_advisory_xact_lock(%d, 1)", trigger.Key)
 
 func install(ctx context.Context, tx pgx.Tx) error {
-	// A stricter isolation would show the catalogue from before the wait for the lock.
-	// With the caller's search path, the objects might refer to other schemas' functions.
-	for _, sql := range []string{"SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "SET LOCAL search_path TO pg_catalog, pg_temp"} {
-		if _, err := tx.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("schema: %s: %w", sql, err)
-		}
-	}
 	if _, err := tx.Exec(ctx, installLock); err != nil {
 		return fmt.Errorf("schema: wait for other installers: %w", err)
 	}
@@ -111,7 +137,12 @@ func install(ctx context.Context, tx pgx.Tx) error {
 			return fmt.Errorf("schema: run %s: %w", name, explain(err))
 		}
 	}
-	return nil
+	// Another role may have created the schema after the inspection.
+	foreign, err = ownedByStranger(ctx, tx)
+	if err == nil && len(foreign) > 0 {
+		return &ForeignObjectsError{Found: foreign}
+	}
+	return err
 }
 
 // explain adds the remedy to the error for missing rights.
