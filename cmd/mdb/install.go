@@ -17,19 +17,27 @@ var installCommand = command{
 	short: "install Message DB into the database",
 	long: `Installs Message DB into an existing database. An installed Message DB is left
 unchanged, whoever installed it. The role needs CREATE on the database, and
-CREATEROLE unless the role message_store exists.
+CREATEROLE unless the role message_store exists. If that role or its privileges are
+missing, as after a restore, they are added.
+
+-print prints the SQL that installs Message DB, for a migration tool or a review.
 
 With -pin-search-path, functions that depend on the search path of their callers, as
 those of Message DB's own script do, no longer do. It does not change those that mdb
 installs. The role must own the functions. Each call of a changed function takes
 longer.`,
 	examples: `mdb install
+mdb install -print > message_db.sql
 mdb install -pin-search-path`,
 	setup: func(fs *flag.FlagSet) action {
+		printSQL := fs.Bool("print", false, "print the SQL instead of running it")
 		pin := fs.Bool("pin-search-path", false, "make the functions independent of the search path")
 		return func(ctx context.Context, a *app, args []string) error {
 			if _, err := exactly(args); err != nil {
 				return err
+			}
+			if *printSQL {
+				return a.say("%s", schema.SQL())
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
 				if err := schema.Install(ctx, s.Pool()); err != nil {

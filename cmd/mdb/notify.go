@@ -21,8 +21,10 @@ status prints whether the trigger is installed, which connections wait for
 notifications, and for how many categories. It exits with 4 if the trigger is missing
 or disabled.`,
 	examples: `mdb notify install
+mdb notify install -print > notify.sql
 mdb notify status`,
-	setup: func(*flag.FlagSet) action {
+	setup: func(fs *flag.FlagSet) action {
+		printSQL := fs.Bool("print", false, "with install: print the SQL instead of running it")
 		return func(ctx context.Context, a *app, args []string) error {
 			do := map[string]func(context.Context, *mdb.Store) error{
 				"install": func(ctx context.Context, s *mdb.Store) error {
@@ -41,6 +43,12 @@ mdb notify status`,
 			}
 			if len(args) != 1 || do[args[0]] == nil {
 				return usage("want install, remove or status, got %s", listed(args))
+			}
+			if *printSQL {
+				if args[0] != "install" {
+					return usage("-print is for install, got %s", args[0])
+				}
+				return a.say("%s", schema.NotifySQL())
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error { return do[args[0]](ctx, s) })
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -122,6 +123,72 @@ func TestInstallAndRoles(t *testing.T) {
 		install(t, conn)
 		run(t, conn, `SET SESSION AUTHORIZATION without_roles`)
 		unchanged(t, conn, func() { install(t, conn) })
+	})
+
+	// As pg_restore leaves them if the roles have not been restored.
+	const restored = `DROP OWNED BY message_store; DROP ROLE message_store`
+	for _, test := range []struct {
+		name, as string
+		left     []string // parts of the statements that are left to do
+	}{
+		{"superuser", "postgres", nil},
+		{"the owner, who can create roles", "installer", nil},
+		{"the owner, who cannot create roles", "without_roles", []string{"CREATE ROLE message_store", "GRANT SELECT, INSERT ON message_store.messages"}},
+		{"another role, who can create roles", "without_database", []string{"GRANT USAGE ON SCHEMA", "GRANT SELECT, INSERT ON message_store.messages"}},
+	} {
+		t.Run("after a restore, by "+test.name, func(t *testing.T) {
+			urls := c.databases(t, 1)
+			run(t, admin, `CREATE ROLE message_store LOGIN`)
+			conn := connect(t, urls[0])
+			owner := test.as
+			if owner == "without_database" {
+				owner = "installer"
+			}
+			run(t, conn, `SET SESSION AUTHORIZATION `+owner)
+			install(t, conn)
+			want := catalogue(t, conn)
+			run(t, conn, `RESET SESSION AUTHORIZATION;`+restored+`; SET SESSION AUTHORIZATION `+test.as)
+			err := schema.Install(t.Context(), conn)
+			if test.left == nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := catalogue(t, conn); !maps.Equal(got, want) {
+					t.Errorf("the catalogue differs: %v", differences(got, want))
+				}
+				run(t, conn, `RESET SESSION AUTHORIZATION`)
+				use(t, conn)
+				unchanged(t, conn, func() { install(t, conn) })
+				return
+			}
+			var incomplete *schema.RoleError
+			if !errors.As(err, &incomplete) {
+				t.Fatalf("Install returns %v, want a *RoleError", err)
+			}
+			for _, left := range test.left {
+				if !strings.Contains(err.Error(), left) {
+					t.Errorf("got %q, want %s in it", err, left)
+				}
+			}
+			run(t, conn, `RESET SESSION AUTHORIZATION;`+strings.Join(incomplete.Missing, ";"))
+			if got := catalogue(t, conn); !maps.Equal(got, want) {
+				t.Errorf("the catalogue differs after the statements of the error: %v", differences(got, want))
+			}
+			use(t, conn)
+		})
+	}
+
+	t.Run("by the owner, who grants what the role lacks although it cannot create roles", func(t *testing.T) {
+		urls := c.databases(t, 1)
+		run(t, admin, `CREATE ROLE message_store LOGIN`)
+		conn := connect(t, urls[0])
+		run(t, conn, `SET SESSION AUTHORIZATION without_roles`)
+		install(t, conn)
+		run(t, conn, `REVOKE ALL ON message_store.messages, message_store.type_summary FROM message_store;
+			REVOKE EXECUTE ON FUNCTION message_store.write_message FROM PUBLIC, message_store`)
+		install(t, conn)
+		run(t, conn, `RESET SESSION AUTHORIZATION`)
+		use(t, conn)
 	})
 }
 

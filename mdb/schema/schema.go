@@ -50,8 +50,10 @@ func (e *ForeignObjectsError) Error() string {
 }
 
 // Install installs Message DB into the database to which db is connected. If Message DB
-// is installed already, by this package or by another program, Install leaves it unchanged
-// and returns nil. If the schema message_store contains other objects with the names that
+// is installed already, by this package or by another program, Install leaves it unchanged,
+// except that it creates the role message_store and grants it the privileges that it lacks, as
+// after a restore into another cluster. If the role that connects may not do that, Install does
+// what it may and returns a [*RoleError]. If the schema message_store contains other objects with the names that
 // Message DB needs, Install changes nothing and returns a [*ForeignObjectsError]. So it does
 // if the schema exists without Message DB, and its owner is neither a superuser nor the role
 // that connects, nor a role of which it was made a member, or if every role may create
@@ -61,7 +63,8 @@ func (e *ForeignObjectsError) Error() string {
 // needs CREATE on the database, and CREATEROLE unless the role message_store exists. The
 // oldest supported version is PostgreSQL 14.
 func Install(ctx context.Context, db DB) error {
-	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+	var missing *RoleError
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		// A stricter isolation would show the catalogue from before the wait for the lock. It
 		// can be changed only before the first query.
 		const isolation = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
@@ -69,12 +72,25 @@ func Install(ctx context.Context, db DB) error {
 			return fmt.Errorf("schema: %s: %w", isolation, err)
 		}
 		// Changes of settings would last to the end of the caller's transaction.
-		return withSettings(ctx, tx, map[string]string{
+		var incomplete *RoleError
+		err := withSettings(ctx, tx, map[string]string{
 			"search_path":                 "pg_catalog, pg_temp", // the objects must not refer to other schemas' functions
 			"standard_conforming_strings": "on",
 			"quote_all_identifiers":       "off", // it changes the names of types
-		}, func() error { return install(ctx, tx) })
+		}, func() error {
+			err := install(ctx, tx)
+			if errors.As(err, &incomplete) {
+				return nil // so that what was possible is kept
+			}
+			return err
+		})
+		missing = incomplete
+		return err
 	})
+	if err == nil && missing != nil {
+		return missing
+	}
+	return err
 }
 
 // withSettings runs f with settings, and then restores them. It also sets the encoding,
@@ -118,8 +134,10 @@ func install(ctx context.Context, tx pgx.Tx) error {
 	}
 	installed, foreign, err := inspect(ctx, tx)
 	switch {
-	case err != nil || installed:
+	case err != nil:
 		return err
+	case installed:
+		return repair(ctx, tx)
 	case len(foreign) > 0:
 		return &ForeignObjectsError{Found: foreign}
 	}

@@ -1,0 +1,79 @@
+package schema
+
+import (
+	"io/fs"
+	"strings"
+)
+
+// SQL returns the statements that install Message DB, for a migration tool, psql or a
+// review. They are plain SQL without commands of psql, and contain the role message_store, which
+// they create unless it exists. The result is the same as that of [Install].
+//
+// Run them in one transaction, as one migration. They fail, and change nothing, if Message DB is
+// installed already, or if another role could replace what they install; see
+// [ForeignObjectsError]. They do not change the search path of the session.
+//
+// Functions contain semicolons, so a tool that splits scripts needs a mark: in goose, for
+// example, put the text between the comments StatementBegin and StatementEnd.
+func SQL() string {
+	const (
+		// The statements must not refer to functions of other schemas. Not SET LOCAL, which has
+		// no effect without a transaction, and not to the end of the session, which may be the
+		// tool's own.
+		begin = `SELECT pg_catalog.set_config('message_store.path_before', pg_catalog.current_setting('search_path'), false);
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
+`
+		end = `
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('message_store.path_before'), false);
+SELECT pg_catalog.set_config('message_store.path_before', '', false);
+`
+		installed = `DO $$
+BEGIN
+  IF to_regclass('message_store.messages') IS NOT NULL THEN
+    RAISE EXCEPTION 'Message DB is installed already';
+  END IF;
+END
+$$;
+
+`
+		guard = `-- The schema must belong to the role that installs, or to one that it trusts.
+DO $$
+DECLARE
+  problem text;
+BEGIN
+  SELECT * INTO problem FROM (` + strangers + `) AS found(problem) LIMIT 1;
+  IF problem IS NOT NULL THEN
+    RAISE EXCEPTION '%', problem;
+  END IF;
+END
+$$;
+
+`
+	)
+	text := begin + installed + guard
+	scripts, _ := fs.Glob(files, "sql/*.sql") // the pattern is valid, and the files are embedded
+	for _, name := range scripts {
+		sql, _ := files.ReadFile(name)
+		text += strings.TrimSpace(string(sql)) + "\n\n"
+	}
+	return text + guard + strings.TrimSpace(end) + "\n"
+}
+
+// NotifySQL returns the statements that install the NOTIFY trigger, as [InstallNotify] does, for
+// a migration tool, psql or a review. They can be run again. They wait for the transactions
+// that write to the table, and later writers wait for them: set a lock_timeout.
+func NotifySQL() string {
+	return `DO $$
+DECLARE
+  problem text;
+BEGIN
+  SELECT * INTO problem FROM (` + functionOfStranger + `) AS found(problem) LIMIT 1;
+  IF problem IS NOT NULL THEN
+    RAISE EXCEPTION '%', problem;
+  END IF;
+END
+$$;
+
+` + notifySQL
+}
