@@ -216,7 +216,7 @@ func splitOptions(options string) []string {
 			i++
 			fallthrough
 		default:
-			word += string(options[i : i+1])
+			word += options[i : i+1]
 			inWord = true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -85,12 +86,7 @@ func connStringFault(connString string) string {
 }
 
 func isTextParameter(key string) bool {
-	for _, name := range textParameters {
-		if key == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(textParameters, key)
 }
 
 // configFault returns what is wrong with a configuration that was parsed, or "". A URL may

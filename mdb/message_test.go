@@ -184,8 +184,8 @@ func TestMessagesAreLoggedWithoutPayload(t *testing.T) {
 	id := uuid.MustParse("f3b0e1c2-0000-4000-8000-000000000001")
 	m := mdb.Message{ID: id, Stream: "account-1", Type: "Deposited", Position: 3, GlobalPosition: 17, Data: raw, Metadata: raw}
 	p := mdb.ProposedMessage{ID: id, Type: "Deposited", Data: deposited{Account: "c4n4ry"}, Metadata: map[string]string{"by": "c4n4ry"}}
-	bytes := strings.Trim(fmt.Sprint([]byte("c4n4ry")), "[]")
-	hidden := []string{"c4n4ry", bytes, fmt.Sprintf("%x", "c4n4ry"), fmt.Sprintf("%X", "c4n4ry"), strings.ReplaceAll(fmt.Sprintf("%#x", []byte("c4n4ry")), "0x", "")}
+	numbers := "99 52 110 52 114 121" // its bytes
+	hidden := []string{"c4n4ry", numbers, fmt.Sprintf("%x", "c4n4ry"), fmt.Sprintf("%X", "c4n4ry"), strings.ReplaceAll(fmt.Sprintf("%#x", []byte("c4n4ry")), "0x", "")}
 	for _, v := range []any{m, &m, []mdb.Message{m}, map[string]any{"m": m}, struct{ M mdb.Message }{m}, p, &p, []mdb.ProposedMessage{p}, mdb.Write{Stream: "account-1", Message: p}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o", "%b", "%c", "%t", "%40v", "%-40s|"} {
 			got := fmt.Sprintf(verb, v)

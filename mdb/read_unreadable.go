@@ -178,10 +178,10 @@ func (s *procedures) findLast(ctx context.Context, stream StreamName, typ *strin
 	case s.tx != nil || !isMessageFault(cause):
 		return nil
 	default:
-		if n, err := s.identify(ctx, e, identifyLast, string(stream), typ); err != nil || n == 0 {
-			return nil
+		if n, err := s.identify(ctx, e, identifyLast, string(stream), typ); err == nil && n > 0 {
+			return e
 		}
-		return e
+		return nil
 	}
 }
 

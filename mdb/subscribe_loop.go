@@ -92,7 +92,7 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		// One full page may happen to contain everything there was.
 		if s.full > 1 {
 			s.liveAt = notCaughtUp
-			if err := s.setLive(false); err != nil {
+			if err := s.setLive(ctx, false); err != nil {
 				return err
 			}
 		}
@@ -119,7 +119,7 @@ func (s *subscription) loop(ctx, work context.Context) error {
 			s.seen = poll.Seen{} // the next poll follows messages, without a delay
 			continue
 		}
-		delay, err := s.delay(len(page))
+		delay, err := s.delay(ctx, len(page))
 		if err != nil {
 			return err
 		}
@@ -158,7 +158,7 @@ func (s *subscription) progress(ctx context.Context) error {
 	if err := s.report(ctx); err != nil || s.handled < s.liveAt {
 		return err
 	}
-	return s.setLive(true)
+	return s.setLive(ctx, true)
 }
 
 // report calls OnProgress with the last handled position, if it has advanced.
@@ -183,21 +183,21 @@ func (s *subscription) report(ctx context.Context) error {
 	return err
 }
 
-func (s *subscription) setLive(live bool) error {
+func (s *subscription) setLive(ctx context.Context, live bool) error {
 	if s.onLive == nil || s.live != nil && *s.live == live {
 		return nil
 	}
 	s.live = &live
-	return s.invoke(context.Background(), nil, func() error { s.onLive(live); return nil })
+	return s.invoke(ctx, nil, func() error { s.onLive(live); return nil })
 }
 
 // delay returns the strategy's delay.
-func (s *subscription) delay(found int) (delay time.Duration, err error) {
+func (s *subscription) delay(ctx context.Context, found int) (delay time.Duration, err error) {
 	s.seen.Retrieved, s.seen.BatchSize = found, int(s.read.batchSize)
 	if s.seen.Empty++; found > 0 {
 		s.seen.Empty = 0
 	}
-	err = s.invoke(context.Background(), nil, func() error { delay = s.polling(s.seen); return nil })
+	err = s.invoke(ctx, nil, func() error { delay = s.polling(s.seen); return nil })
 	s.seen.Previous = delay
 	return delay, err
 }

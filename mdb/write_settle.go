@@ -166,7 +166,7 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error
 			case i < 0 || i >= len(w.ids):
 				return errors.New("got a row for an unknown message")
 			case standby:
-				return unseenError("the look for the messages has reached a standby, which may lag behind")
+				return unseenError("the look for the messages has reached a standby, which may lag")
 			case stream == nil:
 				continue
 			}

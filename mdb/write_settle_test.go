@@ -452,7 +452,7 @@ func (c *slowConn) Write(b []byte) (int, error) {
 		return err
 	}
 	c.Conn, _ = net.Pipe() // what pgx now does to the connection does not reach the server
-	c.Conn.Close()
+	c.Close()
 	return len(b), nil
 }
 
