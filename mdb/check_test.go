@@ -497,7 +497,7 @@ func TestCheckReadOnly(t *testing.T) {
 func TestCheckDateStyle(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
-		s := newStore(t, newPool(t, testdb.Shared(t), execMode(mode), parameter("datestyle", "German")))
+		s := newStore(t, barePool(t, testdb.Shared(t), configure, execMode(mode), parameter("DateStyle", "German")))
 		err := s.Check(t.Context())
 		if mode != pgx.QueryExecModeExec && mode != pgx.QueryExecModeSimpleProtocol {
 			if err != nil {

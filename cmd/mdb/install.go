@@ -200,7 +200,7 @@ func (e *checkError) Error() string {
 
 // separate returns the error of Check as a checkError, unless Check itself has failed.
 func separate(err error) error {
-	if _, ok := err.(interface{ Unwrap() []error }); !ok { //nolint:errorlint // only Check's own error is one of findings
+	if _, ok := err.(interface{ Unwrap() []error }); !ok {
 		return err
 	}
 	return &checkError{err}

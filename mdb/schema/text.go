@@ -51,13 +51,14 @@ $$;
 
 `
 	)
-	text := begin + installed + guard
+	var text strings.Builder
+	text.WriteString(begin + installed + guard)
 	scripts, _ := fs.Glob(files, "sql/*.sql") // the pattern is valid, and the files are embedded
 	for _, name := range scripts {
 		sql, _ := files.ReadFile(name)
-		text += strings.TrimSpace(string(sql)) + "\n\n"
+		text.WriteString(strings.TrimSpace(string(sql)) + "\n\n")
 	}
-	return text + guard + strings.TrimSpace(end) + "\n"
+	return text.String() + guard + strings.TrimSpace(end) + "\n"
 }
 
 // NotifySQL returns the statements that install the NOTIFY trigger, as [InstallNotify] does, for
