@@ -39,8 +39,6 @@ type session interface {
 // connOf returns the connection of a session, or nil if that is not known.
 func connOf(s any) *pgx.Conn {
 	switch s := s.(type) {
-	case txSession:
-		return connOf(s.Transaction)
 	case *pgx.Conn:
 		return s
 	case interface{ Conn() *pgx.Conn }:
@@ -114,7 +112,7 @@ func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []
 // [*unsendableError] if pgx has rejected the statement. These errors of pgx have no type.
 // After any other that is none of the server's, pgx has closed the connection, or says that
 // a retry is safe.
-func notSent(s session, err error) error {
+func notSent(s any, err error) error {
 	var pgErr *pgconn.PgError
 	if err == nil || errors.As(err, &pgErr) || pgconn.SafeToRetry(err) {
 		return err

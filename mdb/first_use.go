@@ -68,7 +68,7 @@ func (u *firstUse) check(ctx context.Context, q querier, mode []any) error {
 		}
 		return nil
 	}
-	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !isFatal(pgErr) {
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !isFatal(pgErr) || errors.As(err, new(*unsendableError)) {
 		return err
 	}
 	return &brokenError{err: err}
@@ -128,7 +128,7 @@ func lookMode(mode pgx.QueryExecMode) []any {
 func lookAtPath(ctx context.Context, q querier, mode ...any) (pathState, error) {
 	var s pathState
 	rows, err := q.Query(ctx, pathInspection, mode...)
-	err = readAll(rows, err, one(&s.installed, &s.dependent, &s.first, &s.hidden, &s.others, &s.path, &s.role))
+	err = readAll(rows, notSent(q, err), one(&s.installed, &s.dependent, &s.first, &s.hidden, &s.others, &s.path, &s.role))
 	return s, err
 }
 

@@ -149,7 +149,7 @@ func TestNotifyEncoding(t *testing.T) {
 	settled(t, s)
 	for i := range 30 {
 		stream := category.Stream(fmt.Sprint("é", i))
-		exec(t, conn, "SELECT write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(stream))
+		exec(t, conn, "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Happened', '{}')", string(stream))
 		select {
 		case m := <-messages:
 			if m.Stream != stream {

@@ -245,6 +245,7 @@ func TestContextEndsAfterSuccess(t *testing.T) {
 			s := newStore(t, newPool(t, testdb.Shared(t), oneConnection, r.attach), opts...)
 			category := mdbtest.Category("ends")
 			stream := category.Stream("1")
+			write(t, s, stream, mdb.NewMessage("Happened", nil)) // after which the store is used without a look
 			for name, call := range map[string]func(ctx context.Context) error{
 				"write": func(ctx context.Context) error {
 					_, err := s.WriteMessage(ctx, stream, mdb.NewMessage("Happened", nil))
