@@ -24,12 +24,12 @@ type lockTable struct {
 	bells    int // the number of other bells that have keys
 }
 
+// all returns how many keys all bells may have together.
+func (t lockTable) all() int { return (t.capacity - t.foreign) / 4 }
+
 // bound returns how many keys this bell may have: what the others leave, and its fair part
 // even if they leave less. They then give up some when they look the next time.
-func (t lockTable) bound() int {
-	all := (t.capacity - t.foreign) / 4
-	return max(all/(t.bells+1), all-t.others, 0)
-}
+func (t lockTable) bound() int { return max(t.all()/(t.bells+1), t.all()-t.others, 0) }
 
 // A room says for how many keys there is room. Only the bell's goroutine uses it.
 type room struct {
@@ -77,8 +77,12 @@ func (r *room) bound() int {
 	return r.table.bound()
 }
 
-// free returns the number of keys for which there was room at the last look.
-func (r *room) free(keys int) int { return max(r.bound()-keys, 0) }
+// free returns the number of keys for which there was room at the last look. Until the others
+// have given up what is more than their part, all bells have at most twice their quarter,
+// however many begin.
+func (r *room) free(keys int) int {
+	return max(min(r.bound(), 2*r.table.all()-r.table.others)-keys, 0)
+}
 
 // stale reports whether it takes another look to know whether keys may be shared.
 func (r *room) stale(keys int, now time.Time) bool {

@@ -9,6 +9,26 @@ import (
 	"time"
 )
 
+// TestFree checks that bells which begin at the same time have at most twice their quarter
+// until those that were first have given up some.
+func TestFree(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		others, bells, keys, want int
+	}{
+		{0, 0, 0, 100},
+		{100, 1, 0, 50},
+		{180, 3, 0, 20},
+		{200, 3, 0, 0},
+		{400, 4, 10, 0},
+	} {
+		r := room{table: lockTable{capacity: 400, others: test.others, bells: test.bells}}
+		if got := r.free(test.keys); got != test.want {
+			t.Errorf("%+v: got %d, want %d", test, got, test.want)
+		}
+	}
+}
+
 // TestBound checks for how many keys a bell finds room.
 func TestBound(t *testing.T) {
 	t.Parallel()
