@@ -3,13 +3,13 @@
 //
 // Methods are named after Message DB's procedures and behave as its documentation
 // says. Each call is one round trip to the server unless its documentation says
-// otherwise. Options extend a call; an option that does not fit a method does not
-// compile.
+// otherwise. Options extend a call. Most options that do not fit a method do not
+// compile; the others are rejected before anything is sent.
 //
 // # Connecting
 //
-// [Connect] opens a pool and returns a [Store] on it. If you have a *pgxpool.Pool
-// already, prepare its configuration with [Configure] and pass it to [New].
+// [Connect] opens a pool and returns a [Store] on it. If you open the
+// pool yourself, prepare its configuration with [Configure], and pass the pool to [New].
 // [Store.Check] reports whether the database, the role and the connection are set up
 // correctly. [github.com/messagedb-go/messagedb/mdb/schema.Install] installs Message DB.
 //
@@ -105,7 +105,8 @@
 // written. After an [*UnknownOutcomeError] the write may or may not have happened; repeat
 // the call with [Idempotent] to find out. A [*SetupError] says what to do. The server's
 // error, a [*pgconn.PgError], can be unwrapped from them. [IsTransient] reports whether a retry
-// may help. Errors and logs never contain payloads or passwords.
+// may help. Errors and logs never contain payloads or
+// passwords. The text of an error that your callback returns is passed on unchanged.
 //
 // # Tracing
 //
@@ -122,7 +123,7 @@
 // # PgBouncer
 //
 // Pass [BehindPooler] to [Configure] or [Connect], because PgBouncer rejects start-up
-// parameters that it does not track, and set the rest on the role. It makes
+// parameters that it does not track, and set the other parameters on the role. It makes
 // pgx.QueryExecModeExec the default mode. PgBouncer 1.21 or later with prepared statements
 // enabled supports pgx.QueryExecModeCacheStatement, too. With [WithNotify], [ListenOn] must
 // bypass PgBouncer.

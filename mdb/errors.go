@@ -73,6 +73,9 @@ func (e *WrongVersionError) Error() string {
 	if e.Expected == anyVersion && e.Actual == NoStream {
 		return fmt.Sprintf("mdb: stream %s does not exist", e.Stream)
 	}
+	if e.Expected == NoStream {
+		return fmt.Sprintf("mdb: stream %s is at version %d, expected no stream", e.Stream, e.Actual)
+	}
 	return fmt.Sprintf("mdb: stream %s is at version %d, expected %d", e.Stream, e.Actual, e.Expected)
 }
 

@@ -21,7 +21,7 @@ func TestExamples(t *testing.T) {
 		"New":                         {ExampleNew, "problems: <nil>\n"},
 		"Configure_storeFirst":        {ExampleConfigure_storeFirst, "problems: <nil>\n"},
 		"BehindPooler":                {ExampleBehindPooler, "1.3.0 <nil>\n"},
-		"Store_WriteMessage_conflict": {ExampleStore_WriteMessage_conflict, "reserved: true\ntoo late: mdb: stream seat-1a is at version 0, expected -1\n"},
+		"Store_WriteMessage_conflict": {ExampleStore_WriteMessage_conflict, "reserved: true\ntoo late: mdb: stream seat-1a is at version 0, expected no stream\n"},
 		"IsTransient":                 {ExampleIsTransient, "-1 <nil>\n"},
 		"Idempotent":                  {ExampleIdempotent, "position 0, already written: false\nposition 0, already written: true\n"},
 		"ProposedMessage_bytes":       {ExampleProposedMessage_bytes, "image/gif GIF89a <nil>\n"},

@@ -55,7 +55,7 @@ func (o notifyOption) notify(c *notifyConfig, f *argumentFaults) { o(c, f) }
 // it after the last. While notifications are unavailable, because the connection is lost,
 // the trigger is missing or a pooler is in between, subscriptions poll as their strategies
 // say. The store looks for a missing trigger every 20 seconds, and immediately after
-// InstallNotify. The trigger notifies only if somebody waits, and at a limited rate, see
+// InstallNotify. The trigger notifies only while a subscription waits, and at a limited rate, see
 // [MaxNotifications]; beyond it, subscriptions poll for a while, at most every 10 ms.
 //
 // If messages arrive without a notification, the store logs a warning, and their category is

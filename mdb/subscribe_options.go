@@ -91,9 +91,9 @@ func WithPolling(strategy poll.Strategy) PollingOption {
 }
 
 // FromEnd starts with the first message written after the subscription started, and skips
-// the existing ones. [OnProgress] receives the position of the last existing message, or
-// the one before the first if there is none, before anything is read: store it, so that a
-// later call resumes there. It cannot be combined with an option that sets a position.
+// the existing ones. [OnProgress] receives the position of the last existing message
+// before anything is read, or [NoStream] for a stream and 0 for a category without messages.
+// Store it, so that a later call resumes there. It cannot be combined with an option that sets a position.
 func FromEnd() SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.read.fromEnd = true })
 }

@@ -97,12 +97,15 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // If the server aborts the transaction because of a deadlock, a serialization failure, a
 // lock timeout or a prepared statement that it no longer has, the whole transaction is
 // retried, as [WithRetry] says, so f may be called more than once. This includes errors of
-// statements of your own, if f returns them without having rolled back to a savepoint. If f returns an error, the transaction is
-// rolled back and Atomically returns the error unchanged. If f returns nil although a call
-// or statement has failed, nothing is written either, and the error wraps that of the first
+// statements of your own, if f returns them without having rolled back to a savepoint. If f
+// returns an error, the transaction is rolled back and Atomically returns the error
+// unchanged. If f returns nil although a call or statement has failed, nothing is written either, and the error wraps that of the first
 // call of the Tx that failed. If the connection is lost during the commit, the error is an
 // [*UnknownOutcomeError] with the IDs of all messages that f wrote.
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
+	if f == nil {
+		return &ArgumentError{Faults: []Fault{{"function", "nil", "a function"}}}
+	}
 	for attempt := 1; ; attempt++ {
 		again, err := s.atomically(ctx, categories, f)
 		if err == nil || !again || attempt == s.config.retry.Attempts {

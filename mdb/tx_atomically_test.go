@@ -250,3 +250,16 @@ func TestAtomicallyPanic(t *testing.T) {
 	}
 	write(t, s, stream, mdb.NewMessage("Happened", nil)) // the lock is free
 }
+
+// TestAtomicallyWithoutFunction checks that Atomically rejects nil before it sends anything.
+func TestAtomicallyWithoutFunction(t *testing.T) {
+	t.Parallel()
+	var w wire
+	s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection))
+	if err := s.Atomically(t.Context(), []mdb.Category{"account"}, nil); !errors.As(err, new(*mdb.ArgumentError)) {
+		t.Errorf("got error %v, want an *mdb.ArgumentError", err)
+	}
+	if n := w.trips.Load(); n != 0 {
+		t.Errorf("got %d round trips, want none", n)
+	}
+}

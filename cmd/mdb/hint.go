@@ -7,12 +7,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// explainConnect adds what to do if the server does not know a parameter of the connection
-// string. PostgreSQL's drivers send it all parameters that they do not know themselves.
+// explainConnect adds an example to the remedy if the server does not know a parameter of the
+// connection string. PostgreSQL's drivers send it all parameters that they do not know themselves.
 func explainConnect(err error) error {
 	var server *pgconn.PgError
 	if errors.As(err, &server) && server.Code == "42704" {
-		return fmt.Errorf("%w; remove this parameter from the connection string, and others that belong to another program, such as schema, pgbouncer and connection_limit of Prisma", err)
+		return fmt.Errorf("%w; Prisma, for example, adds schema, pgbouncer and connection_limit", err)
 	}
 	return err
 }

@@ -43,7 +43,7 @@ func (s *Server) prepare(ctx context.Context, template string, setup func(contex
 	defer conn.Close(ctx)
 
 	if err := setup(ctx, conn); err != nil {
-		return "", fmt.Errorf("pgtest: set up template %q: %w", template, err)
+		return "", fmt.Errorf("pgtest: the setup of template %q failed: %w", template, err)
 	}
 	if err := conn.Close(ctx); err != nil {
 		return "", fmt.Errorf("pgtest: close the connection to template %q: %w", template, err)

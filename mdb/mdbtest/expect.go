@@ -42,7 +42,7 @@ func Expect(t testing.TB, s *mdb.Store, stream mdb.StreamName, want ...mdb.Propo
 		got = append(got, c)
 	}
 	if text, same := compare(wanted, got); !same {
-		t.Errorf("stream %s does not contain the messages expected (- is missing, + is not expected):\n%s", stream, text)
+		t.Errorf("stream %s does not contain the expected messages (- missing, + unexpected):\n%s", stream, text)
 	}
 }
 

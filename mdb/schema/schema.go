@@ -56,7 +56,7 @@ func (e *ForeignObjectsError) Error() string {
 // what it may and returns a [*RoleError]. If the schema message_store contains other objects with the names that
 // Message DB needs, Install changes nothing and returns a [*ForeignObjectsError]. So it does
 // if the schema exists without Message DB, and its owner is neither a superuser nor the role
-// that connects, nor a role of which it was made a member, or if every role may create
+// that connects, nor a role that it is a member of, or if every role may create
 // objects in it: such roles could replace or shadow what other roles then call.
 //
 // Install runs in one transaction, and concurrent calls wait for one another. The role

@@ -11,7 +11,8 @@ import (
 //
 // Run them in one transaction, as one migration. They fail, and change nothing, if Message DB is
 // installed already, or if another role could replace what they install; see
-// [ForeignObjectsError]. They do not change the search path of the session.
+// [ForeignObjectsError]. With psql, use psql -1 -v ON_ERROR_STOP=1, without which psql executes
+// what follows a failed statement. They restore the search path of the session at the end.
 //
 // Functions contain semicolons, so a tool that splits scripts needs a mark: in goose, for
 // example, put the text between the comments StatementBegin and StatementEnd.
