@@ -97,6 +97,9 @@ func configFault(cfg *pgx.ConnConfig) string {
 		hosts = append(hosts, fallback.Host)
 	}
 	for _, host := range hosts {
+		if strings.HasPrefix(host, "/") {
+			continue // the directory of a Unix socket
+		}
 		if strings.Contains(host, "://") || strings.ContainsAny(host, " \t\r\n") || strings.LastIndexByte(host, '@') > 0 {
 			return "the host is not the name or address of a host: " + encodeAdvice
 		}

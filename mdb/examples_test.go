@@ -6,12 +6,18 @@ import (
 	"testing"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // TestExamples checks the output of the examples in the documentation. They need a server,
 // so go test does not run them itself.
 func TestExamples(t *testing.T) {
-	t.Setenv("DATABASE_URL", testdb.New(t))
+	url := testdb.New(t)
+	// With it, Message DB's own functions work with any search path.
+	if _, err := schema.PinSearchPath(t.Context(), newPool(t, url)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DATABASE_URL", url)
 	for name, example := range map[string]struct {
 		run  func()
 		want string

@@ -28,6 +28,7 @@ type Tx struct {
 type txState struct {
 	written []uuid.UUID  // the IDs of the messages written, in order
 	streams []StreamName // the streams written to
+	given   bool         // whether the caller has the transaction, and may have written with it
 	failed  error        // the error of the first call that failed
 	undone  error        // the last transient error of a call that a savepoint has undone
 }
@@ -101,7 +102,8 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // returns an error, the transaction is rolled back and Atomically returns the error
 // unchanged. If f returns nil although a call or statement has failed, nothing is written either, and the error wraps that of the first
 // call of the Tx that failed. If the connection is lost during the commit, the error is an
-// [*UnknownOutcomeError] with the IDs of all messages that f wrote.
+// [*UnknownOutcomeError] with the IDs of all messages that f wrote. There may be none, if f
+// executed statements of its own.
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	if f == nil {
 		return &ArgumentError{Faults: []Fault{{"function", "nil", "a function"}}}
@@ -163,7 +165,7 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		// f ignored the error of a call, or of a statement of its own.
 		return t.tx.failed != nil && classify(t.tx.failed).retryTransaction(), t.tx.explain(err)
-	case classify(err).lost() && !wasClosed && len(t.tx.written) > 0:
+	case classify(err).lost() && !wasClosed && (len(t.tx.written) > 0 || t.tx.given):
 		return false, &UnknownOutcomeError{IDs: t.tx.written, err: err}
 	}
 	return classify(err).retryTransaction(), explain("commit", err)

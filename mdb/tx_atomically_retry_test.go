@@ -193,6 +193,16 @@ func TestAtomicallyCommitLost(t *testing.T) {
 			if err == nil || isUnknown(err) {
 				t.Errorf("got error %v, want no unknown outcome of a transaction that wrote nothing", err)
 			}
+
+			// A statement of the caller's own may have written.
+			w.cut(cut{"commit\x00", tt.place})
+			err = s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+				_, err := tx.Tx().Exec(t.Context(), "SELECT 1")
+				return err
+			})
+			if isUnknown(err) != (tt.place != unsent) || mdb.IsTransient(err) && tt.place != unsent {
+				t.Errorf("got error %v, want an unknown outcome unless the commit was not sent", err)
+			}
 		})
 	}
 }

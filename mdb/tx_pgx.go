@@ -20,6 +20,7 @@ func (t *Tx) Tx() pgx.Tx {
 	if t.pgx == nil {
 		return nil
 	}
+	t.tx.given = true
 	return &innerTx{Tx: t.pgx, state: t.tx}
 }
 
@@ -56,10 +57,12 @@ func (t *innerTx) Rollback(ctx context.Context) error {
 	err := t.Tx.Rollback(ctx)
 	if err == nil {
 		// What was written since is undone, and so is a failure.
+		undone := t.state.undone
 		if failed := t.state.failed; failed != nil && classify(failed).retryTransaction() {
-			t.before.undone = failed
+			undone = failed
 		}
 		*t.state = *t.before
+		t.state.undone = undone
 	}
 	return err
 }

@@ -38,7 +38,7 @@ func (s *procedures) explainInTx(ctx context.Context, w *proposedWrite, err erro
 		return explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
 	case found.same():
 		return nil
-	case class == classDuplicateID || found.inPlace:
+	case len(found.ids) > 0 && (class == classDuplicateID || found.inPlace):
 		return found.duplicate(err)
 	}
 	return w.explain(err)

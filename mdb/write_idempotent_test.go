@@ -15,6 +15,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // TestIdempotent checks a write some of whose messages are already stored. Messages are
@@ -213,6 +214,10 @@ func TestDuplicateText(t *testing.T) {
 func TestIdempotentUnseen(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
+	// With it, Message DB's own functions work with the path of the case "standby".
+	if _, err := schema.PinSearchPath(t.Context(), newPool(t, url)); err != nil {
+		t.Fatal(err)
+	}
 	exec(t, newPool(t, url), `
 		CREATE SCHEMA standby;
 		CREATE FUNCTION standby.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true';
