@@ -30,6 +30,7 @@ type pageRead struct {
 	succeeds   int64     // a step of this many messages succeeds; 0: none is known
 	fails      int64     // a step of this many messages fails; 0: none is known
 	search     *search   // of the message that fails; nil: none
+	searched   bool      // whether a search has found none since the last step that succeeded
 	complete   bool      // the page is complete
 }
 
@@ -111,6 +112,7 @@ func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err 
 
 // add adds the step's messages to the page, and reports whether that is full.
 func (r *pageRead) add() bool {
+	r.searched = false
 	if r.page == nil {
 		r.page = r.messages
 	} else {

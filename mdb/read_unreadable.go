@@ -45,8 +45,7 @@ func (s *procedures) searchStep(ctx context.Context, r *pageRead) (done bool, er
 		case err != nil && classify(err) != classSetup: // without the table, its position is all that is known
 			return false, r.explain(err)
 		case err == nil && n == 0: // it has been deleted
-			r.search = nil
-			return false, r.explain(f.cause)
+			return false, r.searchAgain()
 		}
 		return true, r.pass(&found)
 	case f.byLimit:
@@ -68,8 +67,7 @@ func (s *procedures) searchStep(ctx context.Context, r *pageRead) (done bool, er
 	case err != nil:
 		return false, r.explain(err)
 	case n == 0:
-		r.search = nil
-		return false, r.explain(f.cause)
+		return false, r.searchAgain()
 	}
 	f.found = &found
 	return false, nil
@@ -124,8 +122,7 @@ func (s *procedures) limitStep(ctx context.Context, r *pageRead) (done bool, err
 		r.search, r.fails = nil, 0
 		return r.add(), nil
 	case err != nil || limit == math.MaxInt64: // it does not fail in the same way
-		r.search = nil
-		return false, r.explain(f.cause)
+		return false, r.searchAgain()
 	default:
 		f.low = limit
 	}
@@ -185,9 +182,21 @@ func (s *procedures) findLast(ctx context.Context, stream StreamName, typ *strin
 	}
 }
 
+// searchAgain ends a search that has found no message, as it may have been deleted meanwhile.
+// The next step reads again; if the same happens then, the error is the step's.
+func (r *pageRead) searchAgain() error {
+	cause := r.search.cause
+	r.search = nil
+	if r.searched {
+		return r.explain(cause)
+	}
+	r.searched = true
+	return nil
+}
+
 // pass makes the next step begin after the message that cannot be read.
 func (r *pageRead) pass(e *UnreadableError) *UnreadableError {
-	r.search, r.fails = nil, 0
+	r.search, r.searched, r.fails = nil, false, 0
 	r.position = e.GlobalPosition + 1
 	if r.isStream {
 		r.position = e.Position + 1

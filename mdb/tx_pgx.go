@@ -15,7 +15,7 @@ import (
 // Atomically, or to the caller of WithTx. Its Begin creates a savepoint, whose Commit and
 // Rollback work as usual; give it to WithTx to write or read there. Its Conn returns the
 // connection: do not begin or end a transaction on it, and do not use it after the
-// transaction.
+// transaction. Do not change the search path if Message DB's functions depend on it.
 func (t *Tx) Tx() pgx.Tx {
 	if t.pgx == nil {
 		return nil
