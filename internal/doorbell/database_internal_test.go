@@ -32,6 +32,11 @@ type database struct {
 	foreign  int             // locks that are no keys
 	latency  time.Duration   // of each statement
 
+	counters
+}
+
+// counters count what the connections of bells have done. Tests read them with counts.
+type counters struct {
 	connects, looks, shares int
 	most                    int // locks at the same time
 }
@@ -111,6 +116,12 @@ func (db *database) get(f func() int) int {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	return f()
+}
+
+func (db *database) counts() counters {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.counters
 }
 
 func (db *database) set(f func()) {

@@ -104,8 +104,8 @@ func TestCrowded(t *testing.T) {
 		loops := subscribeAll(t, b, "a", 250)
 		pass(10 * time.Second)
 		wantStats(t, "250 categories with room for 100", b, Stats{Listening: true, Armed: 100, Off: 150, Crowded: 150})
-		if db.most != 140 {
-			t.Errorf("got up to %d locks, want 140", db.most)
+		if most := db.counts().most; most != 140 {
+			t.Errorf("got up to %d locks, want 140", most)
 		}
 		reads := b.Stats().Reads
 		pass(10 * time.Second)
@@ -114,15 +114,15 @@ func TestCrowded(t *testing.T) {
 		}
 		for range 100 {
 			pass(10 * time.Second)
-			if db.most != 140 {
-				t.Fatalf("got %d locks, want 140", db.most)
+			if most := db.counts().most; most != 140 {
+				t.Fatalf("got %d locks, want 140", most)
 			}
 		}
 		if n := strings.Count(log.String(), saysTooMany); n != 1 || !strings.Contains(log.String(), "limit=100 locks=440 used_by_others=40") {
 			t.Errorf("got %d warnings, want one with the figures: %s", n, &log)
 		}
-		if most := 2 + 1020/10; db.looks > 100+most {
-			t.Errorf("got %d looks, want no more than one for each key, and %d", db.looks, most)
+		if looks, most := db.counts().looks, 2+1020/10; looks > 100+most {
+			t.Errorf("got %d looks, want no more than one for each key, and %d", looks, most)
 		}
 
 		// Others take more of the table.
@@ -223,8 +223,8 @@ func TestManyBells(t *testing.T) {
 			maps.Copy(loops, subscribeAll(t, b, fmt.Sprint("bell", i, "_"), 500))
 		}
 		pass(10 * time.Minute)
-		if db.most >= db.capacity/2 {
-			t.Errorf("got up to %d of %d locks, want less than half", db.most, db.capacity)
+		if most := db.counts().most; most >= db.capacity/2 {
+			t.Errorf("got up to %d of %d locks, want less than half", most, db.capacity)
 		}
 		if keys := db.get(db.keys); keys > 800 || keys < 700 {
 			t.Errorf("got %d keys, want almost 800, and no more", keys)
@@ -254,7 +254,7 @@ func TestTableFull(t *testing.T) {
 		more := subscribeAll(t, b, "b", 4)
 		pass(2 * time.Second)
 		wantStats(t, "the table is full", b, Stats{Off: 104})
-		if connects := db.connects; connects != 1 {
+		if connects := db.counts().connects; connects != 1 {
 			t.Errorf("got %d connections, want none for a while", connects)
 		}
 		if n := strings.Count(log.String(), "lock table is full"); n != 1 {

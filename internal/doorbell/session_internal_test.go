@@ -26,8 +26,8 @@ func TestTriggerMissing(t *testing.T) {
 		a := subscribe(t, b, "a")
 		pass(time.Minute + 1)
 		wantStats(t, "without the trigger", b, Stats{Off: 1})
-		if db.looks != 4 || db.connects != 1 {
-			t.Errorf("got %d looks and %d connections in a minute, want 4 and 1", db.looks, db.connects)
+		if n := db.counts(); n.looks != 4 || n.connects != 1 {
+			t.Errorf("got %d looks and %d connections in a minute, want 4 and 1", n.looks, n.connects)
 		}
 		set := func(missing bool) {
 			db.set(func() { db.missing = missing })
@@ -43,8 +43,8 @@ func TestTriggerMissing(t *testing.T) {
 				t.Errorf("got %d keys without the trigger, want none", keys)
 			}
 		}
-		if db.connects != 1 || strings.Count(log.String(), saysOff) != 1 || !strings.Contains(log.String(), "schema.InstallNotify") {
-			t.Errorf("got %d connections, want 1, and one warning with the remedy: %s", db.connects, &log)
+		if n := db.counts().connects; n != 1 || strings.Count(log.String(), saysOff) != 1 || !strings.Contains(log.String(), "schema.InstallNotify") {
+			t.Errorf("got %d connections, want 1, and one warning with the remedy: %s", n, &log)
 		}
 		a.stop()
 	})
@@ -73,8 +73,8 @@ func TestUnrung(t *testing.T) {
 			unrung(t, b, a)
 			wantStats(t, "disabled", b, Stats{Off: 1})
 			pass(10 * b.config.Recheck)
-			if db.shares != 1 {
-				t.Errorf("got %d attempts to share keys, want one", db.shares)
+			if n := db.counts().shares; n != 1 {
+				t.Errorf("got %d attempts to share keys, want one", n)
 			}
 			db.set(func() { db.missing = false })
 			db.notify(trigger.Changed)
@@ -102,8 +102,8 @@ func TestUnrung(t *testing.T) {
 					wantStats(t, "disabled", b, Stats{Listening: true, Off: 1})
 					pass(12 * time.Second)
 					wantStats(t, "armed again", b, Stats{Listening: true, Armed: 1})
-					if db.shares != i+2 {
-						t.Errorf("got %d attempts to share keys, want %d", db.shares, i+2)
+					if n := db.counts().shares; n != i+2 {
+						t.Errorf("got %d attempts to share keys, want %d", n, i+2)
 					}
 				}
 				if n := strings.Count(log.String(), "messages arrive without a notification"); n != 6 || always == strings.Contains(log.String(), "ENABLE ALWAYS TRIGGER message_store_notify") {
@@ -142,7 +142,7 @@ func TestFailures(t *testing.T) {
 				b := db.bell(&log)
 				a := subscribe(t, b, "a")
 				pass(10 * time.Minute)
-				if n := db.connects; n < test.connects || n > test.connects*3/2+1 {
+				if n := db.counts().connects; n < test.connects || n > test.connects*3/2+1 {
 					t.Errorf("got %d connections, want about %d", n, test.connects)
 				}
 				warnings := strings.Count(log.String(), saysOff)
@@ -278,9 +278,9 @@ func TestArmPauses(t *testing.T) {
 				t.Fatalf("a cooling category is polled every %v", d)
 			}
 		}
-		shares := db.get(func() int { return db.shares })
+		shares := db.counts().shares
 		pass(10 * time.Second)
-		if n := db.get(func() int { return db.shares }) - shares; n > 500 || n < 100 {
+		if n := db.counts().shares - shares; n > 500 || n < 100 {
 			t.Errorf("got %d statements of 10 ms in 10 s, want half of the time at most", n)
 		}
 		stopAll(busy)
