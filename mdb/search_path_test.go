@@ -95,6 +95,12 @@ func TestFirstUse(t *testing.T) {
 				return err
 			})
 		},
+		"WithTx, InSavepoint": func(ctx context.Context, s *mdb.Store) error {
+			return pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error {
+				_, err := s.WithTx(tx).WriteMessage(ctx, stream, m, mdb.InSavepoint())
+				return err
+			})
+		},
 		"SubscribeToStream": func(ctx context.Context, s *mdb.Store) error {
 			return s.SubscribeToStream(ctx, stream, handler)
 		},
@@ -346,6 +352,44 @@ func TestFirstUseBlind(t *testing.T) {
 			t.Errorf("got %d round trips, want 1", trips)
 		}
 	}
+}
+
+// TestFirstUseBlindInTx checks that the first call in a transaction returns the error of the
+// look if the role may not read the catalogue, and that the next transaction works.
+func TestFirstUseBlindInTx(t *testing.T) {
+	t.Parallel()
+	database := testdb.New(t)
+	exec(t, barePool(t, database), `REVOKE SELECT ON pg_catalog.pg_proc FROM PUBLIC`)
+	s := newStore(t, barePool(t, database, firstPath, asRole("message_store")))
+	stream := mdbtest.Category("blind").Stream("1")
+	for _, code := range []string{"42501", ""} {
+		tx := begin(t, s.Pool())
+		_, err := s.WithTx(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+		if code != "" {
+			wantCode(t, err, code)
+		} else if err != nil {
+			t.Errorf("in the next transaction: got error %v, want none", err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFirstUseBeforeInstall checks that a store looks again if Message DB was not there at its
+// first call.
+func TestFirstUseBeforeInstall(t *testing.T) {
+	t.Parallel()
+	database := testdb.PathDependent(t)
+	admin := barePool(t, database)
+	s := newStore(t, barePool(t, database, defaultPath))
+	stream := mdbtest.Category("late").Stream("1")
+	exec(t, admin, `ALTER SCHEMA message_store RENAME TO elsewhere`)
+	_, err := s.StreamVersion(t.Context(), stream)
+	wantError[*mdb.SetupError](t, err)
+	exec(t, admin, `ALTER SCHEMA elsewhere RENAME TO message_store`)
+	_, err = s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+	wantPathError(t, err)
 }
 
 // TestOwnTables checks that with the functions of schema.Install a service's own tables are
