@@ -405,7 +405,8 @@ func (e *brokenError) Unwrap() error { return e.err }
 // It is false for nil, for an [*ArgumentError], [*WrongVersionError], [*DuplicateIDError],
 // [*SetupError] and [ErrNoMessage], for the end of a context, and for all other errors. It
 // is false for an [*UnknownOutcomeError], because a retry with other IDs may write twice:
-// repeat that call with [Idempotent] and the same IDs. For a [*HandlerError] or a [*SkippedError], the wrapped error decides.
+// repeat that call with [Idempotent] and the same IDs. For a [*HandlerError] or a
+// [*SkippedError], the wrapped error decides.
 func IsTransient(err error) bool {
 	for _, definite := range []any{
 		new(*ArgumentError), new(*WrongVersionError), new(*DuplicateIDError), new(*SetupError),

@@ -116,7 +116,7 @@ func TestInvalidUTF8(t *testing.T) {
 		data     any
 		rejected bool
 	}{
-		{"a cycle behind a pointer's method", cyclic(bad, "a"), true},
+		{"a cycle that the method of a pointer leaves out", cyclic(bad, "a"), true},
 		{"a cycle and no invalid string", []any{cyclic("a", "b"), escape}, false},
 		{"a string that a method has replaced", cyclic("a", "b", bad), false},
 		{"the same, in an array of which json has no address", [1]label{{bad}}, true},

@@ -210,7 +210,7 @@ func TestDuplicateText(t *testing.T) {
 
 // TestIdempotentUnseen checks that the outcome is unknown if the server reports an ID as a
 // duplicate and the look does not find it: the message cannot be compared. So it is if the
-// look has reached a standby, which may lag behind. Later the same call succeeds.
+// look has reached a standby, which may lag. Later the same call succeeds.
 func TestIdempotentUnseen(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
