@@ -26,15 +26,11 @@ WITH state AS (
 	WHERE q.seqrelid = 'message_store.messages_global_position_seq'::pg_catalog.regclass
 )
 SELECT 'the next global position is ' || next || ', but the store contains ' || highest || ', so writes fail, or subscriptions miss what is written',
-	'` + sequenceRemedy + `'
+	$$` + sequenceRemedy + `$$
 FROM state WHERE seqincrement > 0 AND next <= highest
 UNION ALL SELECT 'the next global position is ' || next || ', and writes fail after the maximum of the sequence, ' || seqmax,
 	'ALTER SEQUENCE message_store.messages_global_position_seq AS bigint NO MAXVALUE'
 FROM state WHERE seqincrement > 0 AND next > seqmax - (seqmax - seqmin) / 10`
-
-	// sequenceRemedy corrects a sequence that is lower than the positions in the table, as
-	// after an import or after logical replication.
-	sequenceRemedy = "SELECT setval(''message_store.messages_global_position_seq'', max(global_position)) FROM message_store.messages"
 
 	// inspectCollation finds a collation of the operating system or of ICU that has changed.
 	// PostgreSQL records the version of a database's collation since version 15.

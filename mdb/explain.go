@@ -33,6 +33,10 @@ func explain(what string, err error) error {
 	return fmt.Errorf("mdb: %s: %w", what, err)
 }
 
+// sequenceRemedy corrects a sequence that is lower than the positions in the table, as after an
+// import or after logical replication.
+const sequenceRemedy = "SELECT setval('message_store.messages_global_position_seq', max(global_position)) FROM message_store.messages"
+
 const installRemedy = "install it with the command mdb install, or with schema.Install of package mdb/schema"
 
 // explainSetup returns a [*SetupError], or nil if the error is none of its cases. It looks
@@ -90,10 +94,9 @@ func explainSetup(err error) error {
 		}
 	case isGlobalPositionTaken(pgErr):
 		return &SetupError{
-			Problem: "the sequence of the global positions is behind the table messages (" + text + ")",
-			Remedy: "stop all writers, and let the table's owner call SELECT setval('message_store.messages_global_position_seq', " +
-				"(SELECT max(global_position) FROM message_store.messages))",
-			err: err,
+			Problem: "the sequence of global positions is lower than those in the table (" + text + ")",
+			Remedy:  "stop all writers, and let the table's owner execute " + sequenceRemedy,
+			err:     err,
 		}
 	}
 	return nil
