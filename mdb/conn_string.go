@@ -78,15 +78,11 @@ func connStringFault(connString string) string {
 	}
 	for pair := range strings.SplitSeq(query, "&") {
 		key, _, _ := strings.Cut(pair, "=")
-		if strings.Contains(pair, "@") && !isTextParameter(key) {
+		if strings.Contains(pair, "@") && !slices.Contains(textParameters, key) {
 			return atFault
 		}
 	}
 	return ""
-}
-
-func isTextParameter(key string) bool {
-	return slices.Contains(textParameters, key)
 }
 
 // configFault returns what is wrong with a configuration that was parsed, or "". A URL may

@@ -29,9 +29,14 @@ type step struct {
 	args []any
 }
 
+// A preparer is a *pgx.Conn or a pgx.Tx.
+type preparer interface {
+	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
+}
+
 // A session is a *pgx.Conn or a transaction.
 type session interface {
-	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
+	preparer
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
@@ -51,42 +56,33 @@ func connOf(s any) *pgx.Conn {
 // it prepares the statement under our own name: pgx would remove a statement from its
 // cache after any error, and losing a race is an ordinary error here. The other modes are
 // for servers and proxies that do not keep prepared statements, and pgx handles them.
-func prepare(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement) (string, error) {
+func prepare(ctx context.Context, s session, t *trace, mode pgx.QueryExecMode, st *statement) (string, error) {
 	if mode != pgx.QueryExecModeCacheStatement {
 		return st.sql, nil
 	}
-	if t := traced(connOf(s)); t != nil {
-		_, err := t.prepare(ctx, st, s.Prepare)
-		return st.sql, err
-	}
-	_, err := s.Prepare(ctx, st.name, st.sql)
-	return st.name, err
+	_, err := t.prepare(ctx, s, st)
+	return t.name(st), err
 }
 
 func query(ctx context.Context, s session, mode pgx.QueryExecMode, st *statement, read func(pgx.Rows) error, args []any) error {
-	sql, err := prepare(ctx, s, mode, st)
+	t := traced(connOf(s))
+	sql, err := prepare(ctx, s, t, mode, st)
 	if err != nil {
 		return notSent(s, err)
 	}
-	if traced(connOf(s)) != nil {
-		args = shown(args)
-	}
-	rows, err := s.Query(ctx, sql, args...)
+	rows, err := s.Query(ctx, sql, t.shown(args)...)
 	return readAll(rows, notSent(s, err), read)
 }
 
 func queryBatch(ctx context.Context, s session, mode pgx.QueryExecMode, steps []step) (err error) {
+	t := traced(connOf(s))
 	batch := new(pgx.Batch)
 	for _, step := range steps {
-		sql, err := prepare(ctx, s, mode, step.st)
+		sql, err := prepare(ctx, s, t, mode, step.st)
 		if err != nil {
 			return notSent(s, err)
 		}
-		args := step.args
-		if traced(connOf(s)) != nil {
-			args = shown(args)
-		}
-		batch.Queue(sql, args...)
+		batch.Queue(sql, t.shown(step.args)...)
 	}
 	results := s.SendBatch(ctx, batch)
 	defer func() {
@@ -183,12 +179,8 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 func forget(ctx context.Context, conn *pgx.Conn, sts ...*statement) error {
 	t := traced(conn)
 	for _, st := range sts {
-		name := st.name
-		if t != nil {
-			delete(t.prepared, st)
-			name = st.sql
-		}
-		if err := conn.Deallocate(ctx, name); err != nil {
+		t.forget(st)
+		if err := conn.Deallocate(ctx, t.name(st)); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
@@ -80,17 +79,12 @@ func (r *poolRunner) queryRaw(ctx context.Context, conn *pgx.Conn, st *statement
 		return false, nil
 	}
 	trace := traced(conn)
-	var description *pgconn.StatementDescription
-	if trace == nil {
-		description, err = conn.Prepare(ctx, st.name, st.sql)
-	} else {
-		description, err = trace.prepare(ctx, st, conn.Prepare)
-	}
+	description, err := trace.prepare(ctx, conn, st)
 	if err != nil {
 		return true, notSent(conn, err)
 	}
 	if trace != nil {
-		ctx = trace.query.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: st.sql, Args: shown(args)})
+		ctx = trace.query.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: st.sql, Args: trace.shown(args)})
 	}
 	rr := conn.PgConn().ExecStatement(ctx, description, params, nil, binaryResults)
 	rows := pgx.RowsFromResultReader(conn.TypeMap(), rr)

@@ -13,6 +13,8 @@ import (
 // On such a connection a statement is prepared under its own text, which pgx then passes to
 // the tracer as the SQL, and Prepare is called once: pgx traces each call, also one that
 // finds the statement prepared.
+//
+// A nil trace is that of a connection without a tracer.
 type trace struct {
 	query    pgx.QueryTracer
 	batch    pgx.BatchTracer
@@ -39,20 +41,42 @@ func traced(conn *pgx.Conn) *trace {
 	return t
 }
 
-func (t *trace) prepare(ctx context.Context, st *statement, prepare func(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)) (*pgconn.StatementDescription, error) {
+// name returns the name under which the statement is prepared.
+func (t *trace) name(st *statement) string {
+	if t == nil {
+		return st.name
+	}
+	return st.sql
+}
+
+// prepare prepares the statement, unless that was done.
+func (t *trace) prepare(ctx context.Context, p preparer, st *statement) (*pgconn.StatementDescription, error) {
+	if t == nil {
+		return p.Prepare(ctx, st.name, st.sql) // which looks in pgx's own map
+	}
 	if description := t.prepared[st]; description != nil {
 		return description, nil
 	}
-	description, err := prepare(ctx, st.sql, st.sql)
+	description, err := p.Prepare(ctx, st.sql, st.sql)
 	if err == nil {
 		t.prepared[st] = description
 	}
 	return description, err
 }
 
+// forget makes the next call of prepare prepare the statement again.
+func (t *trace) forget(st *statement) {
+	if t != nil {
+		delete(t.prepared, st)
+	}
+}
+
 // shown returns the arguments as a tracer can show them, which would print pointers as
 // addresses.
-func shown(args []any) []any {
+func (t *trace) shown(args []any) []any {
+	if t == nil {
+		return args
+	}
 	values := make([]any, len(args))
 	for i, arg := range args {
 		switch v := arg.(type) {

@@ -22,11 +22,6 @@ type Transaction interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// A preparer is a *pgx.Conn or a pgx.Tx.
-type preparer interface {
-	Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error)
-}
-
 // A txSession is a [Transaction] as a session.
 type txSession struct {
 	Transaction

@@ -163,12 +163,7 @@ func (p *pipeline) prepare(waiting []span) (err error) {
 			if p.prepared[st] != nil {
 				continue
 			}
-			if p.trace != nil {
-				p.prepared[st], err = p.trace.prepare(p.ctx, st, p.conn.Prepare)
-			} else {
-				p.prepared[st], err = p.conn.Prepare(p.ctx, st.name, st.sql)
-			}
-			if err != nil {
+			if p.prepared[st], err = p.trace.prepare(p.ctx, p.conn, st); err != nil {
 				return err
 			}
 		}
@@ -306,7 +301,7 @@ func (p *pipeline) traceStart(spans []span) {
 	p.queued = make(map[*eachWrite][]any)
 	for _, s := range spans {
 		for _, w := range s.writes {
-			args := shown(w.arguments())
+			args := p.trace.shown(w.arguments())
 			p.queued[w] = args
 			batch.Queue(w.statement().sql, args...)
 		}

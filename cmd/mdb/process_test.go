@@ -235,6 +235,20 @@ func TestTailReconnects(t *testing.T) {
 	}
 }
 
+// lockTable makes reads and writes wait until the transaction or the test ends.
+func lockTable(t *testing.T, s *mdb.Store) pgx.Tx {
+	t.Helper()
+	tx, err := s.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE message_store.messages"); err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}
+
 // TestInterrupted checks that a read and a write that wait for a lock end when they are
 // interrupted, and that the write then reports an unknown outcome.
 func TestInterrupted(t *testing.T) {
@@ -250,14 +264,7 @@ func TestInterrupted(t *testing.T) {
 			t.Parallel()
 			url := testdb.New(t)
 			s := connect(t, url)
-			tx, err := s.Pool().Begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer tx.Rollback(context.Background())
-			if _, err := tx.Exec(t.Context(), "LOCK TABLE message_store.messages"); err != nil {
-				t.Fatal(err)
-			}
+			lockTable(t, s)
 			p := start(t, url, strings.Fields(args)...)
 			until(t, s, waiting)
 			p.interrupt(t, os.Interrupt)
@@ -287,14 +294,7 @@ func TestRepeatUnknown(t *testing.T) {
 			t.Parallel()
 			url := testdb.New(t)
 			s := connect(t, url)
-			tx, err := s.Pool().Begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer tx.Rollback(context.Background())
-			if _, err := tx.Exec(t.Context(), "LOCK TABLE message_store.messages"); err != nil {
-				t.Fatal(err)
-			}
+			locked := lockTable(t, s)
 			p := startWith(t, url, c.input, strings.Fields(args)...)
 			until(t, s, waiting)
 			p.interrupt(t, os.Interrupt)
@@ -302,7 +302,7 @@ func TestRepeatUnknown(t *testing.T) {
 			if !ok {
 				t.Fatalf("it does not say how to repeat the write: %s", p.stderr.String())
 			}
-			if err := tx.Rollback(t.Context()); err != nil {
+			if err := locked.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			again := append([]string{"write"}, strings.Fields(options)...)
