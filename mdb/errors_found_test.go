@@ -78,12 +78,12 @@ func TestRefusedConnection(t *testing.T) {
 	url := testdb.New(t)
 	admin := newPool(t, url)
 	role := newRole(t, admin)
-	exec(t, admin, "ALTER ROLE "+role+" LOGIN")
+	exec(t, admin, "ALTER ROLE "+role+" LOGIN PASSWORD 'right'")
 	exec(t, admin, "REVOKE CONNECT ON DATABASE "+pgx.Identifier{admin.Config().ConnConfig.Database}.Sanitize()+" FROM PUBLIC")
 	for code, prepare := range map[string]func(*pgxpool.Config){
 		"42704": parameter("nosuch", "x"),
 		"22023": parameter("work_mem", "much"),
-		"42501": func(cfg *pgxpool.Config) { cfg.ConnConfig.User = role },
+		"42501": func(cfg *pgxpool.Config) { cfg.ConnConfig.User, cfg.ConnConfig.Password = role, "right" },
 	} {
 		t.Run(code, func(t *testing.T) {
 			var log journal
