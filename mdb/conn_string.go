@@ -42,7 +42,7 @@ func choosesExecMode(connString string) bool {
 
 const (
 	encodeAdvice = "percent-encode special characters of the user and the password, such as @ as %40 and / as %2F"
-	atFault      = "it contains an @ that does not separate the password from the host: " + encodeAdvice
+	atFault      = "it contains an @ that does not separate the password from the host: " + encodeAdvice + ", also in the values of parameters"
 )
 
 // textParameters are those parameters of a URL whose values may contain an @.

@@ -187,7 +187,7 @@ func (e *SetupError) Unwrap() error { return e.err }
 
 // An UnreadableError means that a message is in the store and cannot be read: the server
 // fails to print its data or metadata, for example because they are too long as text or
-// damaged, or the row cannot be decoded. Other messages are not affected. To go past it,
+// damaged, or the row cannot be decoded. Other messages are not affected. To skip it,
 // read after its position (for a category, its global position); a subscription does so
 // with [OnUnreadable].
 //

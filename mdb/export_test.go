@@ -21,3 +21,6 @@ func Looked(s *Store) bool { return s.first.done.Load() }
 
 // Inspection is the statement of Check.
 var Inspection = inspection
+
+// PathInspection is the statement that looks at the search path.
+const PathInspection = pathInspection

@@ -3,6 +3,7 @@ package mdb
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -17,10 +18,13 @@ import (
 // its table and functions, and report success. So nothing must be sent before it is known
 // that they find Message DB's.
 //
-// It looks on the connection, or in the transaction, of the call, and assumes that the
-// others are configured alike. Concurrent first calls may each look.
+// It looks on the connection, or in the transaction, of the call, and assumes that the other
+// connections of the pool are configured alike. It looks again on a connection with another
+// configuration, which a transaction may be on. Concurrent first calls may each look.
 type firstUse struct {
-	done atomic.Bool // whether a look has found no problem
+	done      atomic.Bool     // whether a look has found no problem
+	dependent atomic.Bool     // whether the functions depend on the search path
+	config    *pgx.ConnConfig // of the pool's connections
 }
 
 // A querier is a connection or a transaction.
@@ -30,6 +34,33 @@ type querier interface {
 
 // over reports whether there is nothing left to look at. It allocates nothing.
 func (u *firstUse) over() bool { return u == nil || u.done.Load() }
+
+const pathKey = traceKey + " search path"
+
+// overOn reports whether there is nothing left to look at on the connection of a transaction,
+// which is nil if it is not known.
+func (u *firstUse) overOn(conn *pgx.Conn) bool {
+	switch {
+	case !u.over():
+		return false
+	case u == nil:
+		return true
+	case conn == nil:
+		return !u.dependent.Load()
+	}
+	data := conn.PgConn().CustomData()
+	if data[pathKey] == nil && u.alike(conn.Config()) {
+		data[pathKey] = true
+	}
+	return data[pathKey] != nil
+}
+
+// alike reports whether a connection with the configuration has the search path of the
+// pool's connections.
+func (u *firstUse) alike(cfg *pgx.ConnConfig) bool {
+	return cfg.Host == u.config.Host && cfg.Port == u.config.Port && cfg.Database == u.config.Database &&
+		cfg.User == u.config.User && maps.Equal(cfg.RuntimeParams, u.config.RuntimeParams)
+}
 
 // acquire returns a connection of the pool on which the store may be used.
 func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.QueryExecMode) (*pgxpool.Conn, error) {
@@ -58,14 +89,11 @@ func (u *firstUse) check(ctx context.Context, q querier, mode []any) error {
 		}
 		// Functions that are not there yet may be installed later.
 		if path.installed {
-			u.done.Store(true)
+			u.found(path)
 		}
 		return nil
 	case cannotLook(err):
 		u.done.Store(true)
-		if _, inTx := q.(txSession); inTx {
-			return err // which has aborted the transaction
-		}
 		return nil
 	}
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !isFatal(pgErr) || errors.As(err, new(*unsendableError)) {
@@ -74,15 +102,41 @@ func (u *firstUse) check(ctx context.Context, q querier, mode []any) error {
 	return &brokenError{err: err}
 }
 
+// found records a look that has found no problem.
+func (u *firstUse) found(path pathState) {
+	if path.dependent {
+		u.dependent.Store(true)
+	}
+	u.done.Store(path.installed && path.problem() == nil)
+}
+
+// checkTx is like check, in a transaction, which stays usable if the server does not answer.
+func (u *firstUse) checkTx(ctx context.Context, tx txSession, mode []any) error {
+	if _, err := tx.Exec(ctx, savepoint.sql); err != nil {
+		return err
+	}
+	err := u.check(ctx, tx, mode)
+	if _, undoErr := tx.Exec(ctx, undoSavepoint); err == nil {
+		err = undoErr
+	}
+	if err == nil && tx.conn != nil {
+		tx.conn.PgConn().CustomData()[pathKey] = true
+	}
+	return err
+}
+
+// errNoAnswer is the error of a look without a row.
+var errNoAnswer = errors.New("the server has answered the look at the search path without a row")
+
 // cannotLook reports whether the server will never answer, because it is a proxy without
 // the catalogues, or does not let the role read them.
 func cannotLook(err error) bool {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || isFatal(pgErr) {
-		return false
+	if !errors.As(err, &pgErr) {
+		return errors.Is(err, errNoAnswer) || errors.As(err, new(*unreadableError))
 	}
 	class := pgErr.Code[:min(2, len(pgErr.Code))]
-	return class == "42" || class == "0A"
+	return !isFatal(pgErr) && (class == "42" || class == "0A")
 }
 
 // A pathState says whether the installed functions depend on the search path, and where it
@@ -129,6 +183,9 @@ func lookAtPath(ctx context.Context, q querier, mode ...any) (pathState, error) 
 	var s pathState
 	rows, err := q.Query(ctx, pathInspection, mode...)
 	err = readAll(rows, notSent(q, err), one(&s.installed, &s.dependent, &s.first, &s.hidden, &s.others, &s.path, &s.role))
+	if err == nil && s.role == "" {
+		err = errNoAnswer
+	}
 	return s, err
 }
 

@@ -85,7 +85,7 @@ func Connect(ctx context.Context, connString string, opts ...ConnectOption) (*St
 		pool.Close()
 		return nil, explainConnect(contextError(ctx, err))
 	}
-	s.first.done.Store(path.installed && path.problem() == nil)
+	s.first.found(path)
 	return s, nil
 }
 
@@ -146,7 +146,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	}
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
-	first := new(firstUse)
+	first := &firstUse{config: conn}
 	runner := &poolRunner{pool: pool, mode: config.execMode, first: first}
 	bell := newBell(pool, &config)
 	return &Store{procedures: procedures{runner: runner, config: &config, wrote: func(stream StreamName) { bell.Wrote(string(stream)) }}, pool: pool, bell: bell, first: first}, nil

@@ -1,8 +1,10 @@
 package mdb_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
 	"net/url"
 	"strings"
 	"sync"
@@ -250,7 +252,7 @@ func TestFirstUseCosts(t *testing.T) {
 				t.Errorf("got %d round trips for the first call, want %d", first, next+1)
 			}
 			other := newStore(t, pool)
-			for i, want := range []int64{next + 1, next} {
+			for i, want := range []int64{next + 3, next} { // it looks within a savepoint
 				err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 					if got := trips(version(other.WithTx(tx))); got != want {
 						t.Errorf("call %d in a transaction: got %d round trips, want %d", i, got, want)
@@ -354,25 +356,154 @@ func TestFirstUseBlind(t *testing.T) {
 	}
 }
 
-// TestFirstUseBlindInTx checks that the first call in a transaction returns the error of the
-// look if the role may not read the catalogue, and that the next transaction works.
+// TestFirstUseBlindInTx checks that the first call in a transaction works if the role may not
+// read the catalogue.
 func TestFirstUseBlindInTx(t *testing.T) {
 	t.Parallel()
 	database := testdb.New(t)
 	exec(t, barePool(t, database), `REVOKE SELECT ON pg_catalog.pg_proc FROM PUBLIC`)
-	s := newStore(t, barePool(t, database, firstPath, asRole("message_store")))
-	stream := mdbtest.Category("blind").Stream("1")
-	for _, code := range []string{"42501", ""} {
-		tx := begin(t, s.Pool())
-		_, err := s.WithTx(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
-		if code != "" {
-			wantCode(t, err, code)
-		} else if err != nil {
-			t.Errorf("in the next transaction: got error %v, want none", err)
+	for _, mode := range execModes {
+		for name, call := range map[string]func(s *mdb.Store, stream mdb.StreamName) error{
+			"WithTx": func(s *mdb.Store, stream mdb.StreamName) error {
+				return pgx.BeginFunc(t.Context(), s.Pool(), func(tx pgx.Tx) error {
+					_, err := s.WithTx(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+					return err
+				})
+			},
+			"InSavepoint": func(s *mdb.Store, stream mdb.StreamName) error {
+				return pgx.BeginFunc(t.Context(), s.Pool(), func(tx pgx.Tx) error {
+					_, err := s.WithTx(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil), mdb.InSavepoint())
+					return err
+				})
+			},
+			"without Conn": func(s *mdb.Store, stream mdb.StreamName) error {
+				return pgx.BeginFunc(t.Context(), s.Pool(), func(tx pgx.Tx) error {
+					_, err := s.WithTx(struct{ mdb.Transaction }{tx}).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+					return err
+				})
+			},
+			"Atomically": func(s *mdb.Store, stream mdb.StreamName) error {
+				return s.Atomically(t.Context(), []mdb.Category{stream.Category()}, func(tx *mdb.Tx) error {
+					_, err := tx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+					return err
+				})
+			},
+		} {
+			t.Run(name+" "+mode.String(), func(t *testing.T) {
+				t.Parallel()
+				s := newStore(t, barePool(t, database, firstPath, asRole("message_store"), execMode(mode)))
+				stream := mdbtest.Category("blind").Stream("1")
+				for range 2 {
+					if err := call(s, stream); err != nil {
+						t.Error(err)
+					}
+				}
+				if got := positions(t, s.Pool(), stream); len(got) != 2 {
+					t.Errorf("got %d messages, want 2", len(got))
+				}
+			})
 		}
-		if err := tx.Rollback(t.Context()); err != nil {
-			t.Fatal(err)
+	}
+}
+
+// A rewriter replaces a statement by another one of at most its length.
+type rewriter struct {
+	net.Conn
+	from, to string
+}
+
+func (c rewriter) Write(b []byte) (int, error) {
+	to := c.to + strings.Repeat(" ", len(c.from)-len(c.to))
+	return c.Conn.Write(bytes.ReplaceAll(b, []byte(c.from), []byte(to)))
+}
+
+// TestFirstUseWithoutAnswer checks that a store works on a proxy that answers the look
+// with something else.
+func TestFirstUseWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"no row":         "SELECT WHERE false",
+		"one column":     "SELECT 1",
+		"another type":   "SELECT 'x', false, false, false, '', '', ''",
+		"another result": "SET work_mem = 1000",
+	} {
+		for _, mode := range execModes {
+			t.Run(name+" "+mode.String(), func(t *testing.T) {
+				t.Parallel()
+				s := newStore(t, newPool(t, testdb.Shared(t), execMode(mode), func(cfg *pgxpool.Config) {
+					dial := cfg.ConnConfig.DialFunc
+					cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						conn, err := dial(ctx, network, addr)
+						return rewriter{conn, mdb.PathInspection, answer}, err
+					}
+				}), attempts(1))
+				stream := mdbtest.Category("answer").Stream("1")
+				tx := begin(t, s.Pool())
+				if _, err := s.WithTx(tx).StreamVersion(t.Context(), stream); err != nil {
+					t.Error(err)
+				}
+				if err := tx.Rollback(t.Context()); err != nil {
+					t.Error(err)
+				}
+				s = newStore(t, s.Pool(), attempts(1))
+				if got := write(t, s, stream, mdb.NewMessage("Happened", nil)); got.Position != 0 || !mdb.Looked(s) {
+					t.Errorf("got position %d, looked %t", got.Position, mdb.Looked(s))
+				}
+			})
 		}
+	}
+}
+
+// TestForeignConnection checks that a transaction on a connection of another pool, whose
+// search path leads the functions astray, writes nothing, although the store has been used.
+func TestForeignConnection(t *testing.T) {
+	t.Parallel()
+	database := testdb.PathDependent(t)
+	exec(t, barePool(t, database), sameShape)
+	astray := func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["search_path"] = "public, message_store" }
+	for _, mode := range execModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, barePool(t, database, firstPath, execMode(mode)))
+			stream := mdbtest.Category("foreign").Stream("1")
+			write(t, s, stream, mdb.NewMessage("Happened", nil))
+			other := barePool(t, database, astray, execMode(mode), oneConnection)
+			for name, with := range map[string]func(pgx.Tx) *mdb.Tx{
+				"pgx.Tx":       func(tx pgx.Tx) *mdb.Tx { return s.WithTx(tx) },
+				"*pgx.Conn":    func(tx pgx.Tx) *mdb.Tx { return s.WithTx(tx.Conn()) },
+				"without Conn": func(tx pgx.Tx) *mdb.Tx { return s.WithTx(struct{ mdb.Transaction }{tx}) },
+			} {
+				for range 2 {
+					tx := begin(t, other)
+					_, err := with(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+					wantPathError(t, err)
+					if err := tx.Commit(t.Context()); err != nil {
+						t.Errorf("%s: the transaction after the error: %v", name, err)
+					}
+				}
+			}
+			if got := positions(t, s.Pool(), stream); len(got) != 1 {
+				t.Errorf("got %d messages, want 1", len(got))
+			}
+			// On a connection of the kind that works, it looks once.
+			var w wire
+			good := barePool(t, database, firstPath, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["work_mem"] = "4MB" }, execMode(mode), oneConnection, w.attach)
+			var trips [3]int64
+			for i := range trips {
+				tx := begin(t, good)
+				before := w.trips.Load()
+				if _, err := s.WithTx(tx).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil)); err != nil {
+					t.Fatal(err)
+				}
+				trips[i] = w.trips.Load() - before
+				if err := tx.Commit(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if trips[0] < trips[2]+3 || trips[1] != trips[2] {
+				t.Errorf("got %v round trips, want three more for the first call only", trips)
+			}
+		})
 	}
 }
 

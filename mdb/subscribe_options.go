@@ -122,7 +122,7 @@ func OnRetry(f func(Retry)) SubscribeOption {
 
 // OnUnreadable sets a function that is called for each message that cannot be read, with
 // what is known of it, after all messages before it are handled. If it returns nil, the
-// subscription goes past the message, which then counts as handled for [OnProgress]:
+// subscription skips the message, which then counts as handled for [OnProgress]:
 // record it, because nothing else will. If it returns an error, or without this option,
 // the subscription ends.
 //

@@ -59,7 +59,7 @@ func (s *subscription) readPage(ctx context.Context) (page []Message, head int64
 }
 
 // pass calls OnUnreadable for a message that cannot be read, after everything before it is
-// handled, and goes past the message.
+// handled, and skips it.
 func (s *subscription) pass(ctx context.Context, unreadable *UnreadableError, progress func() error) error {
 	if err := s.workerSet.waitForPending(ctx, 0, progress); err != nil {
 		return err

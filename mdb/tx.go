@@ -40,8 +40,9 @@ type txState struct {
 //
 // Begin the transaction as read committed, the server's default. At a stricter isolation
 // level a write that loses a race fails with a [*WrongVersionError] even if it expected no
-// version, and the transaction must be restarted. The transaction's connection must be
-// from the store's pool, or configured alike.
+// version, and the transaction must be restarted. If the transaction's connection is
+// not from the store's pool, the first call on it looks at its search path, as the first call
+// of the store does.
 //
 // With a transaction of database/sql, give WithTx the *pgx.Conn that sql.Conn.Raw gives
 // access to, as the example shows.
@@ -126,7 +127,7 @@ func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*T
 const rollbackTimeout = 5 * time.Second
 
 func (s *Store) atomically(ctx context.Context, categories []Category, f func(*Tx) error) (again bool, err error) {
-	conn, err := acquire(ctx, s.pool)
+	conn, err := s.first.acquire(ctx, s.pool, s.config.execMode)
 	if err != nil {
 		return classify(err).retryWrite(), explain("begin a transaction", err)
 	}

@@ -38,6 +38,7 @@ type txRunner struct {
 	mode   pgx.QueryExecMode
 	state  *txState
 	first  *firstUse
+	looked bool           // whether first has found no problem in this transaction
 	faults argumentFaults // of WithTx, for each call
 }
 
@@ -88,14 +89,15 @@ func (r *txRunner) check(ctx context.Context) error {
 	if len(r.faults) == 0 && r.plain && !r.tx.conn.IsClosed() && r.tx.conn.PgConn().TxStatus() == 'I' {
 		return &ArgumentError{Faults: []Fault{{"transaction", "a connection that is not in a transaction", "one that is, because WithTx does not begin one"}}}
 	}
-	if err := r.faults.err(); err != nil || r.first.over() {
+	if err := r.faults.err(); err != nil || r.looked || r.first.overOn(r.tx.conn) {
 		return err
 	}
 	var mode []any
 	if r.tx.conn != nil { // otherwise it may not know what a mode is
 		mode = lookMode(r.mode)
 	}
-	err := r.first.check(ctx, r.tx, mode)
+	err := r.first.checkTx(ctx, r.tx, mode)
+	r.looked = err == nil
 	if errors.As(err, new(*SetupError)) {
 		return err // which leaves the transaction as it is
 	}

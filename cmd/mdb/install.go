@@ -158,6 +158,9 @@ func (a *app) versions(ctx context.Context) error {
 // noStream is how the version of a stream without messages is written.
 const noStream = "none"
 
+// anyVersion stands for any version of a stream that has messages.
+const anyVersion = "any"
+
 func noMessages(stream mdb.StreamName) error {
 	return nothing("no messages found in %s", printable(string(stream)))
 }

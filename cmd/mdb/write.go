@@ -86,14 +86,18 @@ type writing struct {
 }
 
 func (w *writing) declare(fs *flag.FlagSet) {
-	fs.Func("expect", "exit with 3 unless the stream is at this `VERSION`, a number or none", func(given string) error {
-		if given == noStream {
+	fs.Func("expect", "exit with 3 unless the stream is at this `VERSION`: a number, none, or any for a stream with messages", func(given string) error {
+		switch given {
+		case noStream:
 			w.options = append(w.options, mdb.ExpectNoStream())
+			return nil
+		case anyVersion:
+			w.options = append(w.options, mdb.ExpectStream())
 			return nil
 		}
 		version, err := strconv.ParseInt(given, 10, 64)
 		if err != nil || version < mdb.NoStream {
-			return errors.New("want a number, or none for a stream without messages")
+			return errors.New("want a number, none for a stream without messages, or any for one with messages")
 		}
 		w.options = append(w.options, mdb.ExpectVersion(version))
 		return nil
