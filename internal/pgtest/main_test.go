@@ -38,6 +38,12 @@ func child(mode string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if mode == "frozen" {
+		if err := s.Freeze(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	fmt.Println(s.process.dir, s.process.pid, s.TCP("postgres"))
 	_, _ = io.ReadAll(os.Stdin)
 
@@ -47,7 +53,7 @@ func child(mode string) {
 		os.Exit(3)
 	case "panic":
 		panic("the child panics as its mode says")
-	case "hang":
+	case "hang", "frozen":
 		select {}
 	}
 }

@@ -22,7 +22,7 @@
 // daemon, and downloads an image. embedded-postgres downloads a PostgreSQL, and leaves
 // its server running if the test process is killed. This package uses the PostgreSQL
 // that is installed, needs no daemon, and its server ends with the process. It can also
-// restart a server or kill it, which the fault tests in internal/chaos need.
+// restart a server, kill or freeze it, and promote its standby, which the fault tests need.
 package pgtest
 
 import (

@@ -55,7 +55,7 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		opt(&conf)
 	}
 
-	s, err := start(ctx, &conf)
+	s, err := start(ctx, &conf, nil)
 	if err != nil {
 		return nil, err
 	}

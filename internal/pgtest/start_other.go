@@ -17,11 +17,23 @@ func Find(context.Context) (bin string, major int, err error) { return "", 0, Er
 
 type process struct{}
 
-func start(context.Context, *strings.Builder) (*Server, error) { return nil, ErrNotFound }
+func start(context.Context, *strings.Builder, *Server) (*Server, error) { return nil, ErrNotFound }
 
 func (*process) ctl(context.Context, string) error { return nil }
 
 func (*process) crash() error { return nil }
+
+func (*process) again() error { return nil }
+
+type lister func() (list func() ([]int, error), err error)
+
+func (*process) kill(lister) error { return nil }
+
+func (*process) freeze(lister) error { return nil }
+
+func (*process) thaw() error { return nil }
+
+func (*process) conninfo() string { return "" }
 
 func (*process) stop() error { return nil }
 

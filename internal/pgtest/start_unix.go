@@ -35,9 +35,11 @@ type process struct {
 	commands io.WriteCloser
 	replies  chan string // closed when the watchdog has ended
 	port     string
+	frozen   []int // the processes that freeze has stopped
 }
 
-func start(ctx context.Context, conf *strings.Builder) (*Server, error) {
+// start starts a new server. If primary is not nil, the new server is its standby.
+func start(ctx context.Context, conf *strings.Builder, primary *Server) (*Server, error) {
 	bin, _, err := Find(ctx)
 	if err != nil {
 		return nil, err
@@ -54,11 +56,29 @@ func start(ctx context.Context, conf *strings.Builder) (*Server, error) {
 
 	Setting("listen_addresses", "127.0.0.1")(conf)
 	Setting("unix_socket_directories", dir)(conf)
-	password := rand.Text()
+	password, source := rand.Text(), ""
+	if primary != nil {
+		password, _ = primary.tcp.User.Password() // it is a part of the copy
+		source = filepath.Join(primary.process.dir, "data")
+	}
 
 	p := &process{bin: bin, dir: dir, lock: lock, replies: make(chan string)}
-	if err := p.launch(account, password, conf.String()); err != nil {
-		return nil, errors.Join(err, discard(bin, dir), lock.Close())
+	prepare := func() error {
+		if err := p.launch(account, password, conf.String(), source); err != nil {
+			return errors.Join(err, discard(bin, dir), lock.Close())
+		}
+		if err := p.reply(ctx, "initdb"); err != nil {
+			return errors.Join(err, p.stop())
+		}
+		return nil
+	}
+	if primary == nil {
+		err = prepare()
+	} else {
+		err = p.duplicate(ctx, account, primary, prepare)
+	}
+	if err != nil {
+		return nil, err
 	}
 	port, err := p.boot(ctx)
 	if err != nil {
@@ -121,7 +141,7 @@ func Unprivileged(cmd *exec.Cmd) error {
 	return err
 }
 
-func (p *process) launch(account *syscall.Credential, password, conf string) error {
+func (p *process) launch(account *syscall.Credential, password, conf, source string) error {
 	cmd := exec.Command("/bin/sh", "-c", watchdog, "pgtest", p.bin, p.dir)
 	cmd.Dir = p.dir
 	// The caller's environment is not passed on: PG… variables would change the server.
@@ -131,6 +151,7 @@ func (p *process) launch(account *syscall.Credential, password, conf string) err
 		"LC_ALL=C",
 		"password=" + password,
 		"settings=" + conf,
+		"source=" + source,
 	}
 	// A new session keeps signals of the terminal away from the watchdog, which waits
 	// for the end of the tests.
@@ -168,10 +189,6 @@ func (p *process) launch(account *syscall.Credential, password, conf string) err
 // boot starts the server on a free port. It retries if another process takes the
 // port first.
 func (p *process) boot(ctx context.Context) (port string, err error) {
-	if err := p.reply(ctx, "initdb"); err != nil {
-		return "", err
-	}
-
 	for range 5 {
 		if port, err = freePort(); err != nil {
 			return "", err
@@ -205,24 +222,41 @@ func (p *process) ctl(ctx context.Context, command string) error {
 	return p.reply(ctx, "pg_ctl "+command)
 }
 
-// crash kills the server's main process and starts the server again. The other
-// processes end when they notice, and until then PostgreSQL does not start.
+// crash kills the server's main process and starts the server again.
 func (p *process) crash() error {
-	ctx := context.Background() // if cancelled, later commands would read these replies
-	pidFile, err := os.ReadFile(filepath.Join(p.dir, "data", "postmaster.pid"))
+	pid, err := p.postmaster()
 	if err != nil {
-		return fmt.Errorf("pgtest: %w", err)
-	}
-	pid, _, _ := strings.Cut(string(pidFile), "\n")
-	if err := p.ctl(ctx, "kill KILL "+pid); err != nil {
 		return err
 	}
+	// If this were cancelled, later commands would read its reply.
+	if err := p.ctl(context.Background(), "kill KILL "+strconv.Itoa(pid)); err != nil {
+		return err
+	}
+	return p.again()
+}
+
+// again starts a server whose main process has been killed. The other processes end when
+// they notice, and until then PostgreSQL does not start.
+func (p *process) again() (err error) {
 	for range 100 {
-		if err = p.ctl(ctx, "start -o -p"+p.port); err == nil {
+		if err = p.ctl(context.Background(), "start -o -p"+p.port); err == nil {
 			return nil
 		}
 	}
 	return err
+}
+
+// postmaster returns the server's main process.
+func (p *process) postmaster() (pid int, err error) {
+	pidFile, err := os.ReadFile(filepath.Join(p.dir, "data", "postmaster.pid"))
+	if err != nil {
+		return 0, fmt.Errorf("pgtest: %w", err)
+	}
+	first, _, _ := strings.Cut(string(pidFile), "\n")
+	if pid, err = strconv.Atoi(first); err != nil {
+		return 0, fmt.Errorf("pgtest: postmaster.pid: %w", err)
+	}
+	return pid, nil
 }
 
 func (p *process) reply(ctx context.Context, command string) error {
@@ -251,6 +285,7 @@ func (p *process) logTail() string {
 }
 
 func (p *process) stop() error {
+	thawErr := p.thaw()
 	_ = p.commands.Close()
 	for range p.replies {
 		// Discard the reply to a command whose caller gave up.
@@ -259,5 +294,5 @@ func (p *process) stop() error {
 	err := discard(p.bin, p.dir)
 	_ = p.lock.Close()
 
-	return err
+	return errors.Join(thawErr, err)
 }

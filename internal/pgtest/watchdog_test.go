@@ -69,7 +69,7 @@ func (o *owner) listening() bool {
 }
 
 // TestServerEndsWithItsOwner checks that a server and its folder are removed when its
-// process exits, panics or is killed.
+// process exits, panics or is killed, even if the server is frozen.
 func TestServerEndsWithItsOwner(t *testing.T) {
 	t.Parallel()
 	NeedTime(t)
@@ -82,6 +82,7 @@ func TestServerEndsWithItsOwner(t *testing.T) {
 		{mode: "exit", status: 3},
 		{mode: "panic", status: 2},
 		{mode: "hang", signal: os.Kill, status: -1},
+		{mode: "frozen", signal: os.Kill, status: -1},
 	} {
 		t.Run(fmt.Sprint(test.mode, test.signal), func(t *testing.T) {
 			t.Parallel()

@@ -59,6 +59,14 @@ func SharedFrom(t testing.TB, key string, setup func(ctx context.Context, url st
 	return pgtest.Shared(t, name+key, then(install, setup))
 }
 
+// Pair returns a primary and its hot standby with Message DB, for this test alone. It
+// skips the test like pgtest.NeedPrograms.
+func Pair(t testing.TB, opts ...pgtest.Option) *pgtest.Pair {
+	t.Helper()
+	_, install := installer()
+	return pgtest.NewPair(t, install, opts...)
+}
+
 func then(install func(context.Context, *pgx.Conn) error, setup func(context.Context, string) error) func(context.Context, *pgx.Conn) error {
 	if setup == nil {
 		return install
