@@ -15,8 +15,12 @@ import (
 
 var setups atomic.Int64
 
-func setup(ctx context.Context, conn *pgx.Conn) error {
+func counted(ctx context.Context, conn *pgx.Conn) error {
 	setups.Add(1)
+	return setup(ctx, conn)
+}
+
+func setup(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, "CREATE TABLE things (id int); INSERT INTO things VALUES (1)")
 
 	return err
@@ -61,7 +65,7 @@ func TestDatabase(t *testing.T) {
 			t.Run(strconv.Itoa(i), func(t *testing.T) {
 				t.Parallel()
 
-				url := Database(t, "things", setup)
+				url := Database(t, "things", counted)
 				names[i] = databaseName(t, url)
 				// With a row of another test it would be three.
 				n := query[int](t, url, `WITH added AS (INSERT INTO things VALUES (2) RETURNING id)
