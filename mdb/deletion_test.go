@@ -48,7 +48,7 @@ func TestDeletion(t *testing.T) {
 	}
 
 	// Without any message, a stream begins at 0 again. A subscription to the category delivers
-	// what follows; one to the stream waits for the next position.
+	// what follows; one to the stream ends.
 	inCategory, inStream := receiveCategory(t, s, "account", mdb.FromEnd()), receiveStream(t, s, stream, mdb.AfterPosition(3))
 	inCategory.untilLive(t)
 	inStream.untilLive(t)
@@ -64,7 +64,8 @@ func TestDeletion(t *testing.T) {
 			t.Errorf("the category delivers position %d, want %d", m.Position, i)
 		}
 	}
-	if m := inStream.next(t, 1)[0]; m.Position != 4 {
-		t.Errorf("the stream delivers position %d, want 4", m.Position)
+	fork := wantError[*mdb.ForkError](t, <-inStream.dropped)
+	if len(fork.Missing) != 1 || fork.Missing[0].Position != 3 || fork.Stream != stream || fork.After != mdb.NoStream {
+		t.Errorf("got %+v, want the message at position 3", fork)
 	}
 }

@@ -41,11 +41,19 @@
 // [Store.SubscribeToStream] and [Store.SubscribeToCategory] call a handler for each
 // existing message, and then for new ones as they are written. They block until the
 // subscription ends, and the error, never nil, says why. Transient errors, such as a
-// lost connection, are retried. [OnProgress] receives the position to store, from which
-// a later call resumes, and [OnLive] reports whether the subscription has caught up.
+// lost connection, are retried. [OnProgress] receives a checkpoint to store, from which
+// a later call resumes with [AfterCheckpoint], and [OnLive] reports whether the subscription
+// has caught up. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint].
 // After that it polls, as a strategy of
 // [github.com/messagedb-go/messagedb/mdb/poll] says, see [WithPolling], or waits for
 // notifications, see [WithNotify].
+//
+// A store can lose its last messages: in a failover to a standby that had not received them,
+// or in a restore to an earlier moment. New messages then get the positions of the lost ones.
+// A subscription notices that with its next read, goes back to the newest message that it
+// knows and that is still there, and delivers what comes after it. [OnFork] receives the
+// messages that it has handled and that are no longer there, and [Store.Stats] counts them.
+// This works across restarts too if a checkpoint is stored, and not only a position.
 //
 // # Notifications instead of polling
 //
@@ -63,12 +71,12 @@
 // A subscription calls its handler for one message at a time. If the handler is slower
 // than messages arrive, start with [WithWorkers]: n workers of this process call the
 // handler, the messages of each cardinal ID (see [StreamName.CardinalID]) stay in order,
-// the server still sends each message once, and there is one position to store, that of
+// the server still sends each message once, and there is one checkpoint to store, that of
 // [OnProgress]. It helps handlers that wait, for a database or another service, as well as
 // those that compute.
 //
 // If one process is not enough, or must not be the only one, use [AsConsumerGroup]. Each
-// member is a subscription with its own position, which is only valid for that size of the
+// member is a subscription with its own checkpoint, which is only valid for that size of the
 // group. For each member the server examines every message of the category, so n members
 // cost it n times as much. A member may have workers too.
 //
@@ -178,7 +186,9 @@
 //	WithCondition        x                  x               x
 //	RequireStream        x                  x               x
 //	FromEnd                                                 x
-//	OnProgress                                              x
+//	AfterStreamCheckpoint                                   x
+//	OnStreamProgress                                        x
+//	OnFork                                                  x
 //	OnUnreadable                                            x
 //	OnLive                                                  x
 //	OnRetry                                                 x
@@ -193,7 +203,9 @@
 //	AsConsumerGroup      x                    x                 x
 //	WithCondition        x                    x                 x
 //	FromEnd                                                     x
+//	AfterCheckpoint                                             x
 //	OnProgress                                                  x
+//	OnFork                                                      x
 //	OnUnreadable                                                x
 //	OnLive                                                      x
 //	OnRetry                                                     x

@@ -48,6 +48,10 @@ func (e *ArgumentError) Error() string {
 // expected, because another writer was faster, or that it did not exist, see
 // [ExpectStream]. Nothing was written. Read the stream's new
 // messages and decide again.
+//
+// If Actual is less than a version of the stream that the caller has seen, the store has lost
+// messages, as after a failover to a standby that had not received them, or they were
+// deleted. Then discard what you know of the stream, and read it from the beginning.
 type WrongVersionError struct {
 	// Stream is the stream of the write.
 	Stream StreamName

@@ -3,6 +3,7 @@ package mdb_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"errors"
 	"iter"
 	"log/slog"
@@ -80,6 +81,17 @@ func asRole(name string) func(*pgxpool.Config) {
 		return func(*pgxpool.Config) {}
 	}
 	return parameter("role", name)
+}
+
+// pretendStandby makes the connections of pools with pretendedStandby see a standby in the
+// pool's database, or a primary.
+func pretendStandby(t testing.TB, pool *pgxpool.Pool, standby bool) {
+	t.Helper()
+	exec(t, pool, fmt.Sprintf(`CREATE OR REPLACE FUNCTION message_store.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT %t'`, standby))
+}
+
+func pretendedStandby(cfg *pgxpool.Config) {
+	cfg.ConnConfig.RuntimeParams["search_path"] = "message_store, pg_catalog, public"
 }
 
 func execMode(mode pgx.QueryExecMode) func(*pgxpool.Config) {

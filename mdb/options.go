@@ -332,10 +332,10 @@ func WithCorrelation(category Category) CategoryOption {
 // members: only the streams whose cardinal ID hashes to the member, see [Hash64]. A
 // stream whose name is the category alone has no ID, and no member receives it.
 //
-// Each member stores its own position, which is only valid for the same size: with another
+// Each member stores its own checkpoint, which is only valid for the same size: with another
 // size, a member receives other streams. To change the size, stop all members, and start
-// all new ones after the smallest of the stored positions, with handlers that can handle a
-// message again.
+// all new ones after the checkpoint with the smallest position, with handlers that can handle
+// a message again.
 func AsConsumerGroup(member, size int) CategoryOption {
 	return readOption(func(c *readConfig) {
 		if size < 1 || size > maxGroupSize {

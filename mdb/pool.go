@@ -24,9 +24,29 @@ type Store struct {
 	bell     *doorbell.Bell
 	first    *firstUse
 
-	// Whether the role may read a category's head from the table: neither is set until that
-	// is known.
+	// Whether the role may read the table, for heads and anchors: neither is set until that is
+	// known.
 	headed, headless atomic.Bool
+
+	forks, missing atomic.Int64
+}
+
+// Stats are counts of a [Store] since it was created, for metrics.
+type Stats struct {
+	// Forks is how often a subscription found that messages which it had read are no longer
+	// in the store, see [OnFork].
+	Forks int64
+	// Missing is how many messages that was, in total. Several subscriptions may each have
+	// counted a message.
+	Missing int64
+}
+
+// Stats returns the counts. It does no I/O.
+func (s *Store) Stats() Stats { return Stats{Forks: s.forks.Load(), Missing: s.missing.Load()} }
+
+func (s *Store) countFork(missing int) {
+	s.forks.Add(1)
+	s.missing.Add(int64(missing))
 }
 
 // procedures has the methods that a Store and a Tx have in common.

@@ -20,9 +20,19 @@ type pageRead struct {
 	name       string // of a stream or a category
 	isStream   bool
 	withHead   bool // whether each step reads the head before its messages
+	tableless  bool // whether the role may not read the table
 	args       [maxArguments]any
+	lookArgs   [2]any
 	most       int64     // the limit of the step
-	head       int64     // the last position before the step, if withHead is set
+	begin      int64     // the step's statement begins here: at position, or at the anchor
+	rows       int64     // the limit of the step's statement
+	head       anchor    // the last message before the step, if withHead is set
+	version    int64     // the stream's version before the step, if withVersion is true
+	follows    bool      // whether each step begins after the last message of the one before, if that is there
+	anchored   bool      // whether the step has an anchor
+	anchor     anchor    // the message that must be there, before position
+	inclusive  bool      // whether the step's messages begin with the anchor
+	found      anchor    // what is in the anchor's place
 	messages   []Message // the step's
 	arrived    int       // how many rows of a step arrived, also of one that failed
 	page       []Message // the result
@@ -86,11 +96,13 @@ func (s *procedures) step(ctx context.Context, r *pageRead) (done bool, err erro
 
 func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err error) {
 	r.most = r.next()
-	if err := s.runPage(ctx, r); err != nil {
+	if err := s.runPage(ctx, r); errors.Is(err, errGone) {
+		return false, err
+	} else if err != nil {
 		return s.failed(r, err)
 	}
 	if r.required {
-		if len(r.messages) == 0 && (!r.withVersion() || r.head == NoStream) {
+		if len(r.messages) == 0 && (!r.withVersion() || r.version == NoStream) {
 			return true, noStream(r.name)
 		}
 		r.required = false
@@ -120,7 +132,11 @@ func (r *pageRead) add() bool {
 	}
 	r.messages = nil
 	if n := len(r.page); n > 0 {
-		r.position = r.positionOf(&r.page[n-1]) + 1
+		last := &r.page[n-1]
+		r.position = r.positionOf(last) + 1
+		if r.follows {
+			r.anchor, r.anchored = anchor{Position: r.positionOf(last), ID: last.ID, Time: scan.Micros(last.Time)}, true
+		}
 	}
 	return int64(len(r.page)) == r.batchSize
 }
@@ -200,29 +216,45 @@ func (r *pageRead) withVersion() bool {
 
 // statement returns the statement for a step and its arguments.
 func (s *procedures) statement(r *pageRead) (*statement, []any) {
-	switch direct := s.config.direct && r.condition == nil; {
-	case r.isStream && direct:
-		return directStreamMessages, r.arguments(&r.name, &r.position, r.limit())
-	case r.isStream:
-		return getStreamMessages, r.arguments(&r.name, &r.position, &r.most, r.condition)
-	case !direct:
-		return getCategoryMessages, r.arguments(&r.name, &r.position, &r.most, r.correlation, r.member, r.size, r.condition)
-	case r.correlation == nil && r.size == nil:
-		return directCategoryMessages, r.arguments(&r.name, &r.position, r.limit())
-	case r.correlation == nil:
-		return directGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.member, r.size)
-	case r.size == nil:
-		return directCorrelated, r.arguments(&r.name, &r.position, r.limit(), r.correlation)
+	direct := s.config.direct && r.condition == nil
+	r.begin, r.rows = r.position, r.most
+	r.inclusive = r.anchored && !r.filtered() && (direct || r.tableless) && r.anchor.Position == r.position-1
+	if r.inclusive {
+		r.begin = r.anchor.Position
+		r.rows++
 	}
-	return directCorrelatedGroupMember, r.arguments(&r.name, &r.position, r.limit(), r.correlation, r.member, r.size)
+	switch {
+	case r.isStream && direct && r.inclusive:
+		return directStreamAnchored, r.arguments(&r.name, &r.begin, r.limit())
+	case r.isStream && direct:
+		return directStreamMessages, r.arguments(&r.name, &r.begin, r.limit())
+	case r.isStream:
+		return getStreamMessages, r.arguments(&r.name, &r.begin, &r.rows, r.condition)
+	case !direct:
+		return getCategoryMessages, r.arguments(&r.name, &r.begin, &r.rows, r.correlation, r.member, r.size, r.condition)
+	case r.inclusive:
+		return directCategoryAnchored, r.arguments(&r.name, &r.begin, r.limit())
+	case r.correlation == nil && r.size == nil:
+		return directCategoryMessages, r.arguments(&r.name, &r.begin, r.limit())
+	case r.correlation == nil:
+		return directGroupMember, r.arguments(&r.name, &r.begin, r.limit(), r.member, r.size)
+	case r.size == nil:
+		return directCorrelated, r.arguments(&r.name, &r.begin, r.limit(), r.correlation)
+	}
+	return directCorrelatedGroupMember, r.arguments(&r.name, &r.begin, r.limit(), r.correlation, r.member, r.size)
+}
+
+// filtered reports whether the read may leave out messages.
+func (c *readConfig) filtered() bool {
+	return c.condition != nil || c.size != nil || c.correlation != nil
 }
 
 // limit returns the argument of LIMIT; NULL is no limit.
 func (r *pageRead) limit() *int64 {
-	if r.most == unlimited {
+	if r.rows == unlimited {
 		return nil
 	}
-	return &r.most
+	return &r.rows
 }
 
 // arguments keeps the arguments in r. They are pointers, which can be passed as any without
@@ -237,18 +269,30 @@ func (r *pageRead) arguments(args ...any) []any {
 func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
 	r.messages, r.arrived = nil, 0 // lets the previous page be freed
 	st, args := s.statement(r)
-	if !r.withHead && !r.withVersion() && r.condition == nil {
-		return s.run(ctx, st, r.read, args...)
+	if r.inclusive {
+		r.found = anchor{Position: math.MinInt64}
 	}
-	steps := make([]step, 0, 4)
+	look := r.anchored && !r.inclusive
+	if !r.withHead && !r.withVersion() && r.condition == nil && !look {
+		return r.checkAnchor(s.run(ctx, st, r.read, args...))
+	}
+	steps := make([]step, 0, 5)
 	var undo *statement
 	if r.condition != nil {
 		steps, undo = append(steps, step{st: conditionOn, read: drain}), conditionOff
 	}
-	if r.withHead || r.withVersion() {
-		steps = append(steps, s.headStep(r))
+	if r.withVersion() {
+		r.version = NoStream // the server returns NULL for it
+		steps = append(steps, step{st: s.versionStatement(), read: number(&r.version), args: []any{&r.name}})
+	}
+	if r.withHead {
+		r.head = r.noAnchor()
+		steps = append(steps, step{st: r.anchorStatement(lastInStream, lastInCategory), read: anchorInto(&r.head), args: []any{&r.name}})
 	}
 	steps = append(steps, step{st: st, read: r.read, args: args})
+	if look {
+		steps = append(steps, r.lookStep())
+	}
 	if r.condition != nil {
 		steps = append(steps, step{st: conditionOff, read: drain})
 	}
@@ -256,20 +300,29 @@ func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
 	if r.condition != nil {
 		err = blameCondition(*r.condition, err)
 	}
-	return err
+	return r.checkAnchor(err)
 }
 
-// headStep reads the last position in the stream or category.
-func (s *procedures) headStep(r *pageRead) step {
-	if !r.isStream {
-		r.head = 0
-		return step{st: directCategoryHead, read: number(&r.head), args: []any{&r.name}}
+// checkAnchor returns errGone if a read that succeeded has not found its anchor.
+func (r *pageRead) checkAnchor(err error) error {
+	if err == nil && r.anchored && r.found != r.anchor {
+		r.messages = nil
+		return errGone
 	}
-	r.head = NoStream // the server returns NULL for it
-	return step{st: s.versionStatement(), read: number(&r.head), args: []any{&r.name}}
+	return err
 }
 
 func (r *pageRead) read(rows pgx.Rows) (err error) {
-	r.messages, err = readMessages(rows, &r.arrived)
+	r.messages, err = readMessages(rows, r)
 	return err
+}
+
+// isAnchor reports whether the first row of an inclusive read is in the anchor's place.
+func (r *pageRead) isAnchor(page *scan.Page, values [][]byte) (bool, error) {
+	place, err := page.Place(values)
+	if found := anchorAt(place, r.isStream); err == nil && found.Position == r.anchor.Position {
+		r.found = found
+		return true, nil
+	}
+	return false, err
 }

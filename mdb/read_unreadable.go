@@ -76,10 +76,11 @@ func (s *procedures) searchStep(ctx context.Context, r *pageRead) (done bool, er
 // confirmStep reads the message that was found, alone: a server that sorts the messages may
 // fail because of a later one.
 func (s *procedures) confirmStep(ctx context.Context, r *pageRead) (done bool, err error) {
-	r.messages, r.arrived = nil, 0
-	err = s.run(ctx, directMessage, r.read, r.search.found.GlobalPosition)
+	err = s.runSearch(ctx, r, nil, step{st: directMessage, args: []any{r.search.found.GlobalPosition}, read: r.read})
 	var row *scan.RowError
 	switch {
+	case errors.Is(err, errGone):
+		return false, err
 	case errors.As(err, &row):
 		return true, r.pass(unreadableRow(row, err))
 	case isMessageFault(err):
@@ -108,12 +109,13 @@ func (s *procedures) limitStep(ctx context.Context, r *pageRead) (done bool, err
 	if r.isStream {
 		st, args = getStreamMessages, []any{r.name, r.position, one, condition}
 	}
-	r.messages, r.arrived = nil, 0
-	err = s.runBatch(ctx, conditionOff,
+	err = s.runSearch(ctx, r, conditionOff,
 		step{st: conditionOn, read: drain},
 		step{st: st, args: args, read: r.read},
 		step{st: conditionOff, read: drain})
 	switch {
+	case errors.Is(err, errGone):
+		return false, err
 	case err != nil && isMessageFault(err):
 		f.high = limit
 	case err != nil && classify(err).retryRead(false):
@@ -127,6 +129,18 @@ func (s *procedures) limitStep(ctx context.Context, r *pageRead) (done bool, err
 		f.low = limit
 	}
 	return false, nil
+}
+
+// runSearch runs steps of a search, and looks for the anchor, as each read does.
+func (s *procedures) runSearch(ctx context.Context, r *pageRead, undo *statement, steps ...step) error {
+	r.messages, r.arrived, r.inclusive = nil, 0, false
+	if r.anchored {
+		return r.checkAnchor(s.runBatch(ctx, undo, append(steps, r.lookStep())...))
+	}
+	if len(steps) == 1 {
+		return s.run(ctx, steps[0].st, steps[0].read, steps[0].args...)
+	}
+	return s.runBatch(ctx, undo, steps...)
 }
 
 // until returns the read's condition with an upper limit of positions. It includes the

@@ -334,7 +334,7 @@ func TestUnreadableSubscription(t *testing.T) {
 						var progress []int64
 						opts := []mdb.CategorySubscribeOption{
 							filter, mdb.WithBatchSize(batch), mdb.WithWorkers(workers),
-							mdb.OnProgress(func(_ context.Context, position int64) error { progress = append(progress, position); return nil }),
+							onPosition(func(_ context.Context, position int64) error { progress = append(progress, position); return nil }),
 						}
 						if got := subscribeOver(t, s, "account", 11, opts...); got != "0 1 2 (3) (4) 5 6 7 8 (9) (10) 11" {
 							t.Errorf("got %s", got)

@@ -40,26 +40,34 @@ func scanRow(rows pgx.Rows, destinations ...any) error {
 
 func messagesInto(messages *[]Message) func(pgx.Rows) error {
 	return func(rows pgx.Rows) (err error) {
-		*messages, err = readMessages(rows, new(int))
+		*messages, err = readMessages(rows, new(pageRead))
 		return err
 	}
 }
 
 // readMessages reads all rows. The page copies the bytes of a row before pgx overwrites
-// them with the next one. After an error, arrived is the number of rows before it.
-func readMessages(rows pgx.Rows, arrived *int) ([]Message, error) {
+// them with the next one. After an error, arrived is the number of rows before it. The first
+// row of an inclusive read is left out if it is in the anchor's place.
+func readMessages(rows pgx.Rows, r *pageRead) ([]Message, error) {
 	page := scan.NewPage()
 	defer page.Release()
-	for rows.Next() {
-		if page.Len() == 0 {
+	for first := true; rows.Next(); first = false {
+		if first {
 			if err := describe(page, rows); err != nil {
 				return nil, err
+			}
+			if r.inclusive {
+				if skip, err := r.isAnchor(page, rows.RawValues()); err != nil {
+					return nil, err
+				} else if skip {
+					continue
+				}
 			}
 		}
 		if err := page.Add(rows.RawValues()); err != nil {
 			return nil, err
 		}
-		*arrived = page.Len()
+		r.arrived = page.Len()
 	}
 	if page.Len() == 0 || rows.Err() != nil {
 		return nil, rows.Err()

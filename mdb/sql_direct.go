@@ -19,6 +19,10 @@ import (
 const (
 	directColumns = messageColumns + `message_store.messages `
 
+	anchoredColumns = `SELECT id, stream_name, type, position, global_position,
+	CASE WHEN %[1]s > (SELECT $2::bigint) THEN data END AS data, CASE WHEN %[1]s > (SELECT $2::bigint) THEN metadata END AS metadata, time
+FROM message_store.messages `
+
 	identifyingColumns = `SELECT id::text, stream_name, type, position, global_position FROM message_store.messages `
 
 	directCategory = directColumns + directCategoryRange
@@ -48,6 +52,15 @@ ORDER BY position LIMIT (SELECT $3::bigint)`)
 
 	directCategoryMessages = newStatement("direct_category_messages",
 		directCategory+directCategoryOrder)
+
+	// These begin with the last known message, without its data and metadata, which may be
+	// large and are stored elsewhere then.
+	directStreamAnchored = newStatement("direct_stream_anchored", fmt.Sprintf(anchoredColumns, "position")+`
+WHERE stream_name = (SELECT $1::text) AND position >= (SELECT $2::bigint)
+ORDER BY position LIMIT (SELECT $3::bigint)`)
+	directCategoryAnchored = newStatement("direct_category_anchored", fmt.Sprintf(anchoredColumns, "global_position")+
+		directCategoryRange+directCategoryOrder)
+
 	directCorrelated = newStatement("direct_correlated",
 		directCategory+directCorrelation+directCategoryOrder)
 	directGroupMember = newStatement("direct_group_member",

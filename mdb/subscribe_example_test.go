@@ -90,8 +90,8 @@ func ExampleOnLive() {
 	fmt.Println("ended:", err)
 }
 
-// A subscription resumes after the stored position. Here a variable takes the place of a
-// row in a table.
+// A subscription resumes after the stored checkpoint. Here a variable takes the place of a
+// row in a table, with a column of type text.
 func ExampleOnProgress() {
 	background := context.Background()
 	store, err := mdb.Connect(background, os.Getenv("DATABASE_URL"))
@@ -99,17 +99,21 @@ func ExampleOnProgress() {
 		log.Fatal(err)
 	}
 	defer store.Close()
-	position := int64(0)
+	stored := "" // the beginning
 	for _, order := range []string{"order-1", "order-2"} {
 		if _, err := store.WriteMessage(background, mdb.StreamName(order), mdb.NewMessage("Placed", nil)); err != nil {
+			log.Panic(err)
+		}
+		var checkpoint mdb.CategoryCheckpoint
+		if err := checkpoint.UnmarshalText([]byte(stored)); err != nil {
 			log.Panic(err)
 		}
 		ctx, stop := context.WithCancelCause(background)
 		err := store.SubscribeToCategory(ctx, "order", func(_ context.Context, m mdb.Message) error {
 			fmt.Println("ship", m.Stream)
 			return nil
-		}, mdb.AfterGlobalPosition(position), mdb.OnProgress(func(_ context.Context, handled int64) error {
-			position = handled
+		}, mdb.AfterCheckpoint(checkpoint), mdb.OnProgress(func(_ context.Context, c mdb.CategoryCheckpoint) error {
+			stored = c.String()
 			stop(errShutdown)
 			return nil
 		}))

@@ -139,3 +139,14 @@ func install(t testing.TB, pool *pgxpool.Pool) {
 		t.Fatal(err)
 	}
 }
+
+// onPosition is OnProgress and OnStreamProgress with the position alone.
+func onPosition(f func(ctx context.Context, position int64) error) mdb.SubscribeOption {
+	return struct {
+		mdb.CategorySubscribeOption
+		mdb.StreamSubscribeOption
+	}{
+		mdb.OnProgress(func(ctx context.Context, c mdb.CategoryCheckpoint) error { return f(ctx, c.Position()) }),
+		mdb.OnStreamProgress(func(ctx context.Context, c mdb.StreamCheckpoint) error { return f(ctx, c.Position()) }),
+	}
+}

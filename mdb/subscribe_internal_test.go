@@ -17,6 +17,7 @@ import (
 
 	"github.com/messagedb-go/messagedb/internal/doorbell"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
@@ -49,10 +50,10 @@ func rehearse(t *testing.T, written int, opts ...CategorySubscribeOption) *rehea
 		r.note("handle %d", m.GlobalPosition)
 		return nil
 	})
-	c.read.position = 1
+	c.name, c.read.position = "category", 1
 	OnLive(func(live bool) { r.note("live %t", live) }).categorySubscribe(&c)
-	OnProgress(func(_ context.Context, position int64) error {
-		r.note("progress %d", position)
+	OnProgress(func(_ context.Context, c CategoryCheckpoint) error {
+		r.note("progress %d", c.Position())
 		return nil
 	}).categorySubscribe(&c)
 	OnRetry(func(retry Retry) { r.note("retry %d", retry.Attempt) }).categorySubscribe(&c)
@@ -71,16 +72,32 @@ func rehearse(t *testing.T, written int, opts ...CategorySubscribeOption) *rehea
 	r.sleeper = bell.Subscribe(doorbell.Interest{Category: "category"})
 	r.subscription = subscription{
 		subscribeConfig: c,
-		source: source{
-			page:     r.page,
-			head:     func(context.Context) (int64, error) { return r.head(), r.failure() },
+		messageSource: &messageSource{
+			kind: "category", category: "category",
+			page:     pages(r.page),
+			end:      func(context.Context) (checkpoint, error) { return source.At(r.head()), r.failure() },
 			position: func(m *Message) int64 { return m.GlobalPosition },
+			suspect:  func() { r.note("suspect") },
+			forked:   func(missing int) { r.note("forked %d", missing) },
+			logger:   store.logger,
 		},
-		suspect: func() { r.note("suspect") },
 		sleeper: r,
-		logger:  store.logger,
 	}
+	r.wire()
 	return r
+}
+
+// pages returns the page function of a source that reads from positions.
+func pages(page func(context.Context, readConfig) ([]Message, int64, error)) func(context.Context, question) (answer, error) {
+	return func(ctx context.Context, q question) (answer, error) {
+		messages, head, err := page(ctx, readConfig{position: q.from.Position + 1, batchSize: q.most})
+		return answer{messages, anchor{Position: head}}, err
+	}
+}
+
+// positions returns a function for OnProgress that receives the position alone.
+func positions(f func(context.Context, int64) error) func(context.Context, checkpoint) error {
+	return func(ctx context.Context, c checkpoint) error { return f(ctx, c.Position) }
 }
 
 // run runs the subscription to its end.
@@ -289,14 +306,14 @@ func TestSubscriptionAgainstWriters(t *testing.T) {
 				return nil
 			}
 			kept := int64(0)
-			r.onProgress = func(_ context.Context, position int64) error {
+			r.onProgress = positions(func(_ context.Context, position int64) error {
 				if position <= kept || position > r.head() {
 					t.Errorf("got progress %d after %d, of %d messages", position, kept, r.head())
 				}
 				kept = position
 				return nil
-			}
-			r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+			})
+			r.subscription.page = pages(func(_ context.Context, c readConfig) ([]Message, int64, error) {
 				if random.IntN(5) == 0 {
 					return nil, r.head(), errors.New("connection lost")
 				}
@@ -305,7 +322,7 @@ func TestSubscriptionAgainstWriters(t *testing.T) {
 				page := r.read(c)
 				arrive()
 				return page, head, nil
-			}
+			})
 			r.arrivals = make([]int, 50)
 			if err := r.run(); !errors.Is(err, errEnd) {
 				t.Errorf("got error %v, want %v", err, errEnd)
@@ -361,10 +378,10 @@ func TestSubscriptionIdle(t *testing.T) {
 				r.polling, r.seen = polling, tt.before
 				r.subscription.sleeper = r.sleeper
 				reads := 0
-				r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) {
+				r.subscription.page = pages(func(context.Context, readConfig) ([]Message, int64, error) {
 					reads++
 					return nil, 0, nil
-				}
+				})
 				ctx, cancel := context.WithTimeoutCause(t.Context(), day, errEnd)
 				defer cancel()
 				begun := time.Now()

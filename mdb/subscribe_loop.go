@@ -3,11 +3,11 @@ package mdb
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"math"
 	"runtime/debug"
 	"time"
 
+	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
@@ -16,20 +16,17 @@ import (
 // loop; workers read only those that are set before they start.
 type subscription struct {
 	subscribeConfig
-	source
+	*messageSource
 
-	suspect func() // called when connections may be dead
 	sleeper sleeper
-	logger  *slog.Logger
 
-	begun       bool  // a page has been read
-	full        int   // full pages in a row
-	live        *bool // the last value passed to OnLive; nil: none
-	liveAt      int64 // the subscription has caught up when this position is handled
-	seen        poll.Seen
-	readTimeout time.Duration // of the next read, if it is longer than minReadTimeout
-	handled     int64         // everything up to this position is handled or left out by a filter
-	reported    int64         // the last position passed to OnProgress
+	next     checkpoint // the next page begins after it
+	full     int        // full pages in a row
+	live     *bool      // the last value passed to OnLive; nil: none
+	liveAt   int64      // the subscription has caught up when this position is handled
+	seen     poll.Seen
+	handled  checkpoint // everything up to it is handled or left out by a filter
+	reported int64      // the last position passed to OnProgress
 
 	workerSet *workerSet // nil: the loop handles messages itself
 }
@@ -45,18 +42,13 @@ type sleeper interface {
 }
 
 func (s *subscription) run(ctx context.Context) error {
-	s.handled = s.read.position - 1
-	s.reported = s.handled
+	s.wire()
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	s.handled, s.reported = s.next, s.next.Position
 	if s.read.fromEnd {
-		err := s.retryTransient(ctx, func(ctx context.Context) error {
-			head, err := s.head(ctx)
-			s.read.position, s.handled = head+1, head
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		s.reported = s.handled - 1 // OnProgress receives where the subscription starts
+		s.reported-- // OnProgress receives where the subscription starts
 		if err := s.report(ctx); err != nil {
 			return firstOf(err, s.report(ctx))
 		}
@@ -71,6 +63,38 @@ func (s *subscription) run(ctx context.Context) error {
 	return firstOf(err, s.report(ctx))
 }
 
+// wire connects the source with the callbacks.
+func (s *subscription) wire() {
+	s.beforeRead = func() { s.sleeper.BeforeRead() }
+	s.retried = func(ctx context.Context, r Retry) error {
+		if s.onRetry == nil {
+			return nil
+		}
+		return s.invoke(ctx, nil, func() error { s.onRetry(r); return nil })
+	}
+}
+
+// begin finds where to start.
+func (s *subscription) begin(ctx context.Context) error {
+	find := func(context.Context) (checkpoint, error) { return s.next, nil }
+	switch position := s.read.position - 1; {
+	case s.from != nil:
+		s.next = *s.from
+		return nil
+	case s.read.fromEnd:
+		find = s.end
+	case position > s.beginning() && s.after != nil:
+		find = func(ctx context.Context) (checkpoint, error) { return s.after(ctx, position) }
+	default:
+		s.next = source.At(position)
+		return nil
+	}
+	return s.retryTransient(ctx, func(ctx context.Context) (err error) {
+		s.next, err = find(ctx)
+		return err
+	})
+}
+
 // loop reads pages and delivers their messages. work is ctx, or a context derived from it
 // that also ends when a worker fails.
 func (s *subscription) loop(ctx, work context.Context) error {
@@ -79,16 +103,20 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		if err := s.workerSet.waitForCapacity(work, progress); err != nil {
 			return err
 		}
-		page, head, unreadable, err := s.readPage(work)
+		page, err := s.Next(work, s.next, int(s.read.batchSize))
 		if err != nil {
 			return err
 		}
-		s.begun = true
-		full := int64(len(page)) == s.read.batchSize
-		if s.full++; !full {
+		if page.Forked {
+			if err := s.goBack(work, &page, progress); err != nil {
+				return err
+			}
+			continue
+		}
+		if s.full++; !page.Full {
 			s.full = 0
 		}
-		full = full || unreadable != nil // there may be more
+		full := page.Full || page.Unreadable != nil // there may be more
 		// One full page may happen to contain everything there was.
 		if s.full > 1 {
 			s.liveAt = notCaughtUp
@@ -96,22 +124,18 @@ func (s *subscription) loop(ctx, work context.Context) error {
 				return err
 			}
 		}
-		if n := len(page); n > 0 {
-			s.read.position = s.position(&page[n-1]) + 1
-		}
+		s.next = page.End
 		if !full {
-			// A short page contains everything up to the head that the filter selects.
-			s.read.position = max(s.read.position, head+1)
-			s.liveAt = min(s.liveAt, s.read.position-1)
+			s.liveAt = min(s.liveAt, s.next.Position)
 		}
-		if err := s.deliver(work, page); err != nil {
+		if err := s.deliver(work, page.Messages); err != nil {
 			return err
 		}
 		if err := progress(); err != nil {
 			return err
 		}
-		if unreadable != nil {
-			if err := s.pass(work, unreadable, progress); err != nil {
+		if page.Unreadable != nil {
+			if err := s.pass(work, &page, progress); err != nil {
 				return err
 			}
 		}
@@ -119,11 +143,12 @@ func (s *subscription) loop(ctx, work context.Context) error {
 			s.seen = poll.Seen{} // the next poll follows messages, without a delay
 			continue
 		}
-		delay, err := s.delay(ctx, len(page))
+		n := len(page.Messages)
+		delay, err := s.delay(ctx, n)
 		if err != nil {
 			return err
 		}
-		if err := s.sleeper.Sleep(work, delay, len(page), s.workerSet.moves(), progress); err != nil {
+		if err := s.sleeper.Sleep(work, delay, n, s.workerSet.moves(), progress); err != nil {
 			return err
 		}
 	}
@@ -132,22 +157,27 @@ func (s *subscription) loop(ctx, work context.Context) error {
 // deliver passes the page's messages to the handler or to the workers. The next read may
 // start beyond the page's last message, if a filter left messages out.
 func (s *subscription) deliver(ctx context.Context, page []Message) error {
-	end := s.read.position - 1
 	if s.workerSet != nil {
-		s.workerSet.add(page, end)
+		s.workerSet.add(page, s.next)
 		return nil
 	}
 	for i := range page {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		err := context.Cause(ctx)
+		if err == nil {
+			err = s.invoke(ctx, &page[i], func() error { return s.handler(ctx, page[i]) })
 		}
-		if err := s.invoke(ctx, &page[i], func() error { return s.handler(ctx, page[i]) }); err != nil {
+		if err != nil {
+			s.handled = s.through(s.handled, page[:i])
 			return err
 		}
-		s.handled = s.position(&page[i])
 	}
-	s.handled = end
+	s.handled = s.next
 	return nil
+}
+
+// through returns the checkpoint after further messages.
+func (s *messageSource) through(c checkpoint, messages []Message) checkpoint {
+	return c.Advance(len(messages), func(i int) anchor { return s.anchor(&messages[i]) })
 }
 
 // progress reports what has been handled since its last call.
@@ -155,7 +185,7 @@ func (s *subscription) progress(ctx context.Context) error {
 	if s.workerSet != nil {
 		s.handled = s.workerSet.release()
 	}
-	if err := s.report(ctx); err != nil || s.handled < s.liveAt {
+	if err := s.report(ctx); err != nil || s.handled.Position < s.liveAt {
 		return err
 	}
 	return s.setLive(ctx, true)
@@ -163,11 +193,11 @@ func (s *subscription) progress(ctx context.Context) error {
 
 // report calls OnProgress with the last handled position, if it has advanced.
 func (s *subscription) report(ctx context.Context) error {
-	if s.onProgress == nil || s.handled <= s.reported {
+	if s.onProgress == nil || s.handled.Position <= s.reported {
 		return nil
 	}
 	before := s.reported
-	s.reported = s.handled
+	s.reported = s.handled.Position
 	callback := ctx
 	if ctx.Err() != nil {
 		callback = context.WithoutCancel(ctx) // handled messages are still worth recording
@@ -218,7 +248,7 @@ func (s *subscription) invoke(ctx context.Context, m *Message, f func() error) (
 			return
 		}
 		if m == nil {
-			err = &HandlerError{Position: s.handled, err: err}
+			err = &HandlerError{Position: s.handled.Position, err: err}
 		} else {
 			err = &HandlerError{m.Stream, m.Position, m.GlobalPosition, err}
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
@@ -62,12 +63,12 @@ func TestSubscriptionProgress(t *testing.T) {
 					return nil
 				}
 				told := r.onProgress
-				r.onProgress = func(ctx context.Context, position int64) error {
+				r.onProgress = positions(func(ctx context.Context, position int64) error {
 					if ctx.Err() != nil || ctx.Value(key{}) != "kept" {
 						t.Errorf("OnProgress(%d): got a context with error %v and value %v", position, ctx.Err(), ctx.Value(key{}))
 					}
-					return told(ctx, position)
-				}
+					return told(ctx, source.At(position))
+				})
 				ctx, end := context.WithCancelCause(context.WithValue(t.Context(), key{}, "kept"))
 				r.end = end
 				err := r.subscription.run(ctx)
@@ -104,10 +105,10 @@ func TestSubscriptionCallbackErrors(t *testing.T) {
 			}
 			return handler(ctx, m)
 		}
-		r.onProgress = func(_ context.Context, position int64) error {
+		r.onProgress = positions(func(_ context.Context, position int64) error {
 			r.note("progress %d", position)
 			return keep
-		}
+		})
 		err := r.run()
 		r.want("read 1, handle 1, handle 2, progress 2")
 		var h *HandlerError
@@ -164,7 +165,7 @@ func TestSubscriptionPanics(t *testing.T) {
 			}
 		},
 		"OnProgress": func(r *rehearsal, panics func()) {
-			r.onProgress = func(context.Context, int64) error { panics(); return nil }
+			r.onProgress = positions(func(context.Context, int64) error { panics(); return nil })
 		},
 		"OnRetry": func(r *rehearsal, panics func()) {
 			r.failures = []error{io.ErrUnexpectedEOF}
@@ -229,22 +230,23 @@ func TestSubscriptionEnds(t *testing.T) {
 			r.polling = func(poll.Seen) time.Duration { return math.MaxInt64 }
 		},
 		"while it retries": func(r *rehearsal, _ <-chan struct{}) {
-			r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) { return nil, 0, lost }
+			r.subscription.page = pages(func(context.Context, readConfig) ([]Message, int64, error) { return nil, 0, lost })
 		},
 		"before its start": func(r *rehearsal, _ <-chan struct{}) {
-			r.subscription.read.fromEnd, r.subscription.head = true, func(context.Context) (int64, error) { return 0, lost }
+			r.subscription.read.fromEnd = true
+			r.subscription.end = func(context.Context) (checkpoint, error) { return checkpoint{}, lost }
 		},
 		"within a read": func(r *rehearsal, _ <-chan struct{}) {
-			r.subscription.page = func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
+			r.subscription.page = pages(func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
 				<-ctx.Done()
 				return nil, 0, lost // as the driver may return it
-			}
+			})
 		},
 		"after a read": func(r *rehearsal, ended <-chan struct{}) { // which succeeded before the context ended
-			r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+			r.subscription.page = pages(func(_ context.Context, c readConfig) ([]Message, int64, error) {
 				<-ended
 				return r.read(c), 0, nil
-			}
+			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -336,13 +338,13 @@ func TestSubscriptionProgressMeetsTheEnd(t *testing.T) {
 			t.Parallel()
 			r := rehearse(t, 3, opts...)
 			calls := 0
-			r.onProgress = func(ctx context.Context, position int64) error {
+			r.onProgress = positions(func(ctx context.Context, position int64) error {
 				if calls++; calls == 1 {
 					r.end(errEnd)
 				}
 				r.note("progress %d: %v", position, ctx.Err())
 				return ctx.Err()
-			}
+			})
 			if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
 				t.Errorf("got error %v, want %v", err, errEnd)
 			}
@@ -367,7 +369,7 @@ func TestSubscriptionRetries(t *testing.T) {
 		var last time.Time
 		var outages []int // attempts of each
 		attempts := 0
-		r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) {
+		r.subscription.page = pages(func(context.Context, readConfig) ([]Message, int64, error) {
 			now := time.Now()
 			if attempts > 0 {
 				most := min(20*time.Millisecond<<min(attempts-1, 10), longest)
@@ -384,7 +386,7 @@ func TestSubscriptionRetries(t *testing.T) {
 			}
 			attempts = 0
 			return nil, 0, nil
-		}
+		})
 		r.onRetry = func(retry Retry) {
 			if attempts++; retry.Attempt != attempts || !errors.Is(retry.Err, lost) {
 				t.Errorf("got %+v, want attempt %d", retry, attempts)

@@ -29,7 +29,10 @@ type subscribeConfig struct {
 	read         readConfig
 	polling      poll.Strategy
 	onLive       func(bool)
-	onProgress   func(context.Context, int64) error
+	name         string      // of the category or stream
+	from         *checkpoint // instead of a position, or nil
+	onProgress   func(context.Context, checkpoint) error
+	onFork       func(context.Context, Fork) error
 	onRetry      func(Retry)
 	onUnreadable func(context.Context, *UnreadableError) error
 	workers      int // 0 or 1: the caller's goroutine handles all messages
@@ -52,13 +55,36 @@ func (c *subscribeConfig) check(store *storeConfig) error {
 	if c.read.fromEnd && c.read.positioned {
 		c.faults.add("start", "FromEnd and a position", "one of them")
 	}
+	if c.from != nil && (c.read.fromEnd || c.read.positioned) {
+		c.faults.add("start", "a checkpoint, and FromEnd or a position", "one of them")
+	}
 	return append(c.faults, c.read.faults...).err()
+}
+
+// start makes the subscription start after a checkpoint, unless that is the zero value.
+func (c *subscribeConfig) start(n namedCheckpoint) {
+	switch n.name {
+	case "":
+		c.from = nil
+	case c.name:
+		c.from = &n.at
+	default:
+		c.faults.add("checkpoint", "one of "+n.name, "one of "+c.name)
+	}
 }
 
 type subscribeOption func(*subscribeConfig)
 
 func (o subscribeOption) streamSubscribe(c *subscribeConfig)   { o(c) }
 func (o subscribeOption) categorySubscribe(c *subscribeConfig) { o(c) }
+
+type categorySubscribeOption func(*subscribeConfig)
+
+func (o categorySubscribeOption) categorySubscribe(c *subscribeConfig) { o(c) }
+
+type streamSubscribeOption func(*subscribeConfig)
+
+func (o streamSubscribeOption) streamSubscribe(c *subscribeConfig) { o(c) }
 
 func (o readOption) streamSubscribe(c *subscribeConfig)   { o(&c.read) }
 func (o readOption) categorySubscribe(c *subscribeConfig) { o(&c.read) }
@@ -91,9 +117,10 @@ func WithPolling(strategy poll.Strategy) PollingOption {
 }
 
 // FromEnd starts with the first message written after the subscription started, and skips
-// the existing ones. [OnProgress] receives the position of the last existing message
-// before anything is read, or [NoStream] for a stream and 0 for a category without messages.
-// Store it, so that a later call resumes there. It cannot be combined with an option that sets a position.
+// the existing ones. [OnProgress] or [OnStreamProgress] receives the checkpoint of the last
+// existing message before anything is read, whose position is [NoStream] for a stream and 0 for
+// a category without messages. Store it, so that a later call resumes there. It cannot be
+// combined with an option that sets a position or a checkpoint.
 func FromEnd() SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.read.fromEnd = true })
 }
@@ -105,14 +132,68 @@ func OnLive(f func(live bool)) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.onLive = f })
 }
 
-// OnProgress sets a function that is called after each page with the position up to
-// which all messages are handled: the position in the stream, or for a category the
-// global position. Store it, and resume later with AfterPosition or AfterGlobalPosition.
-// The position also advances past messages that a filter leaves out. The function is
+// OnProgress sets a function that is called after each page with the checkpoint up to
+// which all messages are handled. Store it, and resume later with [AfterCheckpoint].
+// It also advances past messages that a filter leaves out. The function is
 // called a last time when a handler fails or the context ends; its own context has not
 // ended then. If it returns an error, the subscription ends.
-func OnProgress(f func(ctx context.Context, position int64) error) SubscribeOption {
-	return subscribeOption(func(c *subscribeConfig) { c.onProgress = f })
+//
+// The position grows from call to call, unless the store has lost messages, see [OnFork]:
+// then it goes back once, to the last message that is left. Store this checkpoint too. A
+// statement that stores a checkpoint only if its position is greater keeps one that is no
+// longer in the store; a later call finds that out, and goes back again.
+func OnProgress(f func(ctx context.Context, c CategoryCheckpoint) error) CategorySubscribeOption {
+	return categorySubscribeOption(func(c *subscribeConfig) {
+		name := c.name
+		c.onProgress = nil
+		if f != nil {
+			c.onProgress = func(ctx context.Context, at checkpoint) error {
+				return f(ctx, CategoryCheckpoint{namedCheckpoint{name, at}})
+			}
+		}
+	})
+}
+
+// OnStreamProgress is [OnProgress] for a subscription to a stream. Resume later with
+// [AfterStreamCheckpoint].
+func OnStreamProgress(f func(ctx context.Context, c StreamCheckpoint) error) StreamSubscribeOption {
+	return streamSubscribeOption(func(c *subscribeConfig) {
+		name := c.name
+		c.onProgress = nil
+		if f != nil {
+			c.onProgress = func(ctx context.Context, at checkpoint) error {
+				return f(ctx, StreamCheckpoint{namedCheckpoint{name, at}})
+			}
+		}
+	})
+}
+
+// AfterCheckpoint starts after a checkpoint of the same category, which [OnProgress] of an
+// earlier call has received. The zero value starts at the beginning. It cannot be combined
+// with [FromEnd] or an option that sets a position.
+//
+// If the store has lost messages that the earlier call has handled, the subscription starts
+// after the newest one of the checkpoint that is still there, see [OnFork]. So messages that
+// are still there, after that one, are delivered again.
+func AfterCheckpoint(c CategoryCheckpoint) CategorySubscribeOption {
+	return categorySubscribeOption(func(s *subscribeConfig) { s.start(c.namedCheckpoint) })
+}
+
+// AfterStreamCheckpoint is [AfterCheckpoint] for a subscription to a stream.
+func AfterStreamCheckpoint(c StreamCheckpoint) StreamSubscribeOption {
+	return streamSubscribeOption(func(s *subscribeConfig) { s.start(c.namedCheckpoint) })
+}
+
+// OnFork sets a function that is called when messages that the subscription has handled are
+// no longer in the store, before it goes on after the newest one that is there. They were
+// lost, in a failover to a standby that had not received them or a restore to an earlier
+// moment, or were deleted, which looks alike. Undo what their handling has done, or record
+// it: the log, at level Warn, and [Store.Stats] only have the number of messages. If the
+// function returns an error, the subscription ends with a [*HandlerError].
+//
+// Messages that were deleted are noticed only if the last message read is among them.
+func OnFork(f func(ctx context.Context, fork Fork) error) SubscribeOption {
+	return subscribeOption(func(c *subscribeConfig) { c.onFork = f })
 }
 
 // OnRetry sets a function that is called for each failed read that will be retried.

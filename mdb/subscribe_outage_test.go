@@ -148,7 +148,7 @@ func TestSubscriptionCutPages(t *testing.T) {
 				return nil
 			}, append(opts, mdb.WithBatchSize(page),
 				mdb.OnRetry(func(mdb.Retry) { retries++ }),
-				mdb.OnProgress(func(context.Context, int64) error {
+				onPosition(func(context.Context, int64) error {
 					if handled%page != 0 {
 						return fmt.Errorf("got progress after %d messages of pages of %d", handled, page)
 					}

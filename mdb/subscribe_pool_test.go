@@ -132,7 +132,7 @@ func TestSubscriptionHoldsNoConnection(t *testing.T) {
 			}
 			return s.SubscribeToCategory(ctx, stream.Category(), handler, append(opts, mdb.WithBatchSize(1),
 				mdb.OnLive(func(live bool) { look(fmt.Sprintf("OnLive(%t)", live)) }),
-				mdb.OnProgress(func(context.Context, int64) error { look("OnProgress"); return nil }),
+				onPosition(func(context.Context, int64) error { look("OnProgress"); return nil }),
 				mdb.OnRetry(func(mdb.Retry) { look("OnRetry") }),
 				mdb.WithPolling(func(poll.Seen) time.Duration { look("strategy"); asleep <- struct{}{}; return time.Hour }))...)
 		})

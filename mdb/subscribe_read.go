@@ -3,6 +3,8 @@ package mdb
 import (
 	"context"
 	"errors"
+
+	"github.com/messagedb-go/messagedb/internal/source"
 )
 
 // errMoreSteps is returned by a source's page if the read takes a further step. Each step
@@ -11,69 +13,91 @@ var errMoreSteps = errors.New("the read takes a further step")
 
 // pageReader returns the page function of a source. r is kept between calls: with the steps
 // of a page, and with the size of parts if a page was too large.
-func (s *Store) pageReader(r pageRead) func(context.Context, readConfig) ([]Message, int64, error) {
-	r.complete = true
-	return func(ctx context.Context, c readConfig) (page []Message, head int64, err error) {
-		if r.complete {
-			r.position = c.position
+func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, error) {
+	r.follows = true
+	return func(ctx context.Context, q question) (answer, error) {
+		if q.first {
+			r.start(q)
 		}
-		filtered := c.condition != nil || c.size != nil || c.correlation != nil
-		r.withHead = filtered && (r.isStream || !s.headless.Load())
+		r.tableless = s.headless.Load()
+		r.withHead = r.filtered() && !r.tableless
+		usesTable := r.usesTable()
 		done, err := s.step(ctx, &r)
-		if err != nil && r.withHead && !r.isStream && classify(err) == classSetup && !s.headed.Load() {
+		if err != nil && usesTable && classify(err) == classSetup && !s.headed.Load() {
 			// A role may be allowed to call the procedures but not to read the table. Then
 			// progress advances only with messages that the filter selects.
-			r.withHead = false
-			if done, err = s.step(ctx, &r); err == nil {
+			r.tableless, r.withHead = true, false
+			if done, err = s.step(ctx, &r); err == nil || errors.Is(err, errGone) {
 				s.headless.Store(true)
 			}
 		}
-		if err == nil && !done {
-			return nil, 0, errMoreSteps
-		}
-		switch {
-		case r.withHead && err == nil:
-			head = r.head
+		a := answer{messages: r.page, head: r.noAnchor()}
+		if err == nil && usesTable && !r.tableless {
 			s.headed.Store(true)
-		case r.isStream:
-			head = NoStream
 		}
-		return r.page, head, err
+		if err == nil && !done {
+			return a, errMoreSteps
+		}
+		if err == nil && r.withHead {
+			a.head = r.head
+		}
+		return a, err
 	}
 }
 
-// readPage reads the next page. If a message that cannot be read ends it, unreadable names
-// that message.
-func (s *subscription) readPage(ctx context.Context) (page []Message, head int64, unreadable *UnreadableError, err error) {
-	for more := true; more && err == nil; {
-		err = s.retryTransient(ctx, func(ctx context.Context) (err error) {
-			s.sleeper.BeforeRead()
-			page, head, err = s.page(ctx, s.read)
-			if more = errors.Is(err, errMoreSteps); more || errors.As(err, &unreadable) {
-				return nil
-			}
-			return err
-		})
+// start begins a page. What is known of the size of its parts remains.
+func (r *pageRead) start(q question) {
+	r.position, r.batchSize = q.from.Position+1, q.most
+	r.anchored = len(q.from.Anchors()) > 0
+	if r.anchored {
+		r.anchor = q.from.Anchors()[0]
 	}
-	return page, head, unreadable, err
+	r.page, r.complete = nil, false
+	r.search, r.searched = nil, false
+	r.succeeds, r.fails = 0, 0
 }
 
 // pass calls OnUnreadable for a message that cannot be read, after everything before it is
 // handled, and skips it.
-func (s *subscription) pass(ctx context.Context, unreadable *UnreadableError, progress func() error) error {
+func (s *subscription) pass(ctx context.Context, page *source.Page[Message], progress func() error) error {
 	if err := s.workerSet.waitForPending(ctx, 0, progress); err != nil {
 		return err
 	}
+	unreadable := page.Unreadable.(*UnreadableError) //nolint:errorlint,forcetypeassert // a source's is one
 	if s.onUnreadable == nil {
 		return unreadable
 	}
-	m := Message{Stream: unreadable.Stream, Position: unreadable.Position, GlobalPosition: unreadable.GlobalPosition}
-	if err := s.invoke(ctx, &m, func() error { return s.onUnreadable(ctx, unreadable) }); err != nil {
+	if err := s.invoke(ctx, unreadable.message(), func() error { return s.onUnreadable(ctx, unreadable) }); err != nil {
 		return err
 	}
-	s.read.position = s.position(&m) + 1
+	s.next = page.Past
 	if err := s.deliver(ctx, nil); err != nil {
 		return err
 	}
 	return progress()
+}
+
+// goBack goes back to the newest known message that is in the store, after everything is
+// handled that was read before the others were lost.
+func (s *subscription) goBack(ctx context.Context, page *source.Page[Message], progress func() error) error {
+	if err := s.workerSet.waitForPending(ctx, 0, progress); err != nil {
+		return err
+	}
+	if s.onFork != nil {
+		fork := s.describe(page.Gone, page.End.Position)
+		if err := s.invoke(ctx, nil, func() error { return s.onFork(ctx, fork) }); err != nil {
+			return err
+		}
+	}
+	s.next, s.full, s.liveAt = page.End, 0, notCaughtUp
+	s.reported = page.End.Position - 1 // OnProgress receives where the subscription goes on
+	if err := s.deliver(ctx, nil); err != nil {
+		return err
+	}
+	return progress()
+}
+
+// message returns what identifies the message.
+func (e *UnreadableError) message() *Message {
+	return &Message{Stream: e.Stream, Position: e.Position, GlobalPosition: e.GlobalPosition}
 }

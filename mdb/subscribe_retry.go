@@ -10,7 +10,7 @@ import (
 )
 
 // retryTransient retries f after transient errors.
-func (s *subscription) retryTransient(ctx context.Context, f func(context.Context) error) error {
+func (s *messageSource) retryTransient(ctx context.Context, f func(context.Context) error) error {
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -25,8 +25,8 @@ func (s *subscription) retryTransient(ctx context.Context, f func(context.Contex
 			return err
 		}
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a subscription's read", slog.Int("attempt", attempt), slog.Any("error", err))
-		if s.onRetry != nil {
-			if err := s.invoke(ctx, nil, func() error { s.onRetry(Retry{Attempt: attempt, Err: err}); return nil }); err != nil {
+		if s.retried != nil {
+			if err := s.retried(ctx, Retry{Attempt: attempt, Err: err}); err != nil {
 				return err
 			}
 		}
@@ -42,7 +42,7 @@ const minReadTimeout = 10 * time.Second
 // withReadTimeout cancels f if it takes too long. If the other end disappears without
 // closing the connection, nothing else detects that for hours. The read may just have been
 // slow, so the next one may take longer.
-func (s *subscription) withReadTimeout(ctx context.Context, f func(context.Context) error) error {
+func (s *messageSource) withReadTimeout(ctx context.Context, f func(context.Context) error) error {
 	timeout := max(s.readTimeout, minReadTimeout)
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

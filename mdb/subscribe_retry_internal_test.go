@@ -126,10 +126,10 @@ func TestGomdbBackoffOverflow(t *testing.T) {
 		r := rehearse(t, 0, WithPolling(poll.Backoff(50*time.Millisecond, 5*time.Second, 2)))
 		r.subscription.sleeper = r.sleeper
 		reads := 0
-		r.subscription.page = func(context.Context, readConfig) ([]Message, int64, error) {
+		r.subscription.page = pages(func(context.Context, readConfig) ([]Message, int64, error) {
 			reads++
 			return nil, 0, nil
-		}
+		})
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errEnd)
 		defer cancel()
 		if err := r.subscription.run(ctx); !errors.Is(err, errEnd) {
@@ -167,7 +167,7 @@ func TestGomdbDynamicDrift(t *testing.T) {
 				r.handler = func(context.Context, Message) error { return nil }
 				r.subscription.sleeper = r.sleeper
 				begun := time.Now()
-				r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+				r.subscription.page = pages(func(_ context.Context, c readConfig) ([]Message, int64, error) {
 					written := int64(time.Since(begun).Seconds() * tt.perSecond)
 					n := min(max(written-c.position+1, 0), c.batchSize)
 					page := make([]Message, n)
@@ -175,7 +175,7 @@ func TestGomdbDynamicDrift(t *testing.T) {
 						page[i].GlobalPosition = c.position + int64(i)
 					}
 					return page, 0, nil
-				}
+				})
 				var delays, total time.Duration
 				strategy := r.polling
 				r.polling = func(seen poll.Seen) time.Duration {

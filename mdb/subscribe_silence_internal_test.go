@@ -76,10 +76,10 @@ func TestSubscriptionEndsInSilence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := rehearse(t, 1)
-		r.subscription.page = func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
+		r.subscription.page = pages(func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
 			<-ctx.Done()
 			return nil, 0, ctx.Err()
-		}
+		})
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		if err := r.subscription.run(ctx); !errors.Is(err, context.DeadlineExceeded) {

@@ -3,6 +3,7 @@ package mdb
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,7 @@ const (
 // worker. Each worker handles its messages in order, so the order is kept within a stream
 // and within a cardinal ID, but not beyond. One worker is the same as no such option.
 //
-// Store the position that [OnProgress] receives, and no other. Do not store the position
+// Store the checkpoint that [OnProgress] receives, and nothing else. Do not store the position
 // of the message in the handler, not even in the transaction of its result: workers are at
 // different positions, so a position stored by one of them says nothing about messages
 // that others have not handled, and a call that resumes there loses these. Handlers must
@@ -30,7 +31,7 @@ const (
 // The handler must be safe for concurrent use. The other callbacks are still called one
 // at a time, from the caller's goroutine, but while workers handle messages:
 //
-//   - [OnProgress] receives a position when everything up to it is handled, regardless of
+//   - [OnProgress] receives a checkpoint when everything up to it is handled, regardless of
 //     what is handled beyond it.
 //   - [OnLive] receives true when everything that existed when the subscription caught up
 //     is handled, and false as soon as the subscription knows that it has not caught up.
@@ -61,14 +62,14 @@ func (o workersOption) categorySubscribe(c *subscribeConfig) {
 // comment about other goroutines belong to the loop's goroutine. Methods are called from
 // it unless they say otherwise. A nil set has no workers.
 type workerSet struct {
-	workers  []worker             // set before the workers start
-	group    uint64               // the size of the consumer group that the subscription is a member of, or 1
-	ahead    int                  // with more pending messages, no page is read
-	position func(*Message) int64 // the subscription's; workers do not call it
+	workers []worker                               // set before the workers start
+	group   uint64                                 // the size of the consumer group that the subscription is a member of, or 1
+	ahead   int                                    // with more pending messages, no page is read
+	through func(checkpoint, []Message) checkpoint // the source's; workers do not call it
 
 	pages   []*pendingPage // in the order of their reads
 	pending int            // messages in pages
-	end     int64          // everything up to this position was given to workers
+	end     checkpoint     // everything up to it was given to workers
 
 	// moved receives a value, from a worker, when a page is completely handled.
 	moved chan struct{}
@@ -100,8 +101,8 @@ type task struct {
 
 // A pendingPage is a page whose messages were given to workers.
 type pendingPage struct {
-	messages []Message // not changed
-	before   int64     // everything up to this position was given to workers earlier
+	messages []Message  // not changed
+	before   checkpoint // everything up to it was given to workers earlier
 
 	// handled has an element for each message, which only the message's worker sets. The
 	// loop reads it when no worker is running.
@@ -115,13 +116,13 @@ type pendingPage struct {
 func (s *subscription) runWorkers(ctx context.Context) error {
 	work, cancel := context.WithCancelCause(ctx)
 	set := &workerSet{
-		workers:  make([]worker, s.workers),
-		group:    1,
-		ahead:    max(int(s.read.batchSize), s.workers*aheadOfWorker),
-		position: s.position,
-		end:      s.handled,
-		moved:    make(chan struct{}, 1),
-		cancel:   cancel,
+		workers: make([]worker, s.workers),
+		group:   1,
+		ahead:   max(int(s.read.batchSize), s.workers*aheadOfWorker),
+		through: s.through,
+		end:     s.handled,
+		moved:   make(chan struct{}, 1),
+		cancel:  cancel,
 	}
 	if s.read.size != nil {
 		set.group = uint64(*s.read.size)
@@ -204,7 +205,7 @@ func (s *workerSet) done(t task) {
 }
 
 // add gives a page to the workers. The read covered everything up to end.
-func (s *workerSet) add(page []Message, end int64) {
+func (s *workerSet) add(page []Message, end checkpoint) {
 	if len(page) > 0 {
 		pending := &pendingPage{messages: page, before: s.end, handled: make([]bool, len(page))}
 		pending.left.Store(int64(len(page)))
@@ -228,9 +229,9 @@ func (s *workerSet) worker(stream StreamName) *worker {
 	return &s.workers[uint64(max(hash, -hash))/s.group%uint64(len(s.workers))]
 }
 
-// release drops the leading pages that are completely handled. It returns the position up
+// release drops the leading pages that are completely handled. It returns the checkpoint up
 // to which everything is handled.
-func (s *workerSet) release() int64 {
+func (s *workerSet) release() checkpoint {
 	for len(s.pages) > 0 && s.pages[0].left.Load() == 0 {
 		s.pending -= len(s.pages[0].messages)
 		s.pages[0] = nil
@@ -242,15 +243,14 @@ func (s *workerSet) release() int64 {
 	return s.pages[0].before
 }
 
-// exactlyHandled is like release, but the position may be within a page. Call it when no
+// exactlyHandled is like release, but the checkpoint may be within a page. Call it when no
 // worker is running.
-func (s *workerSet) exactlyHandled() int64 {
+func (s *workerSet) exactlyHandled() checkpoint {
 	handled := s.release()
 	if len(s.pages) > 0 {
 		page := s.pages[0]
-		for i := 0; page.handled[i]; i++ { // ends, because release would have dropped a page that is handled
-			handled = s.position(&page.messages[i])
-		}
+		n := slices.Index(page.handled, false) // not -1, because release would have dropped the page
+		handled = s.through(handled, page.messages[:n])
 	}
 	return handled
 }

@@ -33,11 +33,11 @@ func TestWorkersFailsMeanwhile(t *testing.T) {
 				const moment = 50 * time.Minute
 				r.take(map[int64]int{1: int(moment / time.Millisecond)}, func(context.Context, Message) error { return errHandler })
 				reads := 0
-				r.subscription.page = func(ctx context.Context, c readConfig) ([]Message, int64, error) {
+				r.subscription.page = pages(func(ctx context.Context, c readConfig) ([]Message, int64, error) {
 					reads++
 					arrange(r, reads)
 					return r.page(ctx, c)
-				}
+				})
 				begun := time.Now()
 				if err := r.run(); !errors.Is(err, errHandler) {
 					t.Errorf("got error %v, want %v", err, errHandler)
@@ -65,14 +65,14 @@ func TestWorkersFailsWhileKept(t *testing.T) {
 			return ctx.Err()
 		})
 		var kept int64
-		r.onProgress = func(ctx context.Context, position int64) error {
+		r.onProgress = positions(func(ctx context.Context, position int64) error {
 			select {
 			case <-time.After(20 * time.Millisecond):
 				kept = position
 			case <-ctx.Done():
 			}
 			return ctx.Err()
-		}
+		})
 		err := r.run()
 		var h *HandlerError
 		if !errors.As(err, &h) || h.GlobalPosition != 3 || kept != 2 {
@@ -88,14 +88,14 @@ func TestWorkersFreesPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rehearse(t, 3, WithBatchSize(1), WithWorkers(2))
 		r.subscription.sleeper = r.sleeper
-		var pages []weak.Pointer[Message]
-		r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+		var read []weak.Pointer[Message]
+		r.subscription.page = pages(func(_ context.Context, c readConfig) ([]Message, int64, error) {
 			page := r.read(c)
 			if len(page) > 0 {
-				pages = append(pages, weak.Make(&page[0]))
+				read = append(read, weak.Make(&page[0]))
 			}
 			return page, 0, nil
-		}
+		})
 		goOn := make(chan struct{})
 		r.handler = func(_ context.Context, m Message) error {
 			if m.GlobalPosition != 2 {
@@ -109,9 +109,9 @@ func TestWorkersFreesPages(t *testing.T) {
 		goOn <- struct{}{}
 		synctest.Wait() // for the last
 		runtime.GC()
-		for i, page := range pages {
+		for i, page := range read {
 			if freed := page.Value() == nil; freed != (i < 2) {
-				t.Errorf("whether page %d of %d is freed: got %t", i+1, len(pages), freed)
+				t.Errorf("whether page %d of %d is freed: got %t", i+1, len(read), freed)
 			}
 		}
 		close(goOn)

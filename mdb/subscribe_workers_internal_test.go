@@ -130,8 +130,8 @@ func TestWorkersAgainstAll(t *testing.T) {
 				w.mu.Unlock()
 				return w.handle(m, d, err)
 			}
-			r.onProgress = w.progress
-			r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+			r.onProgress = positions(w.progress)
+			r.subscription.page = pages(func(_ context.Context, c readConfig) ([]Message, int64, error) {
 				if fate.IntN(5) == 0 {
 					return nil, 0, errors.New("connection lost")
 				}
@@ -150,7 +150,7 @@ func TestWorkersAgainstAll(t *testing.T) {
 					t.Errorf("got %d messages in progress, want at most %d", inHand+len(page), w.most)
 				}
 				return page, head, nil
-			}
+			})
 			for restart := 0; ; restart++ {
 				failing = restart < 20
 				r.arrivals = make([]int, 50)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/source"
 )
 
 // separate assigns the messages to the workers in turn, by their streams.
@@ -141,10 +143,10 @@ func TestWorkersStopsReading(t *testing.T) {
 				separate(r)
 				r.arrivals = []int{0} // a sleep, in which the workers finish
 				reads, others := 0, 0
-				r.subscription.page = func(_ context.Context, c readConfig) ([]Message, int64, error) {
+				r.subscription.page = pages(func(_ context.Context, c readConfig) ([]Message, int64, error) {
 					reads++
 					return r.read(c), 0, nil
-				}
+				})
 				goOn := make(chan struct{})
 				r.handler = func(_ context.Context, m Message) error {
 					if m.GlobalPosition == 1 {
@@ -156,10 +158,10 @@ func TestWorkersStopsReading(t *testing.T) {
 					return nil
 				}
 				var progress []int64
-				r.onProgress = func(_ context.Context, position int64) error {
+				r.onProgress = positions(func(_ context.Context, position int64) error {
 					progress = append(progress, position)
 					return nil
-				}
+				})
 				done := make(chan error)
 				go func() { done <- r.run() }()
 				synctest.Wait()
@@ -263,7 +265,7 @@ func TestWorkersCallbacksFail(t *testing.T) {
 	}{
 		"OnProgress": { // which is not called with what is handled later
 			func(r *rehearsal) {
-				r.onProgress = func(_ context.Context, p int64) error { r.note("progress %d", p); return errHandler }
+				r.onProgress = positions(func(_ context.Context, p int64) error { r.note("progress %d", p); return errHandler })
 			},
 			"read 1, read 3, live false, read 5, ask 0/2 1 0s, sleep 10ms, handled 1, handled 2, progress 2, handled 3",
 		},
@@ -282,10 +284,10 @@ func TestWorkersCallbacksFail(t *testing.T) {
 				r := rehearse(t, 4, WithBatchSize(2), WithWorkers(4))
 				separate(r)
 				r.arrivals = []int{0}
-				r.subscription.page = func(ctx context.Context, c readConfig) ([]Message, int64, error) {
+				r.subscription.page = pages(func(ctx context.Context, c readConfig) ([]Message, int64, error) {
 					synctest.Wait() // until all workers are busy
 					return r.page(ctx, c)
-				}
+				})
 				tt.arrange(r)
 				r.take(map[int64]int{1: 1, 2: 2, 3: 100, 4: 101}, func(ctx context.Context, m Message) error {
 					if m.GlobalPosition == 4 {
@@ -344,12 +346,12 @@ func TestWorkersEnds(t *testing.T) {
 					return nil
 				})
 				told := r.onProgress
-				r.onProgress = func(ctx context.Context, position int64) error {
+				r.onProgress = positions(func(ctx context.Context, position int64) error {
 					if ctx.Err() != nil {
 						t.Errorf("OnProgress: got a context with error %v", ctx.Err())
 					}
-					return told(ctx, position)
-				}
+					return told(ctx, source.At(position))
+				})
 				err := r.run()
 				progress := "progress 4"
 				if says != nil {

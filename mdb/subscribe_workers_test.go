@@ -121,7 +121,7 @@ func TestWorkersLosesNothing(t *testing.T) {
 								stop(errStopped)
 							}
 						}),
-						mdb.OnProgress(func(_ context.Context, position int64) error {
+						onPosition(func(_ context.Context, position int64) error {
 							if position <= kept {
 								t.Errorf("got progress %d after %d", position, kept)
 							}
@@ -206,7 +206,7 @@ func TestWorkersSleeps(t *testing.T) {
 			return nil
 		}, mdb.WithWorkers(2), mdb.FromEnd(),
 			mdb.OnLive(func(live bool) { told <- fmt.Sprint("live ", live) }),
-			mdb.OnProgress(func(_ context.Context, position int64) error { told <- fmt.Sprint("progress ", position); return nil }))
+			onPosition(func(_ context.Context, position int64) error { told <- fmt.Sprint("progress ", position); return nil }))
 	}()
 	settled(t, s)
 	write(t, writer, one, mdb.NewMessage("Happened", nil))
@@ -253,7 +253,7 @@ func TestWorkersAlone(t *testing.T) {
 			end(errStopped)
 		}
 		return nil
-	}, mdb.WithWorkers(1), mdb.OnProgress(func(context.Context, int64) error { handled += 100; return nil }))
+	}, mdb.WithWorkers(1), onPosition(func(context.Context, int64) error { handled += 100; return nil }))
 	if err != errStopped || handled != 110 { //nolint:errorlint // the cause itself
 		t.Errorf("got error %v after %d messages", err, handled)
 	}

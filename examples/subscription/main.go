@@ -1,5 +1,5 @@
 // The example subscription handles the messages of a category as they are written. It
-// stores its position, to resume there after a restart. The NOTIFY trigger notifies it of
+// stores its checkpoint, to resume there after a restart. The NOTIFY trigger notifies it of
 // new messages; without the trigger it would poll.
 package main
 
@@ -16,22 +16,22 @@ import (
 
 const table = `
 CREATE SCHEMA IF NOT EXISTS mailer;
-CREATE TABLE IF NOT EXISTS mailer.progress (position bigint NOT NULL);
-INSERT INTO mailer.progress SELECT 0 WHERE NOT EXISTS (SELECT FROM mailer.progress)`
+CREATE TABLE IF NOT EXISTS mailer.progress (checkpoint text NOT NULL);
+INSERT INTO mailer.progress SELECT '' WHERE NOT EXISTS (SELECT FROM mailer.progress)`
 
 var errStopped = errors.New("stopped")
 
 // serve handles messages until ctx ends or an error occurs, which it returns.
 func serve(ctx context.Context, store *mdb.Store, live func(bool), handle mdb.Handler) error {
-	var position int64
-	if err := store.Pool().QueryRow(ctx, "SELECT position FROM mailer.progress").Scan(&position); err != nil {
+	var checkpoint mdb.CategoryCheckpoint
+	if err := store.Pool().QueryRow(ctx, "SELECT checkpoint FROM mailer.progress").Scan(&checkpoint); err != nil {
 		return err
 	}
 	return store.SubscribeToCategory(ctx, "signup", handle,
-		mdb.AfterGlobalPosition(position),
+		mdb.AfterCheckpoint(checkpoint),
 		mdb.OnLive(live),
-		mdb.OnProgress(func(ctx context.Context, position int64) error {
-			_, err := store.Pool().Exec(ctx, "UPDATE mailer.progress SET position = $1", position)
+		mdb.OnProgress(func(ctx context.Context, c mdb.CategoryCheckpoint) error {
+			_, err := store.Pool().Exec(ctx, "UPDATE mailer.progress SET checkpoint = $1", c)
 			return err
 		}))
 }

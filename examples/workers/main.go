@@ -31,9 +31,9 @@ func deliver(ctx context.Context, store *mdb.Store, last int64) (map[string][]st
 		return nil
 	},
 		mdb.WithWorkers(4),
-		mdb.OnProgress(func(_ context.Context, position int64) error {
-			// All messages up to this position are delivered, so a service would store it.
-			if position >= last {
+		mdb.OnProgress(func(_ context.Context, c mdb.CategoryCheckpoint) error {
+			// All messages up to this checkpoint are delivered, so a service would store it.
+			if c.Position() >= last {
 				stop(errStopped)
 			}
 			return nil

@@ -243,9 +243,13 @@ func (w *workload) allKinds(category mdb.Category) []*subscriber {
 // consumeByMDB is the consumer that uses package mdb.
 func consumeByMDB(ctx context.Context, s *mdb.Store, sub *subscriber, from int64, h mdb.Handler, progress func(context.Context, int64) error) error {
 	if sub.Stream != "" {
-		return s.SubscribeToStream(ctx, sub.Stream, h, mdb.AfterPosition(from), mdb.WithBatchSize(sub.Batch), mdb.OnProgress(progress))
+		return s.SubscribeToStream(ctx, sub.Stream, h, mdb.AfterPosition(from), mdb.WithBatchSize(sub.Batch),
+			mdb.OnStreamProgress(func(ctx context.Context, c mdb.StreamCheckpoint) error { return progress(ctx, c.Position()) }))
 	}
-	opts := []mdb.CategorySubscribeOption{mdb.AfterGlobalPosition(from), mdb.WithBatchSize(sub.Batch), mdb.OnProgress(progress)}
+	opts := []mdb.CategorySubscribeOption{
+		mdb.AfterGlobalPosition(from), mdb.WithBatchSize(sub.Batch),
+		mdb.OnProgress(func(ctx context.Context, c mdb.CategoryCheckpoint) error { return progress(ctx, c.Position()) }),
+	}
 	if sub.Of > 0 {
 		opts = append(opts, mdb.AsConsumerGroup(sub.Member, sub.Of))
 	}

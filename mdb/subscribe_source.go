@@ -1,0 +1,225 @@
+package mdb
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/scan"
+	"github.com/messagedb-go/messagedb/internal/source"
+)
+
+type (
+	checkpoint = source.Checkpoint
+	anchor     = source.Anchor
+)
+
+// A messageSource reads a stream or a category page after page, see [source.Source]. It
+// asks the server through functions, so that a test can drive it without one.
+type messageSource struct {
+	kind     string // "stream" or "category"
+	category Category
+	stream   StreamName // or empty
+
+	// page takes a step of the read of a page. The error may be errMoreSteps, errGone, or
+	// an [*UnreadableError] for the message after the page.
+	page func(context.Context, question) (answer, error)
+	// compare reports which of the anchors, in descending order, are in the store.
+	compare func(context.Context, []anchor) ([]bool, error)
+	// end returns the checkpoint after the last message.
+	end func(context.Context) (checkpoint, error)
+	// after returns the checkpoint of a position.
+	after    func(context.Context, int64) (checkpoint, error)
+	position func(*Message) int64
+
+	beforeRead func()
+	retried    func(context.Context, Retry) error
+	suspect    func() // called when connections may be dead
+	forked     func(missing int)
+	logger     *slog.Logger
+
+	history     source.History
+	begun       bool          // a page has been read
+	readTimeout time.Duration // of the next read, if it is longer than minReadTimeout
+}
+
+// A question asks for a page.
+type question struct {
+	from checkpoint
+	most int64
+	// first says that this is the first step of a page, which may be repeated.
+	first bool
+}
+
+// An answer is a page.
+type answer struct {
+	messages []Message
+	// head is the last message before the read, whether or not a filter selects it. Its
+	// position is before the first message if no head was read.
+	head anchor
+}
+
+// errGone is returned by a source's page if the message after which it begins is not there.
+var errGone = errors.New("the last known message is not there")
+
+// The errors of a source that waits, because it may have read from a server that does not
+// have the last known message yet.
+var (
+	errBehind = errors.New("the server, a standby, does not have the last known message yet")
+	errDiffer = errors.New("the last known message was missing, and is there when looked for again, as on servers of different age")
+)
+
+func init() { source.Opener = openSource }
+
+// openSource returns a source of the whole category.
+func openSource(s *Store, category Category, hooks source.Hooks) (source.Source[Message], error) {
+	var f argumentFaults
+	f.category("category", category)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	src := s.categorySource(category, readConfig{})
+	src.beforeRead = hooks.BeforeRead
+	if hooks.Retried != nil {
+		src.retried = func(ctx context.Context, r Retry) error { return hooks.Retried(ctx, r.Attempt, r.Err) }
+	}
+	return src, nil
+}
+
+func (s *Store) categorySource(category Category, c readConfig) *messageSource {
+	src := &messageSource{
+		kind: "category", category: category,
+		position: func(m *Message) int64 { return m.GlobalPosition },
+	}
+	return s.connectSource(src, pageRead{readConfig: c, name: string(category)})
+}
+
+func (s *Store) streamSource(stream StreamName, c readConfig) *messageSource {
+	src := &messageSource{
+		kind: "stream", category: stream.Category(), stream: stream,
+		position: func(m *Message) int64 { return m.Position },
+	}
+	return s.connectSource(src, pageRead{readConfig: c, name: string(stream), isStream: true})
+}
+
+func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
+	src.page = s.pageReader(r)
+	src.compare = func(ctx context.Context, known []anchor) ([]bool, error) { return s.compareAnchors(ctx, &r, known) }
+	src.end = func(ctx context.Context) (checkpoint, error) { return s.endOf(ctx, &r) }
+	src.after = func(ctx context.Context, position int64) (checkpoint, error) {
+		return s.anchorBefore(ctx, &r, position)
+	}
+	src.suspect = s.suspect
+	src.forked = s.countFork
+	src.logger = s.config.logger.With(src.kind, r.name)
+	return src
+}
+
+// Next reads a page, see [source.Source].
+func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (page source.Page[Message], err error) {
+	var (
+		a          answer
+		unreadable *UnreadableError
+		known      []anchor // if from is gone
+		common     int      // the index of the first that is there
+	)
+	q := question{from: from, most: int64(most), first: true}
+	for more := true; more && err == nil; {
+		err = s.retryTransient(ctx, func(ctx context.Context) (err error) {
+			if s.beforeRead != nil {
+				s.beforeRead()
+			}
+			a, err = s.page(ctx, q)
+			more = errors.Is(err, errMoreSteps)
+			switch {
+			case more:
+				q.first = false
+				return nil
+			case errors.Is(err, errGone):
+				q.first = true
+				known = s.history.Known(from)
+				common, err = s.firstOf(ctx, known)
+				return err
+			case errors.As(err, &unreadable):
+				return nil
+			}
+			return err
+		})
+	}
+	switch {
+	case err != nil:
+		return page, err
+	case known != nil:
+		return s.fork(ctx, known, common)
+	}
+	s.begun = true
+	n := len(a.messages)
+	message := func(i int) anchor { return s.anchor(&a.messages[i]) }
+	page.Messages, page.End, page.Full = a.messages, from.Advance(n, message), n == most
+	s.history.Add(n, message, true)
+	if unreadable != nil {
+		// Its time may be unknown, so the anchor remains the message before it.
+		page.Unreadable, page.Past = unreadable, page.End.Past(s.position(unreadable.message()))
+	} else if !page.Full && a.head.Position > page.End.Position {
+		// A short page contains everything up to the head that the filter selects.
+		head := func(int) anchor { return a.head }
+		page.End = page.End.Advance(1, head)
+		s.history.Add(1, head, false)
+	}
+	return page, nil
+}
+
+func (s *messageSource) anchor(m *Message) anchor {
+	return anchor{Position: s.position(m), ID: m.ID, Time: scan.Micros(m.Time)}
+}
+
+// firstOf returns the index of the first anchor that is there, or the number of anchors.
+// The first one is not there, unless the error is a transient one.
+func (s *messageSource) firstOf(ctx context.Context, known []anchor) (int, error) {
+	there, err := s.compare(ctx, known)
+	if err != nil {
+		return 0, err
+	}
+	for i := range there {
+		if there[i] && i == 0 {
+			return 0, errDiffer
+		}
+		if there[i] {
+			return i, nil
+		}
+	}
+	return len(known), nil
+}
+
+// fork returns to the newest known message that is there.
+func (s *messageSource) fork(ctx context.Context, known []anchor, common int) (page source.Page[Message], err error) {
+	page.Forked, page.Full = true, true
+	page.Gone = s.history.Lose(known[:common])
+	s.forked(len(page.Gone))
+	if common == len(known) {
+		fork := s.describe(page.Gone, s.beginning())
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "none of the messages that were read is in the store", slog.Int("missing", len(page.Gone)))
+		return page, &ForkError{fork}
+	}
+	page.End = source.Known(known[common:])
+	s.logger.LogAttrs(ctx, slog.LevelWarn, "messages that were read are no longer in the store: going back",
+		slog.Int("missing", len(page.Gone)), slog.Int64("from", known[0].Position), slog.Int64("to", page.End.Position))
+	return page, nil
+}
+
+// beginning returns the position before the first message.
+func (s *messageSource) beginning() int64 {
+	if s.stream != "" {
+		return NoStream
+	}
+	return 0
+}
+
+func (s *messageSource) describe(gone []anchor, after int64) Fork {
+	fork := Fork{Category: s.category, Stream: s.stream, After: after, Missing: make([]MissingMessage, len(gone))}
+	for i, a := range gone {
+		fork.Missing[i] = MissingMessage{Position: a.Position, ID: a.ID, Time: scan.Time(a.Time)}
+	}
+	return fork
+}
