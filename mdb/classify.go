@@ -26,7 +26,8 @@ const (
 	classArgument                  // the server rejected an argument
 	classSetup                     // Message DB is missing, or not reachable for this role
 	classInternal                  // an internal error of the server, or a function or relation that is being replaced
-	classUnavailable               // the server lacks resources, an operator intervened, or it is a standby
+	classUnavailable               // the server lacks resources, or an operator intervened
+	classReadOnly                  // the server is a standby, or read-only for another reason
 	classNoConnection              // the pool had no free connection in time
 	classTransient                 // nothing happened, and a retry may succeed
 	classStale                     // the prepared statement is gone or outdated; nothing happened
@@ -45,18 +46,31 @@ const (
 	always
 )
 
+// A limit says what ends the retries of a write or a transaction.
+type limit int
+
+const (
+	noRetry    limit = iota // the first failure does
+	byAttempts              // RetryPolicy.Attempts: another transaction was in the way
+	byTime                  // RetryPolicy.For: the server could not be reached, or was read-only, as during a failover
+)
+
 // consequences says what follows from an error of each class.
 //
-//   - write: whether a Store retries a write, with the same IDs. It also applies to
+//   - write: how a Store retries a write, with the same IDs. It also applies to
 //     statements before a write, and to the search for a write's messages.
 //   - read: when a subscription retries a read. A missing schema or a wrong password is a
 //     mistake in the set-up at first; later it is an upgrade, a failover or a rotation.
-//   - transaction: whether Atomically retries a transaction that the error has ended.
+//   - transaction: how Atomically retries a transaction that the error has ended, and that was
+//     surely not committed.
 //   - lost: whether a write with this error may have happened.
+//
+// An error of classUnavailable is not retried: a disk that is full stays full, and a statement
+// that was cancelled by statement_timeout would take as long again.
 var consequences = [...]struct {
-	write       bool
+	write       limit
 	read        condition
-	transaction bool
+	transaction limit
 	lost        bool
 }{
 	classRefused:      {},
@@ -67,18 +81,19 @@ var consequences = [...]struct {
 	classSetup:        {read: onceRead},
 	classInternal:     {read: onceRead},
 	classUnavailable:  {read: always},
-	classNoConnection: {read: always},
-	classTransient:    {read: always, write: true, transaction: true},
-	classStale:        {read: always, transaction: true}, // the statement is prepared again
+	classReadOnly:     {read: always, write: byTime, transaction: byTime},
+	classNoConnection: {read: always, write: byTime, transaction: byTime},
+	classTransient:    {read: always, write: byAttempts, transaction: byAttempts},
+	classStale:        {read: always, transaction: byAttempts}, // the statement is prepared again
 	classAborted:      {read: always},
-	classNotSent:      {read: always, write: true},
-	classUnreadable:   {write: true, lost: true}, // the next attempt finds the write
-	classUnknown:      {read: always, write: true, lost: true},
+	classNotSent:      {read: always, write: byTime, transaction: byTime},
+	classUnreadable:   {write: byAttempts, lost: true}, // the next attempt finds the write
+	classUnknown:      {read: always, write: byTime, transaction: byTime, lost: true},
 }
 
-func (c class) retryWrite() bool       { return consequences[c].write }
-func (c class) retryTransaction() bool { return consequences[c].transaction }
-func (c class) lost() bool             { return consequences[c].lost }
+func (c class) retryWrite() limit       { return consequences[c].write }
+func (c class) retryTransaction() limit { return consequences[c].transaction }
+func (c class) lost() bool              { return consequences[c].lost }
 
 // retryRead reports whether to retry a subscription's read. begun says whether the
 // subscription has read a page before.
@@ -98,6 +113,9 @@ func classify(err error) class {
 	}
 	if errors.As(err, new(*SetupError)) {
 		return classSetup
+	}
+	if errors.As(err, new(*writableError)) {
+		return classTransient
 	}
 	var broken *brokenError
 	if errors.As(err, &broken) {
@@ -156,6 +174,8 @@ func classify(err error) class {
 		}
 	case "40001", "40P01", "55P03":
 		return classTransient
+	case "25006":
+		return classReadOnly
 	case "0A000", "26000":
 		return classStale
 	case "25P02", "25P01": // 25P01: of a COMMIT AND CHAIN after the transaction's end
@@ -257,6 +277,12 @@ func isConnectionLoss(err error) bool {
 	return errors.As(err, new(*brokenError)) || errors.As(err, new(net.Error)) || errors.As(err, new(syscall.Errno)) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, pgconn.ErrConnClosed) || pgconn.SafeToRetry(err) || pgconn.Timeout(err)
+}
+
+// isOfConnection reports whether err, of one of the classes of a connection, is that of the
+// store's connection, and not one that a caller's function has made up.
+func isOfConnection(err error) bool {
+	return errors.As(err, new(*pgconn.PgError)) || errors.As(err, new(*acquireError)) || isConnectError(err) || isConnectionLoss(err)
 }
 
 // isMessageFault reports whether a read may have failed because of one message, with which
@@ -395,7 +421,7 @@ func (e *brokenError) Unwrap() error { return e.err }
 // [Store.Atomically], for subscriptions that a handler has ended, and for statements of your
 // own on the same pool.
 //
-// It is true for lost connections and failures to connect, for a closed connection, and for
+// It is true for [ErrUnavailable], for lost connections and failures to connect, for a closed connection, and for
 // errors of the server, a [*pgconn.PgError], that say: serialization failure, deadlock or
 // lock timeout; too few resources, such as connections; an intervention by an operator, a
 // shutdown or a statement timeout; a server that is a standby or otherwise read-only; a
@@ -408,6 +434,9 @@ func (e *brokenError) Unwrap() error { return e.err }
 // repeat that call with [Idempotent] and the same IDs. For a [*HandlerError] or a
 // [*SkippedError], the wrapped error decides.
 func IsTransient(err error) bool {
+	if errors.Is(err, ErrUnavailable) {
+		return true
+	}
 	for _, definite := range []any{
 		new(*ArgumentError), new(*WrongVersionError), new(*DuplicateIDError), new(*SetupError),
 		new(*UnknownOutcomeError), new(*PanicError), new(*unreadableError),
@@ -423,7 +452,7 @@ func IsTransient(err error) bool {
 	case classAborted: // the error that aborted the transaction decides
 		return false
 	case classUnknown, classNoConnection, classNotSent:
-		return errors.As(err, new(*pgconn.PgError)) || errors.As(err, new(*acquireError)) || isConnectError(err) || isConnectionLoss(err)
+		return isOfConnection(err)
 	default:
 		return c.retryRead(false)
 	}

@@ -25,36 +25,37 @@ func TestClassify(t *testing.T) {
 		return &pgconn.PgError{Severity: "ERROR", Code: "23505", SchemaName: schema, TableName: table, ConstraintName: constraint}
 	}
 	const (
-		W = 1 << iota // a write is retried
+		W = 1 << iota // a write is retried, a limited number of times
 		R             // a read is retried, once a page has been read
 		F             // a subscription's first read is retried, too
-		T             // a transaction is run again
+		T             // a transaction is run again, a limited number of times
 		L             // a write may have happened
+		O             // a write, and a transaction that is surely not committed, are retried for as long as an outage may take
 	)
 	for _, tt := range []struct {
 		err  error
 		want int
 	}{
-		{io.ErrUnexpectedEOF, W | R | F | L},
-		{context.DeadlineExceeded, W | R | F | L}, // of another call's context
-		{&brokenError{sent: true, err: io.EOF}, W | R | F | L},
-		{&brokenError{sent: false, err: io.EOF}, W | R | F},
-		{&acquireError{errors.New("a hook said no")}, W | R | F},
-		{&acquireError{context.DeadlineExceeded}, R | F},
+		{io.ErrUnexpectedEOF, O | R | F | L},
+		{context.DeadlineExceeded, O | R | F | L}, // of another call's context
+		{&brokenError{sent: true, err: io.EOF}, O | R | F | L},
+		{&brokenError{sent: false, err: io.EOF}, O | R | F},
+		{&acquireError{errors.New("a hook said no")}, O | R | F},
+		{&acquireError{context.DeadlineExceeded}, O | R | F},
 		{&acquireError{puddle.ErrClosedPool}, 0},
 		{fmt.Errorf("look: %w", &acquireError{fmt.Errorf("acquire: %w", puddle.ErrClosedPool)}), 0},
 		{&acquireError{server("22023")}, 0}, // a hook's statement, which the server rejected
 		{&acquireError{server("42501")}, R},
-		{&acquireError{server("40001")}, W | R | F},
-		{&acquireError{fatal("57P01")}, W | R | F},
-		{&acquireError{server("53300")}, W | R | F},
-		{&acquireError{io.ErrUnexpectedEOF}, W | R | F}, // in a hook
+		{&acquireError{server("40001")}, O | R | F},
+		{&acquireError{fatal("57P01")}, O | R | F},
+		{&acquireError{server("53300")}, O | R | F},
+		{&acquireError{io.ErrUnexpectedEOF}, O | R | F}, // in a hook
 		{&SetupError{}, R},
-		{fatal("57P01"), W | R | F | L}, // terminated
-		{fatal("57P02"), W | R | F | L}, // crash
-		{fatal("57P05"), W | R | F},     // idle for too long, so the statement has not arrived
-		{fatal("25P03"), W | R | F},     // idle for too long in a transaction
-		{fatal("25P04"), W | R | F | L}, // a transaction that took too long
+		{fatal("57P01"), O | R | F | L}, // terminated
+		{fatal("57P02"), O | R | F | L}, // crash
+		{fatal("57P05"), O | R | F},     // idle for too long, so the statement has not arrived
+		{fatal("25P03"), O | R | F},     // idle for too long in a transaction
+		{fatal("25P04"), O | R | F | L}, // a transaction that took too long
 
 		{&unsendableError{errors.New("cannot encode")}, 0},
 		{&brokenError{sent: false, err: errors.New("message body too large")}, 0},
@@ -64,14 +65,14 @@ func TestClassify(t *testing.T) {
 		{server("40001"), W | R | F | T},
 		{server("40P01"), W | R | F | T},
 		{server("55P03"), W | R | F | T},
-		{server("40003"), W | R | F | L},
-		{server("53200"), R | F}, // out of memory
-		{server("53300"), R | F}, // too many connections
-		{server("58030"), R | F}, // I/O
-		{server("25006"), R | F}, // a standby
+		{server("40003"), O | R | F | L},
+		{server("53200"), R | F},     // out of memory
+		{server("53300"), R | F},     // too many connections
+		{server("58030"), R | F},     // I/O
+		{server("25006"), O | R | F}, // a standby
 		{server("25P01"), R | F},
 		{server("25P02"), R | F},
-		{server("08006"), W | R | F | L},
+		{server("08006"), O | R | F | L},
 		{server("0A000"), R | F | T}, // outdated statement
 		{server("26000"), R | F | T},
 		{server("42883"), R},
@@ -102,14 +103,15 @@ func TestClassify(t *testing.T) {
 		class := classify(tt.err)
 		got := 0
 		for flag, holds := range map[int]bool{
-			W: class.retryWrite(), R: class.retryRead(true), F: class.retryRead(false), T: class.retryTransaction(), L: class.lost(),
+			W: class.retryWrite() == byAttempts, R: class.retryRead(true), F: class.retryRead(false), T: class.retryTransaction() == byAttempts, L: class.lost(),
+			O: class.retryWrite() == byTime && class.retryTransaction() == byTime,
 		} {
 			if holds {
 				got |= flag
 			}
 		}
 		if got != tt.want {
-			t.Errorf("%v: got %05b, want %05b (of LTFRW)", tt.err, got, tt.want)
+			t.Errorf("%v: got %06b, want %06b (of OLTFRW)", tt.err, got, tt.want)
 		}
 	}
 	if len(consequences) != int(classUnknown)+1 {

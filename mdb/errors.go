@@ -17,6 +17,14 @@ var (
 	// ErrNoStream is wrapped by the error of a read with [RequireStream] if the stream has
 	// no messages. The error names the stream.
 	ErrNoStream = errors.New("mdb: no such stream")
+
+	// ErrUnavailable is wrapped by the error of a write, and of [Store.Atomically], that was
+	// not sent, or surely not committed, because the server could not be reached, or was
+	// read-only, for as long as [RetryPolicy].For says. Nothing was written. The error also
+	// wraps the last failure, and says how long the call was retried. A web service may answer
+	// 503 Service Unavailable. If the call may have been sent in any attempt, its error is an
+	// [*UnknownOutcomeError] instead. If the context ends first, the error is the context's.
+	ErrUnavailable = errors.New("mdb: the server is unavailable")
 )
 
 // An ArgumentError lists everything that is wrong with the arguments of a call. Nothing

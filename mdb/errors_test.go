@@ -170,13 +170,14 @@ func TestErrorClasses(t *testing.T) {
 	}
 }
 
-// TestErrorsThatStay checks that a write whose error persists ends after the policy's
-// attempts, with that error.
+// TestErrorsThatStay checks that a write whose error persists ends with that error: after the
+// policy's attempts, or if the connection failed, after the policy's time and more attempts.
 func TestErrorsThatStay(t *testing.T) {
 	t.Parallel()
 	var log journal
-	s := mdbtest.Store(t, attempts(4), log.option())
-	exec(t, s.Pool(), faulty)
+	limited := mdbtest.Store(t, attempts(4), log.option())
+	timed := newStore(t, limited.Pool(), forAWhile(), log.option())
+	exec(t, limited.Pool(), faulty)
 	for _, tt := range []struct {
 		fault
 		unknown bool
@@ -186,7 +187,11 @@ func TestErrorsThatStay(t *testing.T) {
 		{fault{"55P03", "lock timeout", ""}, false},
 		{fault{"08006", "connection failure", ""}, true},
 	} {
-		tt.set(t, s.Pool(), 1000)
+		s := limited
+		if tt.unknown {
+			s = timed
+		}
+		tt.set(t, s.Pool(), 1_000_000)
 		before := log.retries()
 		m := mdb.NewMessage("Happened", []string{canary})
 		stream := mdbtest.Category("stay").Stream("1")
@@ -197,11 +202,12 @@ func TestErrorsThatStay(t *testing.T) {
 		} else if tt.unknown && (len(unknown.IDs) != 1 || unknown.IDs[0] != m.ID) {
 			t.Errorf("got IDs %v, want %s", unknown.IDs, m.ID)
 		}
-		if n := faultCalls(t, s.Pool()); n != 4 {
-			t.Errorf("%s: got %d calls, want 4", tt.code, n)
+		n := faultCalls(t, s.Pool())
+		if tt.unknown && n <= 2 || !tt.unknown && n != 4 {
+			t.Errorf("%s: got %d calls, want 4, or more than 2 if the outcome is unknown", tt.code, n)
 		}
-		if n := log.retries() - before; n != 3 {
-			t.Errorf("%s: got %d retries in the log, want 3", tt.code, n)
+		if retries := log.retries() - before; retries < n-1 || retries > n {
+			t.Errorf("%s: got %d retries of %d calls in the log", tt.code, retries, n)
 		}
 		checkNoCanary(t, err)
 	}

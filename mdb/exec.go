@@ -122,9 +122,12 @@ func notSent(s any, err error) error {
 // A poolRunner runs statements on a connection of the pool. Each call is a transaction of
 // its own.
 type poolRunner struct {
-	pool  *pgxpool.Pool
-	mode  pgx.QueryExecMode
-	first *firstUse
+	pool     *pgxpool.Pool
+	mode     pgx.QueryExecMode
+	first    *firstUse
+	gate     *gate
+	readOnly *readOnly
+	retry    *retryRunner // nil: this is no retry
 }
 
 func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, read func(pgx.Rows) error, args []any) error {
@@ -137,7 +140,7 @@ func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, r
 }
 
 func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	conn, err := r.first.acquire(ctx, r.pool, r.mode)
+	conn, err := r.acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,15 +149,15 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 	if err != nil && classify(err) == classStale {
 		// The server rejected the prepared statement and did nothing else.
 		if err := forget(ctx, conn.Conn(), st); err != nil {
-			return contextError(ctx, err)
+			return r.outcome(ctx, conn.Conn(), err)
 		}
 		err = r.query(ctx, conn.Conn(), st, read, args)
 	}
-	return contextError(ctx, err)
+	return r.outcome(ctx, conn.Conn(), err)
 }
 
 func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	conn, err := r.first.acquire(ctx, r.pool, r.mode)
+	conn, err := r.acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -162,7 +165,7 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 	err = queryBatch(ctx, conn.Conn(), r.mode, steps)
 	if err != nil && classify(err) == classStale {
 		if err := forget(ctx, conn.Conn(), statements(steps)...); err != nil {
-			return contextError(ctx, err)
+			return r.outcome(ctx, conn.Conn(), err)
 		}
 		err = queryBatch(ctx, conn.Conn(), r.mode, steps)
 	}
@@ -172,7 +175,7 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 			_ = conn.Conn().Close(ctx)
 		}
 	}
-	return contextError(ctx, err)
+	return r.outcome(ctx, conn.Conn(), err)
 }
 
 // forget makes the connection prepare the statements again when they are next used.

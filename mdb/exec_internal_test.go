@@ -87,7 +87,7 @@ func TestErrorsOfPgx(t *testing.T) {
 				t.Fatal(err)
 			}
 			err = query(t.Context(), conn, mode, two, drain, []any{int64(1), int64(2)})
-			if got := classify(err); !got.retryWrite() {
+			if got := classify(err); got.retryWrite() != byTime {
 				t.Errorf("closed connection: got error %v of class %d, want a retry", err, got)
 			}
 		})

@@ -3,8 +3,8 @@ package mdb_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"strings"
@@ -258,7 +258,18 @@ func (j *journal) option() mdb.StoreOption {
 	return mdb.WithLogger(slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug})))
 }
 
-// attempts makes a store attempt a write up to n times, with short delays.
+// attempts makes a store attempt a write up to n times, with short delays, while others are in
+// its way. With 1 nothing is retried.
 func attempts(n int) mdb.StoreOption {
-	return mdb.WithRetry(mdb.RetryPolicy{Attempts: n, MinDelay: time.Microsecond, MaxDelay: time.Millisecond})
+	policy := mdb.RetryPolicy{Attempts: n, MinDelay: time.Microsecond, MaxDelay: time.Millisecond}
+	if n == 1 {
+		policy.For = -1
+	}
+	return mdb.WithRetry(policy)
+}
+
+// forAWhile makes a store retry for a short time what the server cannot be reached for. Within
+// that it makes more attempts than the number that it has for other failures.
+func forAWhile() mdb.StoreOption {
+	return mdb.WithRetry(mdb.RetryPolicy{For: 100 * time.Millisecond, Attempts: 2, MinDelay: time.Microsecond, MaxDelay: time.Millisecond})
 }

@@ -23,6 +23,7 @@ type Store struct {
 	ownsPool bool
 	bell     *doorbell.Bell
 	first    *firstUse
+	readOnly *readOnly
 
 	// Whether the role may read the table, for heads and anchors: neither is set until that is
 	// known.
@@ -54,6 +55,7 @@ type procedures struct {
 	runner
 	config *storeConfig
 	wrote  func(StreamName) // called after a write that has committed
+	gate   *gate            // nil on a Tx
 	tx     *txState         // nil on a Store
 }
 
@@ -167,9 +169,17 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
 	first := &firstUse{config: conn}
-	runner := &poolRunner{pool: pool, mode: config.execMode, first: first}
+	gate, readOnly := new(gate), &readOnly{pool: pool, logger: config.logger}
+	runner := &poolRunner{pool: pool, mode: config.execMode, first: first, gate: gate, readOnly: readOnly}
 	bell := newBell(pool, &config)
-	return &Store{procedures: procedures{runner: runner, config: &config, wrote: func(stream StreamName) { bell.Wrote(string(stream)) }}, pool: pool, bell: bell, first: first}, nil
+	wrote := func(stream StreamName) {
+		readOnly.wrote()
+		bell.Wrote(string(stream))
+	}
+	return &Store{
+		procedures: procedures{runner: runner, config: &config, wrote: wrote, gate: gate},
+		pool:       pool, bell: bell, first: first, readOnly: readOnly,
+	}, nil
 }
 
 // Pool returns the pool that the store uses.

@@ -1,7 +1,9 @@
 package mdb
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
@@ -9,19 +11,30 @@ import (
 )
 
 // A RetryPolicy configures how failed writes and transactions are retried. The zero value
-// means the defaults.
+// means the defaults. The end of the call's context ends all retries.
 type RetryPolicy struct {
-	// Attempts is the maximum number of attempts, including the first. 1 turns retries
-	// off. The default is [DefaultRetryAttempts].
+	// For is how long a call is retried if the server cannot be reached or is read-only, as
+	// during a restart or a failover: after a failure to connect, a lost connection, and
+	// SQLSTATE 25006. It counts from the first such failure of the call, and also limits how
+	// long the call waits for a connection after it. A call that ends then, and was not sent
+	// in any attempt, returns [ErrUnavailable]. A negative value turns these retries off. The
+	// default is [DefaultRetryFor].
+	For time.Duration
+	// Attempts is the maximum number of attempts, including the first, that fail because
+	// another transaction was in the way: a serialization failure, a deadlock or a lock
+	// timeout. 1 turns these retries off. The default is [DefaultRetryAttempts].
 	Attempts int
 	// MinDelay is the delay before the second attempt. Each further delay is twice as
-	// long, up to MaxDelay, and all vary at random by up to a half. The defaults are
-	// [DefaultRetryMinDelay] and [DefaultRetryMaxDelay].
+	// long, up to MaxDelay, and all vary at random by up to a half. A success of another
+	// call of the Store ends a delay that follows a failure to connect or a lost connection.
+	// The defaults are [DefaultRetryMinDelay] and [DefaultRetryMaxDelay].
 	MinDelay, MaxDelay time.Duration
 }
 
 // The defaults of a [RetryPolicy].
 const (
+	// DefaultRetryFor is the default of For.
+	DefaultRetryFor = time.Minute
 	// DefaultRetryAttempts is the default of Attempts.
 	DefaultRetryAttempts = 8
 	// DefaultRetryMinDelay is the default of MinDelay.
@@ -43,6 +56,7 @@ func (p RetryPolicy) check(f *argumentFaults) {
 }
 
 func (p RetryPolicy) withDefaults() RetryPolicy {
+	p.For = cmp.Or(p.For, DefaultRetryFor)
 	if p.Attempts == 0 {
 		p.Attempts = DefaultRetryAttempts
 	}
@@ -55,7 +69,156 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 	return p
 }
 
-// wait sleeps after the attempt, counted from 1. It returns an error if ctx ends.
-func (p RetryPolicy) wait(ctx context.Context, attempt int) error {
-	return backoff.Policy{Min: p.MinDelay, Max: p.MaxDelay}.Wait(ctx, attempt)
+func (p RetryPolicy) backoff() backoff.Policy {
+	return backoff.Policy{Min: p.MinDelay, Max: p.MaxDelay}
 }
+
+// retries are the retries of one write or transaction.
+type retries struct {
+	refused int     // attempts whose number is limited
+	last    limit   // of the last attempt
+	outage  *outage // nil: the server could be reached
+	place   *place  // at the gate, which the writes of a call share; nil: none yet
+}
+
+// An outage is what one write or transaction has met since the server could not be reached,
+// or was read-only.
+type outage struct {
+	begun, deadline time.Time
+	failures        int
+	err             error // the last failure
+	noted           bool  // whether the gate is closed after such a failure
+	woken           bool  // whether a success of another call has ended the last delay
+}
+
+// errOutOfTime is the error of a wait that ends with the time for retries.
+var errOutOfTime = errors.New("the time for retries has passed")
+
+// begin waits if the gate is closed. After an error the call must end.
+func (r *retries) begin(ctx context.Context, p RetryPolicy, g *gate) error {
+	o := r.approach(p, g)
+	if o == nil {
+		return nil
+	}
+	_, err := r.at(g).enter(ctx, o.deadline)
+	return err
+}
+
+// approach returns nil if the gate is open. Otherwise it begins the time for retries, because
+// of the failure that has closed the gate.
+func (r *retries) approach(p RetryPolicy, g *gate) *outage {
+	if !g.closed.Load() || p.For < 0 {
+		return nil
+	}
+	if err := g.lastFailure(); err != nil { // it has not opened since
+		return r.meet(p, err)
+	}
+	return nil
+}
+
+// at returns the place of the call at the gate.
+func (r *retries) at(g *gate) *place {
+	if r.place == nil {
+		r.place = &place{gate: g}
+	}
+	return r.place
+}
+
+// leave lets another call have the place.
+func (r *retries) leave() {
+	if r.place != nil {
+		r.place.leave()
+	}
+}
+
+// meet begins the time for retries, if it has not begun, because of err.
+func (r *retries) meet(p RetryPolicy, err error) *outage {
+	if r.outage == nil {
+		now := time.Now()
+		r.outage = &outage{begun: now, deadline: now.Add(p.For)}
+	}
+	r.last = byTime
+	if !errors.Is(err, errOutOfTime) || r.outage.err == nil {
+		r.outage.err = err
+	}
+	return r.outage
+}
+
+// allow records that an attempt with ctx has failed with err, and reports whether another
+// attempt is allowed.
+func (r *retries) allow(ctx context.Context, p RetryPolicy, l limit, err error) bool {
+	switch r.last = l; l {
+	case byAttempts:
+		r.refused++
+		return r.refused < p.Attempts
+	case byTime:
+		o := r.meet(p, err)
+		o.failures++
+		o.noted = isOutage(ctx, err)
+		return time.Now().Before(o.deadline)
+	}
+	return false
+}
+
+// wait waits before the next attempt. It returns the error of ctx, or errOutOfTime.
+func (r *retries) wait(ctx context.Context, p RetryPolicy, g *gate) error {
+	o := r.outage
+	if r.last == byAttempts {
+		return p.backoff().Wait(ctx, r.refused)
+	}
+	waited, err := r.at(g).enter(ctx, o.deadline)
+	if err != nil || waited {
+		o.woken = true
+		return err
+	}
+	// If others succeed while this call alone fails, they must not keep it from waiting. So
+	// after each delay that was cut short comes a whole one.
+	delay := min(p.backoff().Delay(o.failures), time.Until(o.deadline))
+	if o.noted && !o.woken {
+		o.woken, err = g.sleep(ctx, delay)
+	} else {
+		o.woken, err = false, backoff.Sleep(ctx, delay)
+	}
+	if err == nil && !time.Now().Before(o.deadline) {
+		return errOutOfTime
+	}
+	return err
+}
+
+// ended returns err, the error of the last attempt of a call with ctx. If the call has ended
+// because the time for retries has passed, that says so.
+func (r *retries) ended(ctx context.Context, err error) error {
+	o := r.outage
+	if o == nil || r.last != byTime || ctx.Err() != nil || time.Now().Before(o.deadline) {
+		return contextError(ctx, err)
+	}
+	unavailable := &unavailableError{after: time.Since(o.begun), err: scrub(o.err)}
+	if classify(o.err) != classReadOnly {
+		return unavailable
+	}
+	return &SetupError{
+		Problem: "the server is a standby or read-only" + unavailable.during() + " (" + unavailable.err.Error() + ")",
+		Remedy:  "connect to the primary, for example with target_session_attrs=read-write",
+		err:     unavailable,
+	}
+}
+
+// An unavailableError is the error of a call that ended because its time for retries has
+// passed.
+type unavailableError struct {
+	after time.Duration
+	err   error // the last failure
+}
+
+func (e *unavailableError) during() string {
+	if e.after < time.Millisecond { // retries are off
+		return ""
+	}
+	return ", after retries for " + e.after.Round(time.Millisecond).String()
+}
+
+func (e *unavailableError) Error() string {
+	return "the server cannot be reached" + e.during() + ": " + e.err.Error()
+}
+
+func (e *unavailableError) Unwrap() []error { return []error{ErrUnavailable, e.err} }

@@ -356,12 +356,12 @@ func TestSubscriptionProgressMeetsTheEnd(t *testing.T) {
 }
 
 // TestSubscriptionRetries checks that while reads fail for hours, twice, the delays grow
-// to five seconds and no further, and that attempts are counted from one again after a
+// to one second and no further, and that attempts are counted from one again after a
 // success.
 func TestSubscriptionRetries(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const outage, longest = 5 * time.Hour, 5 * time.Second
+		const outage, longest = 5 * time.Hour, time.Second
 		lost := &pgconn.PgError{Severity: "FATAL", Code: "57P01"}
 		r := rehearse(t, 0)
 		r.subscription.sleeper = r.sleeper

@@ -11,6 +11,7 @@ import (
 
 // retryTransient retries f after transient errors.
 func (s *messageSource) retryTransient(ctx context.Context, f func(context.Context) error) error {
+	woken := false
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -30,7 +31,15 @@ func (s *messageSource) retryTransient(ctx context.Context, f func(context.Conte
 				return err
 			}
 		}
-		if subscriptionRetry.Wait(ctx, attempt) != nil {
+		// As in a write's retries, each delay that a success of another call has cut short is
+		// followed by a whole one.
+		var waitErr error
+		if delay := subscriptionRetry.Delay(attempt); s.gate != nil && !woken && isOutage(ctx, err) {
+			woken, waitErr = s.gate.sleep(ctx, delay)
+		} else {
+			woken, waitErr = false, backoff.Sleep(ctx, delay)
+		}
+		if waitErr != nil {
 			return context.Cause(ctx)
 		}
 	}
@@ -71,4 +80,4 @@ func (s *Store) suspect() {
 }
 
 // subscriptionRetry is a policy without a last attempt.
-var subscriptionRetry = backoff.Policy{Min: 20 * time.Millisecond, Max: 5 * time.Second}
+var subscriptionRetry = backoff.Policy{Min: 20 * time.Millisecond, Max: time.Second}

@@ -36,6 +36,7 @@ type messageSource struct {
 	beforeRead func()
 	retried    func(context.Context, Retry) error
 	suspect    func() // called when connections may be dead
+	gate       *gate  // nil in tests without a store
 	forked     func(missing int)
 	logger     *slog.Logger
 
@@ -111,6 +112,7 @@ func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
 		return s.anchorBefore(ctx, &r, position)
 	}
 	src.suspect = s.suspect
+	src.gate = s.gate
 	src.forked = s.countFork
 	src.logger = s.config.logger.With(src.kind, r.name)
 	return src

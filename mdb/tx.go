@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A Tx reads and writes within a transaction. Like the transaction, it is not safe for
@@ -51,8 +52,10 @@ func (s *Store) WithTx(tx Transaction) *Tx {
 	if inner, ok := tx.(*innerTx); ok && inner != nil {
 		state = inner.state
 	}
+	runner := newTxRunner(tx, s.config.execMode, state, s.first)
+	runner.readOnly = s.readOnly
 	t := &Tx{procedures: procedures{
-		runner: newTxRunner(tx, s.config.execMode, state, s.first),
+		runner: runner,
 		config: s.config,
 		tx:     state,
 	}}
@@ -109,25 +112,44 @@ func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*T
 	if f == nil {
 		return &ArgumentError{Faults: []Fault{{"function", "nil", "a function"}}}
 	}
+	var r retries
+	defer r.leave()
+	if err := r.begin(ctx, s.config.retry, s.gate); err != nil {
+		return explain("begin a transaction", r.ended(ctx, r.outage.err))
+	}
 	for attempt := 1; ; attempt++ {
-		again, err := s.atomically(ctx, categories, f)
-		if err == nil || !again || attempt == s.config.retry.Attempts {
+		again, err := s.atomically(ctx, &r, categories, f)
+		if err == nil || again == noRetry {
 			return err
+		}
+		if !r.allow(ctx, s.config.retry, again, err) {
+			return r.endedTransaction(ctx, err)
 		}
 		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a transaction",
 			slog.Int("attempt", attempt), slog.Any("error", err))
-		if s.config.retry.wait(ctx, attempt) != nil {
-			return contextError(ctx, err)
+		if r.wait(ctx, s.config.retry, s.gate) != nil {
+			return r.endedTransaction(ctx, err)
 		}
 	}
+}
+
+// endedTransaction returns the error of a transaction that is not retried. Unless the time
+// for retries has passed, that of the last attempt is complete.
+func (r *retries) endedTransaction(ctx context.Context, err error) error {
+	ended := r.ended(ctx, err)
+	if errors.As(ended, new(*unavailableError)) {
+		return explain("execute a transaction", ended)
+	}
+	return ended
 }
 
 // rollbackTimeout limits a rollback, which cannot use the context of the call, because that
 // may have ended.
 const rollbackTimeout = 5 * time.Second
 
-func (s *Store) atomically(ctx context.Context, categories []Category, f func(*Tx) error) (again bool, err error) {
-	conn, err := s.first.acquire(ctx, s.pool, s.config.execMode)
+func (s *Store) atomically(ctx context.Context, r *retries, categories []Category, f func(*Tx) error) (again limit, err error) {
+	runner := s.retrying(r).runner.(*poolRunner)
+	conn, err := runner.acquire(ctx)
 	if err != nil {
 		return classify(err).retryWrite(), explain("begin a transaction", err)
 	}
@@ -135,7 +157,8 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		// The server was not yet asked to write anything.
-		return classify(err).retryWrite(), explain("begin a transaction", contextError(ctx, err))
+		err = runner.outcome(ctx, conn.Conn(), err)
+		return classify(err).retryWrite(), explain("begin a transaction", err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
@@ -145,31 +168,72 @@ func (s *Store) atomically(ctx context.Context, categories []Category, f func(*T
 		_ = tx.Rollback(ctx)
 	}()
 
+	// retry decides what follows from err, with which a transaction has ended that is not
+	// committed.
+	retry := func(err error) (limit, error) {
+		if isReadOnly(err) {
+			_ = tx.Rollback(ctx) // so that the server can be asked
+		}
+		outcome := runner.outcome(ctx, conn.Conn(), err)
+		again := classify(outcome).retryTransaction()
+		if again == byTime && (!isOfConnection(err) || isSlow(err)) {
+			again = noRetry // the error is that of f, or f would be too slow again
+		}
+		if errors.As(outcome, new(*SetupError)) {
+			err = outcome
+		}
+		return again, err
+	}
+
 	t := s.WithTx(tx)
 	if err := t.LockCategories(ctx, categories...); err != nil {
-		return classify(err).retryTransaction(), err
+		return retry(err)
 	}
 	if err := f(t); err != nil {
 		// An error with such a code may come from another database that f uses.
-		ours := tx.Conn().PgConn().TxStatus() == 'E' || t.tx.undone != nil && errors.Is(err, t.tx.undone)
-		return ours && classify(err).retryTransaction(), err
+		switch {
+		case tx.Conn().IsClosed():
+			if again, _ = retry(err); again != byTime {
+				again = noRetry
+			}
+		case tx.Conn().PgConn().TxStatus() == 'E' || t.tx.undone != nil && errors.Is(err, t.tx.undone):
+			return retry(err)
+		}
+		return again, err
 	}
 
 	wasClosed := tx.Conn().IsClosed()
 	err = contextError(ctx, tx.Commit(ctx))
 	switch {
 	case err == nil:
+		runner.gate.answered()
 		for _, stream := range t.tx.streams {
 			s.wrote(stream)
 		}
-		return false, nil
+		return noRetry, nil
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		// f ignored the error of a call, or of a statement of its own.
-		return t.tx.failed != nil && classify(t.tx.failed).retryTransaction(), t.tx.explain(err)
+		if t.tx.failed != nil {
+			again, t.tx.failed = retry(t.tx.failed)
+		}
+		return again, t.tx.explain(err)
 	case classify(err).lost() && !wasClosed && (len(t.tx.written) > 0 || t.tx.given):
-		return false, &UnknownOutcomeError{IDs: t.tx.written, err: err}
+		runner.gate.note(ctx, err)
+		return noRetry, &UnknownOutcomeError{IDs: t.tx.written, err: err}
 	}
-	return classify(err).retryTransaction(), explain("commit", err)
+	if wasClosed && t.tx.failed != nil {
+		again, _ = retry(t.tx.failed) // which f ignored
+	} else {
+		again, _ = retry(err)
+	}
+	return again, explain("commit", err)
+}
+
+// isSlow reports whether the server has ended the session because a transaction was idle, or
+// took, for too long.
+func isSlow(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "25P03" || pgErr.Code == "25P04")
 }
 
 // explain returns the error of a commit that the server turned into a rollback.

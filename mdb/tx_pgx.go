@@ -58,7 +58,7 @@ func (t *innerTx) Rollback(ctx context.Context) error {
 	if err == nil {
 		// What was written since is undone, and so is a failure.
 		undone := t.state.undone
-		if failed := t.state.failed; failed != nil && classify(failed).retryTransaction() {
+		if failed := t.state.failed; failed != nil && classify(failed).retryTransaction() != noRetry {
 			undone = failed
 		}
 		*t.state = *t.before

@@ -40,6 +40,8 @@ type txRunner struct {
 	first  *firstUse
 	looked bool           // whether first has found no problem in this transaction
 	faults argumentFaults // of WithTx, for each call
+
+	readOnly *readOnly
 }
 
 func newTxRunner(tx Transaction, mode pgx.QueryExecMode, state *txState, first *firstUse) *txRunner {
@@ -154,6 +156,9 @@ func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error 
 	}
 	if r.state.failed == nil {
 		r.state.failed = err
+	}
+	if r.readOnly != nil && r.tx.conn != nil && isReadOnly(err) {
+		r.readOnly.rejectedInTx(r.tx.conn, err)
 	}
 	if classify(err) == classStale {
 		// This transaction has failed, but the next one on the connection can succeed. If

@@ -82,7 +82,7 @@ func (r *savepointRunner) runBatch(ctx context.Context, _ *statement, steps ...s
 		switch class := classify(err); {
 		case class == classStale && again && r.forget(ctx, statements(all)...) == nil:
 			continue
-		case class.retryTransaction():
+		case class.retryTransaction() != noRetry:
 			r.state.undone = err
 		}
 		return contextError(ctx, err)

@@ -73,8 +73,9 @@ type proposedWrite struct {
 	written []Written
 
 	attempts int
-	unknown  error // why the outcome is unknown, if an attempt or the look for the messages was lost
-	lost     bool  // whether an attempt was lost, which may have written, or may still do so
+	retries
+	unknown error // why the outcome is unknown, if an attempt or the look for the messages was lost
+	lost    bool  // whether an attempt was lost, which may have written, or may still do so
 
 	// Memory for a write of one message, so that the write is one allocation.
 	single struct {

@@ -46,12 +46,14 @@ type WriteResult struct {
 // pipeline, the writes are sent one at a time. In the other modes the pool's tracer sees
 // them as a batch, if it is a [pgx.BatchTracer].
 func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
-	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int)}
+	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int), place: place{gate: s.gate}}
 	pending := e.propose(ws)
 	if s.config.execMode == pgx.QueryExecModeSimpleProtocol {
 		e.oneByOne(ctx, pending)
 		return e.results
 	}
+	defer e.place.leave()
+	pending = e.begin(ctx, pending)
 	for len(pending) > 0 {
 		pending = e.round(ctx, pending)
 	}
@@ -63,6 +65,7 @@ type eachCall struct {
 	store   *Store
 	results []WriteResult
 	failed  map[StreamName]int // the index of the first write to fail
+	place   place              // at the store's gate
 }
 
 // An outcome is what the last attempt of a write has come to.
@@ -101,6 +104,7 @@ func (e *eachCall) propose(ws []Write) []*eachWrite {
 		if streams[w.stream] == nil {
 			order = append(order, w.stream)
 		}
+		w.place = &e.place
 		streams[w.stream] = append(streams[w.stream], &eachWrite{proposedWrite: w, index: i})
 	}
 	var pending []*eachWrite
@@ -145,6 +149,61 @@ func (e *eachCall) oneByOne(ctx context.Context, pending []*eachWrite) {
 	}
 }
 
+// begin waits if the gate is closed, and returns the writes to send.
+func (e *eachCall) begin(ctx context.Context, pending []*eachWrite) []*eachWrite {
+	var met *outage
+	for _, w := range pending {
+		if o := w.approach(e.store.config.retry, e.store.gate); o != nil {
+			met = o
+		}
+	}
+	if met == nil {
+		return pending
+	}
+	if _, err := e.place.enter(ctx, met.deadline); err == nil {
+		return pending
+	}
+	for _, w := range pending {
+		e.fail(w.stream, w.index, w.giveUp(ctx, w.meet(e.store.config.retry, met.err).err))
+	}
+	return nil
+}
+
+// runner returns the runner for the next attempt of the writes. The time for retries of one
+// that passes ends the wait of all for a connection.
+func (e *eachCall) runner(pending []*eachWrite) *poolRunner {
+	first := pending[0]
+	for _, w := range pending {
+		if w.outage != nil && (first.outage == nil || w.outage.deadline.Before(first.outage.deadline)) {
+			first = w
+		}
+	}
+	return e.store.retrying(&first.retries).runner.(*poolRunner)
+}
+
+// outcome records what the outcomes of writes on the connection say about the server.
+func (e *eachCall) outcome(ctx context.Context, conn *pgx.Conn, pending []*eachWrite) {
+	var readOnly, broken error
+	for _, w := range pending {
+		switch {
+		case w.outcome == done:
+			e.store.gate.answered()
+		case w.outcome == refused && isReadOnly(w.err):
+			if readOnly == nil {
+				readOnly = e.store.readOnly.rejected(ctx, conn, w.err)
+			}
+			w.err = readOnly
+		case w.outcome == refused:
+			e.store.gate.note(ctx, w.err)
+		case w.err != nil:
+			broken = w.err
+		}
+	}
+	if broken != nil { // the last outcome
+		e.store.gate.note(ctx, broken)
+	}
+}
+
 // round sends the writes once, and returns those that are to be sent again.
 func (e *eachCall) round(ctx context.Context, pending []*eachWrite) (again []*eachWrite) {
 	answered := e.send(ctx, pending)
@@ -181,8 +240,8 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) (again []*ea
 		e.store.config.logger.LogAttrs(ctx, slog.LevelWarn, "retrying writes",
 			slog.Int("writes", len(again)), slog.String("stream", string(worst.stream)), slog.Int("attempt", worst.attempts),
 			slog.Bool("outcome_unknown", worst.unknown != nil), slog.Any("error", scrub(worst.err)))
-		// If ctx ends, the next round finds that out for each write.
-		_ = e.store.config.retry.wait(ctx, worst.attempts)
+		// If ctx or the time for retries ends, the next round finds that out for each write.
+		_ = worst.wait(ctx, e.store.config.retry, e.store.gate)
 	}
 	return again
 }
@@ -208,7 +267,7 @@ func (e *eachCall) next(ctx context.Context, w *eachWrite, answered bool) (judge
 	case done:
 		w.err = nil
 	}
-	again, err = e.store.judge(ctx, w.proposedWrite, w.err)
+	again, err = e.store.retrying(&w.retries).judge(ctx, w.proposedWrite, w.err)
 	return true, again, err
 }
 
@@ -223,14 +282,14 @@ func (e *eachCall) isThere(ctx context.Context, w *eachWrite) bool {
 	if !w.idempotent && w.unknown == nil {
 		return false
 	}
-	found, err := e.store.look(ctx, w.proposedWrite)
+	found, err := e.store.retrying(&w.retries).look(ctx, w.proposedWrite)
 	return err == nil && found.same()
 }
 
 // send sets the outcome of each write, and reports whether the server has answered for
 // any.
 func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered bool) {
-	conn, err := e.store.first.acquire(ctx, e.store.pool, e.store.config.execMode)
+	conn, err := e.runner(pending).acquire(ctx)
 	if err != nil {
 		for _, w := range pending {
 			w.outcome, w.err = refused, err
@@ -238,6 +297,7 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 		return false
 	}
 	defer conn.Release()
+	defer func() { e.outcome(ctx, conn.Conn(), pending) }()
 	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode}
 	p.run(pending)
 	if !p.stale {

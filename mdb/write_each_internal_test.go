@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -14,8 +15,8 @@ import (
 // reaches ends a call, and one that answers for other writes does not.
 func TestEachNext(t *testing.T) {
 	t.Parallel()
-	config := &storeConfig{retry: RetryPolicy{Attempts: 2}, logger: slog.New(slog.DiscardHandler)}
-	e := eachCall{store: &Store{procedures: procedures{config: config}}}
+	config := &storeConfig{retry: RetryPolicy{For: time.Minute}, logger: slog.New(slog.DiscardHandler)}
+	e := eachCall{store: &Store{procedures: procedures{runner: new(poolRunner), gate: new(gate), config: config}}}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	broken := func(sent bool) error { return &brokenError{sent: sent, err: io.EOF} }
@@ -24,20 +25,23 @@ func TestEachNext(t *testing.T) {
 		outcome         outcome
 		err             error
 		answered        bool
-		attempts        int // before
+		late            bool // the time for retries has passed
 		judged, again   bool
 		unknown, failed bool
 	}{
-		"done":                         {t.Context(), done, nil, true, 0, true, false, false, false},
-		"skipped":                      {t.Context(), skipped, nil, true, 1, false, true, false, false},
-		"unsent, others answered":      {t.Context(), unsent, broken(false), true, 1, false, true, false, false},
-		"unsent, nothing gets through": {t.Context(), unsent, broken(false), false, 0, true, true, false, false},
-		"unsent, for the last time":    {t.Context(), unsent, broken(false), false, 1, true, false, false, true},
-		"unsent, the context ended":    {ended, unsent, broken(false), true, 0, true, false, false, true},
-		"sent":                         {t.Context(), sent, broken(true), false, 0, true, true, true, false},
-		"sent, for the last time":      {t.Context(), sent, broken(true), true, 1, true, false, true, true},
+		"done":                         {t.Context(), done, nil, true, false, true, false, false, false},
+		"skipped":                      {t.Context(), skipped, nil, true, true, false, true, false, false},
+		"unsent, others answered":      {t.Context(), unsent, broken(false), true, true, false, true, false, false},
+		"unsent, nothing gets through": {t.Context(), unsent, broken(false), false, false, true, true, false, false},
+		"unsent, for the last time":    {t.Context(), unsent, broken(false), false, true, true, false, false, true},
+		"unsent, the context ended":    {ended, unsent, broken(false), true, false, true, false, false, true},
+		"sent":                         {t.Context(), sent, broken(true), false, false, true, true, true, false},
+		"sent, for the last time":      {t.Context(), sent, broken(true), true, true, true, false, true, true},
 	} {
-		w := &eachWrite{proposedWrite: &proposedWrite{stream: "account-1", ids: []uuid.UUID{newID()}, attempts: tt.attempts}, outcome: tt.outcome, err: tt.err}
+		w := &eachWrite{proposedWrite: &proposedWrite{stream: "account-1", ids: []uuid.UUID{newID()}}, outcome: tt.outcome, err: tt.err}
+		if tt.late {
+			w.outage = new(outage)
+		}
 		judged, again, err := e.next(tt.ctx, w, tt.answered)
 		if judged != tt.judged || again != tt.again {
 			t.Errorf("%s: judged %t, again %t", name, judged, again)

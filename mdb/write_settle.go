@@ -22,15 +22,20 @@ import (
 // finds neither and writes. It would not be enough to look for the IDs: that might happen
 // before the first attempt commits.
 func (s *procedures) settle(ctx context.Context, w *proposedWrite) error {
+	defer w.leave()
+	if err := w.begin(ctx, s.config.retry, s.gate); err != nil {
+		return w.giveUp(ctx, w.outage.err)
+	}
 	for {
-		again, err := s.judge(ctx, w, s.attempt(ctx, w))
+		in := s.retrying(&w.retries)
+		again, err := in.judge(ctx, w, in.attempt(ctx, w))
 		if !again {
 			return err
 		}
 		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a write",
 			slog.String("stream", string(w.stream)), slog.Int("attempt", w.attempts),
 			slog.Bool("outcome_unknown", w.unknown != nil), slog.Any("error", scrub(err)))
-		if s.config.retry.wait(ctx, w.attempts) != nil {
+		if w.wait(ctx, s.config.retry, s.gate) != nil {
 			return w.giveUp(ctx, err)
 		}
 	}
@@ -43,17 +48,22 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	if err == nil {
 		return false, nil
 	}
+	limit := noRetry
 	switch class := classify(err); class {
 	case classDuplicateID, classWrongVersion:
+		limit = byAttempts
 		if w.unknown != nil || w.idempotent {
 			found, lookErr := s.look(ctx, w)
 			if lookErr == nil && class == classDuplicateID && len(found.ids) == 0 {
 				lookErr = unseenError("the server reports a duplicate ID, but no message with one of the IDs is found")
 			}
 			switch {
-			case lookErr != nil && (w.unknown != nil || errors.As(lookErr, new(unseenError)) || classify(lookErr).retryWrite()):
+			case lookErr != nil && (w.unknown != nil || errors.As(lookErr, new(unseenError)) || classify(lookErr).retryWrite() != noRetry):
 				// The write may be there already, so its outcome is unknown.
 				again, err, w.unknown = true, lookErr, cmp.Or(w.unknown, scrub(lookErr))
+				if classify(lookErr).retryWrite() == byTime && !errors.As(lookErr, new(unseenError)) {
+					limit = byTime
+				}
 			case lookErr != nil:
 				return false, explain("look for the messages of a repeated write to stream "+string(w.stream), lookErr)
 			case found.same():
@@ -75,13 +85,12 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 			}
 			return false, w.explain(err)
 		}
-		again = true
 	default:
-		if again = class.retryWrite(); class.lost() {
+		if limit = class.retryWrite(); class.lost() {
 			w.lost, w.unknown = true, scrub(err)
 		}
 	}
-	if !again || ctx.Err() != nil || w.attempts >= s.config.retry.Attempts {
+	if !w.allow(ctx, s.config.retry, limit, err) || ctx.Err() != nil {
 		return false, w.giveUp(ctx, err)
 	}
 	return true, err
@@ -101,7 +110,7 @@ func (w *proposedWrite) giveUp(ctx context.Context, err error) error {
 	if w.unknown != nil {
 		return &UnknownOutcomeError{IDs: slices.Clone(w.ids), err: contextError(ctx, w.unknown)}
 	}
-	return w.explain(contextError(ctx, err))
+	return w.explain(w.ended(ctx, err))
 }
 
 // A finding is what look has found of a write's messages.

@@ -25,9 +25,14 @@ type Policy struct{ Min, Max time.Duration }
 
 // Wait sleeps after the attempt, which is 1 for the first.
 func (p Policy) Wait(ctx context.Context, attempt int) error {
+	return Sleep(ctx, p.Delay(attempt))
+}
+
+// Delay returns how long to wait after the attempt, which is 1 for the first.
+func (p Policy) Delay(attempt int) time.Duration {
 	delay := p.Max
 	if shifted := p.Min << min(attempt-1, 30); shifted > 0 && shifted < delay {
 		delay = shifted
 	}
-	return Sleep(ctx, delay/2+rand.N(delay/2+1))
+	return delay/2 + rand.N(delay/2+1)
 }
