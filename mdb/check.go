@@ -85,7 +85,8 @@ func ReadOnly() CheckOption {
 //   - the database is near the wraparound of transaction IDs;
 //   - conditions are on for the connection, or run with the privileges of another role;
 //   - another role owns or can create what the callers of Message DB execute;
-//   - the NOTIFY trigger is installed, but disabled.
+//   - the NOTIFY trigger is installed, but disabled;
+//   - the pool has no ConnectTimeout, which [Configure] sets.
 //
 // It needs no privileges of its own. It does not read messages, except for the highest
 // global position. It uses one connection, and assumes that the others are configured alike.
@@ -138,6 +139,12 @@ func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
 	}
 	if err != nil {
 		return explain("check the database", contextError(ctx, err))
+	}
+	if s.pool.Config().ConnConfig.ConnectTimeout <= 0 {
+		problems = append(problems, &SetupError{
+			Problem: "the pool has no connect timeout, so a host that does not answer takes each of its connections for two minutes",
+			Remedy:  "prepare the pool's configuration with Configure, or set connect_timeout in the connection string, such as connect_timeout=2",
+		})
 	}
 	return errors.Join(problems...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -45,7 +46,7 @@ func TestCheckGood(t *testing.T) {
 	}
 	// Each of our own functions names its schema.
 	if !testdb.Official() {
-		if err := newStore(t, barePool(t, testdb.Shared(t))).Check(t.Context()); err != nil {
+		if err := newStore(t, barePool(t, testdb.Shared(t), connectTimeout(time.Second))).Check(t.Context()); err != nil {
 			t.Errorf("on a bare pool: got error %v, want none", err)
 		}
 	}
@@ -612,7 +613,7 @@ func TestCheckPath(t *testing.T) {
 	url := testdb.New(t)
 	exec(t, newPool(t, url), `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
 		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
-	found := findings(t, newStore(t, barePool(t, url)).Check(t.Context()))
+	found := findings(t, newStore(t, barePool(t, url, connectTimeout(time.Second))).Check(t.Context()))
 	if len(found) != 1 || !strings.Contains(found[0].Problem, "which does not begin with message_store") {
 		t.Errorf("got findings %v, want the path", found)
 	}
@@ -635,10 +636,10 @@ func TestCheckAll(t *testing.T) {
 			$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
 	s := newStore(t, barePool(t, url, asRole("message_store"), parameter("search_path", "public")))
 	err := s.Check(t.Context())
-	if found := findings(t, err); len(found) != 5 {
-		t.Errorf("got %d findings, want 5: %v", len(found), err)
+	if found := findings(t, err); len(found) != 6 {
+		t.Errorf("got %d findings, want 6: %v", len(found), err)
 	}
-	for _, part := range []string{"CACHE 5", "messages_id is missing", "messages_category is missing", "INSERT on messages", "depend on the search path, public"} {
+	for _, part := range []string{"CACHE 5", "messages_id is missing", "messages_category is missing", "INSERT on messages", "depend on the search path, public", "no connect timeout"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("got %q, want it to mention %s", err, part)
 		}

@@ -3,6 +3,7 @@ package mdb
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -82,7 +83,31 @@ func BehindPooler() ConfigureOption {
 // conditionSetting is the setting that allows conditions in SQL while it is on.
 const conditionSetting = "message_store.sql_condition"
 
-// Configure prepares the configuration of a pool for Message DB. It sets start-up
+// defaultConnectTimeout is long enough for a server that is up, also in another region: it
+// answers within a few round trips.
+const defaultConnectTimeout = 2 * time.Second
+
+// setTimeouts sets the timeouts that are not given. pgx does not tell connect_timeout=0 from
+// none.
+func setTimeouts(cfg *pgxpool.Config) {
+	if cfg.ConnConfig.ConnectTimeout <= 0 {
+		cfg.ConnConfig.ConnectTimeout = defaultConnectTimeout
+	}
+	if cfg.PingTimeout <= 0 {
+		cfg.PingTimeout = defaultConnectTimeout
+	}
+}
+
+// Configure prepares the configuration of a pool for Message DB.
+//
+// It sets ConnectTimeout and PingTimeout to 2 seconds, unless the configuration contains
+// them, for example by connect_timeout and pool_ping_timeout in the connection string;
+// connect_timeout=0 counts as none. ConnectTimeout applies to each address of each host in
+// turn. With pgxpool's default of two minutes, a host that does not answer, because its machine
+// is gone or frozen, takes all connections of the pool for so long, although another host of
+// the connection string would answer.
+//
+// It sets start-up
 // parameters, which need no round trip, survive RESET and DISCARD ALL, and override what is
 // set on the role or the database:
 //
@@ -102,6 +127,7 @@ const conditionSetting = "message_store.sql_condition"
 // [BehindPooler].
 func Configure(cfg *pgxpool.Config, opts ...ConfigureOption) {
 	c := newConfigureConfig(opts)
+	setTimeouts(cfg)
 	if cfg.ConnConfig.RuntimeParams == nil {
 		cfg.ConnConfig.RuntimeParams = make(map[string]string)
 	}
