@@ -19,22 +19,23 @@ import (
 type class int
 
 const (
-	classRefused      class = iota // the server rejected the statement for another reason, or the pool is closed
-	classUnsendable                // pgx can never send it
-	classWrongVersion              // the stream is not at the expected version
-	classDuplicateID               // a message with the ID exists
-	classArgument                  // the server rejected an argument
-	classSetup                     // Message DB is missing, or not reachable for this role
-	classInternal                  // an internal error of the server, or a function or relation that is being replaced
-	classUnavailable               // the server lacks resources, or an operator intervened
-	classReadOnly                  // the server is a standby, or read-only for another reason
-	classNoConnection              // the pool had no free connection in time
-	classTransient                 // nothing happened, and a retry may succeed
-	classStale                     // the prepared statement is gone or outdated; nothing happened
-	classAborted                   // an earlier error aborted the transaction
-	classNotSent                   // nothing was sent
-	classUnreadable                // it has succeeded, and the result cannot be decoded
-	classUnknown                   // it was sent, and no reply came
+	classRefused       class = iota // the server rejected the statement for another reason, or the pool is closed
+	classUnsendable                 // pgx can never send it
+	classWrongVersion               // the stream is not at the expected version
+	classDuplicateID                // a message with the ID exists
+	classArgument                   // the server rejected an argument
+	classSetup                      // Message DB is missing, or not reachable for this role
+	classInternal                   // an internal error of the server, or a function or relation that is being replaced
+	classUnavailable                // the server lacks resources, or an operator intervened
+	classReadOnly                   // the server is a standby, or read-only for another reason
+	classNoConnection               // the pool had no free connection in time
+	classTransient                  // nothing happened, and a retry may succeed
+	classStale                      // the prepared statement is gone or outdated; nothing happened
+	classAborted                    // an earlier error aborted the transaction
+	classNotSent                    // nothing was sent
+	classUnreadable                 // it has succeeded, and the result cannot be decoded
+	classCancelledWait              // it has succeeded, but without a wait for a synchronous standby
+	classUnknown                    // it was sent, and no reply came
 )
 
 // A condition says when an error leads to a retry.
@@ -73,22 +74,23 @@ var consequences = [...]struct {
 	transaction limit
 	lost        bool
 }{
-	classRefused:      {},
-	classUnsendable:   {},
-	classWrongVersion: {},
-	classDuplicateID:  {},
-	classArgument:     {},
-	classSetup:        {read: onceRead},
-	classInternal:     {read: onceRead},
-	classUnavailable:  {read: always},
-	classReadOnly:     {read: always, write: byTime, transaction: byTime},
-	classNoConnection: {read: always, write: byTime, transaction: byTime},
-	classTransient:    {read: always, write: byAttempts, transaction: byAttempts},
-	classStale:        {read: always, transaction: byAttempts}, // the statement is prepared again
-	classAborted:      {read: always},
-	classNotSent:      {read: always, write: byTime, transaction: byTime},
-	classUnreadable:   {write: byAttempts, lost: true}, // the next attempt finds the write
-	classUnknown:      {read: always, write: byTime, transaction: byTime, lost: true},
+	classRefused:       {},
+	classUnsendable:    {},
+	classWrongVersion:  {},
+	classDuplicateID:   {},
+	classArgument:      {},
+	classSetup:         {read: onceRead},
+	classInternal:      {read: onceRead},
+	classUnavailable:   {read: always},
+	classReadOnly:      {read: always, write: byTime, transaction: byTime},
+	classNoConnection:  {read: always, write: byTime, transaction: byTime},
+	classTransient:     {read: always, write: byAttempts, transaction: byAttempts},
+	classStale:         {read: always, transaction: byAttempts}, // the statement is prepared again
+	classAborted:       {read: always},
+	classNotSent:       {read: always, write: byTime, transaction: byTime},
+	classUnreadable:    {write: byAttempts, lost: true},           // the next attempt finds the write
+	classCancelledWait: {read: always, write: byTime, lost: true}, // likewise
+	classUnknown:       {read: always, write: byTime, transaction: byTime, lost: true},
 }
 
 func (c class) retryWrite() limit       { return consequences[c].write }
@@ -110,6 +112,9 @@ func classify(err error) class {
 	}
 	if errors.As(err, new(*unreadableError)) {
 		return classUnreadable
+	}
+	if errors.Is(err, errCancelledWait) {
+		return classCancelledWait
 	}
 	if errors.As(err, new(*SetupError)) {
 		return classSetup
@@ -186,7 +191,12 @@ func classify(err error) class {
 		return classArgument
 	case "42883", "42P01", "3F000", "42501":
 		return classSetup
-	case "XX000", "42703", "42704", "42725", "42804": // the latter while functions are replaced
+	case "XX000":
+		if isInRecovery(pgErr) {
+			return classTransient
+		}
+		return classInternal
+	case "42703", "42704", "42725", "42804": // the latter while functions are replaced
 		return classInternal
 	}
 	switch pgErr.Code[:min(2, len(pgErr.Code))] {
@@ -196,6 +206,13 @@ func classify(err error) class {
 		return classUnavailable
 	}
 	return classRefused
+}
+
+// isInRecovery reports whether the server is a standby, and has not rejected the statement,
+// but what a function did, such as to assign a transaction ID. Texts of internal errors are
+// never translated.
+func isInRecovery(e *pgconn.PgError) bool {
+	return e.Code == "XX000" && strings.HasSuffix(e.Message, " during recovery")
 }
 
 // isSetupToConnect reports whether the server rejects every connection like this one: the

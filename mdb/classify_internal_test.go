@@ -17,6 +17,7 @@ func TestClassify(t *testing.T) {
 	t.Parallel()
 	server := func(code string) error { return &pgconn.PgError{Severity: "ERROR", Code: code} }
 	fatal := func(code string) error { return &pgconn.PgError{Severity: "FATAL", Code: code} }
+	internal := func(text string) error { return &pgconn.PgError{Severity: "ERROR", Code: "XX000", Message: text} }
 	raised := func(text string) error { return &pgconn.PgError{Severity: "ERROR", Code: "P0001", Message: text} }
 	unique := func(constraint string) error {
 		return &pgconn.PgError{Severity: "ERROR", Code: "23505", ConstraintName: constraint}
@@ -80,6 +81,11 @@ func TestClassify(t *testing.T) {
 		{server("3F000"), R},
 		{server("42501"), R},
 		{server("XX000"), R}, // could not open relation
+		{internal("cannot assign TransactionIds during recovery"), W | R | F | T},
+		{internal("cannot make new WAL entries during recovery"), W | R | F | T},
+		{internal("cache lookup failed for type 1"), R},
+		{errCancelledWait, W | R | F | L},
+		{fmt.Errorf("%w (%w)", errCancelledWait, context.Canceled), W | R | F | L},
 		{server("XX001"), 0}, // damaged data
 		{server("42601"), 0}, // a condition's syntax
 		{server("42703"), R}, // while Message DB is upgraded

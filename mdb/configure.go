@@ -131,6 +131,7 @@ func Configure(cfg *pgxpool.Config, opts ...ConfigureOption) {
 	if cfg.ConnConfig.RuntimeParams == nil {
 		cfg.ConnConfig.RuntimeParams = make(map[string]string)
 	}
+	cfg.ConnConfig.OnNotice = markCancelledWaits(cfg.ConnConfig.OnNotice)
 	params := parameters(cfg.ConnConfig.RuntimeParams)
 	params.setEncoding()
 	if !strings.HasPrefix(strings.ToUpper(params.get("DateStyle")), "ISO") {

@@ -145,6 +145,7 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 		return err
 	}
 	defer conn.Release()
+	forgetCancelledWait(conn.Conn())
 	err = r.query(ctx, conn.Conn(), st, read, args)
 	if err != nil && classify(err) == classStale {
 		// The server rejected the prepared statement and did nothing else.
@@ -153,7 +154,7 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 		}
 		err = r.query(ctx, conn.Conn(), st, read, args)
 	}
-	return r.outcome(ctx, conn.Conn(), err)
+	return r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), err))
 }
 
 func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
@@ -162,6 +163,7 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 		return err
 	}
 	defer conn.Release()
+	forgetCancelledWait(conn.Conn())
 	err = queryBatch(ctx, conn.Conn(), r.mode, steps)
 	if err != nil && classify(err) == classStale {
 		if err := forget(ctx, conn.Conn(), statements(steps)...); err != nil {
@@ -175,7 +177,7 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 			_ = conn.Conn().Close(ctx)
 		}
 	}
-	return r.outcome(ctx, conn.Conn(), err)
+	return r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), err))
 }
 
 // forget makes the connection prepare the statements again when they are next used.

@@ -85,13 +85,23 @@ var (
 		`SELECT count(message_store.acquire_lock(category)) FROM unnest($1::varchar[]) AS category`)
 
 	// Each message is one row. What was written may be missing on a standby, to which a proxy
-	// may have sent this.
+	// may have sent this, and which cannot execute the function.
+	//
+	// A message can be visible although no synchronous standby has it. If there is one, the
+	// statement writes to the WAL, after the message. So its commit waits for the standbys as
+	// the message's should have. The privileges to write are not needed for that. Nothing reads
+	// the last column.
 	findMessages = newStatement("find_messages",
-		`SELECT sought.index, pg_is_in_recovery(), found.stream_name, found.position, found.global_position, `+fmt.Sprintf(rowTime, "found.time")+`,
-	found.type = sought.type, found.data IS NOT DISTINCT FROM sought.data::jsonb
-FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS sought(id, type, data, index)
-LEFT JOIN message_store.messages AS found ON found.id = sought.id::uuid
-ORDER BY sought.index`)
+		`WITH found AS MATERIALIZED (
+	SELECT sought.index, pg_is_in_recovery() AS standby, m.stream_name, m.position, m.global_position, `+fmt.Sprintf(rowTime, "m.time")+` AS micros,
+		m.type = sought.type AS same_type, m.data IS NOT DISTINCT FROM sought.data::jsonb AS same_data
+	FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS sought(id, type, data, index)
+	LEFT JOIN message_store.messages AS m ON m.id = sought.id::uuid
+)
+SELECT index, standby, stream_name, position, global_position, micros, same_type, same_data,
+	(SELECT pg_catalog.pg_logical_emit_message(true, 'mdb', ''::text) FROM found WHERE stream_name IS NOT NULL AND NOT standby LIMIT 1)::text
+FROM found
+ORDER BY index`)
 
 	// A savepoint of the same name in the caller's transaction is hidden until the release,
 	// and unchanged after it.

@@ -203,7 +203,8 @@ func (s *Store) atomically(ctx context.Context, r *retries, categories []Categor
 	}
 
 	wasClosed := tx.Conn().IsClosed()
-	err = contextError(ctx, tx.Commit(ctx))
+	forgetCancelledWait(tx.Conn())
+	err = contextError(ctx, checkWait(tx.Conn(), tx.Commit(ctx)))
 	switch {
 	case err == nil:
 		runner.gate.answered()

@@ -14,12 +14,15 @@ func (s *procedures) writeInTx(ctx context.Context, w *proposedWrite) error {
 	}
 	first := s.tx.failed == nil
 	err := in.attempt(ctx, w)
+	if err != nil {
+		err = in.explainInTx(ctx, w, err)
+	}
 	if err == nil {
 		s.tx.written = append(s.tx.written, w.ids...)
 		s.tx.streams = append(s.tx.streams, w.stream)
 		return nil
 	}
-	if err = in.explainInTx(ctx, w, err); err != nil && first && s.tx.failed != nil {
+	if first && s.tx.failed != nil {
 		s.tx.failed = err
 	}
 	return err

@@ -91,7 +91,7 @@ func (p *pipeline) run(writes []*eachWrite) {
 	unprepared := errors.As(err, &pgErr) && !p.conn.IsClosed()
 	for _, w := range writes {
 		switch {
-		case w.outcome != unsent && w.outcome != sent:
+		case w.err != nil, w.outcome != unsent && w.outcome != sent:
 		case unprepared: // the server has rejected the statement, and knows of no write
 			w.outcome, w.err = refused, err
 		default:
@@ -215,6 +215,7 @@ func (p *pipeline) receive(s span) error {
 		if p.queued != nil {
 			begun = time.Now()
 		}
+		forgetCancelledWait(p.conn)
 		err := p.receiveWrite(w, s, i == 0 && s.begin)
 		if args, ok := p.queued[w]; ok {
 			p.trace.batch.TraceBatchQuery(p.ctx, p.conn, pgx.TraceBatchQueryData{
@@ -228,6 +229,9 @@ func (p *pipeline) receive(s span) error {
 		p.answered = true
 		if err == nil {
 			w.outcome = done
+			if w.err = checkWait(p.conn, nil); w.err != nil {
+				w.outcome = sent // as if it had not been answered
+			}
 			continue
 		}
 		w.outcome, w.err = refused, err

@@ -155,7 +155,8 @@ func (e *changedError) Error() string {
 
 // look finds w's messages in the store, and sets w.written. It compares where they are, and
 // the types and data of those whose IDs this call did not generate. It does not compare
-// metadata, which triggers and tracing change.
+// metadata, which triggers and tracing change. What it has found is as durable as a write,
+// once the transaction of the look has committed.
 func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error) {
 	var f finding
 	misplaced := false
@@ -167,7 +168,7 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error
 			var stream *string
 			var position, globalPosition, micros *int64
 			var sameType, sameData *bool
-			if err := scanRow(rows, &index, &standby, &stream, &position, &globalPosition, &micros, &sameType, &sameData); err != nil {
+			if err := scanRow(rows, &index, &standby, &stream, &position, &globalPosition, &micros, &sameType, &sameData, nil); err != nil {
 				return err
 			}
 			i := int(index) - 1
