@@ -23,7 +23,7 @@ import (
 type heldStandby struct {
 	url   string
 	admin *pgxpool.Pool
-	since time.Time // when the last statement began that stalled has returned
+	since time.Time // when the last statement began that stalledUntil has returned
 
 	conn *pgconn.PgConn
 	mu   sync.Mutex
@@ -136,13 +136,23 @@ func (h *heldStandby) release() {
 	h.confirm()
 }
 
+// releaseOne ends the waits of the commits that have begun to wait, and of no later ones.
+func (h *heldStandby) releaseOne(t *testing.T) {
+	t.Helper()
+	end := uint64(value[int64](t, h.admin, `SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint`))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.confirmed = max(h.confirmed, end)
+	h.confirm()
+}
+
 // A stalled is a session whose commit waits for the standby.
 type stalled struct {
 	pid   int32
 	query string
 }
 
-// stalled waits for the next commit that waits for the standby. It fails the test if the
+// stalledUntil waits for the next commit that waits for the standby. It fails the test if the
 // call ends before that, because then something that the standby does not have was acknowledged.
 func stalledUntil[R any](t *testing.T, h *heldStandby, call <-chan R) stalled {
 	t.Helper()

@@ -279,9 +279,7 @@ func TestWriteEachCancelledOnce(t *testing.T) {
 						wait.signal(t, h, "pg_cancel_backend")
 						continue
 					}
-					h.release()
-					until(t, h.admin, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query_start = $1)`, h.since)
-					h.hold()
+					h.releaseOne(t)
 				}
 				for i, r := range <-call {
 					if (i == cancelled) != isUnknown(r.Err) || (i == cancelled) != (r.Err != nil) {
