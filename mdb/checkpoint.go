@@ -23,10 +23,10 @@ import (
 // after a failover, or all after a restore to an earlier moment. See [OnFork].
 //
 // Store its text, in a column of type text, for example: String returns it, and the methods
-// for encoding/json, database/sql and pgx use it. It has at most about 700 bytes and 4/3 of
-// the length of the category's name, begins with the position, and consists of letters,
-// digits, colons, dashes and underscores. The zero value's text is empty. Checkpoints are
-// values: copy them freely.
+// for encoding/json, database/sql and pgx use it. It has at most 830 bytes, usually less than
+// 500, and 4/3 of the length of the category's name. It begins with the position, and consists
+// of letters, digits, colons, dashes and underscores. The zero value's text is empty.
+// Checkpoints are values: copy them freely.
 type CategoryCheckpoint struct{ namedCheckpoint }
 
 // A StreamCheckpoint is where a subscription to a stream can be resumed. [OnStreamProgress]
@@ -155,11 +155,11 @@ func parseCheckpoint(text, kind string) (c namedCheckpoint, err error) {
 	if err != nil || strconv.FormatInt(position, 10) != parts[0] || position < NoStream || kind == categoryKind && position < 0 {
 		return c, errors.New("which does not begin with a position")
 	}
-	switch got := parts[1]; {
-	case got == kind:
-	case got == categoryKind:
+	switch parts[1] {
+	case kind:
+	case categoryKind:
 		return c, errors.New("which is of a category")
-	case got == streamKind:
+	case streamKind:
 		return c, errors.New("which is of a stream")
 	default:
 		return c, errors.New("which is of another version")

@@ -138,7 +138,7 @@ func classify(err error) class {
 	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
-		if errors.Is(err, ErrNoStream) {
+		if errors.Is(err, ErrNoStream) || errors.As(err, new(*AheadError)) {
 			return classRefused
 		}
 		// With the simple protocol, pgx reports a connection that is lost before the reply

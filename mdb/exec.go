@@ -164,12 +164,12 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 	}
 	defer conn.Release()
 	forgetCancelledWait(conn.Conn())
-	err = queryBatch(ctx, conn.Conn(), r.mode, steps)
+	err = r.queryBatch(ctx, conn.Conn(), steps)
 	if err != nil && classify(err) == classStale {
 		if err := forget(ctx, conn.Conn(), statements(steps)...); err != nil {
 			return r.outcome(ctx, conn.Conn(), err)
 		}
-		err = queryBatch(ctx, conn.Conn(), r.mode, steps)
+		err = r.queryBatch(ctx, conn.Conn(), steps)
 	}
 	if err != nil && undo != nil && !conn.Conn().IsClosed() {
 		if undoErr := query(ctx, conn.Conn(), r.mode, undo, drain, nil); undoErr != nil {

@@ -132,6 +132,7 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 			if s.beforeRead != nil {
 				s.beforeRead()
 			}
+			known = nil
 			a, err = s.page(ctx, q)
 			more = errors.Is(err, errMoreSteps)
 			switch {
