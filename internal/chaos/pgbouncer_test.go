@@ -3,13 +3,10 @@ package chaos
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,121 +19,17 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// A pgBouncer is a PgBouncer program.
-type pgBouncer struct {
-	program, version string
-	keepsStatements  bool // supports prepared statements in transaction mode
-}
-
-// pgBouncers returns the machine's PgBouncer and the one at MDB_TEST_PGBOUNCER. At least
-// one of them must support prepared statements.
-func pgBouncers(t *testing.T) (found []pgBouncer) {
+// pgBouncers returns the machine's, at least one of which supports prepared statements.
+func pgBouncers(t *testing.T) []pgtest.PgBouncer {
 	t.Helper()
-	own, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		if own, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
-			t.Fatal("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
-		}
+	found := pgtest.PgBouncers(t)
+	if len(found) == 0 {
+		t.Fatal("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
 	}
-	programs := []string{own}
-	if newer := os.Getenv("MDB_TEST_PGBOUNCER"); newer != "" && newer != own {
-		programs = append(programs, newer)
-	}
-	keepsStatements := false
-	for _, program := range programs {
-		out, err := exec.Command(program, "--version").Output()
-		if err != nil {
-			t.Fatalf("%s: %v", program, err)
-		}
-		var major, minor int
-		if _, err := fmt.Sscanf(string(out), "PgBouncer %d.%d", &major, &minor); err != nil {
-			t.Fatalf("%s --version prints %q: %v", program, out, err)
-		}
-		b := pgBouncer{program, fmt.Sprintf("%d.%d", major, minor), major > 1 || minor >= 21}
-		found, keepsStatements = append(found, b), keepsStatements || b.keepsStatements
-	}
-	if !keepsStatements {
+	if !slices.ContainsFunc(found, func(b pgtest.PgBouncer) bool { return b.KeepsStatements }) {
 		t.Fatal("PgBouncer 1.21 or later is required: set MDB_TEST_PGBOUNCER to its path, for example to $(scripts/fetch-pgbouncer)")
 	}
 	return found
-}
-
-// start starts a PgBouncer in the pool mode for the database, and returns the database's URL
-// through it. It requires no password and listens on loopback only.
-func (b pgBouncer) start(t *testing.T, target, mode string) string {
-	t.Helper()
-	cfg, err := pgx.ParseConfig(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	listener.Close()
-	dir, err := os.MkdirTemp("", "mdb-pgbouncer-") //nolint:usetesting // other users may not enter the test's folder
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	ini := filepath.Join(dir, "pgbouncer.ini")
-	text := fmt.Sprintf(`[databases]
-* = host=%s port=%d user=%s
-
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = %s
-unix_socket_dir =
-auth_type = any
-pool_mode = %s
-default_pool_size = 4
-max_client_conn = 200
-server_login_retry = 0.05
-%s`, cfg.Host, cfg.Port, cfg.User, port, mode, b.settings())
-	if err := errors.Join(os.WriteFile(ini, []byte(text), 0o644), os.Chmod(dir, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(b.program, ini)
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := pgtest.Unprivileged(cmd); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
-	u := url.URL{
-		Scheme: "postgres", User: url.User(cfg.User), Host: "127.0.0.1:" + port,
-		Path: "/" + cfg.Database, RawQuery: "sslmode=disable",
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
-	defer cancel()
-	for { // until it answers
-		conn, err := pgx.Connect(ctx, u.String())
-		if err == nil {
-			_ = conn.Close(ctx)
-			return u.String()
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		tick()
-	}
-}
-
-func (b pgBouncer) settings() string {
-	if b.keepsStatements {
-		return "max_prepared_statements = 100\n"
-	}
-	return ""
 }
 
 // TestPgBouncer checks that a store works through PgBouncer in transaction mode, which
@@ -149,16 +42,16 @@ func TestPgBouncer(t *testing.T) {
 	needsCI(t) // and make test does not require PgBouncer
 	for _, b := range pgBouncers(t) {
 		modes := []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol}
-		if b.keepsStatements {
+		if b.KeepsStatements {
 			modes = []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec}
 		}
 		for _, mode := range modes {
-			t.Run(b.version+"/"+mode.String(), func(t *testing.T) { b.test(t, mode) })
+			t.Run(b.Version+"/"+mode.String(), func(t *testing.T) { testPgBouncer(t, b, mode) })
 		}
 	}
 }
 
-func (b pgBouncer) test(t *testing.T, mode pgx.QueryExecMode) {
+func testPgBouncer(t *testing.T, b pgtest.PgBouncer, mode pgx.QueryExecMode) {
 	s, direct := ownServer(t)
 	admin := connect(t, direct)
 	execute(t, admin, `ALTER ROLE postgres SET message_store.sql_condition = 'off'`)
@@ -167,7 +60,7 @@ func (b pgBouncer) test(t *testing.T, mode pgx.QueryExecMode) {
 	}
 	// PgBouncer connects to the server through a proxy, which cuts its connections too.
 	p := newProxy(t, s.URL("postgres"))
-	w := newWorkload(direct, b.start(t, p.url(), "transaction"), *seedFlag)
+	w := newWorkload(direct, b.Start(t, p.url(), "transaction"), *seedFlag)
 	w.messages, w.pooler = scaled(300, 3000), true
 	w.configure = func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode }
 	w.options = []mdb.StoreOption{mdb.WithNotify(mdb.ListenOn(direct))}
@@ -215,18 +108,18 @@ func TestBehindPooler(t *testing.T) {
 	needsCI(t)
 	for _, b := range pgBouncers(t) {
 		for _, mode := range []string{"session", "transaction"} {
-			t.Run(b.version+"/"+mode, func(t *testing.T) { b.testBehind(t, mode) })
+			t.Run(b.Version+"/"+mode, func(t *testing.T) { testBehindPooler(t, b, mode) })
 		}
 	}
 }
 
-func (b pgBouncer) testBehind(t *testing.T, mode string) {
+func testBehindPooler(t *testing.T, b pgtest.PgBouncer, mode string) {
 	s, direct := ownServer(t)
 	admin := connect(t, direct)
 	execute(t, admin, `ALTER ROLE postgres SET message_store.sql_condition = off`)
 	execute(t, admin, `ALTER ROLE postgres SET DateStyle = 'German'`)
 	execute(t, admin, `ALTER ROLE postgres SET client_encoding = 'LATIN1'`)
-	through := b.start(t, s.URL("postgres"), mode)
+	through := b.Start(t, s.URL("postgres"), mode)
 
 	setup := new(mdb.SetupError)
 	if _, err := mdb.Connect(t.Context(), through); !errors.As(err, &setup) || !strings.Contains(setup.Remedy, "BehindPooler") {
@@ -297,7 +190,7 @@ func (b pgBouncer) testBehind(t *testing.T, mode string) {
 		t.Fatalf("got remedy %q, want one for poolers", setup.Remedy)
 	}
 	execute(t, admin, alter)
-	through = b.start(t, s.URL("postgres"), mode) // with new connections to the server
+	through = b.Start(t, s.URL("postgres"), mode) // with new connections to the server
 	store, err = mdb.Connect(t.Context(), through, mdb.BehindPooler(), mdb.WithConditions())
 	if err != nil {
 		t.Fatal(err)
