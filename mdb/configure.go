@@ -103,13 +103,12 @@ func setTimeouts(cfg *pgxpool.Config) {
 // It sets ConnectTimeout and PingTimeout to 2 seconds, unless the configuration contains
 // them, for example by connect_timeout and pool_ping_timeout in the connection string;
 // connect_timeout=0 counts as none. ConnectTimeout applies to each address of each host in
-// turn. With pgxpool's default of two minutes, a host that does not answer, because its machine
-// is gone or frozen, takes all connections of the pool for so long, although another host of
-// the connection string would answer.
+// turn. With pgxpool's default of two minutes, and none for pings, a host that does not answer,
+// because its machine is gone or frozen, takes all connections of the pool, although another
+// host of the connection string would answer.
 //
-// It sets start-up
-// parameters, which need no round trip, survive RESET and DISCARD ALL, and override what is
-// set on the role or the database:
+// It also sets start-up parameters, which need no round trip, survive RESET and DISCARD ALL,
+// and override what is set on the role or the database:
 //
 //   - client_encoding: UTF8, without which text is stored wrongly, and
 //     standard_conforming_strings: on, which pgx requires;

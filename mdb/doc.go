@@ -111,7 +111,8 @@
 // Invalid arguments are rejected before anything is sent, with an [*ArgumentError] that
 // lists every problem. After a [*WrongVersionError] or a [*DuplicateIDError] nothing was
 // written. After an [*UnknownOutcomeError] the write may or may not have happened; repeat
-// the call with [Idempotent] to find out. A [*SetupError] says what to do. The server's
+// the call with [Idempotent] to find out. [ErrUnavailable] says that the server could not be
+// reached for a minute, see [RetryPolicy], and that nothing was written. A [*SetupError] says what to do. The server's
 // error, a [*pgconn.PgError], can be unwrapped from them. [IsTransient] reports whether a retry
 // may help. Errors and logs never contain payloads or
 // passwords. The text of an error that your callback returns is passed on unchanged.

@@ -45,7 +45,7 @@ func ExampleConnect() {
 	ctx := context.Background()
 	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"),
 		mdb.WithLogger(slog.Default()),
-		mdb.WithRetry(mdb.RetryPolicy{Attempts: 3}))
+		mdb.WithRetry(mdb.RetryPolicy{For: 30 * time.Second}))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,5 +1,10 @@
 package mdb
 
+import (
+	"context"
+	"io"
+)
+
 // DirectStatements returns the texts of the direct statements that read, by name, for the
 // tests of their plans.
 func DirectStatements() map[string]string {
@@ -15,6 +20,9 @@ func DirectStatements() map[string]string {
 
 // Suspect does what a store does after a read without an answer.
 func Suspect(s *Store) { s.suspect() }
+
+// LoseConnection does what a store does after a call has lost its connection.
+func LoseConnection(s *Store) { s.gate.note(context.Background(), io.ErrUnexpectedEOF) }
 
 // Looked reports whether the store has looked at the search path.
 func Looked(s *Store) bool { return s.first.done.Load() }

@@ -15,7 +15,7 @@ import (
 // errDown is a failure of a connection.
 var errDown = &acquireError{io.ErrUnexpectedEOF}
 
-// entrants are calls that enter a gate, and keep their places until they are told to leave.
+// entrants are calls that enter a gate, and keep their places until the test lets them leave.
 type entrants struct {
 	gate             *gate
 	entered, waiting atomic.Int64

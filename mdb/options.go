@@ -72,8 +72,11 @@ func WithMaxMessageSize(bytes int) StoreOption {
 	})
 }
 
-// WithRetry sets the retry policy of writes and of [Store.Atomically]. Reads are not
-// retried, except by subscriptions, which retry without end.
+// WithRetry sets the retry policy of writes and of [Store.Atomically]. Without it, they are
+// retried for a minute if the server cannot be reached or is read-only, and up to
+// [DefaultRetryAttempts] times if another transaction is in the way. Set a deadline on the
+// context of a call that must end sooner. Reads are not retried, except by subscriptions, which
+// retry without end.
 func WithRetry(policy RetryPolicy) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		policy.check(&c.faults)

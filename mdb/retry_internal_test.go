@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -22,7 +23,26 @@ type network struct {
 	dials    atomic.Int64
 	inFlight atomic.Int64
 	most     atomic.Int64
+	panics   panicker
 }
+
+// A panicker panics when a call begins to wait for a connection, while it is set.
+type panicker struct{ set atomic.Bool }
+
+func (p *panicker) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
+	if p.set.Load() {
+		panic("on purpose")
+	}
+	return ctx
+}
+
+func (p *panicker) TraceAcquireEnd(context.Context, *pgxpool.Pool, pgxpool.TraceAcquireEndData) {}
+
+func (p *panicker) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+func (p *panicker) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // store returns a store on the network. It must be closed in the bubble.
 func (n *network) store(t *testing.T, policy RetryPolicy) *Store {
@@ -41,6 +61,7 @@ func (n *network) store(t *testing.T, policy RetryPolicy) *Store {
 		}
 		return nil, io.ErrUnexpectedEOF
 	}
+	cfg.ConnConfig.Tracer = &n.panics
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -208,6 +229,43 @@ func TestProbes(t *testing.T) {
 					t.Errorf("got %d attempts to connect at the same time after a success, want those of all that waited", most)
 				}
 				wg.Wait()
+			})
+		})
+	}
+}
+
+// TestProbePanics checks that a call that panics while it has a place lets another one take it.
+func TestProbePanics(t *testing.T) {
+	t.Parallel()
+	for call, do := range retried {
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := network{dial: func(context.Context, int64) error { return io.ErrUnexpectedEOF }}
+				s := n.store(t, RetryPolicy{})
+				defer s.Close()
+				var wg sync.WaitGroup
+				for range maxProbes {
+					wg.Go(func() {
+						defer func() {
+							if recover() == nil {
+								t.Error("it does not panic")
+							}
+						}()
+						_ = do(t.Context(), s)
+					})
+				}
+				synctest.Wait()
+				n.panics.set.Store(true)
+				wg.Wait()
+				n.panics.set.Store(false)
+				before := n.dials.Load()
+				if err := do(t.Context(), s); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("got error %v, want %v", err, ErrUnavailable)
+				}
+				if n.dials.Load() == before {
+					t.Error("no further call has connected")
+				}
 			})
 		})
 	}

@@ -94,6 +94,36 @@ func TestSubscriptionFailures(t *testing.T) {
 	}
 }
 
+// TestSubscriptionIsWoken checks that a success of another call of the store ends the delay
+// of a subscription whose connection was lost, and every second delay only.
+func TestSubscriptionIsWoken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := rehearse(t, 0)
+		g := new(gate)
+		r.subscription.gate = g
+		var reads []time.Duration
+		begun := time.Now()
+		r.subscription.page = func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
+			reads = append(reads, time.Since(begun))
+			g.note(ctx, io.ErrUnexpectedEOF)
+			switch len(reads) {
+			case 21, 22: // the delays are as long as they get
+				time.AfterFunc(time.Millisecond, g.answered)
+			case 24:
+				r.end(errEnd)
+			}
+			return nil, 0, io.ErrUnexpectedEOF
+		}
+		if err := r.run(); !errors.Is(err, errEnd) {
+			t.Errorf("got error %v, want %v", err, errEnd)
+		}
+		if woken, whole := reads[21]-reads[20], reads[22]-reads[21]; woken != time.Millisecond || whole < 500*time.Millisecond || whole > time.Second {
+			t.Errorf("got delays of %v and %v, want 1ms and up to a second", woken, whole)
+		}
+	})
+}
+
 // TestSubscriptionFindsNoEnd checks what happens if the query of the end fails before
 // anything is read.
 func TestSubscriptionFindsNoEnd(t *testing.T) {

@@ -102,8 +102,11 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // If the server aborts the transaction because of a deadlock, a serialization failure, a
 // lock timeout or a prepared statement that it no longer has, the whole transaction is
 // retried, as [WithRetry] says, so f may be called more than once. This includes errors of
-// statements of your own, if f returns them without having rolled back to a savepoint. If f
-// returns an error, the transaction is rolled back and Atomically returns the error
+// statements of your own, if f returns them without having rolled back to a savepoint. It is
+// also retried if the connection is lost before the commit is sent, and if the server is
+// read-only. If that lasts for as long as WithRetry says, the error wraps [ErrUnavailable] and
+// the last failure. If f
+// returns another error, the transaction is rolled back and Atomically returns the error
 // unchanged. If f returns nil although a call or statement has failed, nothing is written either, and the error wraps that of the first
 // call of the Tx that failed. If the connection is lost during the commit, the error is an
 // [*UnknownOutcomeError] with the IDs of all messages that f wrote. There may be none, if f

@@ -25,9 +25,14 @@ import (
 //
 // On a [Store] the write is a transaction of its own. If the connection is lost before the
 // outcome is known, the write is retried with the same ID, so that it happens only once.
-// If the outcome is still unknown after the attempts that [WithRetry] allows, or when the
-// context ends, the error is an [*UnknownOutcomeError]. Failures to connect and transient
-// errors of the server are retried too. A [Tx] does not retry.
+// Failures to connect, a server that is read-only, and transient errors of the server are
+// retried too. [WithRetry] says how long, or how often. If the outcome is still unknown then,
+// or when the context ends, the error is an [*UnknownOutcomeError]. If the server could not be
+// reached in all that time, and the write was not sent, it is [ErrUnavailable]. A [Tx] does not
+// retry.
+//
+// While the server cannot be reached, at most two writes and transactions of a Store try to
+// connect at a time. The others wait until any call succeeds, or until they end.
 //
 // After a lost connection, a message with the same ID, stream, type and data counts as
 // written by this call, although another process may have written it. If processes compete

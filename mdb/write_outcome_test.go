@@ -3,8 +3,12 @@ package mdb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -338,6 +342,81 @@ func TestServerComesBack(t *testing.T) {
 	if _, err := s.GetStreamMessages(t.Context(), stream); !errors.Is(err, errHook) {
 		t.Errorf("got error %v, want that of dialling", err)
 	}
+}
+
+// TestReadWakesWrite checks that the success of a subscription's read ends the delay of a write
+// that could not connect, and that of a write the waits of others.
+func TestReadWakesWrite(t *testing.T) {
+	t.Parallel()
+	var down atomic.Bool
+	log := journal{}
+	s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
+		dial := cfg.ConnConfig.DialFunc
+		cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if down.Load() {
+				return nil, errHook
+			}
+			return dial(ctx, network, addr)
+		}
+	}), mdb.WithRetry(mdb.RetryPolicy{For: time.Hour, MinDelay: time.Hour}), log.option())
+	category := mdbtest.Category("wakes")
+	r := receiveCategory(t, s, category)
+	r.untilLive(t)
+	down.Store(true)
+	s.Pool().Reset()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	const writers = 5
+	var writing sync.WaitGroup
+	for i := range writers {
+		writing.Go(func() {
+			if _, err := s.WriteMessage(ctx, category.Stream(fmt.Sprint(i)), mdb.NewMessage("Happened", nil)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for end := time.Now().Add(testTimeout); strings.Count(log.String(), "retrying a write") < 1; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("no write is retried")
+		}
+	}
+	down.Store(false)
+	writing.Wait()
+	r.next(t, writers)
+	r.stop(t)
+}
+
+// TestProbeWaitsForLock checks that calls that have found the server, and then wait for a lock,
+// do not keep others from writing.
+func TestProbeWaitsForLock(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	s := newStore(t, newPool(t, url, connections(5)))
+	write(t, s, "before-1", mdb.NewMessage("Happened", nil))
+	locked := mdb.Category("locked")
+	tx := begin(t, newPool(t, url))
+	if err := newStore(t, s.Pool()).WithTx(tx).LockCategories(t.Context(), locked); err != nil {
+		t.Fatal(err)
+	}
+	mdb.LoseConnection(s)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	var writing sync.WaitGroup
+	for i := range 2 {
+		writing.Go(func() {
+			if _, err := s.WriteMessage(ctx, locked.Stream(fmt.Sprint(i)), mdb.NewMessage("Happened", nil)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	until(t, tx, "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+	if _, err := s.WriteMessage(ctx, "free-1", mdb.NewMessage("Happened", nil)); err != nil {
+		t.Error(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	writing.Wait()
 }
 
 // TestServerRefusesConnections checks that a write is not retried if the server rejects

@@ -36,7 +36,7 @@ func oftenRows(nth int) func(side, string) verdict {
 }
 
 // noRetry is the option of a store that does not retry.
-var noRetry = mdb.WithRetry(mdb.RetryPolicy{Attempts: 1})
+var noRetry = mdb.WithRetry(mdb.RetryPolicy{Attempts: 1, For: -1})
 
 // Broken writers.
 
