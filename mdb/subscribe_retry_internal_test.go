@@ -104,7 +104,7 @@ func TestSubscriptionIsWoken(t *testing.T) {
 		r.subscription.gate = g
 		var reads []time.Duration
 		begun := time.Now()
-		r.subscription.page = func(ctx context.Context, _ readConfig) ([]Message, int64, error) {
+		r.subscription.page = func(ctx context.Context, _ question) (answer, error) {
 			reads = append(reads, time.Since(begun))
 			g.note(ctx, io.ErrUnexpectedEOF)
 			switch len(reads) {
@@ -113,7 +113,7 @@ func TestSubscriptionIsWoken(t *testing.T) {
 			case 24:
 				r.end(errEnd)
 			}
-			return nil, 0, io.ErrUnexpectedEOF
+			return answer{}, io.ErrUnexpectedEOF
 		}
 		if err := r.run(); !errors.Is(err, errEnd) {
 			t.Errorf("got error %v, want %v", err, errEnd)
