@@ -88,8 +88,8 @@ var consequences = [...]struct {
 	classStale:         {read: always, transaction: byAttempts}, // the statement is prepared again
 	classAborted:       {read: always},
 	classNotSent:       {read: always, write: byTime, transaction: byTime},
-	classUnreadable:    {write: byAttempts, lost: true},           // the next attempt finds the write
-	classCancelledWait: {read: always, write: byTime, lost: true}, // likewise
+	classUnreadable:    {write: byAttempts, lost: true},               // the next attempt finds the write
+	classCancelledWait: {read: always, write: byAttempts, lost: true}, // likewise
 	classUnknown:       {read: always, write: byTime, transaction: byTime, lost: true},
 }
 
@@ -193,7 +193,7 @@ func classify(err error) class {
 		return classSetup
 	case "XX000":
 		if isInRecovery(pgErr) {
-			return classTransient
+			return classReadOnly
 		}
 		return classInternal
 	case "42703", "42704", "42725", "42804": // the latter while functions are replaced

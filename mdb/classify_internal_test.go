@@ -81,8 +81,8 @@ func TestClassify(t *testing.T) {
 		{server("3F000"), R},
 		{server("42501"), R},
 		{server("XX000"), R}, // could not open relation
-		{internal("cannot assign TransactionIds during recovery"), W | R | F | T},
-		{internal("cannot make new WAL entries during recovery"), W | R | F | T},
+		{internal("cannot assign TransactionIds during recovery"), O | R | F},
+		{internal("cannot make new WAL entries during recovery"), O | R | F},
 		{internal("cache lookup failed for type 1"), R},
 		{errCancelledWait, W | R | F | L},
 		{fmt.Errorf("%w (%w)", errCancelledWait, context.Canceled), W | R | F | L},

@@ -190,5 +190,5 @@ func isOutage(ctx context.Context, err error) bool {
 // isAnswer reports whether err is the server's answer to a statement.
 func isAnswer(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && !isConnectError(err) && !isFatal(pgErr)
+	return errors.Is(err, errCancelledWait) || errors.As(err, &pgErr) && !isConnectError(err) && !isFatal(pgErr)
 }

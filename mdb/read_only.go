@@ -17,7 +17,7 @@ import (
 // isReadOnly reports whether the server has rejected a write because it is read-only.
 func isReadOnly(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == "25006" && classify(err) == classReadOnly
+	return errors.As(err, &pgErr) && (pgErr.Code == "25006" || isInRecovery(pgErr)) && classify(err) == classReadOnly
 }
 
 // A readOnly is what a store knows about a server that rejects writes because it is a standby
