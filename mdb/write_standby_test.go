@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
@@ -367,4 +368,55 @@ func TestLookWithoutResultWaitsForNothing(t *testing.T) {
 	defer h.release()
 	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1), mdb.Idempotent(), mdb.ExpectNoStream())
 	wantError[*mdb.WrongVersionError](t, err)
+}
+
+// TestCancelledWaitOfOthers checks that the cancelled wait of a statement of the program's
+// own does not count as that of the next write on the same connection.
+func TestCancelledWaitOfOthers(t *testing.T) {
+	t.Parallel()
+	h := newHeldStandby(t)
+	exec(t, h.admin, `CREATE TABLE others (n int); GRANT INSERT ON others TO message_store`)
+	var log journal
+	var notices []string
+	s := newStore(t, newPool(t, h.url, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notices = append(notices, n.Routine) }
+		mdb.Configure(cfg)
+	}, configure, h.attach, oneConnection), log.option())
+	stream := mdbtest.Category("standby").Stream("1")
+	for name, call := range map[string]func() error{
+		"WriteMessage": func() error {
+			_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1))
+			return err
+		},
+		"WriteMessages, direct": func() error {
+			_, err := newStore(t, s.Pool(), log.option(), mdb.WithDirectSQL()).WriteMessages(t.Context(), stream, proposals(2))
+			return err
+		},
+		"WriteEach": func() error {
+			return s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: mdb.NewMessage("Happened", 1)}})[0].Err
+		},
+		"Atomically": func() error {
+			return s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+				_, err := tx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1))
+				return err
+			})
+		},
+	} {
+		h.hold()
+		insert := do(func() ([]mdb.Written, error) {
+			_, err := s.Pool().Exec(t.Context(), `INSERT INTO public.others VALUES (1)`)
+			return nil, err
+		})
+		stalledUntil(t, h, insert).signal(t, h, "pg_cancel_backend")
+		if result := <-insert; result.err != nil {
+			t.Fatal(result.err)
+		}
+		h.release()
+		if err := call(); err != nil || log.retries() != 0 {
+			t.Errorf("%s: got error %v after %d retries, want neither", name, err, log.retries())
+		}
+	}
+	if len(notices) != 4 || notices[0] != "SyncRepWaitForLSN" {
+		t.Errorf("the program has received the notices %q, want 4 of them", notices)
+	}
 }
