@@ -71,6 +71,8 @@ func ReadOnly() CheckOption {
 //   - acknowledged messages may be lost in a crash, because the table or the sequence is
 //     unlogged, or because fsync, full_page_writes or synchronous_commit is off. It accepts
 //     these settings if the setting message_store.allow_loss is on;
+//   - the server has synchronous standbys, and a cancelled wait for them would not be noticed,
+//     because the pool lacks the OnNotice of [Configure] or client_min_messages is error;
 //   - the next global position is not higher than those in the table, as after an import or
 //     a switch to a logical replica, or is near the maximum of the sequence;
 //   - the sequence of global positions has a cache, descends, or has CYCLE, so that
@@ -123,7 +125,7 @@ func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
 		})
 		return complete, err
 	}
-	complete, err := inspect(inspection, config.readOnly, text)
+	complete, err := inspect(inspection, config.readOnly, text, receivesNotices(conn.Conn()))
 	var path pathState
 	if err == nil {
 		path, err = lookAtPath(ctx, conn, mode...)

@@ -146,6 +146,12 @@ WITH
 			WHERE pg_catalog.current_setting(name) = 'off'
 		) AS settings
 		WHERE names IS NOT NULL AND pg_catalog.current_setting('message_store.allow_loss', true) IS DISTINCT FROM 'on'
+		UNION ALL SELECT 'a write is reported as done if its wait for a synchronous standby is cancelled, because ' || reason, remedy
+		FROM (VALUES
+			(NOT $3::bool, 'the notices of the server do not reach the store', 'prepare the pool''s configuration with Configure, and set its OnNotice before that'),
+			(pg_catalog.current_setting('client_min_messages') = 'error', 'the setting client_min_messages is error', 'set client_min_messages to warning')
+		) AS unnoticed(holds, reason, remedy)
+		WHERE holds AND NOT $1::bool AND pg_catalog.current_setting('synchronous_standby_names') <> '' AND pg_catalog.current_setting('synchronous_commit') NOT IN ('off', 'local')
 		UNION ALL SELECT 'a crash of the server empties the table messages, because it is unlogged', 'ALTER TABLE message_store.messages SET LOGGED'
 		FROM messages WHERE relpersistence = 'u'
 		UNION ALL SELECT 'a crash of the server resets the sequence of global positions, because it is unlogged', 'ALTER SEQUENCE message_store.messages_global_position_seq SET LOGGED'

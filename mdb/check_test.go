@@ -549,7 +549,7 @@ func TestCheckCollation(t *testing.T) {
 func TestCheckPlan(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, testdb.Shared(t), oneConnection)
-	rows, _ := pool.Query(t.Context(), `EXPLAIN `+strings.NewReplacer("$1", "false", "$2", "false").Replace(mdb.Inspection))
+	rows, _ := pool.Query(t.Context(), `EXPLAIN `+strings.NewReplacer("$1", "false", "$2", "false", "$3", "false").Replace(mdb.Inspection))
 	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		t.Fatal(err)

@@ -122,6 +122,10 @@ func setTimeouts(cfg *pgxpool.Config) {
 //     of two hours, for which it may keep a category locked. They have no effect on Unix
 //     sockets.
 //
+// It also sets OnNotice of the ConnConfig, by which a [Store] learns that a wait for a
+// synchronous standby was cancelled. A handler that is there already is still called. Do not
+// replace OnNotice after Configure.
+//
 // It does not change the search path, unless [StoreFirst] says so. With a pooler, pass
 // [BehindPooler].
 func Configure(cfg *pgxpool.Config, opts ...ConfigureOption) {

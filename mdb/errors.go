@@ -135,7 +135,8 @@ func (e *DuplicateIDError) Unwrap() error { return e.err }
 
 // An UnknownOutcomeError means that the connection was lost, or the context ended, after
 // a write was sent and before its result arrived, so the write may or may not have
-// happened. To find out, repeat the call with [Idempotent] and the same messages,
+// happened. With synchronous standbys it also means that the wait for them was cancelled: the
+// message is visible, but a failover may lose it. To find out, repeat the call with [Idempotent] and the same messages,
 // including their IDs. A [*WrongVersionError] of the repeated call whose Actual is less than
 // Expected does not settle it: the first call may still arrive at the server.
 //

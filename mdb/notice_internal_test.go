@@ -8,7 +8,7 @@ import (
 )
 
 // TestIsCancelledWait checks that a cancelled wait is recognized in every language, and
-// that nothing else is taken for one.
+// that no other notice is treated as one.
 func TestIsCancelledWait(t *testing.T) {
 	t.Parallel()
 	const english, german = "canceling wait for synchronous replication due to user request", "storniere Warten auf synchrone Replikation wegen Benutzeraufforderung"

@@ -143,7 +143,9 @@ func ExpectStream() WriteOption {
 // are in the store, consecutive, in the same stream and order, and with equal types and
 // data. Metadata is not compared, because it often describes the attempt, as trace IDs do.
 // Pass the expected version of the first write: it must match too. If the messages in the
-// store are not the same, the error is a [*DuplicateIDError] that says what differs. A [Tx]
+// store are not the same, the error is a [*DuplicateIDError] that says what differs. With
+// synchronous standbys, the success means that they have the messages: the call waits for
+// them, also if another call has written the messages and did not wait. A [Tx]
 // rejects this option without [InSavepoint], because a duplicate ID aborts a transaction.
 func Idempotent() WriteOption {
 	return writeOption(func(c *writeConfig) { c.idempotent = true })

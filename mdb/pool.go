@@ -136,6 +136,8 @@ func explainConnect(err error) error {
 
 // New returns a [Store] on the caller's pool, which [Store.Close] does not close. It does
 // no I/O. Prepare the pool's configuration with [Configure], or set the same on the role.
+// A role cannot replace its OnNotice, which is required with synchronous standbys: without it, a
+// write whose wait for them is cancelled is reported as done.
 //
 // The first call of the store makes one more round trip: it looks whether the installed
 // functions find Message DB's table and functions with the search path of the connection. If

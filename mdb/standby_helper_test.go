@@ -78,6 +78,9 @@ func (h *heldStandby) stream(t *testing.T) {
 	if err := h.conn.Frontend().Flush(); err != nil {
 		t.Fatal(err)
 	}
+	h.mu.Lock()
+	h.confirm() // without it the server has no standby until it writes something
+	h.mu.Unlock()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

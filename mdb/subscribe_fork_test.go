@@ -515,7 +515,9 @@ func TestForkOnStandby(t *testing.T) {
 
 		l.lose(6, 30)
 		want := l.stored(k)
-		r.until(t, l.pool, "after the loss", l.end(k, w.tableless), func() bool { return len(r.forks) == 1 && slices.ContainsFunc(r.handled, func(m mdb.Message) bool { return m.ID == want[len(want)-1] }) })
+		r.until(t, l.pool, "after the loss", l.end(k, w.tableless), func() bool {
+			return len(r.forks) == 1 && slices.ContainsFunc(r.handled, func(m mdb.Message) bool { return m.ID == want[len(want)-1] })
+		})
 		r.stop(t)
 	})
 }

@@ -45,6 +45,10 @@ type txState struct {
 // not from the store's pool, the first call on it looks at its search path, as the first call
 // of the store does.
 //
+// With synchronous standbys, the commit of a caller's transaction succeeds also if its wait for
+// them was cancelled. The server then sends a notice with SQLSTATE 01000 and the routine
+// SyncRepWaitForLSN. [Store.Atomically] handles it.
+//
 // With a transaction of database/sql, give WithTx the *pgx.Conn that sql.Conn.Raw gives
 // access to, as the example shows.
 func (s *Store) WithTx(tx Transaction) *Tx {
@@ -108,8 +112,9 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // the last failure. If f
 // returns another error, the transaction is rolled back and Atomically returns the error
 // unchanged. If f returns nil although a call or statement has failed, nothing is written either, and the error wraps that of the first
-// call of the Tx that failed. If the connection is lost during the commit, the error is an
-// [*UnknownOutcomeError] with the IDs of all messages that f wrote. There may be none, if f
+// call of the Tx that failed. If the connection is lost during the commit, or its wait for a
+// synchronous standby is cancelled, the error is an [*UnknownOutcomeError] with the IDs of all
+// messages that f wrote, or found to be written with [Idempotent]. There may be none, if f
 // executed statements of its own.
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	if f == nil {

@@ -34,6 +34,11 @@ import (
 // While the server cannot be reached, at most two writes and transactions of a Store try to
 // connect at a time. The others wait until any call succeeds, or until they end.
 //
+// With synchronous standbys, as synchronous_commit and synchronous_standby_names say, a
+// success means that they have the message. If the wait for them is cancelled, the write is
+// retried in the same way, provided that [Configure] has prepared the pool. The end of ctx
+// cancels the wait, and can make a message visible that the standbys do not have.
+//
 // After a lost connection, a message with the same ID, stream, type and data counts as
 // written by this call, although another process may have written it. If processes compete
 // by writing a message with the same ID, the one whose [Written.Duplicate] is false has won.

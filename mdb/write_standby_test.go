@@ -420,3 +420,43 @@ func TestCancelledWaitOfOthers(t *testing.T) {
 		t.Errorf("the program has received the notices %q, want 4 of them", notices)
 	}
 }
+
+// TestCheckNotices checks that Check reports why the store would not notice a cancelled wait
+// for a standby, and only where writes wait for one.
+func TestCheckNotices(t *testing.T) {
+	t.Parallel()
+	h := newHeldStandby(t)
+	var passed int
+	count := func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) { passed++ }
+	}
+	without := func(cfg *pgxpool.Config) { cfg.ConnConfig.OnNotice = nil }
+	quiet := parameter("client_min_messages", "error")
+	for _, tt := range []struct {
+		name    string
+		prepare []func(*pgxpool.Config)
+		want    string
+	}{
+		{"configured", []func(*pgxpool.Config){h.attach}, ""},
+		{"configured after", []func(*pgxpool.Config){h.attach, count, configure}, ""},
+		{"without", []func(*pgxpool.Config){h.attach, without}, "the notices of the server do not reach the store"},
+		{"another", []func(*pgxpool.Config){h.attach, func(cfg *pgxpool.Config) { cfg.ConnConfig.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {} }}, "the notices of the server do not reach the store"},
+		{"quiet", []func(*pgxpool.Config){h.attach, quiet}, "the setting client_min_messages is error"},
+		{"does not wait", []func(*pgxpool.Config){without, quiet}, ""},
+	} {
+		s := newStore(t, newPool(t, h.url, tt.prepare...))
+		if err := s.Check(t.Context()); tt.want == "" {
+			if err != nil {
+				t.Errorf("%s: got error %v, want none", tt.name, err)
+			}
+		} else if found := findings(t, err); len(found) != 1 || !strings.Contains(found[0].Problem, tt.want) {
+			t.Errorf("%s: got the findings %v, want %q", tt.name, found, tt.want)
+		}
+		if err := s.Check(t.Context(), mdb.ReadOnly()); err != nil {
+			t.Errorf("%s, read-only: got error %v, want none", tt.name, err)
+		}
+	}
+	if passed != 0 {
+		t.Errorf("the handler of the program was called %d times, want none", passed)
+	}
+}
