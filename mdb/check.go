@@ -88,7 +88,9 @@ func ReadOnly() CheckOption {
 //   - conditions are on for the connection, or run with the privileges of another role;
 //   - another role owns or can create what the callers of Message DB execute;
 //   - the NOTIFY trigger is installed, but disabled;
-//   - the pool has no ConnectTimeout, which [Configure] sets.
+//   - the pool has no ConnectTimeout, which [Configure] sets;
+//   - write_message is a function of PL/Proxy, so that Check sees nothing of the shards: that
+//     error wraps [ErrProxied].
 //
 // It needs no privileges of its own. It does not read messages, except for the highest
 // global position. It uses one connection, and assumes that the others are configured alike.
@@ -125,13 +127,22 @@ func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
 		})
 		return complete, err
 	}
-	complete, err := inspect(inspection, config.readOnly, text, receivesNotices(conn.Conn()))
-	var path pathState
-	if err == nil {
-		path, err = lookAtPath(ctx, conn, mode...)
+	if s.pool.Config().ConnConfig.ConnectTimeout <= 0 {
+		problems = append(problems, &SetupError{
+			Problem: "the pool has no connect timeout, so a host that does not answer takes each of its connections for two minutes",
+			Remedy:  "prepare the pool's configuration with Configure, or set connect_timeout in the connection string, such as connect_timeout=2",
+		})
 	}
+	path, err := lookAtPath(ctx, conn, mode...)
 	if pathErr := path.problem(); pathErr != nil {
 		problems = append(problems, pathErr)
+	}
+	if path.proxied {
+		return errors.Join(append(problems, errProxiedCheck)...)
+	}
+	complete := false
+	if err == nil {
+		complete, err = inspect(inspection, config.readOnly, text, receivesNotices(conn.Conn()))
 	}
 	if err == nil && complete {
 		_, err = inspect(inspectSequence)
@@ -141,12 +152,6 @@ func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
 	}
 	if err != nil {
 		return explain("check the database", contextError(ctx, err))
-	}
-	if s.pool.Config().ConnConfig.ConnectTimeout <= 0 {
-		problems = append(problems, &SetupError{
-			Problem: "the pool has no connect timeout, so a host that does not answer takes each of its connections for two minutes",
-			Remedy:  "prepare the pool's configuration with Configure, or set connect_timeout in the connection string, such as connect_timeout=2",
-		})
 	}
 	return errors.Join(problems...)
 }

@@ -122,6 +122,12 @@ func classify(err error) class {
 	if errors.As(err, new(*writableError)) {
 		return classTransient
 	}
+	if errors.As(err, new(*proxiedError)) {
+		return classRefused
+	}
+	if errors.As(err, new(*proxyError)) {
+		return classUnknown
+	}
 	var broken *brokenError
 	if errors.As(err, &broken) {
 		switch {
@@ -164,15 +170,18 @@ func classify(err error) class {
 		}
 		return classUnknown
 	}
+	if c, ok := classifyProxied(pgErr); ok {
+		return c
+	}
 	switch pgErr.Code {
 	case "P0001":
 		return classifyRaised(pgErr.Message)
 	case "23505":
-		switch {
+		switch name := constraintOf(pgErr); {
 		case !isMessages(pgErr): // a trigger may write to a table of its own
-		case pgErr.ConstraintName == "messages_id":
+		case name == "messages_id":
 			return classDuplicateID
-		case pgErr.ConstraintName == "messages_stream":
+		case name == "messages_stream":
 			return classWrongVersion
 		case isGlobalPositionTaken(pgErr): // the next number of the sequence may be free
 			return classTransient
@@ -232,7 +241,7 @@ func isMessages(e *pgconn.PgError) bool {
 }
 
 func isGlobalPositionTaken(e *pgconn.PgError) bool {
-	return e.Code == "23505" && e.ConstraintName == "messages_pkey" && isMessages(e)
+	return e.Code == "23505" && isMessages(e) && constraintOf(e) == "messages_pkey"
 }
 
 // isTooLarge reports whether pgx could not encode a message of the protocol. Its error has

@@ -124,3 +124,79 @@ func TestClassify(t *testing.T) {
 		t.Errorf("got consequences of %d classes, want %d", len(consequences), classUnknown+1)
 	}
 }
+
+// TestClassifyProxied checks the class of errors that have come through PL/Proxy, in the
+// languages of shards.
+func TestClassifyProxied(t *testing.T) {
+	t.Parallel()
+	const write = "message_store.write_message(6): [shard] "
+	for _, test := range []struct {
+		code, message string
+		want          class
+	}{
+		{"XX000", "PL/Proxy function " + write + "PQconsumeInput: server closed the connection unexpectedly\n", classUnknown},
+		{"XX000", "PL/Proxy function " + write + "PQflush: could not send data to server: Broken pipe\n", classUnknown},
+		{"XX000", "PL/Proxy function " + write + "PQconsumeInput: [x] PQconnectPoll: ", classUnknown},
+		{"XX000", "PL/Proxy function message_store.write_message(6): query timeout", classUnknown},
+		{"P0002", "PL/Proxy function message_store.write_message(6): Non-SETOF function requires 1 row from remote query, got 0", classUnknown},
+		{"P0003", "PL/Proxy function message_store.write_message(6): Non-SETOF function requires 1 row from remote query, got 2", classUnknown},
+		{"XX000", "PL/Proxy function " + write + "PQconnectPoll: connection to server at \"127.0.0.1\", port 1 failed: Connection refused\n", classNotSent},
+		{"XX000", "PL/Proxy function " + write + "PQconnectPoll: connection to server failed: FATAL:  the database system is starting up\n", classNotSent},
+		{"XX000", "PL/Proxy function " + write + "PQconnectStart: connection to server on socket failed: No such file or directory\n", classNotSent},
+		{"XX000", "PL/Proxy function message_store.write_message(6): connect timeout to: host=a", classNotSent},
+		{"XX000", write + "REMOTE ERROR: PL/Proxy function " + write + "PQconnectPoll: x", classUnknown}, // of a proxy after the proxy
+		{"XX000", write + "REMOTE ERROR: cache lookup failed for type 1", classInternal},
+		{"XX000", write + "REMOTE FEHLER: Cache-Suche nach Typ 1 fehlgeschlagen", classUnknown}, // it might be FATAL
+		{"XX000", write + "REMOTE (null): (null)", classUnknown},
+		{"XX000", "Pl/Proxy: cluster not found: mdb", classInternal},
+		{"57P01", write + "REMOTE FATAL: terminating connection due to administrator command", classUnknown},
+		{"57P01", write + "REMOTE 致命的エラー: 管理者コマンドにより接続を終了しています", classUnknown},
+		{"57014", write + "REMOTE ERROR: canceling statement due to statement timeout", classUnavailable},
+		{"08006", write + "REMOTE FATAL: connection lost", classUnknown},
+		{"53100", write + "REMOTE PANIC: could not write to file", classUnknown},
+		{"53100", write + "REMOTE ERROR: could not extend file", classUnavailable},
+		{"25P03", write + "REMOTE FATAL: terminating connection due to idle-in-transaction timeout", classUnknown},
+		{"40P01", write + "REMOTE FEHLER: Verklemmung entdeckt", classTransient},
+		{"23505", write + `REMOTE ERROR: duplicate key value violates unique constraint "messages_id"`, classDuplicateID},
+		{"23505", write + `REMOTE FEHLER: doppelter Schlüsselwert verletzt Unique-Constraint »messages_id«`, classDuplicateID},
+		{"23505", write + "REMOTE ERREUR: la valeur d'une clé dupliquée rompt la contrainte unique « messages_id »", classDuplicateID},
+		{"23505", write + `REMOTE ERROR: 重複したキー値は一意性制約"messages_id"違反となります`, classDuplicateID},
+		{"23505", write + `REMOTE ERROR: duplicate key value violates unique constraint "messages_stream"`, classWrongVersion},
+		{"23505", write + `REMOTE ERROR: duplicate key value violates unique constraint "messages_pkey"`, classTransient},
+		{"23505", write + `REMOTE ERROR: duplicate key value violates unique constraint "my_messages_id"`, classRefused},
+		{"23505", write + `REMOTE ERROR: duplicate key value violates unique constraint "messages_id_2"`, classRefused},
+		{"23505", `message_store.write_message(6): [messages_id] REMOTE ERROR: duplicate key value violates unique constraint "mine"`, classRefused},
+		{"23505", `duplicate: "messages_id"`, classRefused},                                                              // raised here
+		{"P0001", "Wrong expected version: 7 (Stream: a-(6): [x] REMOTE FATAL: , Stream Version: 2)", classWrongVersion}, // of no proxy
+		{"P0001", write + "REMOTE ERROR: Wrong expected version: 7 (Stream: a-1, Stream Version: 2)", classWrongVersion},
+		{"P0001", write + "REMOTE ERROR: Wrong expected version: 7 (Stream: a-PL/Proxy function ] REMOTE FATAL: , Stream Version: 2)", classWrongVersion},
+	} {
+		err := &pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: test.code, Message: test.message, Routine: "plproxy_remote_error"}
+		if got := classify(err); got != test.want {
+			t.Errorf("%s %s: got class %d, want %d", test.code, test.message, got, test.want)
+		}
+		lost := test.want == classUnknown || test.want == classNotSent
+		if lost && !IsTransient(err) || IsTransient(&UnknownOutcomeError{err: err}) {
+			t.Errorf("%s %s: IsTransient follows another class", test.code, test.message)
+		}
+	}
+	// What ends the statement on the proxy does not end it on the shard.
+	for code, want := range map[string]class{"57014": classUnknown, "40001": classUnknown, "55000": classUnknown, "42501": classSetup, "22P02": classArgument} {
+		err := &pgconn.PgError{Severity: "ERROR", Code: code, Message: "local"}
+		if got := classify(proxyLost(err)); got != want {
+			t.Errorf("%s on the proxy: got class %d, want %d", code, got, want)
+		}
+		err.Message = write + "REMOTE ERROR: x"
+		if got := classify(proxyLost(err)); got == classUnknown {
+			t.Errorf("%s of the shard: got an unknown outcome", code)
+		}
+	}
+	notSent := &pgconn.PgError{Code: "XX000", Message: "PL/Proxy function " + write + "PQconnectPoll: x"}
+	if got := classify(proxyLost(notSent)); got != classNotSent {
+		t.Errorf("a failed connection to a shard: got class %d, want %d", got, classNotSent)
+	}
+	config := &pgconn.PgError{Code: "XX000", Message: "Pl/Proxy: cluster not found: mdb"}
+	if got := classify(proxyLost(config)); got != classInternal {
+		t.Errorf("a missing cluster: got class %d, want %d", got, classInternal)
+	}
+}

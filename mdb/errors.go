@@ -25,6 +25,14 @@ var (
 	// 503 Service Unavailable. If the call may have been sent in any attempt, its error is an
 	// [*UnknownOutcomeError] instead. If the context ends first, the error is the context's.
 	ErrUnavailable = errors.New("mdb: the server is unavailable")
+
+	// ErrProxied is wrapped by the error of a call that does not work through PL/Proxy, because
+	// write_message is a function of PL/Proxy in this database. Nothing was sent. The error
+	// says why. PL/Proxy commits each call of a function on its own, so [Store.Atomically],
+	// writes of a [Tx], [Tx.LockCategories], and WriteMessages with more than one message are
+	// rejected, and so is a Store with [WithDirectSQL]. [Store.Check] reports such a database
+	// with an error that wraps ErrProxied, too.
+	ErrProxied = errors.New("mdb: not possible through PL/Proxy")
 )
 
 // An ArgumentError lists everything that is wrong with the arguments of a call. Nothing

@@ -146,6 +146,11 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 	}
 	defer conn.Release()
 	forgetCancelledWait(conn.Conn())
+	if r.first != nil && r.first.proxied.Load() {
+		if st, err = onProxy(st); err != nil {
+			return err
+		}
+	}
 	err = r.query(ctx, conn.Conn(), st, read, args)
 	if err != nil && classify(err) == classStale {
 		// The server rejected the prepared statement and did nothing else.

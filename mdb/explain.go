@@ -14,7 +14,7 @@ import (
 // "get messages of stream account-123".
 func explain(what string, err error) error {
 	switch err.(type) { //nolint:errorlint // a runner returns these as they are, before it sends anything
-	case *ArgumentError, *SetupError:
+	case *ArgumentError, *SetupError, *proxiedError:
 		return err
 	}
 	if errors.As(err, new(*conditionError)) {

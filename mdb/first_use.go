@@ -24,7 +24,9 @@ import (
 type firstUse struct {
 	done      atomic.Bool     // whether a look has found no problem
 	dependent atomic.Bool     // whether the functions depend on the search path
+	proxied   atomic.Bool     // whether write_message is PL/Proxy's
 	config    *pgx.ConnConfig // of the pool's connections
+	direct    bool            // whether the store uses direct SQL
 }
 
 // A querier is a connection or a transaction.
@@ -38,21 +40,22 @@ func (u *firstUse) over() bool { return u == nil || u.done.Load() }
 const pathKey = traceKey + " search path"
 
 // overOn reports whether there is nothing left to look at on the connection of a transaction,
-// which is nil if it is not known.
-func (u *firstUse) overOn(conn *pgx.Conn) bool {
+// which is nil if it is not known, and if so, whether write_message is PL/Proxy's there.
+func (u *firstUse) overOn(conn *pgx.Conn) (over, proxied bool) {
 	switch {
 	case !u.over():
-		return false
+		return false, false
 	case u == nil:
-		return true
+		return true, false
 	case conn == nil:
-		return !u.dependent.Load()
+		return !u.dependent.Load(), u.proxied.Load()
 	}
 	data := conn.PgConn().CustomData()
 	if data[pathKey] == nil && u.alike(conn.Config()) {
-		data[pathKey] = true
+		data[pathKey] = u.proxied.Load()
 	}
-	return data[pathKey] != nil
+	proxied, over = data[pathKey].(bool)
+	return over, proxied
 }
 
 // alike reports whether a connection with the configuration has the search path of the
@@ -71,58 +74,68 @@ func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.Que
 	if u.over() {
 		return conn, nil
 	}
-	if err := u.check(ctx, conn.Conn(), lookMode(mode)); err != nil {
+	path, err := u.check(ctx, conn.Conn(), lookMode(mode))
+	if err != nil {
 		conn.Release()
 		return nil, contextError(ctx, err)
 	}
+	u.found(path)
 	return conn, nil
 }
 
 // check returns an error if the store must not be used, or if it failed to find out. The
 // call's own statement was not sent.
-func (u *firstUse) check(ctx context.Context, q querier, mode []any) error {
+func (u *firstUse) check(ctx context.Context, q querier, mode []any) (pathState, error) {
 	path, err := lookAtPath(ctx, q, mode...)
-	switch {
-	case err == nil:
-		if err := path.problem(); err != nil {
-			return err
-		}
-		// Functions that are not there yet may be installed later.
-		if path.installed {
-			u.found(path)
-		}
-		return nil
-	case cannotLook(err):
-		u.done.Store(true)
-		return nil
+	if err == nil {
+		return path, u.problem(&path)
+	}
+	if cannotLook(err) {
+		return pathState{installed: true}, nil
 	}
 	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && !isFatal(pgErr) || errors.As(err, new(*unsendableError)) {
-		return err
+		return path, err
 	}
-	return &brokenError{err: err}
+	return path, &brokenError{err: err}
 }
 
-// found records a look that has found no problem.
+// problem returns a [*SetupError] if the store must not be used.
+func (u *firstUse) problem(path *pathState) error {
+	if path.proxied && u.direct {
+		return errProxiedDirect
+	}
+	return path.problem()
+}
+
+// found records what a look has found. Functions that are not there yet may be installed
+// later.
 func (u *firstUse) found(path pathState) {
 	if path.dependent {
 		u.dependent.Store(true)
 	}
-	u.done.Store(path.installed && path.problem() == nil)
+	u.proxied.Store(path.proxied)
+	u.done.Store(path.installed && u.problem(&path) == nil)
 }
 
 // checkTx is like check, in a transaction, which stays usable if the server does not answer.
-func (u *firstUse) checkTx(ctx context.Context, tx txSession, mode []any) error {
+func (u *firstUse) checkTx(ctx context.Context, tx txSession, mode []any) (proxied bool, err error) {
 	if _, err := tx.Exec(ctx, savepoint.sql); err != nil {
-		return err
+		return false, err
 	}
-	err := u.check(ctx, tx, mode)
+	path, err := u.check(ctx, tx, mode)
 	if _, undoErr := tx.Exec(ctx, undoSavepoint); err == nil {
 		err = undoErr
 	}
-	if err == nil && tx.conn != nil {
-		tx.conn.PgConn().CustomData()[pathKey] = true
+	if err != nil {
+		return false, err
 	}
-	return err
+	if tx.conn != nil {
+		tx.conn.PgConn().CustomData()[pathKey] = path.proxied
+	}
+	if tx.conn == nil || u.alike(tx.conn.Config()) {
+		u.found(path)
+	}
+	return path.proxied, nil
 }
 
 // errNoAnswer is the error of a look without a row.
@@ -143,6 +156,7 @@ func cannotLook(err error) bool {
 // leads.
 type pathState struct {
 	installed bool   // whether the role can see functions of Message DB
+	proxied   bool   // whether write_message is PL/Proxy's
 	dependent bool   // whether they depend on the search path
 	first     bool   // whether the path begins with message_store
 	hidden    bool   // whether it finds another table messages first
@@ -159,6 +173,8 @@ WITH
 	path AS (SELECT nspname, n FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS s(nspname, n) WHERE nspname <> 'pg_catalog')
 SELECT
 	EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN store ON p.pronamespace = store.oid WHERE p.proname = 'write_message'),
+	EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN store ON p.pronamespace = store.oid JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+		WHERE p.proname = 'write_message' AND l.lanname = 'plproxy'),
 	EXISTS (` + searchpath.Dependent + `),
 	coalesce((SELECT nspname = 'message_store' FROM path ORDER BY n LIMIT 1), false),
 	EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN store ON c.relnamespace = store.oid
@@ -182,7 +198,7 @@ func lookMode(mode pgx.QueryExecMode) []any {
 func lookAtPath(ctx context.Context, q querier, mode ...any) (pathState, error) {
 	var s pathState
 	rows, err := q.Query(ctx, pathInspection, mode...)
-	err = readAll(rows, notSent(q, err), one(&s.installed, &s.dependent, &s.first, &s.hidden, &s.others, &s.path, &s.role))
+	err = readAll(rows, notSent(q, err), one(&s.installed, &s.proxied, &s.dependent, &s.first, &s.hidden, &s.others, &s.path, &s.role))
 	if err == nil && s.role == "" {
 		err = errNoAnswer
 	}

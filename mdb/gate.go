@@ -183,6 +183,9 @@ func isOutage(ctx context.Context, err error) bool {
 	if ctx.Err() != nil || errors.Is(err, errOutOfTime) || !isConnectError(err) && isContextError(err) {
 		return false
 	}
+	if isOfShard(err) {
+		return false // the proxy has answered, and so do other shards
+	}
 	class := classify(err)
 	return (class == classNotSent || class == classUnknown) && isOfConnection(err)
 }

@@ -170,7 +170,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	}
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
-	first := &firstUse{config: conn}
+	first := &firstUse{config: conn, direct: config.direct}
 	gate, readOnly := new(gate), &readOnly{pool: pool, logger: config.logger}
 	runner := &poolRunner{pool: pool, mode: config.execMode, first: first, gate: gate, readOnly: readOnly}
 	bell := newBell(pool, &config)

@@ -80,6 +80,11 @@ const replaceAgain = time.Second
 // read-only after all, and replaces the pool's connections. It does that once until a write
 // succeeds: each of many writes that fail closes its own connection.
 func (o *readOnly) rejected(ctx context.Context, conn *pgx.Conn, err error) error {
+	if isOfShard(err) {
+		// With another session, PL/Proxy opens another connection to the shard.
+		_ = conn.Close(ctx)
+		return err
+	}
 	asked := time.Now()
 	why, askErr := askReadOnly(ctx, conn)
 	if askErr == nil && !why.standby && !why.byDefault {

@@ -68,7 +68,7 @@ func isRaised(e *pgconn.PgError) bool {
 	case "plperl.c", "pltcl.c", "dblink.c", "connection.c", "plv8.cc":
 		return true
 	}
-	return e.Routine == "exec_stmt_raise" || strings.HasPrefix(file, "plpy_")
+	return e.Routine == "exec_stmt_raise" || strings.HasPrefix(file, "plpy_") || strings.HasPrefix(e.Routine, "plproxy_")
 }
 
 // textIsSafe reports whether the server's text for the SQLSTATE, in any language, contains

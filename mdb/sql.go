@@ -40,8 +40,12 @@ const missingStream = `message_store.acquire_lock(%[1]s) IS NOT NULL AND message
 // The statements that write by procedures, without the expected version. Those for
 // [ExpectStream] pass a version that no stream has if the stream is missing.
 const (
-	writeOne = `SELECT position, ` + writtenGlobalPosition + `, ` + writtenTime + `
+	writeOne = `SELECT position, ` + writtenGlobalPosition + `, ` + writtenTime + writeCall
+
+	writeCall = `
 FROM message_store.write_message($1::varchar, $2::varchar, $3::varchar, $4::jsonb, $5::jsonb, %s) AS position`
+
+	writeUnseen = `SELECT position, NULL::bigint, NULL::bigint` + writeCall
 
 	// The subquery cannot be flattened, because it calls a volatile function. So each row
 	// is written, in the order of the arrays, before its global position is read. One
@@ -77,6 +81,10 @@ var (
 	writeMessages  = newStatement("write_messages", fmt.Sprintf(writeSeveral, `$6::bigint + (m.index - 1)`))
 	appendMessage  = newStatement("append_message", fmt.Sprintf(writeOne, `CASE WHEN `+fmt.Sprintf(missingStream, `$2::varchar`)+` THEN $6::bigint END`))
 	appendMessages = newStatement("append_messages", fmt.Sprintf(writeSeveral, `CASE WHEN m.index = 1 AND `+fmt.Sprintf(missingStream, `$1::varchar`)+` THEN $6::bigint END`))
+
+	// A proxy knows neither the sequence of the shard, nor its time.
+	writeProxied  = newStatement("write_proxied", fmt.Sprintf(writeUnseen, `$6::bigint`))
+	appendProxied = newStatement("append_proxied", fmt.Sprintf(writeUnseen, `CASE WHEN `+fmt.Sprintf(missingStream, `$2::varchar`)+` THEN $6::bigint END`))
 
 	acquireLock = newStatement("acquire_lock",
 		`SELECT message_store.acquire_lock($1::varchar)`)

@@ -49,6 +49,9 @@ type txState struct {
 // them was cancelled. The server then sends a notice with SQLSTATE 01000 and the routine
 // SyncRepWaitForLSN. [Store.Atomically] handles it.
 //
+// Through PL/Proxy, writes of the Tx are rejected with [ErrProxied], because they would neither
+// be rolled back nor wait for the commit.
+//
 // With a transaction of database/sql, give WithTx the *pgx.Conn that sql.Conn.Raw gives
 // access to, as the example shows.
 func (s *Store) WithTx(tx Transaction) *Tx {
@@ -72,7 +75,8 @@ func (s *Store) WithTx(tx Transaction) *Tx {
 // LockCategories locks the categories, as writes to them do, until the end of the
 // transaction. Transactions that write to several categories can deadlock if they lock them
 // in different orders. One call at the beginning of each transaction prevents that, because
-// it always takes the locks in the same order.
+// it always takes the locks in the same order. Through PL/Proxy the call is rejected, with
+// [ErrProxied].
 func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 	var f argumentFaults
 	for _, c := range categories {
@@ -115,7 +119,7 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // call of the Tx that failed. If the connection is lost during the commit, or its wait for a
 // synchronous standby is cancelled, the error is an [*UnknownOutcomeError] with the IDs of all
 // messages that f wrote, or found to be written with [Idempotent]. There may be none, if f
-// executed statements of its own.
+// executed statements of its own. Through PL/Proxy the call is rejected, with [ErrProxied].
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	if f == nil {
 		return &ArgumentError{Faults: []Fault{{"function", "nil", "a function"}}}
@@ -162,6 +166,9 @@ func (s *Store) atomically(ctx context.Context, r *retries, categories []Categor
 		return classify(err).retryWrite(), explain("begin a transaction", err)
 	}
 	defer conn.Release()
+	if s.proxied() {
+		return noRetry, &proxiedError{"begin a transaction", whyNotInTx}
+	}
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		// The server was not yet asked to write anything.

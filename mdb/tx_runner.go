@@ -33,13 +33,14 @@ func (s txSession) Conn() *pgx.Conn { return s.conn }
 
 // A txRunner runs statements within a transaction.
 type txRunner struct {
-	tx     txSession
-	plain  bool // whether the connection is all there is, and may not be in a transaction
-	mode   pgx.QueryExecMode
-	state  *txState
-	first  *firstUse
-	looked bool           // whether first has found no problem in this transaction
-	faults argumentFaults // of WithTx, for each call
+	tx      txSession
+	plain   bool // whether the connection is all there is, and may not be in a transaction
+	mode    pgx.QueryExecMode
+	state   *txState
+	first   *firstUse
+	looked  bool           // whether first has found no problem in this transaction
+	proxied bool           // whether write_message is PL/Proxy's in it
+	faults  argumentFaults // of WithTx, for each call
 
 	readOnly *readOnly
 }
@@ -87,19 +88,38 @@ func isNil(v any) bool {
 
 // check reports a transaction in which nothing can be done, or must not be. It sends nothing
 // after the first use of the store.
-func (r *txRunner) check(ctx context.Context) error {
+func (r *txRunner) check(ctx context.Context, sts ...*statement) error {
+	if err := r.checkUse(ctx); err != nil || !r.proxied {
+		return err
+	}
+	if r.first.direct {
+		return errProxiedDirect
+	}
+	for _, st := range sts {
+		if err := onProxyInTx(st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *txRunner) checkUse(ctx context.Context) error {
 	if len(r.faults) == 0 && r.plain && !r.tx.conn.IsClosed() && r.tx.conn.PgConn().TxStatus() == 'I' {
 		return &ArgumentError{Faults: []Fault{{"transaction", "a connection that is not in a transaction", "one that is, because WithTx does not begin one"}}}
 	}
-	if err := r.faults.err(); err != nil || r.looked || r.first.overOn(r.tx.conn) {
+	if err := r.faults.err(); err != nil || r.looked {
 		return err
+	}
+	over, proxied := r.first.overOn(r.tx.conn)
+	if r.proxied = proxied; over {
+		return nil
 	}
 	var mode []any
 	if r.tx.conn != nil { // otherwise it may not know what a mode is
 		mode = lookMode(r.mode)
 	}
-	err := r.first.checkTx(ctx, r.tx, mode)
-	r.looked = err == nil
+	proxied, err := r.first.checkTx(ctx, r.tx, mode)
+	r.looked, r.proxied = err == nil, proxied
 	if errors.As(err, new(*SetupError)) {
 		return err // which leaves the transaction as it is
 	}
@@ -107,14 +127,14 @@ func (r *txRunner) check(ctx context.Context) error {
 }
 
 func (r *txRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	if err := r.check(ctx); err != nil {
+	if err := r.check(ctx, st); err != nil {
 		return err
 	}
 	return r.end(ctx, query(ctx, r.tx, r.mode, st, read, args), st)
 }
 
 func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	if err := r.check(ctx); err != nil {
+	if err := r.check(ctx, statements(steps)...); err != nil {
 		return err
 	}
 	if undo == conditionOff {

@@ -57,7 +57,8 @@ func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 // between: all of them or none. It takes one round trip for any number of messages, whose
 // size together is limited by PostgreSQL's protocol to somewhat less than 1 GiB. An
 // expected version is the stream's version before the first message. Without messages it
-// checks its arguments and sends nothing. See WriteMessage for errors and retries.
+// checks its arguments and sends nothing. See WriteMessage for errors and retries. Through
+// PL/Proxy more than one message is rejected, with [ErrProxied].
 func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
 	w, err := s.proposeWrite(stream, ms, opts)
 	if err != nil || len(ms) == 0 {
@@ -82,6 +83,7 @@ type proposedWrite struct {
 
 	written []Written
 
+	proxied  bool // whether WriteEach does it on a proxy
 	attempts int
 	retries
 	unknown error // why the outcome is unknown, if an attempt or the look for the messages was lost
@@ -184,6 +186,10 @@ func (w *proposedWrite) begins(position int64) bool {
 // statement returns the statement that does w by procedures.
 func (w *proposedWrite) statement() *statement {
 	switch single := len(w.ids) == 1; {
+	case w.proxied && w.expectsStream():
+		return appendProxied
+	case w.proxied:
+		return writeProxied
 	case single && w.expectsStream():
 		return appendMessage
 	case single:

@@ -298,12 +298,19 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	}
 	defer conn.Release()
 	defer func() { e.outcome(ctx, conn.Conn(), pending) }()
+	for _, w := range pending {
+		w.proxied = e.store.proxied()
+	}
 	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode}
 	p.run(pending)
 	if !p.stale {
 		return p.answered
 	}
-	err = forget(ctx, conn.Conn(), writeMessage, appendMessage)
+	if e.store.proxied() {
+		err = forget(ctx, conn.Conn(), writeProxied, appendProxied)
+	} else {
+		err = forget(ctx, conn.Conn(), writeMessage, appendMessage)
+	}
 	stale := takeStale(pending, err)
 	if err != nil {
 		return false // so that this counts as an attempt

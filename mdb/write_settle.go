@@ -49,6 +49,9 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 		return false, nil
 	}
 	limit := noRetry
+	if s.proxied() {
+		err = proxyLost(err)
+	}
 	switch class := classify(err); class {
 	case classDuplicateID, classWrongVersion:
 		limit = byAttempts
@@ -58,6 +61,9 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 				lookErr = unseenError("the server reports a duplicate ID, but no message with one of the IDs is found")
 			}
 			switch {
+			case lookErr != nil && s.proxied() && classify(lookErr) == classSetup:
+				w.unknown = cmp.Or(w.unknown, error(&proxiedError{"look for the messages of a repeated write", whyNoLook}))
+				return false, w.giveUp(ctx, err)
 			case lookErr != nil && (w.unknown != nil || errors.As(lookErr, new(unseenError)) || classify(lookErr).retryWrite() != noRetry):
 				// The write may be there already, so its outcome is unknown.
 				again, err, w.unknown = true, lookErr, cmp.Or(w.unknown, scrub(lookErr))

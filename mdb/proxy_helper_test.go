@@ -1,0 +1,240 @@
+package mdb_test
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+)
+
+//go:embed testdata/plproxy.sql
+var plproxySQL string
+
+// A plproxy is a database whose functions are PL/Proxy's. It has two shards, which are
+// ordinary Message DBs. Shard 0 is on the proxy's server. Shard 1 has a server of its own, and
+// the proxy reaches it through a relay.
+type plproxy struct {
+	url    string
+	shards [2]*pgxpool.Pool // directly
+	server *pgtest.Server   // of shard 1
+	relay  *relay
+}
+
+// newPLProxy starts the servers, or skips the test where PL/Proxy is not installed.
+func newPLProxy(t testing.TB) *plproxy {
+	t.Helper()
+	front, back := newServer(t, 0), (*pgtest.Server)(nil)
+	admin := barePool(t, front.URL("postgres"))
+	if !value[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plproxy')`) {
+		t.Skipf("not run, because PL/Proxy is not installed for this PostgreSQL (Debian: apt-get install postgresql-%d-plproxy)", front.Version())
+	}
+	back = pgtest.Own(t)
+	p := &plproxy{server: back}
+	for i, server := range []*pgtest.Server{front, back} {
+		exec(t, barePool(t, server.URL("postgres")), `CREATE DATABASE shard`)
+		if testdb.Official() {
+			exec(t, barePool(t, server.URL("postgres")), `ALTER DATABASE shard SET search_path = message_store, public`)
+		}
+		p.shards[i] = newPool(t, server.URL("shard"))
+		installMessageDB(t, p.shards[i])
+	}
+	p.relay = newRelay(t, back.TCP("shard"))
+
+	exec(t, admin, `CREATE DATABASE proxy`)
+	p.url = front.URL("proxy")
+	pool := barePool(t, p.url)
+	if err := testdb.InstallOurs(t.Context(), testdb.Session(t, p.url)); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, plproxySQL)
+	own, other := p.shards[0].Config().ConnConfig, barePool(t, back.TCP("shard")).Config().ConnConfig
+	exec(t, pool, fmt.Sprintf(`CREATE SERVER mdb FOREIGN DATA WRAPPER plproxy OPTIONS (
+		p0 'host=%s port=%d dbname=shard user=%s', p1 'host=127.0.0.1 port=%d dbname=shard user=%s password=%s')`,
+		own.Host, own.Port, own.User, p.relay.port(), other.User, other.Password))
+	exec(t, pool, `CREATE USER MAPPING FOR PUBLIC SERVER mdb`)
+	return p
+}
+
+func installMessageDB(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	install := testdb.InstallOurs
+	if testdb.Official() {
+		install = testdb.InstallOfficial
+	}
+	if err := install(t.Context(), testdb.Session(t, pool.Config().ConnString())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// category returns a new category of the shard.
+func (p *plproxy) category(t testing.TB, shard int) mdb.Category {
+	t.Helper()
+	for {
+		if c := mdbtest.Category("proxied"); int(mdb.Hash64(string(c))&1) == shard {
+			return c
+		}
+	}
+}
+
+// createView creates a view of the messages of all shards in place of the table, through which
+// a store can look for messages.
+func (p *plproxy) createView(t testing.TB) {
+	t.Helper()
+	exec(t, barePool(t, p.url), `
+		CREATE FUNCTION public.all_messages() RETURNS TABLE (id uuid, stream_name text, type text, "position" bigint, global_position bigint, data jsonb, metadata jsonb, "time" timestamp)
+		LANGUAGE plproxy AS $$
+			CLUSTER 'mdb';
+			RUN ON ALL;
+			SELECT id, stream_name, type, position, global_position, data, metadata, time FROM message_store.messages;
+		$$;
+		CREATE VIEW message_store.messages AS SELECT * FROM public.all_messages()`)
+}
+
+// A relay forwards connections to a server, and breaks them where a test says.
+type relay struct {
+	net.Listener
+	address string // of the server
+
+	mu    sync.Mutex
+	cuts  []cut // whose answers do not arrive; those that are lost do not reach the server
+	links map[net.Conn]struct{}
+}
+
+// newRelay returns a relay to the server at the URL, which is closed at the end of the test.
+func newRelay(t testing.TB, target string) *relay {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{address: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), links: make(map[net.Conn]struct{})}
+	if r.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			client, err := r.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { r.serve(client) })
+		}
+	})
+	t.Cleanup(func() {
+		r.Close()
+		r.cutAll()
+		running.Wait()
+	})
+	return r
+}
+
+func (r *relay) port() int { return r.Addr().(*net.TCPAddr).Port }
+
+// cut makes the next requests break, in the given order.
+func (r *relay) cut(cuts ...cut) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cuts = append(r.cuts, cuts...)
+}
+
+// cutAll breaks all connections.
+func (r *relay) cutAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for conn := range r.links {
+		conn.Close()
+	}
+}
+
+// uncut returns how many of the cuts did not happen.
+func (r *relay) uncut() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.cuts)
+}
+
+func (r *relay) next(request []byte) (c cut, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.cuts) == 0 || !bytes.Contains(request, []byte(r.cuts[0].request)) {
+		return cut{}, false
+	}
+	c, r.cuts = r.cuts[0], r.cuts[1:]
+	return c, true
+}
+
+func (r *relay) serve(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", r.address)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	r.mu.Lock()
+	r.links[client] = struct{}{}
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.links, client)
+		r.mu.Unlock()
+	}()
+
+	var muted atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer client.Close()
+		answer(client, server, &muted)
+	}()
+	defer func() { <-done }()
+	defer server.Close()
+	for buf := make([]byte, 64<<10); ; {
+		n, err := client.Read(buf)
+		if err != nil {
+			return
+		}
+		if c, ok := r.next(buf[:n]); ok {
+			if c.answer == lost {
+				return
+			}
+			muted.Store(true)
+		}
+		if _, err := server.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// answer forwards what the server sends. Once it is muted it forwards nothing, and returns
+// when the server has reported the end of the request.
+func answer(client io.Writer, server io.Reader, muted *atomic.Bool) {
+	var withheld []byte
+	for buf := make([]byte, 64<<10); ; {
+		n, err := server.Read(buf)
+		if err != nil {
+			return
+		}
+		if muted.Load() {
+			withheld = append(withheld, buf[:n]...)
+			if ready := []byte("Z\x00\x00\x00\x05I"); bytes.HasSuffix(withheld, ready) {
+				return
+			}
+		} else if _, err := client.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
