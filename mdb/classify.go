@@ -311,6 +311,11 @@ func isOfConnection(err error) bool {
 	return errors.As(err, new(*pgconn.PgError)) || errors.As(err, new(*acquireError)) || isConnectError(err) || isConnectionLoss(err)
 }
 
+// isLost reports whether err is that of a connection that was lost, and not the server's.
+func isLost(err error) bool {
+	return !errors.As(err, new(*pgconn.PgError)) && !errors.As(err, new(*unreadableError)) && isConnectionLoss(err)
+}
+
 // isMessageFault reports whether a read may have failed because of one message, with which
 // it always fails: its text is too long, it is damaged, or it cannot be converted or decoded.
 func isMessageFault(err error) bool {

@@ -128,6 +128,11 @@ func setTimeouts(cfg *pgxpool.Config) {
 //
 // It does not change the search path, unless [StoreFirst] says so. With a pooler, pass
 // [BehindPooler].
+//
+// It wraps AfterNetConnect and DialFunc, so that a store can see whether bytes arrive during
+// a statement, and can close a connection that gets no answer without a cancel request. Set
+// these functions before Configure, not after it. The method NetConn of a wrapped
+// connection returns what is wrapped, for example a *tls.Conn.
 func Configure(cfg *pgxpool.Config, opts ...ConfigureOption) {
 	c := newConfigureConfig(opts)
 	setTimeouts(cfg)
@@ -145,6 +150,7 @@ func Configure(cfg *pgxpool.Config, opts ...ConfigureOption) {
 		params.set("DateStyle", style)
 	}
 	params.set("standard_conforming_strings", "on")
+	observe(cfg.ConnConfig)
 	if c.pooler {
 		if cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 			cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec

@@ -3,6 +3,7 @@ package mdb
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -125,6 +126,7 @@ type poolRunner struct {
 	pool     *pgxpool.Pool
 	mode     pgx.QueryExecMode
 	first    *firstUse
+	watcher  *watcher
 	gate     *gate
 	readOnly *readOnly
 	retry    *retryRunner // nil: this is no retry
@@ -139,7 +141,7 @@ func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, r
 	return query(ctx, conn, r.mode, st, read, args)
 }
 
-func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
+func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) (err error) {
 	conn, err := r.acquire(ctx)
 	if err != nil {
 		return err
@@ -151,28 +153,32 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 			return err
 		}
 	}
+	c := r.watcher.begin(conn.Conn())
+	defer func() { err = r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), r.watcher.end(c, err))) }()
 	err = r.query(ctx, conn.Conn(), st, read, args)
 	if err != nil && classify(err) == classStale {
 		// The server rejected the prepared statement and did nothing else.
 		if err := forget(ctx, conn.Conn(), st); err != nil {
-			return r.outcome(ctx, conn.Conn(), err)
+			return err
 		}
 		err = r.query(ctx, conn.Conn(), st, read, args)
 	}
-	return r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), err))
+	return err
 }
 
-func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
+func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...step) (err error) {
 	conn, err := r.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
 	forgetCancelledWait(conn.Conn())
+	c := r.watcher.begin(conn.Conn())
+	defer func() { err = r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), r.watcher.end(c, err))) }()
 	err = r.queryBatch(ctx, conn.Conn(), steps)
 	if err != nil && classify(err) == classStale {
 		if err := forget(ctx, conn.Conn(), statements(steps)...); err != nil {
-			return r.outcome(ctx, conn.Conn(), err)
+			return err
 		}
 		err = r.queryBatch(ctx, conn.Conn(), steps)
 	}
@@ -182,7 +188,7 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 			_ = conn.Conn().Close(ctx)
 		}
 	}
-	return r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), err))
+	return err
 }
 
 // forget makes the connection prepare the statements again when they are next used.
@@ -205,11 +211,28 @@ func statements(steps []step) []*statement {
 	return sts
 }
 
+type acquireLimitKey struct{}
+
+// limitAcquire returns a context in which acquire takes at most the time.
+func limitAcquire(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, acquireLimitKey{}, d)
+}
+
+// acquireContext returns the context for a call of acquire.
+func acquireContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if limit, ok := ctx.Value(acquireLimitKey{}).(time.Duration); ok {
+		return context.WithTimeout(ctx, limit)
+	}
+	return ctx, func() {}
+}
+
 // acquire returns a connection, whether or not the store may be used.
 func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
-	conn, err := pool.Acquire(ctx)
+	limited, cancel := acquireContext(ctx)
+	defer cancel()
+	conn, err := pool.Acquire(limited)
 	if err != nil {
-		return nil, &acquireError{contextError(ctx, err)}
+		return nil, &acquireError{contextError(limited, err)}
 	}
 	return conn, nil
 }

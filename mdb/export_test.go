@@ -3,6 +3,7 @@ package mdb
 import (
 	"context"
 	"io"
+	"time"
 )
 
 // DirectStatements returns the texts of the direct statements that read, by name, for the
@@ -19,7 +20,7 @@ func DirectStatements() map[string]string {
 }
 
 // Suspect does what a store does after a read without an answer.
-func Suspect(s *Store) { s.suspect() }
+func Suspect(s *Store) { s.watcher.suspect() }
 
 // LoseConnection does what a store does after a call has lost its connection.
 func LoseConnection(s *Store) { s.gate.note(context.Background(), io.ErrUnexpectedEOF) }
@@ -32,3 +33,11 @@ var Inspection = inspection
 
 // PathInspection is the statement that looks at the search path.
 const PathInspection = pathInspection
+
+// SetSilence sets how long a statement of the store may be without a byte before the store
+// asks about it.
+func SetSilence(s *Store, d time.Duration) {
+	s.watcher.mu.Lock()
+	defer s.watcher.mu.Unlock()
+	s.watcher.limit = d
+}

@@ -27,6 +27,7 @@ type firstUse struct {
 	proxied   atomic.Bool     // whether write_message is PL/Proxy's
 	config    *pgx.ConnConfig // of the pool's connections
 	direct    bool            // whether the store uses direct SQL
+	watcher   *watcher
 }
 
 // A querier is a connection or a transaction.
@@ -74,8 +75,9 @@ func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.Que
 	if u.over() {
 		return conn, nil
 	}
+	c := u.watcher.begin(conn.Conn())
 	path, err := u.check(ctx, conn.Conn(), lookMode(mode))
-	if err != nil {
+	if err = u.watcher.end(c, err); err != nil {
 		conn.Release()
 		return nil, contextError(ctx, err)
 	}

@@ -186,34 +186,20 @@ func notify(ctx context.Context, pool *pgxpool.Pool, payload string) (sent time.
 // connectToListen opens the connection that listens: with the address, if there is one, or
 // with the pool's configuration.
 func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*pgx.Conn, error) {
-	config := pool.Config()
-	cfg := config.ConnConfig
+	var listen *pgx.ConnConfig
 	if address != "" {
-		listen, fault := parseConnString(address)
+		cfg, fault := parseConnString(address)
 		if fault != "" {
 			return nil, connStringError(fault)
 		}
-		listen.ConnConfig.DialFunc, listen.ConnConfig.LookupFunc = cfg.DialFunc, cfg.LookupFunc
-		cfg = listen.ConnConfig
+		listen = cfg.ConnConfig
 	}
-	if config.BeforeConnect != nil {
-		if err := config.BeforeConnect(ctx, cfg); err != nil {
-			return nil, err
-		}
+	cfg, err := configBeside(ctx, pool, listen, "message_store notify")
+	if err != nil {
+		return nil, err
 	}
-	cfg.OnNotification = nil
-	cfg.OnNotice = nil // it would be called in the bell's goroutine
-	cfg.Tracer = nil
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
-	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
-	}
-	params := parameters(maps.Clone(cfg.RuntimeParams)) // a hook of the pool may share the map
-	if params == nil {
-		params = make(parameters)
-	}
-	cfg.RuntimeParams = params
-	params.set("application_name", strings.TrimSpace(params.get("application_name")+" message_store notify"))
+	params := parameters(cfg.RuntimeParams)
 	params.setEncoding()
 	params.setKeepalives()
 	// No object of a user can hide one of the server.
@@ -224,4 +210,34 @@ func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*
 		cfg.ConnectTimeout = listenTimeout
 	}
 	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// configBeside returns the configuration of a connection of the store's own, beside the
+// pool: that of the pool, or another one with the pool's way to dial. The purpose becomes a
+// part of the application's name.
+func configBeside(ctx context.Context, pool *pgxpool.Pool, other *pgx.ConnConfig, purpose string) (*pgx.ConnConfig, error) {
+	config := pool.Config()
+	cfg := config.ConnConfig
+	if other != nil {
+		other.DialFunc, other.LookupFunc = cfg.DialFunc, cfg.LookupFunc
+		cfg = other
+	}
+	if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	cfg.OnNotification = nil
+	cfg.OnNotice = nil // it would be called in a goroutine of the store
+	cfg.Tracer = nil
+	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+	}
+	params := parameters(maps.Clone(cfg.RuntimeParams)) // a hook of the pool may share the map
+	if params == nil {
+		params = make(parameters)
+	}
+	cfg.RuntimeParams = params
+	params.set("application_name", strings.TrimSpace(params.get("application_name")+" "+purpose))
+	return cfg, nil
 }

@@ -16,7 +16,8 @@ import (
 
 // A Store is a Message DB, accessed through a pool of connections. Create one with
 // [Connect] or [New]. It is safe for concurrent use. It starts goroutines only for
-// subscriptions with [WithNotify] or [WithWorkers].
+// subscriptions with [WithNotify] or [WithWorkers], and while it asks the server about
+// statements that get no answer, see WriteMessage.
 type Store struct {
 	procedures
 	pool     *pgxpool.Pool
@@ -24,6 +25,7 @@ type Store struct {
 	bell     *doorbell.Bell
 	first    *firstUse
 	readOnly *readOnly
+	watcher  *watcher
 
 	// Whether the role may read the table, for heads and anchors: neither is set until that is
 	// known.
@@ -139,6 +141,10 @@ func explainConnect(err error) error {
 // A role cannot replace its OnNotice, which is required with synchronous standbys: without it, a
 // write whose wait for them is cancelled is reported as done.
 //
+// Only Configure lets the store see whether bytes arrive during a statement, and close a
+// connection that gets no answer without a cancel request, see WriteMessage. Without it, the
+// time of the whole statement counts, and pgx sends the request.
+//
 // The first call of the store makes one more round trip: it looks whether the installed
 // functions find Message DB's table and functions with the search path of the connection. If
 // not, the call fails with a [*SetupError], before anything is written.
@@ -170,9 +176,10 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	}
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
-	first := &firstUse{config: conn, direct: config.direct}
+	watcher := newWatcher(pool, config.logger)
+	first := &firstUse{config: conn, direct: config.direct, watcher: watcher}
 	gate, readOnly := new(gate), &readOnly{pool: pool, logger: config.logger}
-	runner := &poolRunner{pool: pool, mode: config.execMode, first: first, gate: gate, readOnly: readOnly}
+	runner := &poolRunner{pool: pool, mode: config.execMode, first: first, watcher: watcher, gate: gate, readOnly: readOnly}
 	bell := newBell(pool, &config)
 	wrote := func(stream StreamName) {
 		readOnly.wrote()
@@ -180,7 +187,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	}
 	return &Store{
 		procedures: procedures{runner: runner, config: &config, wrote: wrote, gate: gate},
-		pool:       pool, bell: bell, first: first, readOnly: readOnly,
+		pool:       pool, bell: bell, first: first, watcher: watcher, readOnly: readOnly,
 	}, nil
 }
 

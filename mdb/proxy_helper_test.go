@@ -30,7 +30,7 @@ type plproxy struct {
 	url    string
 	shards [2]*pgxpool.Pool // directly
 	server *pgtest.Server   // of shard 1
-	relay  *relay
+	relay  *shardRelay
 }
 
 // newPLProxy starts the servers, or skips the test where PL/Proxy is not installed.
@@ -51,7 +51,7 @@ func newPLProxy(t testing.TB) *plproxy {
 		p.shards[i] = newPool(t, server.URL("shard"))
 		installMessageDB(t, p.shards[i])
 	}
-	p.relay = newRelay(t, back.TCP("shard"))
+	p.relay = newShardRelay(t, back.TCP("shard"))
 
 	exec(t, admin, `CREATE DATABASE proxy`)
 	p.url = front.URL("proxy")
@@ -103,8 +103,8 @@ func (p *plproxy) createView(t testing.TB) {
 		CREATE VIEW message_store.messages AS SELECT * FROM public.all_messages()`)
 }
 
-// A relay forwards connections to a server, and breaks them where a test says.
-type relay struct {
+// A shardRelay forwards connections to a server, and breaks them where a test says.
+type shardRelay struct {
 	net.Listener
 	address string // of the server
 
@@ -113,14 +113,14 @@ type relay struct {
 	links map[net.Conn]struct{}
 }
 
-// newRelay returns a relay to the server at the URL, which is closed at the end of the test.
-func newRelay(t testing.TB, target string) *relay {
+// newShardRelay returns a relay to the server at the URL, which is closed at the end of the test.
+func newShardRelay(t testing.TB, target string) *shardRelay {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &relay{address: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), links: make(map[net.Conn]struct{})}
+	r := &shardRelay{address: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), links: make(map[net.Conn]struct{})}
 	if r.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
@@ -142,17 +142,17 @@ func newRelay(t testing.TB, target string) *relay {
 	return r
 }
 
-func (r *relay) port() int { return r.Addr().(*net.TCPAddr).Port }
+func (r *shardRelay) port() int { return r.Addr().(*net.TCPAddr).Port }
 
 // cut makes the next requests break, in the given order.
-func (r *relay) cut(cuts ...cut) {
+func (r *shardRelay) cut(cuts ...cut) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cuts = append(r.cuts, cuts...)
 }
 
 // cutAll breaks all connections.
-func (r *relay) cutAll() {
+func (r *shardRelay) cutAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for conn := range r.links {
@@ -161,13 +161,13 @@ func (r *relay) cutAll() {
 }
 
 // uncut returns how many of the cuts did not happen.
-func (r *relay) uncut() int {
+func (r *shardRelay) uncut() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.cuts)
 }
 
-func (r *relay) next(request []byte) (c cut, ok bool) {
+func (r *shardRelay) next(request []byte) (c cut, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.cuts) == 0 || !bytes.Contains(request, []byte(r.cuts[0].request)) {
@@ -177,7 +177,7 @@ func (r *relay) next(request []byte) (c cut, ok bool) {
 	return c, true
 }
 
-func (r *relay) serve(client net.Conn) {
+func (r *shardRelay) serve(client net.Conn) {
 	defer client.Close()
 	server, err := net.Dial("tcp", r.address)
 	if err != nil {

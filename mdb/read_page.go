@@ -98,6 +98,9 @@ func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err 
 	r.most = r.next()
 	if err := s.runPage(ctx, r); errors.Is(err, errGone) {
 		return false, err
+	} else if err != nil && isLost(err) {
+		r.keep()
+		return false, r.explain(err)
 	} else if err != nil {
 		return s.failed(r, err)
 	}
@@ -139,6 +142,25 @@ func (r *pageRead) add() bool {
 		}
 	}
 	return int64(len(r.page)) == r.batchSize
+}
+
+// keep adds to the page what had arrived of a step whose connection was lost. The next step
+// continues after it, and its anchor is the last message. So nothing is kept of a step that
+// has not found its own anchor: history may have changed before it. If nothing else was to
+// come, that is not known, so the step leaves something to be read.
+func (r *pageRead) keep() {
+	if r.anchored && (!r.inclusive || r.found != r.anchor) {
+		r.messages = nil
+		return
+	}
+	if n := len(r.messages); int64(n) == r.most {
+		r.messages = r.messages[:n-1]
+	}
+	if len(r.messages) > 0 {
+		r.required = false
+		r.add()
+	}
+	r.messages = nil
 }
 
 func noStream(name string) error { return fmt.Errorf("%w: %s", ErrNoStream, name) }

@@ -46,7 +46,8 @@ func messagesInto(messages *[]Message) func(pgx.Rows) error {
 }
 
 // readMessages reads all rows. The page copies the bytes of a row before pgx overwrites
-// them with the next one. After an error, arrived is the number of rows before it. The first
+// them with the next one. After an error, arrived is the number of rows before it. If it is
+// an error of the statement or the connection, their messages are returned with it. The first
 // row of an inclusive read is left out if it is in the anchor's place.
 func readMessages(rows pgx.Rows, r *pageRead) ([]Message, error) {
 	page := scan.NewPage()
@@ -69,7 +70,7 @@ func readMessages(rows pgx.Rows, r *pageRead) ([]Message, error) {
 		}
 		r.arrived = page.Len()
 	}
-	if page.Len() == 0 || rows.Err() != nil {
+	if page.Len() == 0 {
 		return nil, rows.Err()
 	}
 	messages := make([]Message, page.Len())
@@ -86,7 +87,7 @@ func readMessages(rows pgx.Rows, r *pageRead) ([]Message, error) {
 			Metadata:       json.RawMessage(row.Metadata),
 		}
 	}
-	return messages, nil
+	return messages, rows.Err()
 }
 
 // describe passes the columns of the rows to the page.

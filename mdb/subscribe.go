@@ -33,10 +33,11 @@ type Retry struct {
 //   - another error of the server, or of decoding its rows, if a retry cannot help.
 //
 // Transient errors, such as a lost connection, are retried for as long as they last;
-// [OnRetry] reports them. A read that is not answered within ten seconds (or twice the
-// duration of the previous read, if that is longer) is assumed to be on a dead
-// connection: it is cancelled, the pool's connections are replaced, and the next read may
-// take twice as long.
+// [OnRetry] reports them. If a read has been without a byte from the server for ten seconds,
+// the store asks on another connection whether the server still executes it. If not, the
+// connection is given up, the pool's connections are replaced, and the read is retried; it
+// continues after the messages that had arrived. A read that gets no connection of the
+// pool for ten seconds is retried, too.
 //
 // Within one call each message is delivered exactly once, and none is skipped. Store the
 // checkpoint that [OnStreamProgress] receives to resume with a later call, which delivers

@@ -2,12 +2,15 @@ package mdb
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/backoff"
 )
+
+// readAcquireLimit is how long a read waits for a connection of the pool before that counts
+// as a failure. The pool may be opening one to a machine that is gone.
+const readAcquireLimit = 10 * time.Second
 
 // retryTransient retries f after transient errors.
 func (s *messageSource) retryTransient(ctx context.Context, f func(context.Context) error) error {
@@ -16,7 +19,7 @@ func (s *messageSource) retryTransient(ctx context.Context, f func(context.Conte
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := s.withReadTimeout(ctx, f)
+		err := f(limitAcquire(ctx, readAcquireLimit))
 		switch {
 		case err == nil:
 			return nil
@@ -24,6 +27,9 @@ func (s *messageSource) retryTransient(ctx context.Context, f func(context.Conte
 			return context.Cause(ctx)
 		case !classify(err).retryRead(s.begun):
 			return err
+		}
+		if classify(err) == classNoConnection {
+			s.suspect()
 		}
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a subscription's read", slog.Int("attempt", attempt), slog.Any("error", err))
 		if s.retried != nil {
@@ -42,40 +48,6 @@ func (s *messageSource) retryTransient(ctx context.Context, f func(context.Conte
 		if waitErr != nil {
 			return context.Cause(ctx)
 		}
-	}
-}
-
-// minReadTimeout is the shortest time after which a read times out.
-const minReadTimeout = 10 * time.Second
-
-// withReadTimeout cancels f if it takes too long. If the other end disappears without
-// closing the connection, nothing else detects that for hours. The read may just have been
-// slow, so the next one may take longer.
-func (s *messageSource) withReadTimeout(ctx context.Context, f func(context.Context) error) error {
-	timeout := max(s.readTimeout, minReadTimeout)
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	begun := time.Now()
-	err := f(limited)
-	switch {
-	case err == nil:
-		s.readTimeout = 2 * time.Since(begun)
-	case limited.Err() != nil && ctx.Err() == nil:
-		if !errors.As(err, new(*acquireError)) {
-			s.readTimeout = 2 * timeout
-		}
-		s.suspect()
-	}
-	return err
-}
-
-// suspect replaces the pool's connections: the idle ones may be dead too, and each would
-// have to time out. If none is idle, the pool may just be busy. The pool may be shared with the
-// rest of the program, so a warning says why its connections were closed.
-func (s *Store) suspect() {
-	if idle := s.pool.Stat().IdleConns(); idle > 0 {
-		s.config.logger.Warn("a subscription's read timed out: replacing the pool's connections", "idle", idle)
-		s.pool.Reset()
 	}
 }
 

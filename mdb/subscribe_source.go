@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/messagedb-go/messagedb/internal/scan"
 	"github.com/messagedb-go/messagedb/internal/source"
@@ -40,9 +39,8 @@ type messageSource struct {
 	forked     func(missing int)
 	logger     *slog.Logger
 
-	history     source.History
-	begun       bool          // a page has been read
-	readTimeout time.Duration // of the next read, if it is longer than minReadTimeout
+	history source.History
+	begun   bool // a page has been read
 }
 
 // A question asks for a page.
@@ -111,7 +109,7 @@ func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
 	src.after = func(ctx context.Context, position int64) (checkpoint, error) {
 		return s.anchorBefore(ctx, &r, position)
 	}
-	src.suspect = s.suspect
+	src.suspect = s.watcher.suspect
 	src.gate = s.gate
 	src.forked = s.countFork
 	src.logger = s.config.logger.With(src.kind, r.name)

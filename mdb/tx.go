@@ -52,6 +52,9 @@ type txState struct {
 // Through PL/Proxy, writes of the Tx are rejected with [ErrProxied], because they would neither
 // be rolled back nor wait for the commit.
 //
+// The connection is yours: the store does not give it up if the server stops answering, as it
+// does with that of [Store.Atomically]. Limit the calls by their contexts.
+//
 // With a transaction of database/sql, give WithTx the *pgx.Conn that sql.Conn.Raw gives
 // access to, as the example shows.
 func (s *Store) WithTx(tx Transaction) *Tx {
@@ -169,10 +172,12 @@ func (s *Store) atomically(ctx context.Context, r *retries, categories []Categor
 	if s.proxied() {
 		return noRetry, &proxiedError{"begin a transaction", whyNotInTx}
 	}
+	c := s.watcher.begin(conn.Conn())
+	defer func() { _ = s.watcher.end(c, nil) }()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		// The server was not yet asked to write anything.
-		err = runner.outcome(ctx, conn.Conn(), err)
+		err = runner.outcome(ctx, conn.Conn(), s.watcher.explain(c, err))
 		return classify(err).retryWrite(), explain("begin a transaction", err)
 	}
 	defer func() {
@@ -201,10 +206,15 @@ func (s *Store) atomically(ctx context.Context, r *retries, categories []Categor
 	}
 
 	t := s.WithTx(tx)
+	inTx := t.runner.(*txRunner) //nolint:forcetypeassert // that of WithTx
+	inTx.watcher, inTx.call = s.watcher, c
 	if err := t.LockCategories(ctx, categories...); err != nil {
 		return retry(err)
 	}
-	if err := f(t); err != nil {
+	s.watcher.pause(c, true)
+	err = f(t)
+	s.watcher.pause(c, false)
+	if err != nil {
 		// An error with such a code may come from another database that f uses.
 		switch {
 		case tx.Conn().IsClosed():
@@ -219,7 +229,7 @@ func (s *Store) atomically(ctx context.Context, r *retries, categories []Categor
 
 	wasClosed := tx.Conn().IsClosed()
 	forgetCancelledWait(tx.Conn())
-	err = contextError(ctx, checkWait(tx.Conn(), tx.Commit(ctx)))
+	err = contextError(ctx, checkWait(tx.Conn(), s.watcher.explain(c, tx.Commit(ctx))))
 	switch {
 	case err == nil:
 		runner.gate.answered()

@@ -43,6 +43,8 @@ type txRunner struct {
 	faults  argumentFaults // of WithTx, for each call
 
 	readOnly *readOnly
+	watcher  *watcher // nil if the transaction is the caller's
+	call     *call    // of its connection
 }
 
 func newTxRunner(tx Transaction, mode pgx.QueryExecMode, state *txState, first *firstUse) *txRunner {
@@ -174,6 +176,7 @@ func (r *txRunner) end(ctx context.Context, err error, sts ...*statement) error 
 	if err == nil {
 		return nil
 	}
+	err = r.watcher.explain(r.call, err)
 	if r.state.failed == nil {
 		r.state.failed = err
 	}

@@ -39,6 +39,12 @@ import (
 // retried in the same way, provided that [Configure] has prepared the pool. The end of ctx
 // cancels the wait, and can make a message visible that the standbys do not have.
 //
+// If the write has been without a byte from the server for ten seconds, the store asks on
+// another connection whether the server still executes it, for example because it waits for
+// the lock of the category or for a synchronous standby. If so, it waits on. If not, or if
+// the server does not answer, the connection counts as lost. A [Tx] of [Store.WithTx] waits
+// until the context ends.
+//
 // After a lost connection, a message with the same ID, stream, type and data counts as
 // written by this call, although another process may have written it. If processes compete
 // by writing a message with the same ID, the one whose [Written.Duplicate] is false has won.

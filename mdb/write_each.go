@@ -301,7 +301,9 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	for _, w := range pending {
 		w.proxied = e.store.proxied()
 	}
-	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode}
+	c := e.store.watcher.begin(conn.Conn())
+	defer func() { _ = e.store.watcher.end(c, nil) }()
+	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode, watcher: e.store.watcher, watched: c}
 	p.run(pending)
 	if !p.stale {
 		return p.answered
@@ -317,7 +319,7 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	}
 	// A statement that was just prepared is not stale. If the server says so again, something
 	// else raises the error.
-	again := &pipeline{ctx: ctx, conn: conn.Conn(), mode: p.mode}
+	again := &pipeline{ctx: ctx, conn: conn.Conn(), mode: p.mode, watcher: p.watcher, watched: c}
 	again.run(stale)
 	return true
 }

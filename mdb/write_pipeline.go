@@ -40,6 +40,9 @@ type pipeline struct {
 	conn *pgx.Conn
 	mode pgx.QueryExecMode
 
+	watcher *watcher
+	watched *call // of the connection
+
 	*pgconn.Pipeline
 	prepared map[*statement]*pgconn.StatementDescription // nil: in this mode none is prepared
 	call     *rawCall
@@ -83,7 +86,7 @@ func (p *pipeline) run(writes []*eachWrite) {
 	for _, w := range writes {
 		w.outcome, w.err = unsent, nil
 	}
-	err := p.do(spans(writes))
+	err := p.watcher.explain(p.watched, p.do(spans(writes)))
 	if err == nil {
 		return
 	}

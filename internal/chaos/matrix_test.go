@@ -29,7 +29,7 @@ var matrix = []matrixRow{
 	{"T4", "the server ends sessions", []string{"TestTerminations"}, []string{"mdb.TestTerminatedWrite", "mdb.TestTerminatedIdle", "mdb.TestSubscriptionsOutliveTermination"}, ""},
 	{"T5", "the server restarts or is killed", []string{"TestRestarts"}, []string{"mdb.TestSubscriptionsOutliveRestarts", "mdb.TestNotifyRestart"}, ""},
 	{"T6", "the server becomes a read-only standby and is promoted", []string{"TestStandby"}, nil, "failover to another server and reads from standbys, which are planned for a later version"},
-	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage", "TestLongOutages"}, []string{"mdb.TestSubscriptionSilence"}, "outages of 15 s to a minute, which only `make soak` has"},
+	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage", "TestLongOutages"}, []string{"mdb.TestSilentConnection"}, "outages of 15 s to a minute, which only `make soak` has"},
 	{"T8", "consumers and writers are killed", []string{"TestKilledConsumers", "TestKilledWriters"}, nil, ""},
 	{"T9", "the listening connection ends, notifications are lost, the trigger is removed", []string{"TestLostNotifications"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, "the delay that a lost notification causes, because no test asserts a time; that the message is delivered is tested"},
 	{"T10", "handlers and progress callbacks fail and panic", []string{"TestFailingHandlers"}, []string{"mdb.TestSubscriptionCallbackErrors", "mdb.TestSubscriptionPanics", "mdb.TestSubscriptionHoldsNoConnection"}, ""},

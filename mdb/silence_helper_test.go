@@ -1,0 +1,242 @@
+package mdb_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// A relay forwards connections to a server. It can stop forwarding without closing them, as
+// a network or a machine that has failed, and it counts cancel requests and questions.
+type relay struct {
+	listener net.Listener
+	target   *pgconn.Config
+
+	cancels   atomic.Int64
+	questions atomic.Int64 // connections on which a store asks
+	asking    atomic.Int64 // those that are open
+	atOnce    atomic.Int64 // the most that were open at a time
+	received  atomic.Int64 // bytes from the server
+
+	mu     sync.Mutex
+	moving *sync.Cond
+	frozen bool // all connections, also new ones
+	pooler bool // clients see other pids than the server's
+	lines  []*line
+	closed bool
+}
+
+// A line is a connection through the relay.
+type line struct {
+	silent bool // neither direction is forwarded any more
+	deaf   bool // what the server sends is not
+	left   int  // bytes from the server until the line is silent, unless it is negative
+}
+
+func newRelay(t testing.TB, url string) *relay {
+	t.Helper()
+	cfg, err := pgconn.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{listener: listener, target: cfg}
+	r.moving = sync.NewCond(&r.mu)
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { r.serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		r.change(func() { r.closed = true })
+		running.Wait()
+	})
+	return r
+}
+
+// through makes the connections of a pool go through the relay.
+func (r *relay) through(cfg *pgxpool.Config) {
+	address := r.listener.Addr().(*net.TCPAddr)
+	cfg.ConnConfig.Host, cfg.ConnConfig.Port = "127.0.0.1", uint16(address.Port) //nolint:gosec // a port
+	cfg.ConnConfig.TLSConfig, cfg.ConnConfig.Fallbacks = nil, nil
+	cfg.ConnConfig.ConnectTimeout = 500 * time.Millisecond
+}
+
+// change changes what the relay does.
+func (r *relay) change(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	r.moving.Broadcast()
+}
+
+// freeze stops all connections, also new ones, until thaw.
+func (r *relay) freeze() { r.change(func() { r.frozen = true }) }
+func (r *relay) thaw()   { r.change(func() { r.frozen = false }) }
+
+// silence stops the connections that are open, for ever.
+func (r *relay) silence() { r.each(func(l *line) { l.silent = true }) }
+
+// deafen stops what the server sends on the connections that are open.
+func (r *relay) deafen() { r.each(func(l *line) { l.deaf = true }) }
+
+// limit lets n more bytes of the server through on the connections that are open.
+func (r *relay) limit(n int) { r.each(func(l *line) { l.left = n }) }
+
+func (r *relay) each(f func(*line)) {
+	r.change(func() {
+		for _, l := range r.lines {
+			f(l)
+		}
+	})
+}
+
+func (r *relay) serve(conn net.Conn) {
+	defer conn.Close()
+	l := &line{left: -1}
+	r.change(func() { r.lines = append(r.lines, l) })
+	network, address := pgconn.NetworkAddress(r.target.Host, r.target.Port)
+	server, err := net.Dial(network, address)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	ended := make(chan struct{}) // closed when the relay or the server is
+	go func() {
+		defer conn.Close()
+		r.copy(l, conn, server, true)
+		close(ended)
+	}()
+	go func() {
+		r.change(func() {
+			for !r.closed {
+				r.moving.Wait()
+			}
+		})
+		_ = conn.Close()
+		_ = server.Close()
+	}()
+	r.copy(l, server, conn, false)
+	// A client that closes its end is only seen by a server that can be reached.
+	if r.wait(l, false) {
+		_ = server.Close()
+	}
+	<-ended
+}
+
+// copy forwards one direction until its source ends.
+func (r *relay) copy(l *line, to, from net.Conn, answers bool) {
+	buf := make([]byte, 4096)
+	question := false
+	for first := true; ; first = false {
+		n, err := from.Read(buf)
+		if first && !answers {
+			question = r.note(buf[:n])
+		}
+		if answers && r.pooler {
+			// The pid in a message of 12 bytes and the type K, see BackendKeyData.
+			if i := bytes.Index(buf[:n], []byte{'K', 0, 0, 0, 12}); i >= 0 && i+8 < n {
+				buf[i+8] ^= 0xff
+			}
+		}
+		if question && err != nil {
+			r.asking.Add(-1)
+		}
+		for sent := 0; sent < n; {
+			if !r.wait(l, answers) {
+				return
+			}
+			part := n - sent
+			r.change(func() {
+				if answers && l.left >= 0 {
+					part = min(part, l.left)
+					l.left -= part
+					l.silent = l.left == 0
+				}
+			})
+			if _, err := to.Write(buf[sent : sent+part]); err != nil {
+				return
+			}
+			sent += part
+			if answers {
+				r.received.Add(int64(part))
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// wait waits until the direction is forwarded. It returns false if the relay is closed.
+func (r *relay) wait(l *line, answers bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for !r.closed && (r.frozen || l.silent || l.deaf && answers) {
+		r.moving.Wait()
+	}
+	return !r.closed
+}
+
+// note counts what the first message of a connection shows.
+func (r *relay) note(message []byte) (question bool) {
+	const cancelRequest = 80877102
+	if len(message) >= 8 && binary.BigEndian.Uint32(message[4:]) == cancelRequest {
+		r.cancels.Add(1)
+	}
+	if !bytes.Contains(message, []byte("message_store silence")) {
+		return false
+	}
+	r.questions.Add(1)
+	open := r.asking.Add(1)
+	for most := r.atOnce.Load(); open > most && !r.atOnce.CompareAndSwap(most, open); {
+		most = r.atOnce.Load()
+	}
+	return true
+}
+
+// soon is how long a store of these tests waits before it asks.
+const soon = 50 * time.Millisecond
+
+// silentStore returns a store that soon asks, on a pool through the relay.
+func silentStore(t testing.TB, r *relay, url string, j *journal, prepare ...func(*pgxpool.Config)) *mdb.Store {
+	t.Helper()
+	pool := newPool(t, url, append(prepare, r.through)...)
+	s := newStore(t, pool, j.option())
+	mdb.SetSilence(s, soon)
+	return s
+}
+
+// until waits until the journal contains a text n times.
+func (j *journal) until(t testing.TB, text string, n int) {
+	t.Helper()
+	for end := time.Now().Add(testTimeout); strings.Count(j.String(), text) < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not logged %d times in time: %q in\n%s", n, text, j)
+		}
+	}
+}
+
+const (
+	waitsOn = "so they wait on"
+	gaveUp  = "their connections were given up"
+)

@@ -1,0 +1,475 @@
+package mdb_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// lockCategory locks a category until the transaction ends, which the test ends.
+func lockCategory(t testing.TB, pool *pgxpool.Pool, c mdb.Category) pgx.Tx {
+	t.Helper()
+	tx := begin(t, pool)
+	exec(t, tx, "SELECT message_store.acquire_lock($1)", string(c.Stream("1")))
+	return tx
+}
+
+// waiters returns how many sessions wait for the lock of a category.
+const waiters = `SELECT count(*) = $2 FROM pg_locks WHERE NOT granted AND ` + keyLocks
+
+// TestSilentLockWait checks that writes, transactions and reads that wait for a lock are not
+// given up, however long they wait, so that writers keep their places in the queue. The pool
+// has no free connection meanwhile, and one question at a time is about all of them.
+func TestSilentLockWait(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	admin := newPool(t, url)
+	r, j := newRelay(t, url), new(journal)
+	const writers = 4
+	s := silentStore(t, r, url, j, func(cfg *pgxpool.Config) { cfg.MaxConns = writers })
+	category := mdbtest.Category("silence")
+	write(t, s, category.Stream("0"), mdb.NewMessage("Before", nil))
+
+	lock := lockCategory(t, admin, category)
+	var (
+		all  sync.WaitGroup
+		errs [writers]error
+		at   [writers]int64
+	)
+	for i := range writers {
+		stream, m := category.Stream("1"), mdb.NewMessage("Happened", i)
+		all.Go(func() {
+			var w mdb.Written
+			switch i {
+			case 0:
+				errs[i] = s.Atomically(t.Context(), []mdb.Category{category}, func(tx *mdb.Tx) error {
+					var err error
+					w, err = tx.WriteMessage(t.Context(), stream, m)
+					return err
+				})
+			case 1:
+				results := s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: m}})
+				w, errs[i] = results[0].Written, results[0].Err
+			case 2:
+				var ws []mdb.Written
+				if ws, errs[i] = s.WriteMessages(t.Context(), stream, []mdb.ProposedMessage{m, mdb.NewMessage("Happened", i)}); errs[i] == nil {
+					w = ws[0]
+				}
+			default:
+				w, errs[i] = s.WriteMessage(t.Context(), stream, m)
+			}
+			at[i] = w.Position
+		})
+		until(t, admin, waiters, mdb.Hash64(string(category)), i+1)
+	}
+	opened := s.Pool().Stat().NewConnsCount()
+	j.until(t, waitsOn, 3)
+	if err := lock.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		t.Fatal(err)
+	}
+	if want := [writers]int64{0, 1, 2, 4}; at != want {
+		t.Errorf("got positions %v, want in the order of arrival %v", at, want)
+	}
+	if got := s.Pool().Stat().NewConnsCount(); got != opened {
+		t.Errorf("the pool opened %d connections, want none", got-opened)
+	}
+	if got := r.atOnce.Load(); got != 1 {
+		t.Errorf("got %d questions at a time, want 1", got)
+	}
+	if log := j.String(); strings.Contains(log, gaveUp) || strings.Contains(log, "retrying") {
+		t.Errorf("a statement that waits for a lock was given up:\n%s", log)
+	}
+
+	// A read that waits, for example because the table is being changed.
+	table := begin(t, admin)
+	exec(t, table, "LOCK TABLE message_store.messages")
+	read := make(chan error)
+	go func() {
+		_, err := s.GetCategoryMessages(t.Context(), category)
+		read <- err
+	}()
+	j.until(t, waitsOn, strings.Count(j.String(), waitsOn)+1)
+	if err := table.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	if got := r.cancels.Load(); got != 0 {
+		t.Errorf("got %d cancel requests, want none", got)
+	}
+}
+
+// TestSilentConnection checks statements whose connection, or whose server, has become
+// silent: the connection is given up without a cancel request, and a write's outcome is
+// settled on another one.
+func TestSilentConnection(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		fail   func(t *testing.T, r *relay, admin *pgxpool.Pool, pid uint32)
+		repair func(r *relay) // when the connection was given up
+		reason string
+	}{
+		"the statement does not arrive": {
+			fail:   func(_ *testing.T, r *relay, _ *pgxpool.Pool, _ uint32) { r.silence() },
+			reason: "not executing it",
+		},
+		"the answer does not arrive": {
+			fail:   func(_ *testing.T, r *relay, _ *pgxpool.Pool, _ uint32) { r.deafen() },
+			reason: "not executing it",
+		},
+		"the session is gone": {
+			fail: func(t *testing.T, r *relay, admin *pgxpool.Pool, pid uint32) {
+				t.Helper()
+				r.silence()
+				exec(t, admin, "SELECT pg_terminate_backend($1)", pid)
+				until(t, admin, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
+			},
+			reason: "no such session",
+		},
+		"no other connection can be had": {
+			fail:   func(_ *testing.T, r *relay, _ *pgxpool.Pool, _ uint32) { r.freeze(); r.silence() },
+			repair: (*relay).thaw,
+			reason: "does not answer another connection",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.Shared(t)
+			admin := newPool(t, url)
+			type call struct {
+				do      func(s *mdb.Store, stream mdb.StreamName) error
+				message bool // whether it writes one
+				unknown bool // whether its outcome is not settled
+				fails   bool // whether it may fail
+			}
+			for what, c := range map[string]call{
+				"WriteMessage": {do: func(s *mdb.Store, stream mdb.StreamName) error {
+					_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1))
+					return err
+				}, message: true},
+				"WriteEach": {do: func(s *mdb.Store, stream mdb.StreamName) error {
+					return s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: mdb.NewMessage("Happened", 1)}})[0].Err
+				}, message: true},
+				"StreamVersion": {do: func(s *mdb.Store, stream mdb.StreamName) error {
+					_, err := s.StreamVersion(t.Context(), stream)
+					return err
+				}, fails: true},
+			} {
+				t.Run(what, func(t *testing.T) {
+					t.Parallel()
+					r := newRelay(t, url)
+					var j *journal
+					j = &journal{onRecord: func() {
+						if tt.repair != nil {
+							tt.repair(r)
+						}
+					}}
+					s := silentStore(t, r, url, j, oneConnection)
+					stream := mdbtest.Category("silence").Stream("1")
+					write(t, s, stream, mdb.NewMessage("Before", nil))
+					pid := value[uint32](t, s.Pool(), "SELECT pg_backend_pid()")
+					tt.fail(t, r, admin, pid)
+
+					err := c.do(s, stream)
+					if c.fails {
+						if err == nil || !strings.Contains(err.Error(), tt.reason) || !mdb.IsTransient(err) {
+							t.Errorf("got error %v, want a transient one that contains %q", err, tt.reason)
+						}
+					} else if err != nil {
+						t.Error(err)
+					}
+					want := []int64{0}
+					if c.message {
+						want = append(want, 1)
+					}
+					if got := positions(t, admin, stream); !slices.Equal(got, want) {
+						t.Errorf("got positions %v, want %v", got, want)
+					}
+					if got := r.cancels.Load(); got != 0 {
+						t.Errorf("got %d cancel requests, want none", got)
+					}
+					if log := j.String(); !strings.Contains(log, gaveUp) || !strings.Contains(log, tt.reason) {
+						t.Errorf("want a record that contains %q, got\n%s", tt.reason, log)
+					}
+				})
+			}
+		})
+	}
+}
+
+// TestSilentCommit checks that a transaction whose commit gets no answer is an unknown
+// outcome, and that a silent connection does not keep it from its end.
+func TestSilentCommit(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	admin := newPool(t, url)
+	r, j := newRelay(t, url), new(journal)
+	s := silentStore(t, r, url, j)
+	stream := mdbtest.Category("silence").Stream("1")
+	err := s.Atomically(t.Context(), []mdb.Category{stream.Category()}, func(tx *mdb.Tx) error {
+		_, err := tx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+		r.deafen()
+		return err
+	})
+	if unknown := wantError[*mdb.UnknownOutcomeError](t, err); len(unknown.IDs) != 1 {
+		t.Errorf("got IDs %v, want one", unknown.IDs)
+	}
+	if got := positions(t, admin, stream); !slices.Equal(got, []int64{0}) {
+		t.Errorf("got positions %v, want 0", got)
+	}
+	// A statement of the function's own is not executed, either.
+	err = s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+		r.silence()
+		_, err := tx.Tx().Exec(t.Context(), "SELECT 1")
+		return err
+	})
+	if !mdb.IsTransient(err) {
+		t.Errorf("got error %v, want a transient one", err)
+	}
+	if got := r.cancels.Load(); got != 0 {
+		t.Errorf("got %d cancel requests, want none", got)
+	}
+}
+
+// TestSilenceOfCallersTransaction checks that the connection of the caller's transaction is
+// not given up.
+func TestSilenceOfCallersTransaction(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	r, j := newRelay(t, url), new(journal)
+	s := silentStore(t, r, url, j)
+	stream := mdbtest.Category("silence").Stream("1")
+	write(t, s, stream, mdb.NewMessage("Before", nil))
+	tx := begin(t, s.Pool())
+	r.silence()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error)
+	go func() {
+		_, err := s.WithTx(tx).StreamVersion(ctx, stream)
+		ended <- err
+	}()
+	// Meanwhile another connection is given up, and so would that one.
+	if _, err := s.StreamVersion(t.Context(), stream); err != nil {
+		t.Error(err)
+	}
+	r.silence()
+	if _, err := s.StreamVersion(t.Context(), stream); err == nil {
+		t.Error("got an answer on a silent connection")
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("the caller's transaction ended: %v", err)
+	default:
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got error %v, want that of the context", err)
+	}
+}
+
+// TestSilentSubscription checks that a subscription retries a read on a silent connection, and
+// delivers what had arrived once and in order, without reading it again.
+func TestSilentSubscription(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	admin := newStore(t, newPool(t, url))
+	for name, opts := range map[string][]mdb.CategorySubscribeOption{
+		"plain":  nil,
+		"member": {mdb.AsConsumerGroup(0, 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			category := mdbtest.Category("silence")
+			const messages, size = 20, 10_000
+			for i := range messages {
+				write(t, admin, category.Stream("1"), mdb.NewMessage("Happened", map[string]any{"n": i, "filler": strings.Repeat("x", size)}))
+			}
+			r, j := newRelay(t, url), new(journal)
+			s := silentStore(t, r, url, j, oneConnection)
+			first, err := s.GetCategoryMessages(t.Context(), category, mdb.WithBatchSize(1)) // prepares the statement
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.limit(messages / 2 * size)
+			got := receiveCategory(t, s, category, append(opts, mdb.WithBatchSize(messages))...)
+			for i, m := range got.next(t, messages) {
+				if m.Position != int64(i) {
+					t.Errorf("got position %d, want %d", m.Position, i)
+				}
+			}
+			got.stop(t)
+			if log := j.String(); !strings.Contains(log, gaveUp) {
+				t.Errorf("the connection was not given up:\n%s", log)
+			}
+			if again := r.received.Load(); again > messages*size*5/4 {
+				t.Errorf("got %d bytes of %d: what has arrived was read again (after %d)", again, messages*size, first[0].GlobalPosition)
+			}
+			if got := r.cancels.Load(); got != 0 {
+				t.Errorf("got %d cancel requests, want none", got)
+			}
+		})
+	}
+}
+
+// TestSilenceBoundsNoStatement checks that limits of the server end a statement as before,
+// while the store asks about it.
+func TestSilenceBoundsNoStatement(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	admin := newPool(t, url)
+	r, j := newRelay(t, url), new(journal)
+	s := silentStore(t, r, url, j, parameter("statement_timeout", "1s"))
+	category := mdbtest.Category("silence")
+	defer lockCategory(t, admin, category).Rollback(context.Background()) //nolint:errcheck // cleanup
+	_, err := s.WriteMessage(t.Context(), category.Stream("1"), mdb.NewMessage("Happened", nil))
+	wantCode(t, err, "57014")
+	if log := j.String(); !strings.Contains(log, waitsOn) || strings.Contains(log, gaveUp) {
+		t.Errorf("got log\n%s", log)
+	}
+}
+
+// TestSilentStandby checks a write whose commit waits for a synchronous standby: it waits on,
+// and if its connection must be given up, the wait goes on, so that nobody sees a
+// message that is not replicated.
+func TestSilentStandby(t *testing.T) {
+	t.Parallel()
+	p := testdb.Pair(t)
+	url := p.Primary.URL("postgres")
+	admin := newPool(t, url)
+	r := newRelay(t, url)
+	j := &journal{}
+	s := silentStore(t, r, url, j)
+	stream := mdbtest.Category("silence").Stream("1")
+	write(t, s, stream, mdb.NewMessage("Before", nil))
+	p.Hold(t)
+	p.Synchronous(t, true)
+	written := make(chan error)
+	go func() {
+		_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+		written <- err
+	}()
+	const waiting = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+	until(t, admin, waiting)
+	j.until(t, waitsOn, 2)
+	r.freeze()
+	j.until(t, gaveUp, 1)
+	r.thaw()
+	// The write is sent again. It waits for the lock of the first attempt, which still waits.
+	until(t, admin, waiters, mdb.Hash64(string(stream.Category())), 1)
+	j.until(t, waitsOn, 3)
+	if !value[bool](t, admin, waiting) {
+		t.Error("the first attempt does not wait for the standby any more")
+	}
+	if got := positions(t, admin, stream); len(got) != 1 {
+		t.Errorf("got positions %v, want none that is not replicated", got)
+	}
+	if got := r.cancels.Load(); got != 0 {
+		t.Errorf("got %d cancel requests, want none", got)
+	}
+	p.Release(t)
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+	if got := positions(t, admin, stream); !slices.Equal(got, []int64{0, 1}) {
+		t.Errorf("got positions %v, want 0 and 1", got)
+	}
+}
+
+// TestFrozenPrimary checks that writes and subscriptions continue on the promoted standby
+// while the former primary is frozen, and keeps its connections. A pool that pings an idle
+// connection, as it does by default, does not wait for the answer for ever.
+func TestFrozenPrimary(t *testing.T) {
+	t.Parallel()
+	for name, pings := range map[string]bool{"with pings": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := testdb.Pair(t)
+			j := new(journal)
+			pool := newPool(t, p.URL(), func(cfg *pgxpool.Config) {
+				cfg.MaxConns = 2
+				cfg.ConnConfig.ConnectTimeout = 500 * time.Millisecond
+				cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return pings }
+			})
+			s := newStore(t, pool, j.option(), attempts(1_000_000), mdb.WithPolling(poll.Constant(time.Millisecond)))
+			mdb.SetSilence(s, soon)
+			stream := mdbtest.Category("silence").Stream("1")
+			subscription := receiveStream(t, s, stream)
+			write(t, s, stream, mdb.NewMessage("Before", nil))
+			subscription.next(t, 1)
+			p.CatchUp(t)
+			if err := p.Primary.Freeze(); err != nil {
+				t.Fatal(err)
+			}
+			written := make(chan error)
+			go func() {
+				_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("After", nil))
+				written <- err
+			}()
+			if !pings {
+				j.until(t, "does not answer another connection", 1)
+			}
+			p.Promote(t)
+			if err := <-written; err != nil {
+				t.Error(err)
+			}
+			if m := subscription.next(t, 1)[0]; m.Type != "After" {
+				t.Errorf("got message %s, want After", m.Type)
+			}
+			subscription.stop(t)
+		})
+	}
+}
+
+// TestSilencePastPooler checks that with a pooler, which does not show the sessions of the
+// server, a statement is given up only if the pooler does not answer another connection.
+func TestSilencePastPooler(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	admin := newPool(t, url)
+	r := newRelay(t, url)
+	r.pooler = true
+	j := new(journal)
+	s := silentStore(t, r, url, j, oneConnection)
+	stream := mdbtest.Category("silence").Stream("1")
+	write(t, s, stream, mdb.NewMessage("Before", nil))
+	r.silence()
+	written := make(chan error)
+	go func() {
+		_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+		written <- err
+	}()
+	j.until(t, waitsOn, 2)
+	if log := j.String(); strings.Contains(log, gaveUp) {
+		t.Errorf("the statement was given up although the pooler answers:\n%s", log)
+	}
+	r.freeze()
+	j.until(t, gaveUp, 1)
+	r.thaw()
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+	if got := positions(t, admin, stream); !slices.Equal(got, []int64{0, 1}) {
+		t.Errorf("got positions %v, want 0 and 1", got)
+	}
+	if got := r.cancels.Load(); got != 0 {
+		t.Errorf("got %d cancel requests, want none", got)
+	}
+}
