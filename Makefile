@@ -13,7 +13,7 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list of modules comes from git: use a clone))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults soak stress-notify bench bench-report bench-notify compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify bench bench-report bench-notify compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,7 @@ profile: ## show the functions that take time and memory, CASE="Write 1 message"
 
 nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) test-faults
+	$(MAKE) test-failover
 	$(MAKE) soak
 	$(MAKE) stress-notify
 	$(MAKE) test-matrix
@@ -110,6 +111,9 @@ nightly: ## run what takes too long for CI, one after the other
 test-faults: ## inject faults, and write docs/reliability.md (SEED: that of an earlier run)
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
 		$(GO) test -C internal/chaos -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md
+
+test-failover: ## fail over with Patroni, etcd and HAProxy, and write docs/reliability.md (FAULT: crash, SEED)
+	$(GO) test -C internal/chaos -count=1 -timeout 40m -run 'TestFailover$(if $(FAULT),/$(FAULT))' -args -failover -seed $(or $(SEED),0) $(if $(FAULT),,-page $(CURDIR)/docs/reliability.md)
 
 soak: ## inject faults for DURATION, with one seed after the other, then load for ten minutes
 	$(GO) test -C internal/chaos -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)

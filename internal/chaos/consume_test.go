@@ -182,7 +182,7 @@ func TestVisibility(t *testing.T) {
 		}
 		return read(ctx)
 	})
-	if n := w.stored - len(seen); n <= 0 {
+	if n := len(w.store) - len(seen); n <= 0 {
 		t.Errorf("a reader of all categories by one position missed %d messages, so the test proves nothing", n)
 	}
 	w.evaluate(t, "T11", faults, violations)

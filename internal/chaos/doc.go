@@ -11,6 +11,7 @@
 //	go test ./internal/chaos                      small, as part of make test-all
 //	go test ./internal/chaos -size ci             make test-faults
 //	go test ./internal/chaos -size soak -run Soak -duration 1h
+//	go test ./internal/chaos -run Failover -failover  make test-failover
 //	go test ./internal/chaos -seed 7              repeats the decisions of an earlier run
 //
 // The seed determines which faults are injected, and at which message. What else
@@ -35,6 +36,12 @@
 //     of an exchange at which a test does so.
 //   - An outage is a time in which nothing gets through the proxy, not even on new
 //     connections.
+//   - A cluster is three nodes that Patroni manages: each is a PostgreSQL with its
+//     Patroni. A failover is a fault of its primary, until another node has taken over.
+//   - A pulse measures the longest time in which nothing happened, such as the time
+//     without an acknowledgement.
+//   - A floor is what a failover must achieve at least, such as the longest time without
+//     an acknowledgement.
 //   - The matrix is the table of docs/reliability.md: each row is a kind of fault, with
 //     the tests that inject it. A tally is what the tests of a row add up to.
 //   - A canary is a password or payload that must not appear in any log or error.

@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,6 +73,15 @@ type delivery struct {
 	position, global int64
 }
 
+func (m *stored) delivery() delivery { return delivery{m.id, m.stream, m.position, m.global} }
+
+// A missed message is one that a subscriber has handled and that is no longer in the
+// store. The position is the one that the subscription is ordered by.
+type missed struct {
+	position int64
+	id       uuid.UUID
+}
+
 // An incarnation is one call of Subscribe, from its start to its end.
 type incarnation struct {
 	from       int64 // the position after which it started
@@ -91,7 +101,9 @@ type subscriber struct {
 	group        string // whose members must not receive the same message
 	crashes      bool   // it may be killed, and then receives up to a batch again
 	incarnations []*incarnation
-	last         int64 // highest position delivered
+	missing      map[missed]bool // what it was told is no longer there
+	end          delivery        // the message that the workload waits for
+	reached      bool            // it was delivered
 }
 
 func (s *subscriber) wants(m *stored) bool {
@@ -133,9 +145,10 @@ type history struct {
 	errors      []error // that calls returned
 	faults      []time.Time
 	leaks       []string
-	acks        int   // acknowledged messages
-	stuck       error // why some messages were not received
-	stored      int   // messages in the store at the end
+	acks        int      // acknowledged messages
+	refused     []error  // of writes, except those that the version of a stream rejects and those of unknown outcome
+	stuck       error    // why some messages were not received
+	store       []stored // the messages in the store at the end
 }
 
 func newHistory() *history { return &history{changed: make(chan struct{}, 1)} }
@@ -166,6 +179,14 @@ func (h *history) met(err error) {
 	}
 }
 
+// refuse records an error of a write that should have succeeded.
+func (h *history) refuse(err error) {
+	h.met(err)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refused = append(h.refused, err)
+}
+
 func (h *history) begin(s *subscriber, from int64) *incarnation {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -178,8 +199,19 @@ func (h *history) deliver(s *subscriber, i *incarnation, d delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i.deliveries = append(i.deliveries, d)
-	s.last = max(s.last, s.position(d.position, d.global))
+	s.reached = s.reached || d == s.end
 	h.signal()
+}
+
+// awaitDelivery waits until the subscriber has received the message.
+func (h *history) awaitDelivery(ctx context.Context, s *subscriber, m *stored) error {
+	h.mu.Lock()
+	s.end, s.reached = m.delivery(), false
+	for _, i := range s.incarnations {
+		s.reached = s.reached || slices.Contains(i.deliveries, s.end)
+	}
+	h.mu.Unlock()
+	return h.await(ctx, func() bool { return s.reached })
 }
 
 func (h *history) noteFault() {

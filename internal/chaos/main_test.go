@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -14,10 +15,11 @@ import (
 )
 
 var (
-	sizeFlag = flag.String("size", "small", "small, for make test-all; ci, for make test-faults; soak")
-	seedFlag = flag.Uint64("seed", 0, "the seed of all random decisions; 0: a new one")
-	duration = flag.Duration("duration", time.Minute, "how long TestSoak runs at size soak")
-	page     = flag.String("page", "", "the file to write the results to, in Markdown")
+	sizeFlag     = flag.String("size", "small", "small, for make test-all; ci, for make test-faults; soak")
+	seedFlag     = flag.Uint64("seed", 0, "the seed of all random decisions; 0: a new one")
+	duration     = flag.Duration("duration", time.Minute, "how long TestSoak runs at size soak")
+	failoverFlag = flag.Bool("failover", false, "run TestFailover, which needs Patroni, etcd and HAProxy")
+	page         = flag.String("page", "", "the file to write the results to, in Markdown")
 )
 
 func TestMain(m *testing.M) {
@@ -35,7 +37,7 @@ func TestMain(m *testing.M) {
 		*seedFlag = rand.Uint64()>>32 + 1
 	}
 	code := m.Run()
-	if err := results.end(code == 0); err != nil {
+	if err := errors.Join(results.end(code == 0), endFailovers(code == 0)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

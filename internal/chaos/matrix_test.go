@@ -28,7 +28,7 @@ var matrix = []matrixRow{
 	{"T3", "every connection is cut after 50 ms to 1.5 s", []string{"TestChaos"}, nil, ""},
 	{"T4", "the server ends sessions", []string{"TestTerminations"}, []string{"mdb.TestTerminatedWrite", "mdb.TestTerminatedIdle", "mdb.TestSubscriptionsOutliveTermination"}, ""},
 	{"T5", "the server restarts or is killed", []string{"TestRestarts"}, []string{"mdb.TestSubscriptionsOutliveRestarts", "mdb.TestNotifyRestart"}, ""},
-	{"T6", "the server becomes a read-only standby and is promoted", []string{"TestStandby"}, nil, "failover to another server and reads from standbys, which are planned for a later version"},
+	{"T6", "the server becomes a read-only standby and is promoted", []string{"TestStandby"}, nil, "reads from standbys, which are planned for a later version"},
 	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage", "TestLongOutages"}, []string{"mdb.TestSilentConnection"}, "outages of 15 s to a minute, which only `make soak` has"},
 	{"T8", "consumers and writers are killed", []string{"TestKilledConsumers", "TestKilledWriters"}, nil, ""},
 	{"T9", "the listening connection ends, notifications are lost, the trigger is removed", []string{"TestLostNotifications"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, "the delay that a lost notification causes, because no test asserts a time; that the message is delivered is tested"},
@@ -42,6 +42,7 @@ var matrix = []matrixRow{
 	{"T17", "subscriptions start and stop", nil, []string{"mdb.TestSubscriptionsStartAndStop", "mdb.TestNotifyConnections"}, ""},
 	{"T18", "years without messages, long retries", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "internal/doorbell.TestSleep", "mdb/poll.FuzzStrategies"}, "a jump of the wall clock, which has no effect, because timers are monotonic"},
 	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"internal/names.FuzzNames"}, ""},
+	{"T20", "the primary fails, and a standby takes over: see the table of failovers", []string{"TestFailover"}, nil, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }

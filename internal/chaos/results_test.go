@@ -84,7 +84,7 @@ func (g *tallies) add(row string, x tally) {
 // row.
 func (w *workload) evaluate(t *testing.T, row string, faults int, violations map[string][]string) {
 	t.Helper()
-	x := tally{faults: faults, messages: w.stored, violations: make(map[string]int)}
+	x := tally{faults: faults, messages: len(w.store), violations: make(map[string]int)}
 	for name, found := range violations {
 		x.violations[name] = len(found)
 		t.Errorf("%s: %d violations (seed %d):\n%s", name, len(found), *seedFlag, strings.Join(found[:min(len(found), 5)], "\n"))
@@ -147,10 +147,14 @@ func (g *tallies) end(ok bool) error {
 		all.add(*x)
 	}
 	fmt.Println(all.line())
-	if *page == "" || !ok {
+	if *page == "" || *failoverFlag || !ok {
 		return nil
 	}
-	return os.WriteFile(*page, []byte(g.markdown(all)), 0o644)
+	section, err := keepSection(*page)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(*page, []byte(g.markdown(all)+section), 0o644)
 }
 
 func (g *tallies) markdown(all tally) string {
@@ -158,7 +162,7 @@ func (g *tallies) markdown(all tally) string {
 	fmt.Fprintf(&b, `# Reliability
 
 The faults that the tests inject, and what they found. `+"`make test-faults`"+` writes this page (size %s) after each successful
-run; do not edit it.
+run, except the section on failovers; do not edit it.
 
     %s
 
@@ -202,4 +206,38 @@ without figures is tested in other folders only.
 		}
 	}
 	return b.String()
+}
+
+// The section on failovers is written by a run of its own, and between these marks.
+const (
+	sectionBegin = "<!-- The next section is written by make test-failover. -->\n"
+	sectionEnd   = "<!-- Its end. -->\n"
+)
+
+// replaceSection writes a new section on failovers to the page.
+func replaceSection(path, section string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, found := strings.Cut(string(text), sectionBegin)
+	_, after, ended := strings.Cut(rest, sectionEnd)
+	if !found || !ended {
+		return fmt.Errorf("%s has no section between %q and %q", path, sectionBegin, sectionEnd)
+	}
+	return os.WriteFile(path, []byte(before+sectionBegin+section+sectionEnd+after), 0o644)
+}
+
+// keepSection returns the section of the page, with its marks.
+func keepSection(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	_, rest, _ := strings.Cut(string(text), sectionBegin)
+	section, _, found := strings.Cut(rest, sectionEnd)
+	if !found {
+		return "", fmt.Errorf("%s has no section that ends with %q", path, sectionEnd)
+	}
+	return sectionBegin + section + sectionEnd, nil
 }

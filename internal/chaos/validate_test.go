@@ -141,7 +141,7 @@ func reliable(h *history, store []stored) (violations []string) {
 				continue
 			}
 			wanted++
-			if !got[delivery{m.id, m.stream, m.position, m.global}] {
+			if !got[m.delivery()] {
 				violations = append(violations, fmt.Sprintf("%s: no %s/%d, global position %d", s.Name, m.stream, m.position, m.global))
 			}
 		}

@@ -160,7 +160,7 @@ func TestCutWrites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.stored = len(store)
+	w.store = store
 	w.evaluate(t, "T1", faults, validate(h, store))
 }
 

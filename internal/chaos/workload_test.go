@@ -37,6 +37,7 @@ type workload struct {
 	streams    int // of each category
 	batch      int // of subscriptions
 
+	defaults     bool // the stores have no options but those below, and their pools none
 	options      []mdb.StoreOption
 	configure    func(*pgxpool.Config)
 	pooler       bool // clients connect through a pooler
@@ -47,6 +48,7 @@ type workload struct {
 	chain        bool
 	failHandler  func(*subscriber) error // if it returns an error, a handler fails before it has handled a message
 	failProgress func() error            // if it returns an error, keeping a subscription's progress fails
+	pause        time.Duration           // of each writer after each write
 	deadline     time.Duration           // of each call of a writer; 0: none
 	timeout      time.Duration           // of the whole workload
 	grace        time.Duration           // after which remaining resources are leaks
@@ -110,13 +112,21 @@ func openPool(t testing.TB, url string, conns int32, configure ...func(*pgxpool.
 
 func (w *workload) open(t testing.TB) (*mdb.Store, *pgxpool.Pool) {
 	t.Helper()
+	logger := mdb.WithLogger(slog.New(slog.NewTextHandler(&w.log, nil)))
+	if w.defaults {
+		s, err := mdb.Connect(t.Context(), w.through, mdb.StoreOptions(w.options), logger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, s.Pool()
+	}
 	prepare := configure
 	if w.pooler {
 		prepare = func(cfg *pgxpool.Config) { mdb.Configure(cfg, mdb.BehindPooler()) }
 	}
 	pool := openPool(t, w.through, w.conns, prepare, w.configure)
 	options := append([]mdb.StoreOption{
-		mdb.WithLogger(slog.New(slog.NewTextHandler(&w.log, nil))),
+		logger,
 		mdb.WithPolling(poll.Backoff(time.Millisecond, 20*time.Millisecond, 2)),
 		mdb.WithRetry(mdb.RetryPolicy{Attempts: 4, MaxDelay: 100 * time.Millisecond}),
 	}, w.options...)
@@ -212,7 +222,7 @@ func (w *workload) run(t *testing.T, inject func(ctx context.Context) error) map
 	}
 	pool.Close()
 	w.leaks = base.leaks(t, w.direct, w.grace)
-	w.stored = len(store)
+	w.store = store
 	return validate(w.history, store)
 }
 
@@ -344,14 +354,14 @@ func (w *workload) caughtUp(ctx context.Context, pool *pgxpool.Pool, names []mdb
 			if s.Category != name {
 				continue
 			}
-			end := s.beginning()
-			for i := range store {
-				if s.wants(&store[i]) {
-					end = s.position(store[i].position, store[i].global)
+			for i := range slices.Backward(store) {
+				if !s.wants(&store[i]) {
+					continue
 				}
-			}
-			if err := w.await(ctx, func() bool { return s.last >= end }); err != nil {
-				return fmt.Errorf("%s is at %d of %d: %w", s.Name, s.last, end, err)
+				if err := w.awaitDelivery(ctx, s, &store[i]); err != nil {
+					return fmt.Errorf("%s has not received position %d: %w", s.Name, s.position(store[i].position, store[i].global), err)
+				}
+				break
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -23,6 +24,7 @@ func (w *workload) writes(ctx context.Context, s *mdb.Store, number int, rng *ra
 		write = writeByMDB
 	}
 	for n := 0; left.Load() > 0 && ctx.Err() == nil; n++ {
+		_ = backoff.Sleep(ctx, w.pause)
 		stream := w.names[rng.IntN(len(w.names))].Stream(fmt.Sprint(rng.IntN(w.streams)))
 		o := &op{name: fmt.Sprintf("%d-%d", number, n), stream: stream, ids: make([]uuid.UUID, 1+rng.IntN(5))}
 		for i := range o.ids {
@@ -42,15 +44,20 @@ func (w *workload) writes(ctx context.Context, s *mdb.Store, number int, rng *ra
 		ctx, cancel := w.limit(ctx)
 		written, err := write(ctx, s, o)
 		cancel()
-		w.met(err)
 		unknown := (*mdb.UnknownOutcomeError)(nil)
+		wrong := (*mdb.WrongVersionError)(nil)
 		switch {
 		case err == nil:
 			left.Add(-int64(len(o.ids)))
 			w.end(o, acked, written)
 		case errors.As(err, &unknown):
+			w.met(err)
 			o.unknown = true
+		case errors.As(err, &wrong):
+			w.met(err)
+			w.end(o, failed, nil)
 		default:
+			w.refuse(err)
 			w.end(o, failed, nil)
 		}
 	}

@@ -1,0 +1,213 @@
+package chaos
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A failoverResult is the result of a failover.
+type failoverResult struct {
+	fault, mode, behind string
+	ttl                 int
+
+	patroni         time.Duration // from the fault until another node accepted a write
+	deadHosts       int           // that a client asks in vain before that node
+	noAck, silent   time.Duration // the longest time without an acknowledgement, and of a subscription without a message
+	unknown         int           // writes that ended with an unknown outcome
+	refused         int           // writes that ended with another error, though they should have succeeded
+	lost            int           // acknowledged messages that are no longer in the store
+	handled         int           // deliveries of messages that are no longer in the store
+	unreported      int           // of these, those that were not reported
+	misreported     int           // messages that were reported as missing, and are in the store
+	stored          int
+	violations      map[string]int
+	silentSubscribe string // the name of the subscription that was silent for longest
+}
+
+// connectTimeout is the client's default: how long it waits for a host that does not answer.
+const connectTimeout = 2 * time.Second
+
+// limit returns how long there may be no acknowledgement.
+func (r *failoverResult) limit() time.Duration {
+	return r.patroni + time.Second + time.Duration(r.deadHosts)*connectTimeout
+}
+
+// misses returns the floors that the result misses.
+func (r *failoverResult) misses() (misses []string) {
+	miss := func(missed bool, format string, args ...any) {
+		if missed {
+			misses = append(misses, fmt.Sprintf(format, args...))
+		}
+	}
+	miss(r.fault != "frozen" && r.unknown+r.refused > 0, "%d writes of unknown outcome and %d refused writes, want none", r.unknown, r.refused)
+	miss(r.noAck > r.limit(), "no acknowledgement for %v, want at most %v", round(r.noAck), round(r.limit()))
+	miss(r.silent > r.limit()+time.Second, "subscription %q received nothing for %v, want at most %v", r.silentSubscribe, round(r.silent), round(r.limit()+time.Second))
+	miss(r.mode == "sync" && r.lost > 0, "%d acknowledged messages are lost, want none with synchronous replication", r.lost)
+	miss(r.unreported > 0, "%d of %d deliveries of messages that are lost were not reported", r.unreported, r.handled)
+	miss(r.misreported > 0, "%d messages were reported as missing, and are in the store", r.misreported)
+	for _, v := range validators {
+		miss(r.violations[v.name] > 0, "%s: %d violations", v.name, r.violations[v.name])
+	}
+	return misses
+}
+
+func (r *failoverResult) holes() int { return r.violations["Reliable"] + r.violations["Resumable"] }
+
+// wrong returns how often another promise was broken.
+func (r *failoverResult) wrong() int {
+	return r.violations["Durable"] + r.violations["NoGhost"] + r.violations["Once"] + r.violations["Ordered"] +
+		r.violations["Bounded"] + r.violations["Isolation"] + r.violations["Leak"]
+}
+
+func (r *failoverResult) name() string {
+	name := fmt.Sprintf("%s/%s/ttl=%d", r.fault, r.mode, r.ttl)
+	if r.behind != "" {
+		name += "/" + r.behind
+	}
+	return name
+}
+
+// line returns the report line.
+func (r *failoverResult) line() string {
+	return fmt.Sprintf("failover=%s patroni=%v noack=%v (limit %v) silent=%v (limit %v) msgs=%d unknown=%d refused=%d lost=%d handled_lost=%d (unreported %d) holes=%d wrong=%d seed=%d",
+		r.name(), round(r.patroni), round(r.noAck), round(r.limit()), round(r.silent), round(r.limit()+time.Second),
+		r.stored, r.unknown, r.refused, r.lost, r.handled, r.unreported, r.holes(), r.wrong(), *seedFlag)
+}
+
+func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }
+
+// evaluate fails the test for each floor that the failover misses.
+func (f *failover) evaluate(t *testing.T) {
+	t.Helper()
+	w, r := f.w, &f.result
+	r.fault, r.mode, r.ttl, r.behind = f.fault, f.mode(), f.times.TTL, f.behind
+	r.noAck = f.acks.longest
+	for s, p := range f.delivered {
+		if p.longest > r.silent {
+			r.silent, r.silentSubscribe = p.longest, s.Name
+		}
+	}
+	for _, o := range w.ops {
+		if o.unknown {
+			r.unknown++
+		}
+	}
+	r.refused, r.stored = len(w.refused), len(w.store)
+	w.setAside(r)
+	r.violations = make(map[string]int)
+	for name, found := range validate(w.history, w.store) {
+		r.violations[name] = len(found)
+		t.Logf("%s:\n%s", name, strings.Join(found[:min(len(found), 5)], "\n"))
+	}
+	for _, err := range w.refused[:min(len(w.refused), 5)] {
+		t.Logf("refused: %v", err)
+	}
+	for _, err := range w.errors {
+		checkCanaries(t, fmt.Sprintf("%v %+v", err, err))
+	}
+	checkCanaries(t, w.log.String())
+	t.Log(r.line())
+	if w.stuck != nil {
+		t.Errorf("not everything was received: %v (seed %d)", w.stuck, *seedFlag)
+	}
+	for _, miss := range r.misses() {
+		t.Errorf("%s (seed %d)", miss, *seedFlag)
+	}
+	failoverResults = append(failoverResults, r)
+}
+
+// setAside removes from the history what a failover may lose, so that the validators judge
+// the rest: acknowledged writes of which nothing is in the store, and deliveries of messages
+// that are not there.
+func (h *history) setAside(r *failoverResult) {
+	ids := make(map[uuid.UUID]bool)
+	there := make(map[delivery]bool)
+	for i := range h.store {
+		ids[h.store[i].id] = true
+		there[h.store[i].delivery()] = true
+	}
+	h.ops = slices.DeleteFunc(h.ops, func(o *op) bool {
+		lost := o.outcome == acked && !slices.ContainsFunc(o.ids, func(id uuid.UUID) bool { return ids[id] })
+		if lost {
+			r.lost += len(o.ids)
+		}
+		return lost
+	})
+	for _, s := range h.subscribers {
+		lost := make(map[missed]bool)
+		for _, i := range s.incarnations {
+			i.deliveries = slices.DeleteFunc(i.deliveries, func(d delivery) bool {
+				if there[d] {
+					return false
+				}
+				lost[missed{s.position(d.position, d.global), d.id}] = true
+				return true
+			})
+		}
+		r.handled += len(lost)
+		for m := range lost {
+			if !s.missing[m] {
+				r.unreported++
+			}
+		}
+		for i := range h.store {
+			m := missed{s.position(h.store[i].position, h.store[i].global), h.store[i].id}
+			if s.missing[m] && !lost[m] {
+				r.misreported++
+			}
+		}
+	}
+}
+
+// failoverResults are the results of this run.
+var failoverResults []*failoverResult
+
+// endFailovers prints the report lines, and writes the section of the page if -page is set.
+func endFailovers(ok bool) error {
+	for _, r := range failoverResults {
+		fmt.Println(r.line())
+	}
+	if len(failoverResults) == 0 || *page == "" || !ok {
+		return nil
+	}
+	return replaceSection(*page, failoverSection(failoverResults))
+}
+
+func failoverSection(results []*failoverResult) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `## Failover
+
+Three nodes with Patroni, on one machine, and clients with the default options. `+"`make test-failover`"+` writes this section
+after each successful run (this one: seed %d); do not edit it. [Failover](failover.md) explains what is lost when.
+
+- Patroni: the time from the fault until another node accepted a write.
+- No ack: the longest time in which no write was acknowledged.
+- Silent: the longest time in which a subscription received nothing.
+- Unknown, refused: writes that ended with an unknown outcome, or with another error.
+- Lost: acknowledged messages that the new primary does not have.
+- Handled: deliveries of messages that the new primary does not have. All were reported to OnFork.
+- Holes: messages of the new primary that a subscription missed.
+
+| Fault | Replication | ttl | Through | Patroni | No ack | Silent | Messages | Unknown | Refused | Lost | Handled | Holes |
+|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+`, *seedFlag)
+	for _, r := range results {
+		fmt.Fprintf(&b, "| %s | %s | %d s | %s | %.1f s | %.1f s | %.1f s | %d | %d | %d | %d | %d | %d |\n",
+			faultNames[r.fault], r.mode, r.ttl, cmp.Or(r.behind, "a list of hosts"), r.patroni.Seconds(), r.noAck.Seconds(), r.silent.Seconds(),
+			r.stored, r.unknown, r.refused, r.lost, r.handled, r.holes())
+	}
+	return b.String()
+}
+
+var faultNames = map[string]string{
+	"switchover": "planned switchover",
+	"crash":      "PostgreSQL killed",
+	"gone":       "machine gone",
+	"frozen":     "machine frozen, later thawed",
+}

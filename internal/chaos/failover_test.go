@@ -1,0 +1,254 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// A failover is a run of TestFailover: a fault of the primary under a workload, until
+// another node has taken over.
+type failover struct {
+	fault       string
+	synchronous bool
+	times       timings
+	behind      string // "HAProxy", or "" if clients connect to the nodes
+
+	inject func(ctx context.Context, f *failover) error
+	held   int  // messages that the standbys lack when the primary fails; 0: they keep up
+	frozen bool // the primary is thawed when another one has taken over
+	silent bool // the primary does not answer, not even that it rejects a connection
+
+	cluster   *cluster
+	haproxy   int // its port
+	old       *node
+	w         *workload
+	acks      pulse
+	delivered map[*subscriber]*pulse
+	result    failoverResult
+}
+
+// TestFailover checks a workload whose primary fails, with Patroni, until another node has
+// taken over. Clients have the default options. Each fault is injected into clusters that
+// replicate synchronously and asynchronously. The floors are in failoverResult.misses.
+func TestFailover(t *testing.T) {
+	if !*failoverFlag {
+		t.Skip("runs with -failover, see make test-failover")
+	}
+	for _, f := range failovers() {
+		t.Run(f.name(), f.run)
+	}
+}
+
+func failovers() (all []*failover) {
+	for _, synchronous := range []bool{false, true} {
+		held := 500
+		if synchronous {
+			held = 0 // nothing is acknowledged that the standby lacks
+		}
+		for _, times := range []timings{quick, defaults} {
+			all = append(all,
+				&failover{fault: "switchover", times: times, synchronous: synchronous, inject: switchedOver},
+				&failover{fault: "gone", times: times, synchronous: synchronous, inject: gone, held: held},
+			)
+		}
+		all = append(all, &failover{fault: "crash", times: quick, synchronous: synchronous, inject: crashed})
+		for _, behind := range []string{"", "HAProxy"} {
+			all = append(all, &failover{fault: "frozen", times: quick, synchronous: synchronous, inject: frozen, frozen: true, silent: true, behind: behind})
+		}
+	}
+	return all
+}
+
+// switchedOver is the fault of a planned switchover.
+func switchedOver(ctx context.Context, f *failover) error { return f.cluster.switchover(ctx, f.old) }
+
+// crashed is the fault of a PostgreSQL whose main process is killed.
+func crashed(_ context.Context, f *failover) error { return f.old.crash() }
+
+// gone is the fault of a machine that ends with all its processes.
+func gone(_ context.Context, f *failover) error { return f.old.die() }
+
+// frozen is the fault of a machine that stands still, and closes no connection.
+func frozen(_ context.Context, f *failover) error { return f.old.freeze() }
+
+func (f *failover) name() string {
+	name := fmt.Sprintf("%s/%s/ttl %d", f.fault, f.mode(), f.times.TTL)
+	if f.behind != "" {
+		name += "/" + f.behind
+	}
+	return name
+}
+
+func (f *failover) mode() string {
+	if f.synchronous {
+		return "sync"
+	}
+	return "async"
+}
+
+func (f *failover) run(t *testing.T) {
+	f.cluster = startCluster(t, f.synchronous, f.times)
+	f.old = f.cluster.nodes[0]
+	url := f.cluster.url()
+	if f.behind != "" {
+		var err error
+		if f.haproxy, err = f.cluster.startHAProxy(t.Context(), t); err != nil {
+			t.Fatal(err)
+		}
+		url = serviceURL(loopback(f.haproxy), "")
+	}
+	w := newWorkload(f.cluster.url(), url, *seedFlag)
+	f.w = w
+	w.defaults, w.options = true, []mdb.StoreOption{mdb.WithNotify()}
+	w.messages, w.writers, w.pause, w.chain = 0, 8, 20*time.Millisecond, false
+	w.write, w.consume = f.write, f.consume
+	f.delivered = make(map[*subscriber]*pulse)
+	w.subscribe = func(w *workload, category mdb.Category) []*subscriber {
+		subs := w.allKinds(category)
+		for _, s := range subs {
+			f.delivered[s] = new(pulse)
+		}
+		return subs
+	}
+	w.run(t, f.failOver)
+	if t.Failed() { // not a floor, but the failover itself
+		f.cluster.logTails(t)
+	}
+	f.evaluate(t)
+}
+
+// write is the writer that notes when writes are acknowledged.
+func (f *failover) write(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
+	written, err := writeByMDB(ctx, s, o)
+	if err == nil {
+		f.acks.beat()
+	}
+	return written, err
+}
+
+// consume is the consumer with default options, that notes when messages are delivered and
+// which are reported missing.
+func (f *failover) consume(ctx context.Context, s *mdb.Store, sub *subscriber, _ int64, h mdb.Handler, _ func(context.Context, int64) error) error {
+	noting := func(ctx context.Context, m mdb.Message) error {
+		f.delivered[sub].beat()
+		return h(ctx, m)
+	}
+	if sub.Stream != "" {
+		return s.SubscribeToStream(ctx, sub.Stream, noting)
+	}
+	var opts []mdb.CategorySubscribeOption
+	if sub.Of > 0 {
+		opts = append(opts, mdb.AsConsumerGroup(sub.Member, sub.Of))
+	}
+	if sub.Correlation != "" {
+		opts = append(opts, mdb.WithCorrelation(sub.Correlation))
+	}
+	return s.SubscribeToCategory(ctx, sub.Category, noting, opts...)
+}
+
+// failOver injects the fault, and waits until writes are acknowledged again, and enough
+// that their global positions pass those that may be lost.
+func (f *failover) failOver(ctx context.Context) error {
+	w := f.w
+	if err := w.untilAcked(ctx, 300); err != nil {
+		return err
+	}
+	if f.held > 0 {
+		if err := f.old.holdBack(); err != nil {
+			return err
+		}
+		if err := w.untilAcked(ctx, f.held); err != nil {
+			return err
+		}
+	}
+	p := f.cluster.poll(ctx, f.old, f.haproxy)
+	defer p.end()
+	f.measure((*pulse).begin)
+	w.noteFault()
+	begin := time.Now()
+	if err := f.inject(ctx, f); err != nil {
+		return err
+	}
+	var taken acceptance
+	select {
+	case taken = <-p.accepted:
+	case <-ctx.Done():
+		return fmt.Errorf("no other node accepts writes: %w", context.Cause(ctx))
+	}
+	f.result.patroni = taken.at.Sub(begin)
+	f.result.deadHosts = f.deadBefore(taken.node)
+
+	recovered := w.acknowledged() + 300 + f.held
+	if f.frozen {
+		// Writers that wait for the frozen primary go on only when it is thawed.
+		limited, cancel := context.WithTimeout(ctx, 15*time.Second)
+		_ = w.untilAcked(limited, 300)
+		cancel()
+		if err := f.old.thaw(); err != nil {
+			return err
+		}
+		if err := f.cluster.awaitStandby(ctx, f.old); err != nil {
+			return err
+		}
+	}
+	err := w.await(ctx, func() bool { return w.acks >= recovered })
+	f.measure((*pulse).end)
+	return err
+}
+
+// deadBefore returns how many hosts a client asks in vain, without an answer, before it
+// asks the new primary.
+func (f *failover) deadBefore(primary *node) int {
+	nodes := f.cluster.nodes
+	if f.silent && f.behind == "" && slices.Index(nodes, f.old) < slices.Index(nodes, primary) {
+		return 1
+	}
+	return 0
+}
+
+func (f *failover) measure(do func(*pulse)) {
+	do(&f.acks)
+	for _, p := range f.delivered {
+		do(p)
+	}
+}
+
+// A pulse measures the longest time without a beat.
+type pulse struct {
+	mu        sync.Mutex
+	last      time.Time
+	measuring bool
+	longest   time.Duration
+}
+
+func (p *pulse) beat() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.note()
+	p.last = time.Now()
+}
+
+func (p *pulse) note() {
+	if p.measuring && !p.last.IsZero() {
+		p.longest = max(p.longest, time.Since(p.last))
+	}
+}
+
+func (p *pulse) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.measuring = true
+}
+
+func (p *pulse) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.note()
+	p.measuring = false
+}
