@@ -241,8 +241,9 @@ func (c *cluster) logTails(t *testing.T) {
 	}
 }
 
-// awaitReady waits until one node is the primary, and both others stream from it, one of
-// them synchronously if the cluster is synchronous. It makes the primary the first node.
+// awaitReady waits until one node is the primary, both others stream from it, and Patroni
+// knows that they may take over: in a synchronous cluster, one of them. It makes the primary
+// the first node.
 func (c *cluster) awaitReady(ctx context.Context) error {
 	const streaming = `SELECT count(*), count(*) FILTER (WHERE sync_state = 'sync'), pg_is_in_recovery()
 FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> 'pg_basebackup'`
@@ -251,7 +252,8 @@ FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> 'pg_b
 			var standbys, synchronous int
 			var recovering bool
 			err := n.query(ctx, streaming, &standbys, &synchronous, &recovering)
-			if err == nil && !recovering && standbys == len(c.nodes)-1 && (synchronous > 0) == c.sync && c.replicas(ctx) == standbys {
+			if err == nil && !recovering && standbys == len(c.nodes)-1 && (synchronous > 0) == c.sync &&
+				c.answering(ctx, "/replica") == standbys && c.answering(ctx, "/sync") == synchronous {
 				c.nodes = slices.Insert(slices.Delete(c.nodes, i, i+1), 0, n)
 				return nil
 			}
@@ -263,10 +265,10 @@ FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> 'pg_b
 	}
 }
 
-// replicas returns how many nodes Patroni considers as replicas that may take over.
-func (c *cluster) replicas(ctx context.Context) (n int) {
+// answering returns how many Patronis say yes to a question, which is a path.
+func (c *cluster) answering(ctx context.Context, question string) (n int) {
 	for _, node := range c.nodes {
-		if request(ctx, http.MethodGet, node.API, "/replica", "") == nil {
+		if request(ctx, http.MethodGet, node.API, question, "") == nil {
 			n++
 		}
 	}

@@ -139,10 +139,14 @@ func (f *failover) consume(ctx context.Context, s *mdb.Store, sub *subscriber, _
 		f.delivered[sub].beat()
 		return h(ctx, m)
 	}
+	reporting := mdb.OnFork(func(_ context.Context, fork mdb.Fork) error {
+		f.w.miss(sub, fork)
+		return nil
+	})
 	if sub.Stream != "" {
-		return s.SubscribeToStream(ctx, sub.Stream, noting)
+		return s.SubscribeToStream(ctx, sub.Stream, noting, reporting)
 	}
-	var opts []mdb.CategorySubscribeOption
+	opts := []mdb.CategorySubscribeOption{reporting}
 	if sub.Of > 0 {
 		opts = append(opts, mdb.AsConsumerGroup(sub.Member, sub.Of))
 	}

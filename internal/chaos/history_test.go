@@ -101,7 +101,7 @@ type subscriber struct {
 	group        string // whose members must not receive the same message
 	crashes      bool   // it may be killed, and then receives up to a batch again
 	incarnations []*incarnation
-	missing      map[missed]bool // what it was told is no longer there
+	missing      map[missed]bool // what was reported to it as no longer there
 	end          delivery        // the message that the workload waits for
 	reached      bool            // it was delivered
 }
@@ -201,6 +201,18 @@ func (h *history) deliver(s *subscriber, i *incarnation, d delivery) {
 	i.deliveries = append(i.deliveries, d)
 	s.reached = s.reached || d == s.end
 	h.signal()
+}
+
+// miss records what was reported to the subscriber as missing.
+func (h *history) miss(s *subscriber, fork mdb.Fork) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.missing == nil {
+		s.missing = make(map[missed]bool)
+	}
+	for _, m := range fork.Missing {
+		s.missing[missed{m.Position, m.ID}] = true
+	}
 }
 
 // awaitDelivery waits until the subscriber has received the message.
