@@ -13,7 +13,7 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list of modules comes from git: use a clone))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify bench bench-report bench-notify compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions bench bench-report bench-notify compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,7 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) test-failover
 	$(MAKE) soak
 	$(MAKE) stress-notify
+	$(MAKE) test-promotions
 	$(MAKE) test-matrix
 	$(MAKE) fuzz FUZZTIME=5000000x
 
@@ -117,6 +118,14 @@ test-failover: ## fail over with Patroni, etcd and HAProxy, and write docs/relia
 
 soak: ## inject faults for DURATION, with one seed after the other, then load for ten minutes
 	$(GO) test -C internal/chaos -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
+
+test-promotions: ## promote standbys that lack messages, in every way, on VERSIONS and on Message DB's own SQL
+	@for version in $(VERSIONS); do \
+		echo "# PostgreSQL $$version" && \
+		MDB_TEST_FAILOVERS=all MDB_TEST_POSTGRES=$$version $(GO) test -count=1 -run '^TestFailover' ./mdb || exit 1; \
+	done
+	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
+		MDB_TEST_FAILOVERS=all $(GO) test -count=1 -tags official -run '^TestFailover' ./mdb
 
 stress-notify: ## run the tests that try to lose a notification a hundred times
 	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell

@@ -284,3 +284,49 @@ func (w *witness) compareMissing(t testing.TB, lost, lostOfAll []place) {
 		t.Errorf("%s: the missing messages %v do not contain the last one, %+v", w.name, missing, last)
 	}
 }
+
+// TestFailoverFarBack checks a loss of more messages than a subscription remembers, as in a
+// restore of a backup: it goes back to one of the older messages that it remembers, and
+// delivers again what comes after that one.
+func TestFailoverFarBack(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	if os.Getenv(allFailovers) == "" {
+		t.Skipf("takes long, skipped without %s", allFailovers)
+	}
+	f := newFailover(t)
+	f.large = true
+	f.watch(t, nil)
+	f.write(t, f.old, 1000)
+	f.catchUp(t)
+	f.Hold(t)
+	for range 4 {
+		f.write(t, f.old, 2000)
+		f.catchUp(t)
+	}
+	before := f.remember(t, f.old)
+	f.promote(t)
+	kept := f.remember(t, f.next)
+	f.write(t, f.next, 500)
+	f.arrive()
+	for _, w := range f.witnesses {
+		want := f.wanted(t, w)
+		last := want[len(want)-1]
+		w.until(t, "at the last message", func() bool { return w.handled[len(w.handled)-1].ID == last.ID })
+		w.stop(t)
+		got, known := placesOf(w.handled), len(before[w.selects])
+		if w.workers == 0 && !slices.Equal(got[:known], before[w.selects]) {
+			t.Errorf("%s: the messages before the loss were not delivered once and in order", w.name)
+		}
+		again := got[known:]
+		w.compareDelivered(t, again, want[max(0, len(want)-len(again)):])
+		if missed := without(without(want, kept[w.selects]), again); len(missed) > 0 {
+			t.Errorf("%s: %d new messages are not delivered", w.name, len(missed))
+		}
+		if len(w.forks) != 1 {
+			t.Errorf("%s: got %d forks, want 1", w.name, len(w.forks))
+			continue
+		}
+		w.compareMissing(t, without(before[w.selects], kept[w.selects]), without(before["true"], kept["true"]))
+	}
+}
