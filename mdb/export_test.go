@@ -28,6 +28,9 @@ func LoseConnection(s *Store) { s.gate.note(context.Background(), io.ErrUnexpect
 // Looked reports whether the store has looked at the search path.
 func Looked(s *Store) bool { return s.first.done.Load() }
 
+// FindMessages is the statement that searches for the messages of a write.
+var FindMessages = findMessages.sql
+
 // Inspection is the statement of Check.
 var Inspection = inspection
 

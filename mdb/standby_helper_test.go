@@ -38,19 +38,19 @@ func newHeldStandby(t *testing.T) *heldStandby {
 	server := pgtest.Own(t, pgtest.Setting("synchronous_commit", "local"), pgtest.Setting("synchronous_standby_names", "held"))
 	h := &heldStandby{url: server.TCP("postgres")}
 	h.admin = newPool(t, h.url)
-	h.install(t)
+	installMessageDB(t, h.admin)
 	h.stream(t)
 	until(t, h.admin, `SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'`)
 	return h
 }
 
-func (h *heldStandby) install(t *testing.T) {
+func installMessageDB(t *testing.T, admin *pgxpool.Pool) {
 	t.Helper()
 	install := testdb.InstallOurs
 	if testdb.Official() {
 		install = testdb.InstallOfficial
 	}
-	if err := h.admin.AcquireFunc(t.Context(), func(conn *pgxpool.Conn) error { return install(t.Context(), conn.Conn()) }); err != nil {
+	if err := admin.AcquireFunc(t.Context(), func(conn *pgxpool.Conn) error { return install(t.Context(), conn.Conn()) }); err != nil {
 		t.Fatal(err)
 	}
 }

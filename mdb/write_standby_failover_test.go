@@ -5,11 +5,50 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
+
+// TestFindMessages checks that the search for the messages of a write works for a role that
+// can only do what a service can, in a read-only transaction, and on a standby, where it
+// writes nothing. Without a need for standbys, wal_level can be minimal.
+func TestFindMessages(t *testing.T) {
+	t.Parallel()
+	p := testdb.Pair(t)
+	admin := newPool(t, p.Primary.URL("postgres"))
+	m := mdb.NewMessage("Happened", 1)
+	write(t, newStore(t, admin), "account-1", m)
+	p.CatchUp(t)
+	find := func(url string, tx pgx.TxOptions) (standby, found, writes bool) {
+		var index int64
+		var stream, lsn *string
+		row := begin(t, newPool(t, url, asRole("message_store")), tx).QueryRow(t.Context(), mdb.FindMessages, []string{m.ID.String()}, []string{m.Type}, []string{"1"})
+		if err := row.Scan(&index, &standby, &stream, nil, nil, nil, nil, nil, &lsn); err != nil {
+			t.Fatal(err)
+		}
+		return standby, stream != nil, lsn != nil
+	}
+	for _, mode := range []pgx.TxAccessMode{pgx.ReadWrite, pgx.ReadOnly} {
+		if standby, found, writes := find(p.Primary.URL("postgres"), pgx.TxOptions{AccessMode: mode}); standby || !found || !writes {
+			t.Errorf("%s on the primary: got standby %t, found %t, writes %t", mode, standby, found, writes)
+		}
+	}
+	if standby, found, writes := find(p.Standby.URL("postgres"), pgx.TxOptions{}); !standby || !found || writes {
+		t.Errorf("on the standby: got standby %t, found %t, writes %t", standby, found, writes)
+	}
+
+	minimal := pgtest.Own(t, pgtest.Setting("wal_level", "minimal"), pgtest.Setting("max_wal_senders", "0")).URL("postgres")
+	installMessageDB(t, newPool(t, minimal))
+	s := newStore(t, newPool(t, minimal, asRole("message_store")))
+	write(t, s, "account-1", m)
+	if w := write(t, s, "account-1", m, mdb.Idempotent()); !w.Duplicate {
+		t.Errorf("got %+v, want a duplicate", w)
+	}
+}
 
 // TestAcknowledgedSurvivesFailover checks that a write whose first commit has not reached
 // the synchronous standby, and whose retry finds the message on the primary, is not

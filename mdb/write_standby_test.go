@@ -366,7 +366,9 @@ func TestLookWithoutResultWaitsForNothing(t *testing.T) {
 	seed(t, s, stream, 1)
 	h.hold()
 	defer h.release()
-	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", 1), mdb.Idempotent(), mdb.ExpectNoStream())
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	_, err := s.WriteMessage(ctx, stream, mdb.NewMessage("Happened", 1), mdb.Idempotent(), mdb.ExpectNoStream())
 	wantError[*mdb.WrongVersionError](t, err)
 }
 
