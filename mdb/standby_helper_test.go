@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
-	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
 // A heldStandby is a synchronous standby of a server of its own: it receives the server's
@@ -38,21 +37,10 @@ func newHeldStandby(t *testing.T) *heldStandby {
 	server := pgtest.Own(t, pgtest.Setting("synchronous_commit", "local"), pgtest.Setting("synchronous_standby_names", "held"))
 	h := &heldStandby{url: server.TCP("postgres")}
 	h.admin = newPool(t, h.url)
-	installMessageDB(t, h.admin)
+	install(t, h.admin)
 	h.stream(t)
 	until(t, h.admin, `SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'`)
 	return h
-}
-
-func installMessageDB(t *testing.T, admin *pgxpool.Pool) {
-	t.Helper()
-	install := testdb.InstallOurs
-	if testdb.Official() {
-		install = testdb.InstallOfficial
-	}
-	if err := admin.AcquireFunc(t.Context(), func(conn *pgxpool.Conn) error { return install(t.Context(), conn.Conn()) }); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // attach makes the connections of a pool wait for the standby, with the rights of a service.

@@ -42,7 +42,7 @@ func TestFindMessages(t *testing.T) {
 	}
 
 	minimal := pgtest.Own(t, pgtest.Setting("wal_level", "minimal"), pgtest.Setting("max_wal_senders", "0")).URL("postgres")
-	installMessageDB(t, newPool(t, minimal))
+	install(t, newPool(t, minimal))
 	s := newStore(t, newPool(t, minimal, asRole("message_store")))
 	write(t, s, "account-1", m)
 	if w := write(t, s, "account-1", m, mdb.Idempotent()); !w.Duplicate {

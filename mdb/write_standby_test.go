@@ -377,7 +377,7 @@ func TestLookWithoutResultWaitsForNothing(t *testing.T) {
 func TestCancelledWaitOfOthers(t *testing.T) {
 	t.Parallel()
 	h := newHeldStandby(t)
-	exec(t, h.admin, `CREATE TABLE others (n int); GRANT INSERT ON others TO message_store`)
+	exec(t, h.admin, `CREATE TABLE public.others (n int); GRANT INSERT ON public.others TO message_store`)
 	var log journal
 	var notices []string
 	s := newStore(t, newPool(t, h.url, func(cfg *pgxpool.Config) {
