@@ -24,6 +24,8 @@ type loss struct {
 	// busy says that new messages are written before any subscription reaches the new
 	// primary. Otherwise they are written after all have noticed the fork.
 	busy bool
+	// past says that these new messages have the positions of all lost ones, and later ones.
+	past bool
 	// foreign says that no filter selects any of the lost messages.
 	foreign bool
 	// always says that the loss is not only tried with allFailovers.
@@ -34,6 +36,9 @@ func (l loss) String() string {
 	when := "quiet"
 	if l.busy {
 		when = "busy"
+	}
+	if l.past {
+		when = "busy until all positions are used again"
 	}
 	what := "lost"
 	if l.foreign {
@@ -48,7 +53,8 @@ var losses = []loss{
 	{messages: 20, left: 30, always: true},
 	{messages: 20, left: 30, busy: true},
 	{messages: 20, left: 3},
-	{messages: 20, left: 3, busy: true, always: true},
+	{messages: 20, left: 3, busy: true},
+	{messages: 20, left: 3, busy: true, past: true, always: true},
 	{messages: 20, left: 3, busy: true, foreign: true, always: true},
 	{messages: 500, left: 3},
 	{messages: 500, left: 3, busy: true, always: true},
@@ -96,7 +102,11 @@ func testFailover(t *testing.T, l loss) {
 
 	// New messages: fewer than are lost, and then more.
 	if l.busy {
-		f.write(t, f.next, 1+l.messages/2)
+		n := 1 + l.messages/2
+		if l.past {
+			n = 30 + l.messages
+		}
+		f.write(t, f.next, n)
 		f.arrive()
 	} else {
 		f.arrive()
