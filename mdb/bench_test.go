@@ -3,8 +3,13 @@ package mdb_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
@@ -108,6 +113,59 @@ func BenchmarkSubscription(b *testing.B) {
 		}
 		b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "messages/s")
 	})
+}
+
+// BenchmarkEmptyPoll measures what it adds to an empty poll that it looks whether the last
+// known message is still there, in turns with polls that do not. The last message is small, or
+// of a megabyte, which no poll must read again.
+func BenchmarkEmptyPoll(b *testing.B) {
+	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) {
+		for _, size := range []int{10, 1 << 20} {
+			b.Run(fmt.Sprint(size), func(b *testing.B) {
+				w, err := s.WriteMessage(b.Context(), category.Stream("1"), mdb.NewMessage("Happened", strings.Repeat("x", size)))
+				if err != nil {
+					b.Fatal(err)
+				}
+				src, from := sourceAtEnd(b, s, category)
+				var plain, anchored []time.Duration
+				for b.Loop() {
+					begun := time.Now()
+					if ms, err := s.GetCategoryMessages(b.Context(), category, mdb.AfterGlobalPosition(w.GlobalPosition)); err != nil || len(ms) > 0 {
+						b.Fatal(len(ms), err)
+					}
+					middle := time.Now()
+					if page, err := src.Next(b.Context(), from, mdb.DefaultBatchSize); err != nil || len(page.Messages) > 0 || page.Forked {
+						b.Fatal(page, err)
+					}
+					plain, anchored = append(plain, middle.Sub(begun)), append(anchored, time.Since(middle))
+				}
+				slices.Sort(plain)
+				slices.Sort(anchored)
+				n := len(plain) / 2
+				b.ReportMetric(float64(plain[n].Nanoseconds())/1e3, "µs/plain")
+				b.ReportMetric(float64(anchored[n].Nanoseconds())/float64(plain[n].Nanoseconds()), "anchored/plain")
+			})
+		}
+	})
+}
+
+// sourceAtEnd returns a source of a category, and the checkpoint after its last message.
+func sourceAtEnd(t testing.TB, s *mdb.Store, category mdb.Category) (source.Source[mdb.Message], source.Checkpoint) {
+	t.Helper()
+	open := source.Opener.(func(*mdb.Store, mdb.Category, source.Hooks) (source.Source[mdb.Message], error)) //nolint:forcetypeassert // what mdb sets
+	src, err := open(s, category, source.Hooks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at source.Checkpoint
+	for full := true; full; {
+		page, err := src.Next(t.Context(), at, mdb.DefaultBatchSize)
+		if err != nil || page.Forked {
+			t.Fatal(page, err)
+		}
+		at, full = page.End, page.Full
+	}
+	return src, at
 }
 
 func BenchmarkCheck(b *testing.B) {

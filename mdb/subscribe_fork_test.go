@@ -635,3 +635,38 @@ func TestForkOfPosition(t *testing.T) {
 		}
 	}
 }
+
+// TestForkOfForeignMessages checks that a filtered subscription moves with the last message of
+// the category, selected or not, and notices that this one is lost: a message that is selected
+// may take its place.
+func TestForkOfForeignMessages(t *testing.T) {
+	t.Parallel()
+	eachFork(t, func(t *testing.T, l *lossy, w forkWay, k forkKind) {
+		if w.tableless || k.name != "correlation" && k.name != "condition" {
+			t.Skip("it does not move over messages that it leaves out")
+		}
+		l.write(30)
+		r := k.start(t, l.store(w), "")
+		r.until(t, l.pool, "before the loss", 30, nil)
+		before := l.stored(k)
+		tx := begin(t, l.pool)
+		exec(t, tx, `DELETE FROM message_store.messages WHERE global_position = 30`)
+		exec(t, tx, `SELECT setval('message_store.messages_global_position_seq', 29)`)
+		exec(t, tx, strings.Replace(l.writing(2), "generate_series(0", "generate_series(1", 1))
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := l.stored(k)
+		if len(want) != len(before)+1 {
+			t.Fatalf("got %d messages, want one more than %d", len(want), len(before))
+		}
+		eventually(t, l.pool, "the new message", func() (yes bool) {
+			r.locked(func() { yes = len(r.handled) == len(want) && len(r.forks) == 1 })
+			return yes
+		})
+		r.stop(t)
+		if got := r.ids(); !slices.Equal(got, want) || len(r.forks[0].Missing) > 0 {
+			t.Errorf("got %v, forks %+v", got, r.forks)
+		}
+	})
+}
