@@ -237,7 +237,7 @@ func (c *cluster) logTails(t *testing.T) {
 	for _, log := range logs {
 		text, _ := os.ReadFile(log)
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		t.Logf("%s:\n%s", log, strings.Join(lines[max(0, len(lines)-30):], "\n"))
+		t.Logf("%s:\n%s", log, strings.Join(lines[max(0, len(lines)-100):], "\n"))
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 
 // A failoverResult is the result of a failover.
 type failoverResult struct {
-	fault, mode, behind string
-	ttl                 int
+	fault, mode, through string
+	ttl                  int
 
 	patroni         time.Duration // from the fault until another node accepted a write
 	deadHosts       int           // that a client asks in vain before that node
@@ -67,8 +67,8 @@ func (r *failoverResult) wrong() int {
 
 func (r *failoverResult) name() string {
 	name := fmt.Sprintf("%s/%s/ttl=%d", r.fault, r.mode, r.ttl)
-	if r.behind != "" {
-		name += "/" + r.behind
+	if r.through != "" {
+		name += "/" + r.through
 	}
 	return name
 }
@@ -86,7 +86,7 @@ func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecon
 func (f *failover) evaluate(t *testing.T) {
 	t.Helper()
 	w, r := f.w, &f.result
-	r.fault, r.mode, r.ttl, r.behind = f.fault, f.mode(), f.times.TTL, f.behind
+	r.fault, r.mode, r.ttl, r.through = f.fault, f.mode(), f.times.TTL, f.through
 	r.noAck = f.acks.longest
 	for s, p := range f.delivered {
 		if p.longest > r.silent {
@@ -199,7 +199,7 @@ after each successful run (this one: seed %d); do not edit it. [Failover](failov
 `, *seedFlag)
 	for _, r := range results {
 		fmt.Fprintf(&b, "| %s | %s | %d s | %s | %.1f s | %.1f s | %.1f s | %d | %d | %d | %d | %d | %d |\n",
-			faultNames[r.fault], r.mode, r.ttl, cmp.Or(r.behind, "a list of hosts"), r.patroni.Seconds(), r.noAck.Seconds(), r.silent.Seconds(),
+			faultNames[r.fault], r.mode, r.ttl, cmp.Or(r.through, "a list of hosts"), r.patroni.Seconds(), r.noAck.Seconds(), r.silent.Seconds(),
 			r.stored, r.unknown, r.refused, r.lost, r.handled, r.holes())
 	}
 	return b.String()

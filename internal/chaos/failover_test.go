@@ -17,7 +17,7 @@ type failover struct {
 	fault       string
 	synchronous bool
 	times       timings
-	behind      string // "HAProxy", or "" if clients connect to the nodes
+	through     string // "HAProxy", or "" if clients connect to the nodes
 
 	inject func(ctx context.Context, f *failover) error
 	held   int  // messages that the standbys lack when the primary fails; 0: they keep up
@@ -58,8 +58,8 @@ func failovers() (all []*failover) {
 			)
 		}
 		all = append(all, &failover{fault: "crash", times: quick, synchronous: synchronous, inject: crashed})
-		for _, behind := range []string{"", "HAProxy"} {
-			all = append(all, &failover{fault: "frozen", times: quick, synchronous: synchronous, inject: frozen, frozen: true, silent: true, behind: behind})
+		for _, through := range []string{"", "HAProxy"} {
+			all = append(all, &failover{fault: "frozen", times: quick, synchronous: synchronous, inject: frozen, frozen: true, silent: true, through: through})
 		}
 	}
 	return all
@@ -79,8 +79,8 @@ func frozen(_ context.Context, f *failover) error { return f.old.freeze() }
 
 func (f *failover) name() string {
 	name := fmt.Sprintf("%s/%s/ttl %d", f.fault, f.mode(), f.times.TTL)
-	if f.behind != "" {
-		name += "/" + f.behind
+	if f.through != "" {
+		name += "/" + f.through
 	}
 	return name
 }
@@ -96,7 +96,7 @@ func (f *failover) run(t *testing.T) {
 	f.cluster = startCluster(t, f.synchronous, f.times)
 	f.old = f.cluster.nodes[0]
 	url := f.cluster.url()
-	if f.behind != "" {
+	if f.through != "" {
 		var err error
 		if f.haproxy, err = f.cluster.startHAProxy(t.Context(), t); err != nil {
 			t.Fatal(err)
@@ -210,7 +210,7 @@ func (f *failover) failOver(ctx context.Context) error {
 // asks the new primary.
 func (f *failover) deadBefore(primary *node) int {
 	nodes := f.cluster.nodes
-	if f.silent && f.behind == "" && slices.Index(nodes, f.old) < slices.Index(nodes, primary) {
+	if f.silent && f.through == "" && slices.Index(nodes, f.old) < slices.Index(nodes, primary) {
 		return 1
 	}
 	return 0
