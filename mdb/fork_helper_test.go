@@ -34,10 +34,14 @@ type failover struct {
 func newFailover(t *testing.T) *failover {
 	t.Helper()
 	p := testdb.Pair(t)
-	return &failover{
+	f := &failover{
 		Pair: p, relay: pgtest.NewRelay(t, p.Primary), category: "account",
 		old: newPool(t, p.Primary.URL("postgres")),
 	}
+	if testdb.Official() { // PgBouncer rejects the search path of a connection
+		exec(t, f.old, `ALTER ROLE postgres SET search_path = message_store, public`)
+	}
+	return f
 }
 
 // A place is a message in a server's table.
