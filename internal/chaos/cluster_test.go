@@ -405,15 +405,25 @@ func request(ctx context.Context, method string, port int, path, body string) er
 	return err
 }
 
-// awaitStandby waits until the node is a standby.
-func (c *cluster) awaitStandby(ctx context.Context, n *node) error {
+// awaitOnePrimary waits until one node is the primary and all others are standbys.
+func (c *cluster) awaitOnePrimary(ctx context.Context) error {
 	for {
-		var recovering bool
-		if err := n.query(ctx, "SELECT pg_is_in_recovery()", &recovering); err == nil && recovering {
+		primaries, standbys := 0, 0
+		for _, n := range c.nodes {
+			var recovering bool
+			switch err := n.query(ctx, "SELECT pg_is_in_recovery()", &recovering); {
+			case err != nil:
+			case recovering:
+				standbys++
+			default:
+				primaries++
+			}
+		}
+		if primaries == 1 && standbys == len(c.nodes)-1 {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("node %s does not become a standby: %w", n.Name, context.Cause(ctx))
+			return fmt.Errorf("%d primaries and %d standbys: %w", primaries, standbys, context.Cause(ctx))
 		}
 		tick()
 	}

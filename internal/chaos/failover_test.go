@@ -197,7 +197,7 @@ func (f *failover) failOver(ctx context.Context) error {
 		if err := f.old.thaw(); err != nil {
 			return err
 		}
-		if err := f.cluster.awaitStandby(ctx, f.old); err != nil {
+		if err := f.cluster.awaitOnePrimary(ctx); err != nil {
 			return err
 		}
 	}
