@@ -36,6 +36,7 @@ type pageRead struct {
 	messages   []Message // the step's
 	arrived    int       // how many rows of a step arrived, also of one that failed
 	page       []Message // the result
+	kept       bool      // whether the step has kept what had arrived before its connection was lost
 	part       int64     // limits the steps after one that was too large; 0: no limit
 	succeeds   int64     // a step of this many messages succeeds; 0: none is known
 	fails      int64     // a step of this many messages fails; 0: none is known
@@ -157,7 +158,7 @@ func (r *pageRead) keep() {
 		r.messages = r.messages[:n-1]
 	}
 	if len(r.messages) > 0 {
-		r.required = false
+		r.required, r.kept = false, true
 		r.add()
 	}
 	r.messages = nil

@@ -91,7 +91,7 @@ func rehearse(t *testing.T, written int, opts ...CategorySubscribeOption) *rehea
 func pages(page func(context.Context, readConfig) ([]Message, int64, error)) func(context.Context, question) (answer, error) {
 	return func(ctx context.Context, q question) (answer, error) {
 		messages, head, err := page(ctx, readConfig{position: q.from.Position + 1, batchSize: q.most})
-		return answer{messages, anchor{Position: head}}, err
+		return answer{messages: messages, head: anchor{Position: head}}, err
 	}
 }
 

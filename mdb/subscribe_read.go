@@ -19,6 +19,7 @@ func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, 
 		if q.first {
 			r.start(q)
 		}
+		r.kept = false
 		r.tableless = s.headless.Load()
 		r.withHead = r.filtered() && !r.tableless
 		usesTable := r.usesTable()
@@ -31,7 +32,7 @@ func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, 
 				s.headless.Store(true)
 			}
 		}
-		a := answer{messages: r.page, head: r.noAnchor()}
+		a := answer{messages: r.page, head: r.noAnchor(), kept: r.kept}
 		if err == nil && usesTable && !r.tableless {
 			s.headed.Store(true)
 		}

@@ -57,6 +57,9 @@ type answer struct {
 	// head is the last message before the read, whether or not a filter selects it. Its
 	// position is before the first message if no head was read.
 	head anchor
+	// kept says that a step which failed has kept what had arrived, so that the next one is
+	// not the first.
+	kept bool
 }
 
 // errGone is returned by a source's page if the message after which it begins is not there.
@@ -133,6 +136,7 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 			known = nil
 			a, err = s.page(ctx, q)
 			more = errors.Is(err, errMoreSteps)
+			q.first = q.first && !a.kept
 			switch {
 			case more:
 				q.first = false
