@@ -90,7 +90,8 @@ func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.Que
 func (u *firstUse) check(ctx context.Context, q querier, mode []any) (pathState, error) {
 	path, err := lookAtPath(ctx, q, mode...)
 	if err == nil {
-		return path, u.problem(&path)
+		err = u.problem(&path)
+		return path, err
 	}
 	if cannotLook(err) {
 		return pathState{installed: true}, nil

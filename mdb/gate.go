@@ -118,24 +118,22 @@ type place struct {
 // enter waits until the call may use the pool: the gate is open, or the call has a place. It
 // returns errOutOfTime at the deadline. It reports whether it had to wait.
 func (p *place) enter(ctx context.Context, deadline time.Time) (waited bool, err error) {
-	var timer *time.Timer
-	for {
-		changes := p.take()
-		if changes == nil {
-			return waited, nil
-		}
-		if waited = true; timer == nil {
-			timer = time.NewTimer(time.Until(deadline))
-			defer timer.Stop()
-		}
+	changes := p.take()
+	if changes == nil {
+		return false, nil
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	for ; changes != nil; changes = p.take() {
 		select {
 		case <-changes:
 		case <-timer.C:
-			return waited, errOutOfTime
+			return true, errOutOfTime
 		case <-ctx.Done():
-			return waited, ctx.Err()
+			return true, ctx.Err()
 		}
 	}
+	return true, nil
 }
 
 // take returns nil if the call may use the pool, and otherwise what to wait for.

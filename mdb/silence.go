@@ -214,7 +214,7 @@ func (w *watcher) ask() {
 	w.mu.Unlock()
 	pids := make([]int32, len(suspects))
 	for i, s := range suspects {
-		pids[i] = int32(s.pid) //nolint:gosec // a pid of PostgreSQL is an int32
+		pids[i] = int32(s.pid)
 	}
 	a := w.question(context.Background(), pids)
 	w.judge(suspects, &a)

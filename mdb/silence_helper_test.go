@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -76,7 +77,7 @@ func newRelay(t testing.TB, url string) *relay {
 // through makes the connections of a pool go through the relay.
 func (r *relay) through(cfg *pgxpool.Config) {
 	address := r.listener.Addr().(*net.TCPAddr)
-	cfg.ConnConfig.Host, cfg.ConnConfig.Port = "127.0.0.1", uint16(address.Port) //nolint:gosec // a port
+	cfg.ConnConfig.Host, cfg.ConnConfig.Port = "127.0.0.1", uint16(address.Port)
 	cfg.ConnConfig.TLSConfig, cfg.ConnConfig.Fallbacks = nil, nil
 	cfg.ConnConfig.ConnectTimeout = 500 * time.Millisecond
 }
@@ -229,7 +230,10 @@ func silentStore(t testing.TB, r *relay, url string, j *journal, prepare ...func
 // until waits until the journal contains a text n times.
 func (j *journal) until(t testing.TB, text string, n int) {
 	t.Helper()
-	for end := time.Now().Add(testTimeout); strings.Count(j.String(), text) < n; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(testTimeout); strings.Count(j.String(), text) < n; {
+		if err := backoff.Sleep(t.Context(), time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
 		if time.Now().After(end) {
 			t.Fatalf("not logged %d times in time: %q in\n%s", n, text, j)
 		}

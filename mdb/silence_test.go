@@ -156,7 +156,6 @@ func TestSilentConnection(t *testing.T) {
 			type call struct {
 				do      func(s *mdb.Store, stream mdb.StreamName) error
 				message bool // whether it writes one
-				unknown bool // whether its outcome is not settled
 				fails   bool // whether it may fail
 			}
 			for what, c := range map[string]call{
@@ -175,8 +174,7 @@ func TestSilentConnection(t *testing.T) {
 				t.Run(what, func(t *testing.T) {
 					t.Parallel()
 					r := newRelay(t, url)
-					var j *journal
-					j = &journal{onRecord: func() {
+					j := &journal{onRecord: func() {
 						if tt.repair != nil {
 							tt.repair(r)
 						}
@@ -338,7 +336,7 @@ func TestSilenceBoundsNoStatement(t *testing.T) {
 	r, j := newRelay(t, url), new(journal)
 	s := silentStore(t, r, url, j, parameter("statement_timeout", "1s"))
 	category := mdbtest.Category("silence")
-	defer lockCategory(t, admin, category).Rollback(context.Background()) //nolint:errcheck // cleanup
+	defer lockCategory(t, admin, category).Rollback(context.Background())
 	_, err := s.WriteMessage(t.Context(), category.Stream("1"), mdb.NewMessage("Happened", nil))
 	wantCode(t, err, "57014")
 	if log := j.String(); !strings.Contains(log, waitsOn) || strings.Contains(log, gaveUp) {

@@ -101,7 +101,7 @@ func TestSubscriptionIsWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rehearse(t, 0)
 		g := new(gate)
-		r.subscription.gate = g
+		r.gate = g
 		var reads []time.Duration
 		begun := time.Now()
 		r.subscription.page = func(ctx context.Context, _ question) (answer, error) {

@@ -48,7 +48,7 @@ func (s *procedures) judge(ctx context.Context, w *proposedWrite, err error) (ag
 	if err == nil {
 		return false, nil
 	}
-	limit := noRetry
+	var limit limit
 	if s.proxied() {
 		err = proxyLost(err)
 	}

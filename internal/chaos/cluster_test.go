@@ -265,7 +265,7 @@ FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> 'pg_b
 	}
 }
 
-// answering returns how many Patronis say yes to a question, which is a path.
+// answering returns how many nodes say yes to a question of Patroni's API, which is a path.
 func (c *cluster) answering(ctx context.Context, question string) (n int) {
 	for _, node := range c.nodes {
 		if request(ctx, http.MethodGet, node.API, question, "") == nil {
@@ -350,10 +350,10 @@ func haproxyServers(socket string) (up, down int, err error) {
 		if len(fields) < 18 {
 			continue
 		}
-		switch status := fields[17]; {
-		case status == "UP":
+		switch fields[17] {
+		case "UP":
 			up++
-		case status == "DOWN":
+		case "DOWN":
 			down++
 		}
 	}

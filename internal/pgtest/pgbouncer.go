@@ -64,7 +64,7 @@ func (b PgBouncer) Start(t testing.TB, target, mode string) string {
 	}
 	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
 	listener.Close()
-	dir, err := os.MkdirTemp("", "mdb-pgbouncer-") //nolint:usetesting // other users may not enter the test's folder
+	dir, err := os.MkdirTemp("", "mdb-pgbouncer-")
 	if err != nil {
 		t.Fatal(err)
 	}
