@@ -114,11 +114,16 @@ func (w *workload) open(t testing.TB) (*mdb.Store, *pgxpool.Pool) {
 	t.Helper()
 	logger := mdb.WithLogger(slog.New(slog.NewTextHandler(&w.log, nil)))
 	if w.defaults {
-		s, err := mdb.Connect(t.Context(), w.through, mdb.StoreOptions(w.options), logger)
-		if err != nil {
-			t.Fatal(err)
+		// On a busy machine, a connection may take longer than its timeout.
+		for end := time.Now().Add(testTimeout); ; tick() {
+			s, err := mdb.Connect(t.Context(), w.through, mdb.StoreOptions(w.options), logger)
+			if err == nil {
+				return s, s.Pool()
+			}
+			if time.Now().After(end) {
+				t.Fatal(err)
+			}
 		}
-		return s, s.Pool()
 	}
 	prepare := configure
 	if w.pooler {
