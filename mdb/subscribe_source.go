@@ -72,6 +72,11 @@ var (
 	errDiffer = errors.New("the last known message was missing, and is there when looked for again, as on servers of different age")
 )
 
+// errLostWithin is returned by a source that reads a page again: a message with which the page
+// began, or that an earlier step has read, is not there, and nothing of the page was
+// delivered.
+var errLostWithin = errors.New("messages were lost while a page was read")
+
 func init() { source.Opener = openSource }
 
 // openSource returns a source of the whole category.
@@ -141,8 +146,10 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 			case more:
 				q.first = false
 				return nil
-			case errors.Is(err, errGone):
+			case errors.Is(err, errGone) && !q.first:
 				q.first = true
+				return errLostWithin
+			case errors.Is(err, errGone):
 				known = s.history.Known(from)
 				common, err = s.firstOf(ctx, known)
 				return err
