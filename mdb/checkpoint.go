@@ -15,18 +15,16 @@ import (
 
 // A CategoryCheckpoint is where a subscription to a category can be resumed. [OnProgress]
 // receives one, and [AfterCheckpoint] starts after it. The zero value is the beginning of any
-// category.
+// category. Checkpoints are values: copy them freely.
 //
-// Besides the position of the last handled message, it contains that message's ID and time,
-// and those of up to 16 earlier messages, the farther back the farther apart. With them the
-// subscription finds out whether the store has lost messages that were handled: the last ones
-// after a failover, or all after a restore to an earlier moment. See [OnFork].
-//
-// Store its text, in a column of type text, for example: String returns it, and the methods
-// for encoding/json, database/sql and pgx use it. It has at most 830 bytes, usually less than
-// 500, and 4/3 of the length of the category's name. It begins with the position, and consists
+// Store its text, for example in a column of type text. String returns it, UnmarshalText parses
+// it, and encoding/json, database/sql and pgx use it. It has at most 830 bytes, usually less than
+// 500, plus 4/3 of the length of the category's name. It begins with the position, and consists
 // of letters, digits, colons, dashes and underscores. The zero value's text is empty.
-// Checkpoints are values: copy them freely.
+//
+// Besides the position of the last handled message, a checkpoint contains that message's ID and
+// time, and those of up to 16 earlier messages, the farther back the farther apart. From them the
+// subscription knows whether the store has lost messages that were handled, see [OnFork].
 type CategoryCheckpoint struct{ namedCheckpoint }
 
 // A StreamCheckpoint is where a subscription to a stream can be resumed. [OnStreamProgress]

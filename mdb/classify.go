@@ -454,10 +454,10 @@ func (e *brokenError) Unwrap() error { return e.err }
 //
 // It is true for [ErrUnavailable], for lost connections and failures to connect, for a closed
 // connection, and for errors of the server, a [*pgconn.PgError], that say: serialization
-// failure, deadlock or lock timeout; too few resources, such as connections; an intervention by an operator, a
-// shutdown or a statement timeout; a server that is a standby or otherwise read-only; a
-// prepared statement that is gone. After an error within a transaction, retry the whole
-// transaction.
+// failure, deadlock or lock timeout; too few resources, such as connections; an intervention
+// by an operator, a shutdown or a statement timeout; a server that is a standby or otherwise
+// read-only; a prepared statement that is gone. After an error within a transaction, retry
+// the whole transaction.
 //
 // It is false for nil, for an [*ArgumentError], [*WrongVersionError], [*DuplicateIDError],
 // [*SetupError] and [ErrNoMessage], for the end of a context, and for all other errors. It

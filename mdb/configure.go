@@ -98,17 +98,21 @@ func setTimeouts(cfg *pgxpool.Config) {
 	}
 }
 
-// Configure prepares the configuration of a pool for Message DB.
+// Configure prepares the configuration of a pool for Message DB: it sets timeouts, start-up
+// parameters, and functions by which a [Store] observes its connections. It wraps functions
+// that are there already, so set your own before you call it. It does not change the search
+// path, unless [StoreFirst] says so. With a pooler, pass [BehindPooler].
 //
-// It sets ConnectTimeout and PingTimeout to 2 seconds, unless the configuration contains
-// them, for example by connect_timeout and pool_ping_timeout in the connection string;
-// connect_timeout=0 counts as none. ConnectTimeout applies to each address of each host in
-// turn. With pgxpool's default of two minutes, and none for pings, a host that does not answer,
-// because its machine is gone or frozen, takes all connections of the pool, although another
-// host of the connection string would answer.
+// The timeouts, unless the configuration contains them, for example by connect_timeout and
+// pool_ping_timeout in the connection string:
 //
-// It also sets start-up parameters, which need no round trip, survive RESET and DISCARD ALL,
-// and override what is set on the role or the database:
+//   - ConnectTimeout: 2 seconds, for each address of each host in turn. pgxpool's default is two
+//     minutes, during which a host that does not answer can occupy all connections of the
+//     pool, although another host would answer. connect_timeout=0 counts as none;
+//   - PingTimeout: 2 seconds. pgxpool's default is none.
+//
+// The start-up parameters, which need no round trip, survive RESET and DISCARD ALL, and override
+// what is set on the role or the database:
 //
 //   - client_encoding: UTF8, without which text is stored wrongly, and
 //     standard_conforming_strings: on, which pgx requires;
@@ -122,17 +126,13 @@ func setTimeouts(cfg *pgxpool.Config) {
 //     of two hours, for which it may keep a category locked. They have no effect on Unix
 //     sockets.
 //
-// It also sets OnNotice of the ConnConfig, by which a [Store] learns that a wait for a
-// synchronous standby was cancelled. A handler that is there already is still called. Do not
-// replace OnNotice after Configure.
+// The functions:
 //
-// It does not change the search path, unless [StoreFirst] says so. With a pooler, pass
-// [BehindPooler].
-//
-// It wraps AfterNetConnect and DialFunc, so that a store can see whether bytes arrive during
-// a statement, and can close a connection that gets no answer without a cancel request. Set
-// these functions before Configure, not after it. The method NetConn of a wrapped
-// connection returns what is wrapped, for example a *tls.Conn.
+//   - OnNotice of the ConnConfig, which receives the notice that a wait for a synchronous
+//     standby was cancelled;
+//   - DialFunc and AfterNetConnect, whose connections show whether bytes arrive during a
+//     statement, and can be closed without a cancel request. The method NetConn of such a
+//     connection returns what is wrapped, for example a *tls.Conn.
 func Configure(cfg *pgxpool.Config, opts ...ConfigureOption) {
 	c := newConfigureConfig(opts)
 	setTimeouts(cfg)

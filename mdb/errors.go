@@ -18,20 +18,20 @@ var (
 	// no messages. The error names the stream.
 	ErrNoStream = errors.New("mdb: no such stream")
 
-	// ErrUnavailable is wrapped by the error of a write, and of [Store.Atomically], that was
-	// not sent, or surely not committed, because the server could not be reached, or was
-	// read-only, for as long as [RetryPolicy].For says. Nothing was written. The error also
-	// wraps the last failure, and says how long the call was retried. A web service may answer
-	// 503 Service Unavailable. If the call may have been sent in any attempt, its error is an
-	// [*UnknownOutcomeError] instead. If the context ends first, the error is the context's.
+	// ErrUnavailable is wrapped by the error of a write, or of [Store.Atomically], if the
+	// server could not be reached, or was read-only, for as long as [RetryPolicy].For says.
+	// Nothing was written. A web service may answer 503 Service Unavailable. The error also
+	// wraps the last failure, and says how long the call was retried.
+	//
+	// If the write may have been sent in any attempt, the error is an [*UnknownOutcomeError]
+	// instead. If the context ends first, the error is the context's.
 	ErrUnavailable = errors.New("mdb: the server is unavailable")
 
-	// ErrProxied is wrapped by the error of a call that does not work through PL/Proxy, because
-	// write_message is a function of PL/Proxy in this database. Nothing was sent. The error
-	// says why. PL/Proxy commits each call of a function on its own, so [Store.Atomically],
-	// writes of a [Tx], [Tx.LockCategories], and WriteMessages with more than one message are
-	// rejected, and so is a Store with [WithDirectSQL]. [Store.Check] reports such a database
-	// with an error that wraps ErrProxied, too.
+	// ErrProxied is wrapped by the error of a call that would lose its guarantee through
+	// PL/Proxy, in a database whose write_message is a function of PL/Proxy. Nothing was sent.
+	// These calls are [Store.Atomically], writes of a [Tx], [Tx.LockCategories], WriteMessages
+	// with more than one message, and all calls of a Store with [WithDirectSQL]. The error
+	// says why. [Store.Check] reports such a database with an error that wraps ErrProxied, too.
 	ErrProxied = errors.New("mdb: not possible through PL/Proxy")
 )
 
@@ -62,12 +62,11 @@ func (e *ArgumentError) Error() string {
 
 // A WrongVersionError means that the stream was not at the version that the write
 // expected, because another writer was faster, or that it did not exist, see
-// [ExpectStream]. Nothing was written. Read the stream's new
-// messages and decide again.
+// [ExpectStream]. Nothing was written. Read the stream's new messages and decide again.
 //
-// If Actual is less than a version of the stream that the caller has seen, the store has lost
-// messages, as after a failover to a standby that had not received them, or they were
-// deleted. Then discard what you know of the stream, and read it from the beginning.
+// If Actual is less than a version of the stream that the caller has seen, the stream's last
+// messages were deleted, or lost in a failover to a standby that had not received them. Then
+// discard what you know of the stream, and read it from the beginning.
 type WrongVersionError struct {
 	// Stream is the stream of the write.
 	Stream StreamName
@@ -143,10 +142,12 @@ func (e *DuplicateIDError) Unwrap() error { return e.err }
 
 // An UnknownOutcomeError means that the connection was lost, or the context ended, after
 // a write was sent and before its result arrived, so the write may or may not have
-// happened. With synchronous standbys it also means that the wait for them was cancelled: the
-// message is visible, but a failover may lose it. To find out, repeat the call with [Idempotent] and the same messages,
-// including their IDs. A [*WrongVersionError] of the repeated call whose Actual is less than
-// Expected does not settle it: the first call may still arrive at the server.
+// happened. To find out, repeat the call with [Idempotent] and the same messages, including
+// their IDs. A [*WrongVersionError] of the repeated call whose Actual is less than Expected
+// does not settle it: the first call may still arrive at the server.
+//
+// With synchronous standbys, the error can also mean that the wait for them was cancelled:
+// the message is visible, but a failover may lose it.
 //
 // The error can also mean that messages with the IDs exist but could not be compared, or
 // that they exist in their place but differ, for example because a trigger has changed

@@ -7,19 +7,20 @@ import (
 	"github.com/google/uuid"
 )
 
-// A Fork describes messages that a subscription has handled and that are no longer in the
+// A Fork describes the messages that a subscription has handled and that are no longer in the
 // store, see [OnFork].
 type Fork struct {
 	// Category is the category of the subscription, or that of its stream.
 	Category Category
 	// Stream is the stream of a subscription to a stream, and otherwise empty.
 	Stream StreamName
-	// After is the position of the newest known message that is still there. The
-	// subscription goes on after it. It is a global position for a category.
+	// After is the position after which the subscription continues: that of the newest known
+	// message that is still there. It is a global position for a category.
 	After int64
-	// Missing are the messages that are no longer there, in ascending order: those that
-	// this call has handled, as far as it remembers them, and those that the checkpoint
-	// from which it started contains. There may be others that only an earlier call knew.
+	// Missing are the messages that are no longer there, in ascending order: those that this
+	// call has handled, as far as it remembers them, and those that the checkpoint contains
+	// from which it started. Others, between the messages of the checkpoint, may be missing,
+	// too. It is empty if only messages are gone that a filter has left out.
 	Missing []MissingMessage
 }
 
@@ -35,10 +36,12 @@ type MissingMessage struct {
 }
 
 // A ForkError means that none of the messages that a subscription knows is in the store, so
-// that it cannot go on: the store was emptied, is another one, or has lost more messages
-// than the subscription or its checkpoint knows. Fork.After is the position before the first
-// message. Find out what happened, and then start from the beginning or from another
-// position.
+// that there is none to continue after: they were deleted, the store is another one, or it has
+// lost more messages than the subscription or its checkpoint knows. A call with the same
+// checkpoint fails in the same way. Find out what happened, and then start without a
+// checkpoint, from the beginning or from a position. Missing contains the known messages, and
+// After is the position before the first message of a store: [NoStream] for a stream, and 0
+// for a category.
 type ForkError struct{ Fork }
 
 func (e *ForkError) Error() string {
@@ -53,10 +56,12 @@ func (e *ForkError) Error() string {
 		what, e.Missing[len(e.Missing)-1].Position, e.Missing[len(e.Missing)-1].ID)
 }
 
-// An AheadError means that a subscription should start from a position that no message of
-// the store has reached: the position was stored with another store, or the store was
-// restored to an earlier moment. A subscription that started there would skip messages. A
-// standby, and a role that may not read the sequence of global positions, do not report it.
+// An AheadError means that a subscription should start after a global position which the store
+// has not used yet: the position comes from another store, or the store was restored to an
+// earlier moment, or has failed over. The subscription would skip the messages that get the
+// positions up to it. A position after the last message of the category is no error, as long as
+// the store has used it, for a message of any category. There is no such error on a standby, or
+// for a role that may not read the sequence of global positions.
 type AheadError struct {
 	// Category is the category of the subscription.
 	Category Category

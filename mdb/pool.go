@@ -16,8 +16,8 @@ import (
 
 // A Store is a Message DB, accessed through a pool of connections. Create one with
 // [Connect] or [New]. It is safe for concurrent use. It starts goroutines only for
-// subscriptions with [WithNotify] or [WithWorkers], and while it asks the server about
-// statements that get no answer, see WriteMessage.
+// subscriptions with [WithNotify] or [WithWorkers], and to ask the server about statements
+// that get no answer, see WriteMessage.
 type Store struct {
 	procedures
 	pool     *pgxpool.Pool
@@ -34,17 +34,17 @@ type Store struct {
 	forks, missing atomic.Int64
 }
 
-// Stats are counts of a [Store] since it was created, for metrics.
+// Stats are counters of a [Store], for metrics. They begin at 0 when it is created.
 type Stats struct {
-	// Forks is how often a subscription found that messages which it had read are no longer
-	// in the store, see [OnFork].
+	// Forks counts how often a subscription found that the last message which it had read is
+	// no longer in the store, see [OnFork] and [ForkError].
 	Forks int64
-	// Missing is how many messages that was, in total. Several subscriptions may each have
-	// counted a message.
+	// Missing counts the messages that were handled and are missing, each once for every
+	// subscription that had handled it.
 	Missing int64
 }
 
-// Stats returns the counts. It does no I/O.
+// Stats returns the counters. It does no I/O.
 func (s *Store) Stats() Stats { return Stats{Forks: s.forks.Load(), Missing: s.missing.Load()} }
 
 func (s *Store) countFork(missing int) {
@@ -136,18 +136,17 @@ func explainConnect(err error) error {
 	return fmt.Errorf("mdb: %w", err)
 }
 
-// New returns a [Store] on the caller's pool, which [Store.Close] does not close. It does
-// no I/O. Prepare the pool's configuration with [Configure], or set the same on the role.
-// A role cannot replace its OnNotice, which is required with synchronous standbys: without it, a
-// write whose wait for them is cancelled is reported as done.
+// New returns a [Store] on the caller's pool, which [Store.Close] does not close. It does no
+// I/O. Prepare the pool's configuration with [Configure].
 //
-// Only Configure lets the store see whether bytes arrive during a statement, and close a
-// connection that gets no answer without a cancel request, see WriteMessage. Without it, the
-// time of the whole statement counts, and pgx sends the request.
+// Without Configure, set its start-up parameters on the role. Its functions have no
+// replacement: a write whose wait for a synchronous standby is cancelled is then reported as
+// done; the ten seconds that WriteMessage describes count from the start of the statement; and
+// pgx sends a cancel request for a statement whose connection the store gives up.
 //
-// The first call of the store makes one more round trip: it looks whether the installed
-// functions find Message DB's table and functions with the search path of the connection. If
-// not, the call fails with a [*SetupError], before anything is written.
+// The first call of the store makes one more round trip: it checks that the installed functions
+// find Message DB's table and functions with the search path of the connection. If they do not,
+// the call fails with a [*SetupError], before anything is written.
 //
 // New rejects a pool whose exec mode requires a cache that is turned off, with an
 // [*ArgumentError].

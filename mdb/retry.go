@@ -10,23 +10,25 @@ import (
 	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
-// A RetryPolicy configures how failed writes and transactions are retried. The zero value
-// means the defaults. The end of the call's context ends all retries.
+// A RetryPolicy configures how failed writes and transactions are retried: for a time if the
+// server cannot be reached, and a number of times if another transaction is in the way. Fields
+// that are zero have their defaults. The end of the call's context ends all retries.
 type RetryPolicy struct {
 	// For is how long a call is retried if the server cannot be reached or is read-only, as
 	// during a restart or a failover: after a failure to connect, a lost connection, and
-	// SQLSTATE 25006. It counts from the first such failure of the call, and also limits how
-	// long the call waits for a connection after it. A call that ends then, and was not sent
-	// in any attempt, returns [ErrUnavailable]. A negative value turns these retries off. The
-	// default is [DefaultRetryFor].
+	// SQLSTATE 25006. The time begins with the first such failure of the call, and includes
+	// later waits for a connection. If the call was not sent in any attempt, its error then
+	// wraps [ErrUnavailable]. Choose less than the deadlines of your contexts, or their end
+	// comes first. A negative value turns these retries off. The default is
+	// [DefaultRetryFor].
 	For time.Duration
 	// Attempts is the maximum number of attempts, including the first, that fail because
 	// another transaction was in the way: a serialization failure, a deadlock or a lock
 	// timeout. 1 turns these retries off. The default is [DefaultRetryAttempts].
 	Attempts int
 	// MinDelay is the delay before the second attempt. Each further delay is twice as
-	// long, up to MaxDelay, and all vary at random by up to a half. A success of another
-	// call of the Store ends a delay that follows a failure to connect or a lost connection.
+	// long, up to MaxDelay, and all vary at random by up to a half. A delay after a failure
+	// to connect or a lost connection ends early if another call of the Store succeeds.
 	// The defaults are [DefaultRetryMinDelay] and [DefaultRetryMaxDelay].
 	MinDelay, MaxDelay time.Duration
 }

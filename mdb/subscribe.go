@@ -20,39 +20,39 @@ type Retry struct {
 
 // SubscribeToStream calls the handler for each message of a stream, in order: first for
 // the existing messages, from the beginning unless an option says otherwise, and then
-// for new ones as they are written. It blocks until the subscription ends, and the error
-// says why. It is never nil:
+// for new ones as they are written. It blocks until the subscription ends, and the error,
+// which is never nil, says why:
 //
 //   - context.Cause(ctx), if ctx ended, also if a callback then returned the context's error;
 //   - a [*HandlerError], if a callback failed or panicked;
 //   - an [*UnreadableError], if a message cannot be read, see [OnUnreadable];
 //   - an error that wraps [ErrNoStream], with [RequireStream];
-//   - a [*ForkError], if the store has lost all messages that the subscription knows;
+//   - a [*ForkError], if none of the messages that the subscription knows is in the store;
 //   - an [*ArgumentError], immediately, if the call is invalid;
 //   - an error that says that the pool is closed;
 //   - another error of the server, or of decoding its rows, if a retry cannot help.
 //
-// Transient errors, such as a lost connection, are retried for as long as they last;
-// [OnRetry] reports them. If a read has been without a byte from the server for ten seconds,
-// the store asks on another connection whether the server still executes it. If not, the
-// connection is given up, the pool's connections are replaced, and the read is retried; it
-// continues after the messages that had arrived. A read that gets no connection of the
-// pool for ten seconds is retried, too.
-//
 // Within one call each message is delivered exactly once, and none is skipped. Store the
-// checkpoint that [OnStreamProgress] receives to resume with a later call, which delivers
-// again what was handled after the stored checkpoint.
-//
-// With each read, in the same round trip, the subscription checks that the last message that
-// it has read is still in the store. If not, the store has lost it, as after a failover or a
-// restore, or it was deleted. The subscription then goes back to the newest message that it
-// knows and that is there, and delivers what comes after it, see [OnFork]. For this it keeps
-// the positions, IDs and times of the last 4,096 to 6,144 messages, at most 300 kB.
+// checkpoint that [OnStreamProgress] receives, to resume with [AfterStreamCheckpoint] in a later
+// call, which delivers again what was handled after the stored checkpoint.
 //
 // Callbacks are called one at a time, from the caller's goroutine, and hold no connection
 // of the pool; nor does a subscription that waits. With [WithWorkers], other goroutines
 // call the handler, while the subscription reads ahead. The context is checked between
 // messages and while waiting.
+//
+// Transient errors of reads, such as a lost connection, are retried for as long as they last;
+// [OnRetry] receives them. A read that gets no connection of the pool for ten seconds is retried,
+// and so is one that has been without a byte from the server for ten seconds, unless the server
+// still executes it, see WriteMessage. It continues after the messages that had arrived. Errors
+// of callbacks are not retried: to continue after one for which [IsTransient] is true, call
+// SubscribeToStream again.
+//
+// Each read checks, in the same round trip, that the last message that the subscription has read
+// is still in the store. If it is not, it was lost in a failover or a restore, or was deleted. The
+// subscription then goes back to the newest message that it knows and that is there, calls the
+// function of [OnFork], and delivers what comes after that message. For this it keeps the
+// positions, IDs and times of the last 4,096 to 6,144 messages, about 300 kB at most.
 func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Handler, opts ...StreamSubscribeOption) error {
 	c := newSubscribeConfig(s.config, h)
 	c.name = string(stream)
@@ -65,9 +65,10 @@ func (s *Store) SubscribeToStream(ctx context.Context, stream StreamName, h Hand
 
 // SubscribeToCategory is like SubscribeToStream for all streams of a category. Messages
 // are delivered in the order of their global positions, and positions are global
-// positions. [OnProgress] receives the checkpoint to store. If a call starts from a position
-// instead, which is greater than that of any message in the store, it fails with an
-// [*AheadError].
+// positions. Store the checkpoint that [OnProgress] receives, and resume with [AfterCheckpoint].
+//
+// If the call starts after a global position, and not after a checkpoint, it fails with an
+// [*AheadError] if the store has not used that position yet.
 func (s *Store) SubscribeToCategory(ctx context.Context, category Category, h Handler, opts ...CategorySubscribeOption) error {
 	c := newSubscribeConfig(s.config, h)
 	c.name = string(category)

@@ -117,10 +117,10 @@ func WithPolling(strategy poll.Strategy) PollingOption {
 }
 
 // FromEnd starts with the first message written after the subscription started, and skips
-// the existing ones. [OnProgress] or [OnStreamProgress] receives the checkpoint of the last
-// existing message before anything is read, whose position is [NoStream] for a stream and 0 for
-// a category without messages. Store it, so that a later call resumes there. It cannot be
-// combined with an option that sets a position or a checkpoint.
+// the existing ones. Before anything is read, [OnProgress] or [OnStreamProgress] receives the
+// checkpoint of the last existing message. Store it, so that a later call resumes there. If
+// there are no messages, its position is [NoStream] for a stream and 0 for a category. FromEnd
+// cannot be combined with an option that sets a position or a checkpoint.
 func FromEnd() SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.read.fromEnd = true })
 }
@@ -136,12 +136,12 @@ func OnLive(f func(live bool)) SubscribeOption {
 // which all messages are handled. Store it, and resume later with [AfterCheckpoint].
 // It also advances past messages that a filter leaves out. The function is
 // called a last time when a handler fails or the context ends; its own context has not
-// ended then. If it returns an error, the subscription ends.
+// ended then. If it returns an error, the subscription ends with a [*HandlerError].
 //
-// The position grows from call to call, unless the store has lost messages, see [OnFork]:
-// then it goes back once, to the last message that is left. Store this checkpoint too. A
-// statement that stores a checkpoint only if its position is greater keeps one that is no
-// longer in the store; a later call finds that out, and goes back again.
+// The position grows from call to call, unless the store has lost messages: after [OnFork]
+// it goes back once, to the last message that is left. Store this checkpoint too. A
+// statement that only stores greater positions would keep a checkpoint whose message is no
+// longer in the store; the next call with it would notice that and go back again.
 func OnProgress(f func(ctx context.Context, c CategoryCheckpoint) error) CategorySubscribeOption {
 	return categorySubscribeOption(func(c *subscribeConfig) {
 		name := c.name
@@ -172,9 +172,10 @@ func OnStreamProgress(f func(ctx context.Context, c StreamCheckpoint) error) Str
 // earlier call has received. The zero value starts at the beginning. It cannot be combined
 // with [FromEnd] or an option that sets a position.
 //
-// If the store has lost messages that the earlier call has handled, the subscription starts
-// after the newest one of the checkpoint that is still there, see [OnFork]. So messages that
-// are still there, after that one, are delivered again.
+// A checkpoint of another category is rejected with an [*ArgumentError]. If the store has lost
+// messages that the earlier call has handled, the subscription starts after the newest message
+// of the checkpoint that is still there, see [OnFork], and delivers what comes after it again.
+// If none of them is there, it ends with a [*ForkError].
 func AfterCheckpoint(c CategoryCheckpoint) CategorySubscribeOption {
 	return categorySubscribeOption(func(s *subscribeConfig) { s.start(c.namedCheckpoint) })
 }
@@ -184,14 +185,20 @@ func AfterStreamCheckpoint(c StreamCheckpoint) StreamSubscribeOption {
 	return streamSubscribeOption(func(s *subscribeConfig) { s.start(c.namedCheckpoint) })
 }
 
-// OnFork sets a function that is called when messages that the subscription has handled are
-// no longer in the store, before it goes on after the newest one that is there. They were
-// lost, in a failover to a standby that had not received them or a restore to an earlier
-// moment, or were deleted, which looks alike. Undo what their handling has done, or record
-// it: the log, at level Warn, and [Store.Stats] only have the number of messages. If the
-// function returns an error, the subscription ends with a [*HandlerError].
+// OnFork sets a function that is called when the last messages that the subscription has read
+// are no longer in the store, before it continues after the newest one that is there. They were
+// lost, in a failover to a standby that had not received them or in a restore to an earlier
+// moment. Undo what their handling has done, or record it: nothing else lists them. Without
+// this option, the subscription continues in the same way. In both cases the log contains the
+// number of messages, at level Warn, and [Store.Stats] counts them. If the function returns an
+// error, the subscription ends with a [*HandlerError].
 //
-// Messages that were deleted are noticed only if the last message read is among them.
+// The function is also called if the last message that was read has been deleted, because a
+// deletion looks like a loss. Deletions of earlier messages alone are not noticed. It is not
+// called if none of the messages that the subscription knows is in the store: it then ends with
+// a [*ForkError].
+//
+// docs/failover.md explains what to consider if handlers write to the same database.
 func OnFork(f func(ctx context.Context, fork Fork) error) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.onFork = f })
 }

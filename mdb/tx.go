@@ -41,22 +41,21 @@ type txState struct {
 //
 // Begin the transaction as read committed, the server's default. At a stricter isolation
 // level a write that loses a race fails with a [*WrongVersionError] even if it expected no
-// version, and the transaction must be restarted. If the transaction's connection is
-// not from the store's pool, the first call on it looks at its search path, as the first call
-// of the store does.
+// version, and the transaction must be restarted.
 //
-// With synchronous standbys, the commit of a caller's transaction succeeds also if its wait for
-// them was cancelled. The server then sends a notice with SQLSTATE 01000 and the routine
-// SyncRepWaitForLSN. [Store.Atomically] handles it.
+// With a transaction of database/sql, pass the *pgx.Conn that sql.Conn.Raw gives access to,
+// as the example shows. If the connection is not from the store's pool, the first call on it
+// checks its search path, as the first call of the store does.
 //
-// Through PL/Proxy, writes of the Tx are rejected with [ErrProxied], because they would neither
-// be rolled back nor wait for the commit.
+// What [Store.Atomically] does for its transaction is the caller's part here:
 //
-// The connection is yours: the store does not give it up if the server stops answering, as it
-// does with that of [Store.Atomically]. Limit the calls by their contexts.
+//   - Limit the calls by their contexts. The store does not give up the connection if the server
+//     stops answering.
+//   - With synchronous standbys, the commit succeeds even if its wait for them was cancelled. The
+//     server then sends a notice with SQLSTATE 01000 and the routine SyncRepWaitForLSN.
 //
-// With a transaction of database/sql, give WithTx the *pgx.Conn that sql.Conn.Raw gives
-// access to, as the example shows.
+// Through PL/Proxy, writes of the Tx are rejected with an error that wraps [ErrProxied], because
+// they would neither be rolled back nor wait for the commit.
 func (s *Store) WithTx(tx Transaction) *Tx {
 	state := new(txState)
 	if inner, ok := tx.(*innerTx); ok && inner != nil {
@@ -78,8 +77,9 @@ func (s *Store) WithTx(tx Transaction) *Tx {
 // LockCategories locks the categories, as writes to them do, until the end of the
 // transaction. Transactions that write to several categories can deadlock if they lock them
 // in different orders. One call at the beginning of each transaction prevents that, because
-// it always takes the locks in the same order. Through PL/Proxy the call is rejected, with
-// [ErrProxied].
+// it always takes the locks in the same order.
+//
+// Through PL/Proxy the call is rejected with an error that wraps [ErrProxied].
 func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 	var f argumentFaults
 	for _, c := range categories {
@@ -110,19 +110,27 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 // the pool has no other connection, any call waits. PostgreSQL does not detect these
 // deadlocks. Only the end of the call's context ends them.
 //
-// If the server aborts the transaction because of a deadlock, a serialization failure, a
-// lock timeout or a prepared statement that it no longer has, the whole transaction is
-// retried, as [WithRetry] says, so f may be called more than once. This includes errors of
-// statements of your own, if f returns them without having rolled back to a savepoint. It is
-// also retried if the connection is lost before the commit is sent, and if the server is
-// read-only. If that lasts for as long as WithRetry says, the error wraps [ErrUnavailable] and
-// the last failure. If f
-// returns another error, the transaction is rolled back and Atomically returns the error
-// unchanged. If f returns nil although a call or statement has failed, nothing is written either, and the error wraps that of the first
-// call of the Tx that failed. If the connection is lost during the commit, or its wait for a
-// synchronous standby is cancelled, the error is an [*UnknownOutcomeError] with the IDs of all
-// messages that f wrote, or found to be written with [Idempotent]. There may be none, if f
-// executed statements of its own. Through PL/Proxy the call is rejected, with [ErrProxied].
+// f may be called more than once, because the transaction is retried, as [WithRetry] says:
+//
+//   - after a failure to connect, a connection that is lost before the commit is sent, and if the
+//     server is read-only;
+//   - after a deadlock, a serialization failure, a lock timeout, or the loss of a prepared
+//     statement. This includes errors of statements of your own, if f returns them without
+//     having rolled back to a savepoint.
+//
+// The errors:
+//
+//   - If f returns another error, the transaction is rolled back, and Atomically returns that
+//     error unchanged.
+//   - If f returns nil although a call or statement has failed, nothing is written, and the
+//     error wraps that of the first call of the Tx that failed.
+//   - If the server cannot be reached, or is read-only, for as long as WithRetry says, the error
+//     wraps [ErrUnavailable] and the last failure. Nothing is written.
+//   - If the connection is lost during the commit, or its wait for a synchronous standby is
+//     cancelled, the error is an [*UnknownOutcomeError] with the IDs of all messages that f
+//     wrote, or found to be written with [Idempotent]. There are none if f only executed
+//     statements of its own.
+//   - Through PL/Proxy the call is rejected with an error that wraps [ErrProxied].
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	if f == nil {
 		return &ArgumentError{Faults: []Fault{{"function", "nil", "a function"}}}

@@ -14,40 +14,38 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// WriteMessage writes a message to the end of a stream, in one round trip. The name of the
-// stream and the type of the message have at most 2,673 bytes each, and so have the category
-// of the stream and that of a correlationStreamName in the metadata together.
+// WriteMessage writes a message to the end of a stream, in one round trip. Expect a
+// [*WrongVersionError] with [ExpectVersion] or [ExpectNoStream], a [*DuplicateIDError] if a
+// message with the ID exists, and an [*ArgumentError] if the call is invalid. After these
+// errors, and after any other except an [*UnknownOutcomeError], nothing was written.
 //
-// Expect a [*WrongVersionError] with [ExpectVersion] or [ExpectNoStream], a
-// [*DuplicateIDError] if a message with the ID exists, and an [*ArgumentError] if the call
-// is invalid. After these errors, and after any other except an [*UnknownOutcomeError],
-// nothing was written.
+// On a [Store] the write is a transaction of its own, and it is retried until its outcome is
+// known, as [WithRetry] says: after a lost connection, with the same ID, so that it happens only
+// once; after a failure to connect; if the server is read-only; and after transient errors. If the
+// retries or the context end before that, the error is an [*UnknownOutcomeError] if the write may
+// have been sent. If it was not sent, the error wraps [ErrUnavailable], or is that of the
+// context. A [Tx] does not retry.
 //
-// On a [Store] the write is a transaction of its own. If the connection is lost before the
-// outcome is known, the write is retried with the same ID, so that it happens only once.
-// Failures to connect, a server that is read-only, and transient errors of the server are
-// retried too. [WithRetry] says how long, or how often. If the outcome is still unknown then,
-// or when the context ends, the error is an [*UnknownOutcomeError]. If the server could not be
-// reached in all that time, and the write was not sent, it is [ErrUnavailable]. A [Tx] does not
-// retry.
-//
-// While the server cannot be reached, at most two writes and transactions of a Store try to
-// connect at a time. The others wait until any call succeeds, or until they end.
-//
-// With synchronous standbys, as synchronous_commit and synchronous_standby_names say, a
-// success means that they have the message. If the wait for them is cancelled, the write is
-// retried in the same way, provided that [Configure] has prepared the pool. The end of ctx
-// cancels the wait, and can make a message visible that the standbys do not have.
+// While the server cannot be reached, at most two writes and transactions of a Store connect
+// at a time. The others wait until any call succeeds, or until they end.
 //
 // If the write has been without a byte from the server for ten seconds, the store asks on
 // another connection whether the server still executes it, for example because it waits for
-// the lock of the category or for a synchronous standby. If so, it waits on. If not, or if
-// the server does not answer, the connection counts as lost. A [Tx] of [Store.WithTx] waits
-// until the context ends.
+// the lock of the category. If so, the write waits on. If not, or if the server does not answer,
+// the connection counts as lost. A [Tx] of [Store.WithTx] waits until the context ends.
+//
+// With synchronous standbys, as synchronous_commit and synchronous_standby_names say, a
+// success means that they have the message. If the wait for them is cancelled, the write is
+// retried, provided that [Configure] has prepared the pool. The end of ctx cancels the wait,
+// too, and the message can then be visible although the standbys do not have it.
 //
 // After a lost connection, a message with the same ID, stream, type and data counts as
 // written by this call, although another process may have written it. If processes compete
 // by writing a message with the same ID, the one whose [Written.Duplicate] is false has won.
+//
+// The name of the stream and the type of the message have at most 2,673 bytes each, and so
+// have the category of the stream and that of a correlationStreamName in the metadata
+// together.
 func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m ProposedMessage, opts ...WriteOption) (Written, error) {
 	w, err := s.proposeWrite(stream, []ProposedMessage{m}, opts)
 	if err != nil {
@@ -63,8 +61,9 @@ func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 // between: all of them or none. It takes one round trip for any number of messages, whose
 // size together is limited by PostgreSQL's protocol to somewhat less than 1 GiB. An
 // expected version is the stream's version before the first message. Without messages it
-// checks its arguments and sends nothing. See WriteMessage for errors and retries. Through
-// PL/Proxy more than one message is rejected, with [ErrProxied].
+// checks its arguments and sends nothing. See WriteMessage for errors and retries.
+//
+// Through PL/Proxy, more than one message is rejected with an error that wraps [ErrProxied].
 func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
 	w, err := s.proposeWrite(stream, ms, opts)
 	if err != nil || len(ms) == 0 {
