@@ -87,8 +87,8 @@ const conditionSetting = "message_store.sql_condition"
 // answers within a few round trips.
 const defaultConnectTimeout = 2 * time.Second
 
-// setTimeouts sets the timeouts that are not given. pgx does not tell connect_timeout=0 from
-// none.
+// setTimeouts sets the timeouts that are not given. pgx does not distinguish connect_timeout=0
+// from none.
 func setTimeouts(cfg *pgxpool.Config) {
 	if cfg.ConnConfig.ConnectTimeout <= 0 {
 		cfg.ConnConfig.ConnectTimeout = defaultConnectTimeout

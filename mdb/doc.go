@@ -40,20 +40,28 @@
 //
 // [Store.SubscribeToStream] and [Store.SubscribeToCategory] call a handler for each
 // existing message, and then for new ones as they are written. They block until the
-// subscription ends, and the error, never nil, says why. Transient errors, such as a
-// lost connection, are retried. [OnProgress] receives a checkpoint to store, from which
-// a later call resumes with [AfterCheckpoint], and [OnLive] reports whether the subscription
-// has caught up. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint].
-// After that it polls, as a strategy of
-// [github.com/messagedb-go/messagedb/mdb/poll] says, see [WithPolling], or waits for
+// subscription ends, and the error, never nil, says why. Transient errors of reads, such as a
+// lost connection, are retried. An error of a callback ends the subscription.
+//
+// [OnProgress] receives a checkpoint to store, from which a later call resumes with
+// [AfterCheckpoint]. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint].
+// [OnLive] reports whether the subscription has caught up. After that it polls, as a strategy
+// of [github.com/messagedb-go/messagedb/mdb/poll] says, see [WithPolling], or waits for
 // notifications, see [WithNotify].
+//
+// # Failover
 //
 // A store can lose its last messages: in a failover to a standby that had not received them,
 // or in a restore to an earlier moment. New messages then get the positions of the lost ones.
-// A subscription notices that with its next read, goes back to the newest message that it
+// A subscription notices the loss with its next read, goes back to the newest message that it
 // knows and that is still there, and delivers what comes after it. [OnFork] receives the
 // messages that it has handled and that are no longer there, and [Store.Stats] counts them.
-// This works across restarts too if a checkpoint is stored, and not only a position.
+// A subscription that starts from a checkpoint also notices a loss before its start; one that
+// starts from a position does not.
+//
+// Writes are retried for a minute if the server cannot be reached, see [RetryPolicy], which is
+// longer than most failovers take. After that, [ErrUnavailable] says that nothing was written.
+// docs/failover.md in the repository says how to set up a service for a failover.
 //
 // # Notifications instead of polling
 //
@@ -111,11 +119,13 @@
 // Invalid arguments are rejected before anything is sent, with an [*ArgumentError] that
 // lists every problem. After a [*WrongVersionError] or a [*DuplicateIDError] nothing was
 // written. After an [*UnknownOutcomeError] the write may or may not have happened; repeat
-// the call with [Idempotent] to find out. [ErrUnavailable] says that the server could not be
-// reached for a minute, see [RetryPolicy], and that nothing was written. A [*SetupError] says what to do. The server's
-// error, a [*pgconn.PgError], can be unwrapped from them. [IsTransient] reports whether a retry
-// may help. Errors and logs never contain payloads or
-// passwords. The text of an error that your callback returns is passed on unchanged.
+// the call with [Idempotent] to find out. After [ErrUnavailable] nothing was written, because
+// the server could not be reached. A [*SetupError] says what to do. [IsTransient] reports
+// whether a retry may help.
+//
+// The server's error, a [*pgconn.PgError], can be unwrapped from them. Errors and logs never
+// contain payloads or passwords. The text of an error that your callback returns is passed on
+// unchanged.
 //
 // # Tracing
 //

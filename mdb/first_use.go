@@ -208,7 +208,7 @@ func lookAtPath(ctx context.Context, q querier, mode ...any) (pathState, error) 
 	return s, err
 }
 
-// problem returns a [*SetupError] if the path leads the functions astray.
+// problem returns a [*SetupError] if the functions do not find Message DB's objects by the path.
 func (s *pathState) problem() error {
 	const pin = "let the owner of the functions call schema.PinSearchPath, or mdb install -pin-search-path"
 	switch {

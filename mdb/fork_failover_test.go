@@ -112,7 +112,7 @@ func testFailover(t *testing.T, l loss) {
 		f.arrive()
 		for _, w := range f.witnesses {
 			if len(without(before[w.selects], kept[w.selects])) > 0 {
-				w.until(t, "told of the fork", func() bool { return len(w.forks) > 0 })
+				w.until(t, "informed of the fork", func() bool { return len(w.forks) > 0 })
 			}
 		}
 		f.write(t, f.next, 1+l.messages/2)
@@ -212,7 +212,7 @@ func testFailoverBetweenRuns(t *testing.T, l loss) {
 	f.catchUp(t)
 	early := make(map[string]string) // checkpoints of messages that are kept
 	for _, w := range f.witnesses {
-		w.until(t, "told of its progress", func() bool { return w.checkpoint != "" })
+		w.until(t, "informed of its progress", func() bool { return w.checkpoint != "" })
 		w.mu.Lock()
 		early[w.name] = w.checkpoint
 		w.mu.Unlock()

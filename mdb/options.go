@@ -72,11 +72,10 @@ func WithMaxMessageSize(bytes int) StoreOption {
 	})
 }
 
-// WithRetry sets the retry policy of writes and of [Store.Atomically]. Without it, they are
-// retried for a minute if the server cannot be reached or is read-only, and up to
-// [DefaultRetryAttempts] times if another transaction is in the way. Set a deadline on the
-// context of a call that must end sooner. Reads are not retried, except by subscriptions, which
-// retry without end.
+// WithRetry sets the retry policy of writes and of [Store.Atomically]. The default, the zero
+// value, retries them for [DefaultRetryFor] if the server cannot be reached or is read-only,
+// and makes at most [DefaultRetryAttempts] attempts if another transaction is in the way. Reads
+// are not retried, except by subscriptions, which retry without end.
 func WithRetry(policy RetryPolicy) StoreOption {
 	return storeOption(func(c *storeConfig) {
 		policy.check(&c.faults)
@@ -143,10 +142,11 @@ func ExpectStream() WriteOption {
 // are in the store, consecutive, in the same stream and order, and with equal types and
 // data. Metadata is not compared, because it often describes the attempt, as trace IDs do.
 // Pass the expected version of the first write: it must match too. If the messages in the
-// store are not the same, the error is a [*DuplicateIDError] that says what differs. With
-// synchronous standbys, the success means that they have the messages: the call waits for
-// them, also if another call has written the messages and did not wait. A [Tx]
-// rejects this option without [InSavepoint], because a duplicate ID aborts a transaction.
+// store are not the same, the error is a [*DuplicateIDError] that says what differs.
+//
+// With synchronous standbys, the call waits until they have the messages, even if another
+// call has written them and did not wait. A [Tx] rejects this option without [InSavepoint],
+// because a duplicate ID aborts a transaction.
 func Idempotent() WriteOption {
 	return writeOption(func(c *writeConfig) { c.idempotent = true })
 }

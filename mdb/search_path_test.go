@@ -455,7 +455,7 @@ func TestFirstUseWithoutAnswer(t *testing.T) {
 }
 
 // TestForeignConnection checks that a transaction on a connection of another pool, whose
-// search path leads the functions astray, writes nothing, although the store has been used.
+// search path does not lead to Message DB, writes nothing, although the store has been used.
 func TestForeignConnection(t *testing.T) {
 	t.Parallel()
 	database := testdb.PathDependent(t)

@@ -189,7 +189,7 @@ func (o *ordeal) check(t testing.TB, s *mdb.Store) {
 func (o *ordeal) untilRetried(t testing.TB, before map[*gathering]int64) {
 	t.Helper()
 	for _, g := range o.all {
-		g.until(t, "told of a retry", func() bool { return g.retries.Load() > before[g] })
+		g.until(t, "informed of a retry", func() bool { return g.retries.Load() > before[g] })
 	}
 }
 

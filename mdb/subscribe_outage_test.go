@@ -62,7 +62,7 @@ func TestSubscriptionsOutliveUpgrades(t *testing.T) {
 			if strings.Contains(g.name, "direct") { // which uses none of it
 				continue
 			}
-			g.until(t, "told of a retry", func() bool { return g.retries.Load() > before[g] })
+			g.until(t, "informed of a retry", func() bool { return g.retries.Load() > before[g] })
 		}
 		tx := begin(t, pool)
 		execAll(t, tx, again)

@@ -69,7 +69,7 @@ var errGone = errors.New("the last known message is not there")
 // have the last known message yet.
 var (
 	errBehind = errors.New("the server, a standby, does not have the last known message yet")
-	errDiffer = errors.New("the last known message was missing, and is there when looked for again, as on servers of different age")
+	errDiffer = errors.New("the last known message was not in the store, and then was, as on servers with different replication lag")
 )
 
 // errLostWithin is returned by a source that reads a page again: a message with which the page

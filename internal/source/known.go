@@ -33,7 +33,7 @@ func (h *History) Add(n int, message func(i int) Anchor, delivered bool) {
 
 func (h *History) add(m remembered) {
 	if n := len(h.messages); n > 0 && m.Position <= h.messages[n-1].Position {
-		// A cursor that is far behind, or a head that turns out to be selected.
+		// A cursor at an earlier position, or a head that turns out to be selected.
 		i, found := h.find(m.Position)
 		switch {
 		case found:

@@ -22,7 +22,7 @@ type Page[M any] struct {
 	Full bool
 
 	// Unreadable is the error of the message after the page, which cannot be read, or nil.
-	// Past is where to go on after it.
+	// Past is the checkpoint after it.
 	Unreadable error
 	Past       Checkpoint
 

@@ -101,7 +101,7 @@ func TestCheckpointOfKnown(t *testing.T) {
 }
 
 // TestHistory checks that a history remembers the last few thousand messages, uses a bounded
-// amount of memory, and accepts those of a cursor that is behind.
+// amount of memory, and accepts those of a cursor at an earlier position.
 func TestHistory(t *testing.T) {
 	t.Parallel()
 	var h History
