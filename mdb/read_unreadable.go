@@ -44,7 +44,7 @@ func (s *procedures) searchStep(ctx context.Context, r *pageRead) (done bool, er
 		switch {
 		case err != nil && classify(err) != classSetup: // without the table, its position is all that is known
 			return false, r.explain(err)
-		case err == nil && n == 0: // it has been deleted
+		case err == nil && (n == 0 || r.isStream && found.Position != f.high): // it has been deleted
 			return false, r.searchAgain()
 		}
 		return true, r.pass(&found)

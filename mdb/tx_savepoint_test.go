@@ -3,6 +3,7 @@ package mdb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -434,6 +435,76 @@ func TestInSavepointTransientError(t *testing.T) {
 	}
 }
 
+// TestInSavepointTransientErrorUndone checks that Atomically also retries if it gets the
+// transient error of a write in a savepoint within one that the function has rolled back, and
+// that it neither retries for another error nor after the function has gone on.
+func TestInSavepointTransientErrorUndone(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, attempts(4))
+	exec(t, s.Pool(), `
+		CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION USING ERRCODE = NEW.type; END';
+		CREATE TRIGGER fail BEFORE INSERT ON message_store.messages FOR EACH ROW WHEN (NEW.type = '40P01') EXECUTE FUNCTION public.fail()`)
+	errOther := errors.New("another error")
+	for name, tt := range map[string]struct {
+		then func(error) error // what the function returns
+		runs int
+		want []string // the types of the messages
+	}{
+		"returned": {func(err error) error { return err }, 3, []string{"First", "Second", "Last"}},
+		"wrapped":  {func(err error) error { return fmt.Errorf("no deposit: %w", err) }, 3, []string{"First", "Second", "Last"}},
+		"replaced": {func(error) error { return errOther }, 1, nil},
+		"ignored":  {func(error) error { return nil }, 1, []string{"First", "Last"}},
+	} {
+		stream := mdbtest.Category("transient").Stream("1")
+		runs := 0
+		err := s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+			runs++
+			write(t, tx, stream, mdb.NewMessage("First", nil))
+			outer, err := tx.Tx().Begin(t.Context())
+			if err != nil {
+				return err
+			}
+			in := s.WithTx(outer)
+			write(t, in, stream, mdb.NewMessage("Second", nil))
+			if runs <= 2 {
+				_, err = in.WriteMessage(t.Context(), stream, mdb.NewMessage("40P01", nil), mdb.InSavepoint())
+				wantCode(t, err, "40P01")
+				if undoErr := outer.Rollback(t.Context()); undoErr != nil {
+					t.Error(undoErr)
+				}
+				if err = tt.then(err); err != nil {
+					return err
+				}
+			} else if err := outer.Commit(t.Context()); err != nil {
+				return err
+			}
+			write(t, tx, stream, mdb.NewMessage("Last", nil))
+			return nil
+		})
+		if name == "replaced" {
+			if err != errOther { //nolint:errorlint // it is returned as it is
+				t.Errorf("%s: got error %v, want %v", name, err, errOther)
+			}
+		} else if err != nil {
+			t.Errorf("%s: got error %v, want none", name, err)
+		}
+		if runs != tt.runs {
+			t.Errorf("%s: got %d runs, want %d", name, runs, tt.runs)
+		}
+		ms, err := s.GetStreamMessages(t.Context(), stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range ms {
+			got = append(got, m.Type)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got messages %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
 // TestInSavepointLookFails checks that the transaction stays usable if the search for the
 // messages of a repetition fails: the role may call write_message and not read the table.
 func TestInSavepointLookFails(t *testing.T) {
@@ -455,5 +526,55 @@ func TestInSavepointLookFails(t *testing.T) {
 	}
 	if got := positions(t, owner, stream); !slices.Equal(got, []int64{0, 1}) {
 		t.Errorf("got positions %v, want 0 and 1", got)
+	}
+}
+
+// TestDuplicateIsNotFound checks a repetition whose ID the server reports as a duplicate, while
+// no message with it is found, as after a trigger's own error. In a transaction nothing was
+// written, so the error is the server's, and the transaction stays usable. A Store cannot know
+// whether an earlier call is still about to commit, so after the policy's attempts the outcome
+// is unknown.
+func TestDuplicateIsNotFound(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t, attempts(3))
+	exec(t, s.Pool(), faulty)
+	duplicate := fault{"23505", "duplicate", "messages_id"}
+	stream := mdbtest.Category("unseen").Stream("1")
+	seed(t, s, stream, 1)
+	for name, batch := range map[string][]mdb.ProposedMessage{"single": proposals(1), "batch": proposals(2)} {
+		tx := begin(t, s.Pool())
+		in := s.WithTx(tx)
+		duplicate.set(t, s.Pool(), 1)
+		_, err := in.WriteMessages(t.Context(), stream, batch, mdb.InSavepoint(), mdb.Idempotent())
+		found := wantError[*mdb.DuplicateIDError](t, err)
+		var ids []uuid.UUID
+		for _, m := range batch {
+			ids = append(ids, m.ID)
+		}
+		if !slices.Equal(found.IDs, ids) || found.Differs != "" {
+			t.Errorf("%s: got %+v, want all IDs of the call", name, found)
+		}
+		if pgErr := wantCode(t, err, "23505"); pgErr.Message != "duplicate" {
+			t.Errorf("%s: got the server's error %+v", name, pgErr)
+		}
+		write(t, in, stream, mdb.NewMessage("Next", nil))
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		duplicate.set(t, s.Pool(), 1000)
+		_, err = s.WriteMessages(t.Context(), stream, batch, mdb.Idempotent())
+		if unknown := wantError[*mdb.UnknownOutcomeError](t, err); !slices.Equal(unknown.IDs, ids) || is[*mdb.DuplicateIDError](err) {
+			t.Errorf("%s: got error %v, want only an unknown outcome", name, err)
+		}
+		if n := faultCalls(t, s.Pool()); n != 3 {
+			t.Errorf("%s: got %d attempts, want 3", name, n)
+		}
+
+		// One that becomes visible meanwhile is found.
+		duplicate.set(t, s.Pool(), 2)
+		if _, err := s.WriteMessages(t.Context(), stream, batch, mdb.Idempotent()); err != nil {
+			t.Errorf("%s: got error %v, want none", name, err)
+		}
 	}
 }
