@@ -321,7 +321,7 @@ func TestServerComesBack(t *testing.T) {
 			}
 			return dial(ctx, network, addr)
 		}
-	}), forAWhile())
+	}))
 	stream := mdbtest.Category("back").Stream("1")
 	down.Store(3)
 	if w := write(t, s, stream, mdb.NewMessage("Happened", nil)); w.Position != 0 || w.Duplicate {
@@ -330,7 +330,7 @@ func TestServerComesBack(t *testing.T) {
 	s.Pool().Reset()
 	const many = 1_000_000
 	down.Store(many)
-	_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+	_, err := newStore(t, s.Pool(), forAWhile()).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
 	if !errors.Is(err, mdb.ErrUnavailable) || !errors.Is(err, errHook) || !mdb.IsTransient(err) || isUnknown(err) {
 		t.Errorf("got error %v, want an unavailable server, and that of dialling", err)
 	}
