@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"time"
 
@@ -148,6 +150,39 @@ func ExampleIsTransient() {
 		fmt.Println(version, err)
 		return
 	}
+}
+
+// A web service answers 503 if the server cannot be reached. The time for retries is shorter than
+// the deadline of a request, so that ErrUnavailable comes first.
+func ExampleErrUnavailable() {
+	cfg, err := pgxpool.ParseConfig("postgres://127.0.0.1:1/messages") // no server listens there
+	if err != nil {
+		log.Fatal(err)
+	}
+	mdb.Configure(cfg)
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	store, err := mdb.New(pool, mdb.WithRetry(mdb.RetryPolicy{For: 100 * time.Millisecond}))
+	if err != nil {
+		log.Panic(err)
+	}
+	order := func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+		defer cancel()
+		_, err := store.WriteMessage(ctx, "order-1", mdb.NewMessage("Placed", nil))
+		switch {
+		case errors.Is(err, mdb.ErrUnavailable): // nothing was written
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case err != nil:
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}
+	answer := httptest.NewRecorder()
+	order(answer, httptest.NewRequest(http.MethodPost, "/orders", nil))
+	fmt.Println(answer.Code)
 }
 
 // Independent writes share a round trip. If one fails, only later writes to the same stream

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 
+	"github.com/google/uuid"
+
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
@@ -119,6 +121,39 @@ func ExampleOnProgress() {
 		}))
 		fmt.Println("ended:", err)
 	}
+}
+
+// OnFork receives the messages that were handled and are no longer in the store. Here the owner
+// of the table deletes one, which looks like a loss in a failover.
+func ExampleOnFork() {
+	ctx, stop := context.WithCancelCause(context.Background())
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	sold := make(map[uuid.UUID]mdb.StreamName)
+	for _, ticket := range []mdb.StreamName{"ticket-1", "ticket-2"} {
+		if _, err := store.WriteMessage(ctx, ticket, mdb.NewMessage("Sold", nil)); err != nil {
+			log.Panic(err)
+		}
+	}
+	err = store.SubscribeToCategory(ctx, "ticket", func(_ context.Context, m mdb.Message) error {
+		sold[m.ID] = m.Stream
+		return nil
+	}, mdb.OnLive(func(bool) {
+		if _, err := store.Pool().Exec(ctx, "DELETE FROM message_store.messages WHERE stream_name = 'ticket-2'"); err != nil {
+			stop(err)
+		}
+	}), mdb.OnFork(func(_ context.Context, fork mdb.Fork) error {
+		for _, missing := range fork.Missing {
+			fmt.Println("undo the sale of", sold[missing.ID])
+			delete(sold, missing.ID)
+		}
+		stop(errShutdown)
+		return nil
+	}))
+	fmt.Println("ended:", err)
 }
 
 // Each member of a group is a subscription. Here all of them run in one process, and when
