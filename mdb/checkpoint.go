@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"strconv"
 	"strings"
 
@@ -150,7 +151,7 @@ func parseCheckpoint(text, kind string) (c namedCheckpoint, err error) {
 		return c, errors.New("which does not have three parts")
 	}
 	position, err := strconv.ParseInt(parts[0], 10, 64)
-	if err != nil || strconv.FormatInt(position, 10) != parts[0] || position < NoStream || kind == categoryKind && position < 0 {
+	if err != nil || strconv.FormatInt(position, 10) != parts[0] || position < NoStream || kind == categoryKind && position < 0 || position == math.MaxInt64 {
 		return c, errors.New("which does not begin with a position")
 	}
 	switch parts[1] {

@@ -244,7 +244,9 @@ func (s *procedures) statement(r *pageRead) (*statement, []any) {
 	r.inclusive = r.anchored && !r.filtered() && (direct || r.tableless) && r.anchor.Position == r.position-1
 	if r.inclusive {
 		r.begin = r.anchor.Position
-		r.rows++
+		if r.rows != unlimited {
+			r.rows++
+		}
 	}
 	switch {
 	case r.isStream && direct && r.inclusive:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -423,6 +424,27 @@ func TestForkWithinPage(t *testing.T) {
 	}
 }
 
+// TestLargestBatchSize checks that a subscription whose pages have no limit goes on after its
+// first message.
+func TestLargestBatchSize(t *testing.T) {
+	t.Parallel()
+	for _, w := range forkWays() {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLossy(t)
+			l.write(3)
+			s := l.store(w)
+			category := receiveCategory(t, s, "account", mdb.WithBatchSize(math.MaxInt))
+			stream := receiveStream(t, s, "account-1", mdb.WithBatchSize(math.MaxInt))
+			category.next(t, 3)
+			stream.next(t, 1)
+			l.write(3)
+			category.next(t, 3)
+			stream.next(t, 1)
+		})
+	}
+}
+
 // TestForkOfEverything checks that a subscription ends, and does not wait for ever, if the
 // store has none of the messages that it knows.
 func TestForkOfEverything(t *testing.T) {
@@ -640,6 +662,31 @@ func TestAheadError(t *testing.T) {
 	err := l.s.SubscribeToCategory(t.Context(), "account", h, mdb.AfterGlobalPosition(1))
 	if e := wantError[*mdb.AheadError](t, err); e.Last != 0 {
 		t.Errorf("got %+v, want 0", e)
+	}
+}
+
+// TestAheadCheckpoint checks that a checkpoint which only has a position is treated like one:
+// that of a subscription which has only passed a message that cannot be read.
+func TestAheadCheckpoint(t *testing.T) {
+	t.Parallel()
+	l := newLossy(t)
+	write(t, l.s, "account-1", mdb.NewMessage("Happened", map[string]any{"poison": "54000"}))
+	unreadable(t, l.pool)
+	var c mdb.CategoryCheckpoint
+	keep := mdb.OnProgress(func(_ context.Context, at mdb.CategoryCheckpoint) error { c = at; return errStopped })
+	pass := mdb.OnUnreadable(func(context.Context, *mdb.UnreadableError) error { return nil })
+	h := func(context.Context, mdb.Message) error { return nil }
+	if err := l.s.SubscribeToCategory(t.Context(), "account", h, pass, keep); !errors.Is(err, errStopped) || c.Position() != 1 {
+		t.Fatalf("got checkpoint %d, error %v", c.Position(), err)
+	}
+	r := receiveCategory(t, l.s, "account", mdb.AfterCheckpoint(c))
+	r.untilLive(t)
+	r.stop(t)
+	exec(t, l.pool, `TRUNCATE message_store.stored RESTART IDENTITY`)
+	ctx, end := context.WithCancelCause(t.Context())
+	err := l.s.SubscribeToCategory(ctx, "account", h, mdb.AfterCheckpoint(c), mdb.OnLive(func(bool) { end(errStopped) }))
+	if e := wantError[*mdb.AheadError](t, err); e.Position != 1 || e.Last != 0 {
+		t.Errorf("got %+v", e)
 	}
 }
 

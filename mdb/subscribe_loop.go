@@ -77,8 +77,12 @@ func (s *subscription) wire() {
 // begin finds where to start.
 func (s *subscription) begin(ctx context.Context) error {
 	find := func(context.Context) (checkpoint, error) { return s.next, nil }
-	switch position := s.read.position - 1; {
-	case s.from != nil:
+	position := s.read.position - 1
+	if s.from != nil {
+		position = s.from.Position
+	}
+	switch {
+	case s.from != nil && len(s.from.Anchors()) > 0:
 		s.next = *s.from
 		return nil
 	case s.read.fromEnd:
