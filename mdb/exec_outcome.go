@@ -64,7 +64,8 @@ func (r *poolRunner) acquireUntil(ctx context.Context, deadline time.Time) (conn
 	}
 	// The connection may be an old one, which is dead. And if the server has answered, others
 	// need not wait for the end of a statement that waits for a lock.
-	if err := conn.Ping(limited); err != nil {
+	c := r.watcher.begin(conn.Conn())
+	if err := r.watcher.end(c, conn.Ping(limited)); err != nil {
 		conn.Release()
 		return nil, &brokenError{err: err}
 	}

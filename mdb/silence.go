@@ -45,8 +45,10 @@ type watcher struct {
 }
 
 // A call is what is known of a connection while it executes a statement. Each connection has
-// one, which its statements use in turn.
+// one, which its statements use in turn. Its lock is that of its watcher, so stores that share
+// a pool do not share it.
 type call struct {
+	watcher  *watcher
 	pid      uint32
 	standby  bool // whether the server was a standby when it accepted the connection
 	opened   time.Time
@@ -66,13 +68,12 @@ const callKey = "github.com/messagedb-go/messagedb/mdb call"
 
 // callOf returns the call of a connection. What it does not know yet is read in the
 // goroutine of a statement.
-func callOf(conn *pgx.Conn) *call {
-	pg := conn.PgConn()
+func (w *watcher) callOf(pg *pgconn.PgConn) *call {
 	data := pg.CustomData()
-	if c, ok := data[callKey].(*call); ok {
+	if c, ok := data[callKey].(*call); ok && c.watcher == w {
 		return c
 	}
-	c := &call{pid: pg.PID(), standby: pg.ParameterStatus("in_hot_standby") == "on", opened: time.Now()}
+	c := &call{watcher: w, pid: pg.PID(), standby: pg.ParameterStatus("in_hot_standby") == "on", opened: time.Now()}
 	c.observed, c.lowest = observed(pg.Conn())
 	data[callKey] = c
 	return c
@@ -87,7 +88,7 @@ func newWatcher(pool *pgxpool.Pool, logger *slog.Logger) *watcher {
 
 // begin watches a connection until end is called with the result.
 func (w *watcher) begin(conn *pgx.Conn) *call {
-	c := callOf(conn)
+	c := w.callOf(conn.PgConn())
 	w.add(c)
 	return c
 }

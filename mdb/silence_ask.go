@@ -22,6 +22,7 @@ const (
 // none.
 type reply struct {
 	err        error // of the question
+	unasked    bool  // a hook of the pool has failed, so nothing was sent
 	pooled     bool  // a pooler is in between, which does not show its sessions
 	recovering bool
 	sessions   map[uint32]sessionState
@@ -35,9 +36,11 @@ type sessionState struct {
 }
 
 // sessionQuestion finds sessions by their pids. A session of another server may have the same
-// pid, so their ages count, too.
+// pid, so their ages count, too. One that waits for rows to copy does not wait because they
+// were lost: the caller of a transaction may have none yet.
 const sessionQuestion = `
-SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), a.pid, a.state, a.wait_event_type,
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), a.pid, a.state,
+	CASE WHEN a.wait_event = 'ClientRead' AND a.query ~* '^\s*copy\s' THEN NULL ELSE a.wait_event_type END,
 	pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.backend_start)
 FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = ANY ($1::int[])`
 
@@ -48,15 +51,17 @@ func askServer(ctx context.Context, pool *pgxpool.Pool, pids []int32) (a reply) 
 			a = reply{err: fmt.Errorf("panic: %v", v)}
 		}
 	}()
-	cfg, err := configBeside(ctx, pool, nil, "message_store silence")
+	hook, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	cfg, err := configBeside(hook, pool, nil, "message_store silence")
 	if err != nil {
-		return reply{err: err}
+		return reply{err: err, unasked: true}
 	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = askTimeout
 	}
 	delete(cfg.RuntimeParams, "role") // a role sees its own sessions, and those of roles that it is a member of
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(1+len(cfg.Fallbacks))*cfg.ConnectTimeout+askTimeout)
+	ctx, cancel = context.WithTimeout(ctx, time.Duration(1+len(cfg.Fallbacks))*cfg.ConnectTimeout+askTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -94,7 +99,7 @@ func askServer(ctx context.Context, pool *pgxpool.Pool, pids []int32) (a reply) 
 func (a *reply) verdict(c *call, now time.Time) string {
 	s, there := a.sessions[c.pid]
 	switch {
-	case a.err != nil && isAlive(a.err):
+	case a.unasked, a.err != nil && isAlive(a.err):
 		return ""
 	case a.err != nil:
 		return "the server does not answer another connection (" + scrub(a.err).Error() + ")"

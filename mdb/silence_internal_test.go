@@ -246,6 +246,30 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestStoresShareConnections checks that stores which share a pool do not share what their
+// locks guard.
+func TestStoresShareConnections(t *testing.T) {
+	t.Parallel()
+	cfg, err := pgconn.ParseConfig("host=127.0.0.1 port=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, server := net.Pipe()
+	t.Cleanup(func() { _, _ = client.Close(), server.Close() })
+	conn, err := pgconn.Construct(&pgconn.HijackedConn{Conn: client, PID: 1, Config: cfg, CustomData: make(map[string]any)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, other := newSilence(t).w, newSilence(t).w
+	c := one.callOf(conn)
+	if one.callOf(conn) != c {
+		t.Error("a store does not know its connection again")
+	}
+	if other.callOf(conn) == c {
+		t.Error("two stores have the same call")
+	}
+}
+
 // TestSilenceVerdict checks what follows from each answer.
 func TestSilenceVerdict(t *testing.T) {
 	t.Parallel()
@@ -280,6 +304,7 @@ func TestSilenceVerdict(t *testing.T) {
 		"on a standby that is promoted": {answer: with(sessionState{state: ptr("active")}), standby: true, want: true},
 		"no connection":                 {answer: reply{err: io.ErrUnexpectedEOF}},
 		"a timeout":                     {answer: reply{err: context.DeadlineExceeded}},
+		"a hook fails":                  {answer: reply{err: context.DeadlineExceeded, unasked: true}, want: true},
 		"no room for a connection":      {answer: reply{err: full}, want: true},
 		"a server that starts":          {answer: reply{err: starting}},
 		"a server that does not know":   {answer: reply{err: denied}, want: true},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -324,6 +325,90 @@ func TestSilentSubscription(t *testing.T) {
 				t.Errorf("got %d cancel requests, want none", got)
 			}
 		})
+	}
+}
+
+// TestSilentProbe checks that a call which looks whether the server is back does not wait for
+// ever on a connection that has become silent.
+func TestSilentProbe(t *testing.T) {
+	t.Parallel()
+	url := testdb.Shared(t)
+	category := mdbtest.Category("silence")
+	r, j := newRelay(t, url), new(journal)
+	s := silentStore(t, r, url, j, oneConnection)
+	write(t, s, category.Stream("1"), mdb.NewMessage("Before", nil))
+	r.silence()
+	mdb.LoseConnection(s)
+	write(t, s, category.Stream("1"), mdb.NewMessage("Happened", nil))
+	if log := j.String(); !strings.Contains(log, gaveUp) {
+		t.Errorf("the connection was not given up:\n%s", log)
+	}
+}
+
+// TestSilentCopy checks that a transaction whose caller has no rows to copy for a while is not
+// given up: the server waits for them.
+func TestSilentCopy(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	admin := newPool(t, url)
+	exec(t, admin, "CREATE TABLE copied (n int)")
+	r, j := newRelay(t, url), new(journal)
+	s := silentStore(t, r, url, j)
+	rows := 0
+	err := s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+		rows = 0
+		_, err := tx.Tx().CopyFrom(t.Context(), pgx.Identifier{"copied"}, []string{"n"}, pgx.CopyFromFunc(func() ([]any, error) {
+			if rows == 2 {
+				return nil, nil
+			}
+			j.until(t, "statements without an answer", strings.Count(j.String(), "statements without an answer")+1)
+			rows++
+			return []any{rows}, nil
+		}))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log := j.String(); strings.Contains(log, gaveUp) || strings.Contains(log, "retrying") {
+		t.Errorf("the connection was given up:\n%s", log)
+	}
+}
+
+// TestSilenceAndHook checks that no statement is given up because a hook of the pool fails,
+// without which the store cannot ask: a statement may wait for a lock.
+func TestSilenceAndHook(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	admin := newPool(t, url)
+	r, j := newRelay(t, url), new(journal)
+	var failing atomic.Bool
+	s := silentStore(t, r, url, j, func(cfg *pgxpool.Config) {
+		cfg.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
+			if failing.Load() {
+				return errors.New("no password at the moment")
+			}
+			return nil
+		}
+	})
+	category := mdbtest.Category("silence")
+	write(t, s, category.Stream("1"), mdb.NewMessage("Before", nil))
+	lock := lockCategory(t, admin, category)
+	failing.Store(true)
+	done := make(chan error)
+	go func() {
+		_, err := s.WriteMessage(t.Context(), category.Stream("1"), mdb.NewMessage("Happened", nil))
+		done <- err
+	}()
+	j.until(t, "statements without an answer", 2)
+	if err := lock.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if log := j.String(); strings.Contains(log, gaveUp) || strings.Contains(log, "retrying") {
+		t.Errorf("the connection was given up:\n%s", log)
 	}
 }
 
