@@ -116,7 +116,7 @@ func needPrograms(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := program(name); err != nil {
-			t.Fatalf("%s is not installed (Debian: apt-get install patroni etcd-server haproxy)", name)
+			t.Fatalf("%s is not installed (Debian: apt-get install patroni python3-etcd etcd-server haproxy)", name)
 		}
 	}
 	if _, err := os.Readlink("/proc/self/cwd"); err != nil {
@@ -295,8 +295,22 @@ func (c *cluster) install(ctx context.Context) error {
 	if err := errors.Join(testdb.InstallOurs(ctx, conn), schema.InstallNotify(ctx, conn)); err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, "CREATE ROLE service LOGIN PASSWORD '"+password+"' IN ROLE message_store")
-	return err
+	if _, err = conn.Exec(ctx, "CREATE ROLE service LOGIN PASSWORD '"+password+"' IN ROLE message_store"); err != nil {
+		return err
+	}
+	// A standby that does not know the role yet would reject services.
+	var installed string
+	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&installed); err != nil {
+		return err
+	}
+	for {
+		var standbys int
+		err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= $1::text::pg_lsn", installed).Scan(&standbys)
+		if err != nil || standbys == len(c.nodes)-1 {
+			return err
+		}
+		tick()
+	}
 }
 
 // url returns the URL for a service that connects to the nodes in their order.
