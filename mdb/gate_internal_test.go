@@ -210,6 +210,10 @@ func TestGateOutcomes(t *testing.T) {
 		{t.Context(), &pgconn.PgError{Severity: "FATAL", Code: "57P01"}, true, false},
 		{t.Context(), &pgconn.PgError{Severity: "ERROR", Code: "25006"}, false, true},
 		{t.Context(), &pgconn.PgError{Severity: "ERROR", Code: "40001"}, false, true},
+		// Of a shard, which PL/Proxy reports while it works, and so do other shards.
+		{t.Context(), &pgconn.PgError{Severity: "ERROR", Code: "XX000", Message: "PL/Proxy function message_store.write_message(6): [shard] PQconnectPoll: refused"}, false, true},
+		{t.Context(), &proxyError{&pgconn.PgError{Severity: "ERROR", Code: "XX000", Message: "PL/Proxy function message_store.write_message(6): [shard] PQconsumeInput: closed"}}, false, true},
+		{t.Context(), &pgconn.PgError{Severity: "ERROR", Code: "57P01", Message: "message_store.write_message(6): [shard] REMOTE FATAL: shutdown"}, false, true},
 		{t.Context(), &acquireError{context.DeadlineExceeded}, false, false}, // a busy pool
 		{t.Context(), &acquireError{errOutOfTime}, false, false},
 		{t.Context(), context.DeadlineExceeded, false, false},

@@ -445,6 +445,50 @@ func TestLargestBatchSize(t *testing.T) {
 	}
 }
 
+// TestForkWhileCut checks that a fork is noticed although the connection breaks while the page
+// arrives that would show it: at many places of the answer, also after messages that are new.
+func TestForkWhileCut(t *testing.T) {
+	t.Parallel()
+	eachFork(t, func(t *testing.T, l *lossy, w forkWay, k forkKind) {
+		if k.name != "plain" && k.name != "group" && k.name != "stream" {
+			return // these are read in the same ways
+		}
+		l.write(30)
+		s := l.store(w)
+		first := k.start(t, s, "")
+		first.until(t, l.pool, "before the loss", l.end(k, w.tableless), nil)
+		first.stop(t)
+		l.lose(12, 40)
+		var broken wire
+		for _, eighths := range []int{8, 7, 6, 4, 2} {
+			place := whole - 7
+			if length := int(broken.answered.Load()); eighths < 8 {
+				place = length * eighths / 8
+			}
+			s := l.store(w, broken.attach)
+			broken.cut(cut{"account", place})
+			r := k.start(t, s, first.checkpoint)
+			r.until(t, l.pool, "after the loss", l.end(k, w.tableless), nil)
+			r.stop(t)
+			if broken.uncut() != 0 || len(r.retries) != 1 {
+				t.Fatalf("cut at %d: got retries %v, want 1", place, r.retries)
+			}
+			if len(r.forks) != 1 {
+				t.Errorf("cut at %d: got %d forks, want 1", place, len(r.forks))
+			}
+			got := r.ids()
+			for _, id := range l.stored(k) {
+				if slices.Contains(first.ids(), id) {
+					continue // it may be delivered again
+				}
+				if !slices.Contains(got, id) {
+					t.Errorf("cut at %d: message %v is not delivered", place, id)
+				}
+			}
+		}
+	})
+}
+
 // TestForkOfEverything checks that a subscription ends, and does not wait for ever, if the
 // store has none of the messages that it knows.
 func TestForkOfEverything(t *testing.T) {

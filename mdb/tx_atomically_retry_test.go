@@ -207,6 +207,70 @@ func TestAtomicallyCommitLost(t *testing.T) {
 	}
 }
 
+// TestAtomicallyLostBeforeCommit checks that a transaction whose connection breaks before the
+// commit is retried, whether the function returns the error or ignores it, and that another
+// error of the function ends it.
+func TestAtomicallyLostBeforeCommit(t *testing.T) {
+	t.Parallel()
+	errOther := errors.New("another error")
+	for name, tt := range map[string]struct {
+		lock bool                  // whether the lock is what breaks
+		own  bool                  // whether a statement of the caller's does
+		then func(err error) error // what the function returns
+		runs int
+		err  error
+	}{
+		"lock":     {lock: true, runs: 1},
+		"returned": {then: func(err error) error { return err }, runs: 2},
+		"wrapped":  {then: func(err error) error { return fmt.Errorf("no deposit: %w", err) }, runs: 2},
+		"ignored":  {then: func(error) error { return nil }, runs: 2},
+		"replaced": {then: func(error) error { return errOther }, runs: 1, err: errOther},
+		"own":      {own: true, then: func(err error) error { return err }, runs: 2},
+	} {
+		for place, where := range map[int]string{unsent: "unsent", lost: "lost", 0: "no answer"} {
+			t.Run(name+", "+where, func(t *testing.T) {
+				t.Parallel()
+				var w wire
+				s := newStore(t, newPool(t, testdb.Shared(t), w.attach, oneConnection), attempts(2))
+				stream := mdbtest.Category("broken").Stream("1")
+				seed(t, s, stream, 1)
+				var categories []mdb.Category
+				if tt.lock {
+					categories = append(categories, stream.Category())
+				}
+				w.cut(cut{string(stream.Category()), place})
+				runs := 0
+				err := s.Atomically(t.Context(), categories, func(tx *mdb.Tx) (err error) {
+					if runs++; tt.own {
+						_, err = tx.Tx().Exec(t.Context(), `SELECT $1::text`, string(stream))
+					}
+					if err == nil {
+						_, err = tx.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+					}
+					if err != nil {
+						return tt.then(err)
+					}
+					return nil
+				})
+				if err != tt.err { //nolint:errorlint // it is returned as it is
+					t.Errorf("got error %v, want %v", err, tt.err)
+				}
+				if runs != tt.runs || w.uncut() != 0 {
+					t.Errorf("got %d runs, want %d", runs, tt.runs)
+				}
+				want := 2
+				if tt.err != nil {
+					want = 1
+				}
+				if got := positions(t, s.Pool(), stream); len(got) != want {
+					t.Errorf("got %d messages, want %d", len(got), want)
+				}
+				checkReleased(t, s.Pool())
+			})
+		}
+	}
+}
+
 // late makes transactions fail or wait when they commit.
 const late = `
 CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$
