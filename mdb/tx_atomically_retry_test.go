@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -212,7 +213,7 @@ func TestAtomicallyCommitLost(t *testing.T) {
 // error of the function ends it.
 func TestAtomicallyLostBeforeCommit(t *testing.T) {
 	t.Parallel()
-	errOther := errors.New("another error")
+	errOther := error(&pgconn.PgError{Severity: "ERROR", Code: "40001", Message: "of another database"})
 	for name, tt := range map[string]struct {
 		lock bool                  // whether the lock is what breaks
 		own  bool                  // whether a statement of the caller's does

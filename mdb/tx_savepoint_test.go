@@ -444,7 +444,7 @@ func TestInSavepointTransientErrorUndone(t *testing.T) {
 	exec(t, s.Pool(), `
 		CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION USING ERRCODE = NEW.type; END';
 		CREATE TRIGGER fail BEFORE INSERT ON message_store.messages FOR EACH ROW WHEN (NEW.type = '40P01') EXECUTE FUNCTION public.fail()`)
-	errOther := errors.New("another error")
+	errOther := error(&pgconn.PgError{Severity: "ERROR", Code: "40001", Message: "of another database"})
 	for name, tt := range map[string]struct {
 		then func(error) error // what the function returns
 		runs int
