@@ -122,7 +122,7 @@ func BenchmarkEmptyPoll(b *testing.B) {
 	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) {
 		for _, size := range []int{10, 1 << 20} {
 			b.Run(fmt.Sprint(size), func(b *testing.B) {
-				w, err := s.WriteMessage(b.Context(), category.Stream("1"), mdb.NewMessage("Happened", strings.Repeat("x", size)))
+				w, err := s.WriteMessage(b.Context(), category.Stream("1"), mdb.NewMessage("Happened", []string{strings.Repeat("x", size)}))
 				if err != nil {
 					b.Fatal(err)
 				}

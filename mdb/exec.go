@@ -3,6 +3,7 @@ package mdb
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -213,23 +214,56 @@ func statements(steps []step) []*statement {
 
 type acquireLimitKey struct{}
 
-// limitAcquire returns a context in which acquire takes at most the time.
-func limitAcquire(ctx context.Context, d time.Duration) context.Context {
-	return context.WithValue(ctx, acquireLimitKey{}, d)
+// An acquireLimit limits how long acquire waits. It uses its context with a timeout again for
+// a quarter of that time: making one takes a noticeable part of the time of a poll.
+type acquireLimit struct {
+	wait time.Duration
+
+	mu      sync.Mutex
+	limited context.Context //nolint:containedctx // it is used again
+	done    <-chan struct{} // of the context that limited is derived from
+	begun   time.Time
 }
 
-// acquireContext returns the context for a call of acquire.
-func acquireContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	if limit, ok := ctx.Value(acquireLimitKey{}).(time.Duration); ok {
-		return context.WithTimeout(ctx, limit)
+// in returns a context in which acquire waits at most the time, and at least three quarters
+// of it.
+func (l *acquireLimit) in(ctx context.Context) context.Context {
+	return context.WithValue(ctx, acquireLimitKey{}, l)
+}
+
+// context returns ctx with the timeout. Nothing cancels it before, because several calls may
+// use it.
+func (l *acquireLimit) context(ctx context.Context) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.limited == nil || l.done != ctx.Done() || time.Since(l.begun) > l.wait/4 {
+		limited, cancel := context.WithTimeout(ctx, l.wait)
+		context.AfterFunc(limited, cancel)
+		l.limited, l.done, l.begun = limited, ctx.Done(), time.Now()
 	}
-	return ctx, func() {}
+	return limitedContext{l.limited, ctx}
+}
+
+// A limitedContext has the values of another context than the one it ends with.
+type limitedContext struct {
+	context.Context //nolint:containedctx // it is one
+
+	values context.Context //nolint:containedctx // see above
+}
+
+func (c limitedContext) Value(key any) any { return c.values.Value(key) }
+
+// acquireContext returns the context for a call of acquire.
+func acquireContext(ctx context.Context) context.Context {
+	if limit, ok := ctx.Value(acquireLimitKey{}).(*acquireLimit); ok {
+		return limit.context(ctx)
+	}
+	return ctx
 }
 
 // acquire returns a connection, whether or not the store may be used.
 func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
-	limited, cancel := acquireContext(ctx)
-	defer cancel()
+	limited := acquireContext(ctx)
 	conn, err := pool.Acquire(limited)
 	if err != nil {
 		return nil, &acquireError{contextError(limited, err)}

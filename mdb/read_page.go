@@ -23,26 +23,30 @@ type pageRead struct {
 	tableless  bool // whether the role may not read the table
 	args       [maxArguments]any
 	lookArgs   [2]any
-	most       int64     // the limit of the step
-	begin      int64     // the step's statement begins here: at position, or at the anchor
-	rows       int64     // the limit of the step's statement
-	head       anchor    // the last message before the step, if withHead is set
-	version    int64     // the stream's version before the step, if withVersion is true
-	follows    bool      // whether each step begins after the last message of the one before, if that is there
-	anchored   bool      // whether the step has an anchor
-	anchor     anchor    // the message that must be there, before position
-	inclusive  bool      // whether the step's messages begin with the anchor
-	found      anchor    // what is in the anchor's place
-	messages   []Message // the step's
-	arrived    int       // how many rows of a step arrived, also of one that failed
-	page       []Message // the result
-	kept       bool      // whether the step has kept what had arrived before its connection was lost
-	part       int64     // limits the steps after one that was too large; 0: no limit
-	succeeds   int64     // a step of this many messages succeeds; 0: none is known
-	fails      int64     // a step of this many messages fails; 0: none is known
-	search     *search   // of the message that fails; nil: none
-	searched   bool      // whether a search has found none since the last step that succeeded
-	complete   bool      // the page is complete
+	steps      []step               // reused, as are the functions that read a step's rows
+	readRows   func(pgx.Rows) error // read
+	readHead   func(pgx.Rows) error // into head
+	readFound  func(pgx.Rows) error // into found
+	most       int64                // the limit of the step
+	begin      int64                // the step's statement begins here: at position, or at the anchor
+	rows       int64                // the limit of the step's statement
+	head       anchor               // the last message before the step, if withHead is set
+	version    int64                // the stream's version before the step, if withVersion is true
+	follows    bool                 // whether each step begins after the last message of the one before, if that is there
+	anchored   bool                 // whether the step has an anchor
+	anchor     anchor               // the message that must be there, before position
+	inclusive  bool                 // whether the step's messages begin with the anchor
+	found      anchor               // what is in the anchor's place
+	messages   []Message            // the step's
+	arrived    int                  // how many rows of a step arrived, also of one that failed
+	page       []Message            // the result
+	kept       bool                 // whether the step has kept what had arrived before its connection was lost
+	part       int64                // limits the steps after one that was too large; 0: no limit
+	succeeds   int64                // a step of this many messages succeeds; 0: none is known
+	fails      int64                // a step of this many messages fails; 0: none is known
+	search     *search              // of the message that fails; nil: none
+	searched   bool                 // whether a search has found none since the last step that succeeded
+	complete   bool                 // the page is complete
 }
 
 func (s *procedures) configureStreamRead(stream StreamName, opts []StreamOption) (*pageRead, error) {
@@ -293,15 +297,21 @@ func (r *pageRead) arguments(args ...any) []any {
 // Both are read on one connection, because another may be to a server that has more.
 func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
 	r.messages, r.arrived = nil, 0 // lets the previous page be freed
+	if r.readRows == nil {
+		r.readRows = r.read
+	}
 	st, args := s.statement(r)
 	if r.inclusive {
 		r.found = anchor{Position: math.MinInt64}
 	}
 	look := r.anchored && !r.inclusive
 	if !r.withHead && !r.withVersion() && r.condition == nil && !look {
-		return r.checkAnchor(s.run(ctx, st, r.read, args...))
+		return r.checkAnchor(s.run(ctx, st, r.readRows, args...))
 	}
-	steps := make([]step, 0, 5)
+	if r.steps == nil {
+		r.steps = make([]step, 0, 5)
+	}
+	steps := r.steps[:0]
 	var undo *statement
 	if r.condition != nil {
 		steps, undo = append(steps, step{st: conditionOn, read: drain}), conditionOff
@@ -312,9 +322,12 @@ func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
 	}
 	if r.withHead {
 		r.head = r.noAnchor()
-		steps = append(steps, step{st: r.anchorStatement(lastInStream, lastInCategory), read: anchorInto(&r.head), args: []any{&r.name}})
+		if r.readHead == nil {
+			r.readHead = anchorInto(&r.head)
+		}
+		steps = append(steps, step{st: r.anchorStatement(lastInStream, lastInCategory), read: r.readHead, args: []any{&r.name}})
 	}
-	steps = append(steps, step{st: st, read: r.read, args: args})
+	steps = append(steps, step{st: st, read: r.readRows, args: args})
 	if look {
 		steps = append(steps, r.lookStep())
 	}

@@ -137,7 +137,10 @@ func (r *pageRead) lookStep() step {
 	if r.isStream {
 		st, args = lookInStream, append(r.lookArgs[:0], &r.name, &r.anchor.Position)
 	}
-	return step{st: st, read: anchorInto(&r.found), args: args}
+	if r.readFound == nil {
+		r.readFound = anchorInto(&r.found)
+	}
+	return step{st: st, read: r.readFound, args: args}
 }
 
 var oneMessage = int64(1)

@@ -8,18 +8,21 @@ import (
 	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
-// readAcquireLimit is how long a read waits for a connection of the pool before that counts
+// readAcquireLimit is about how long a read waits for a connection of the pool before that counts
 // as a failure. The pool may be opening one to a machine that is gone.
 const readAcquireLimit = 10 * time.Second
 
 // retryTransient retries f after transient errors.
 func (s *messageSource) retryTransient(ctx context.Context, f func(context.Context) error) error {
+	if s.limit == nil {
+		s.limit = &acquireLimit{wait: readAcquireLimit}
+	}
 	woken := false
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := f(limitAcquire(ctx, readAcquireLimit))
+		err := f(s.limit.in(ctx))
 		switch {
 		case err == nil:
 			return nil

@@ -19,8 +19,7 @@ func TestSubscriptionWithoutConnection(t *testing.T) {
 		err := r.retryTransient(t.Context(), func(ctx context.Context) error {
 			begun := time.Now()
 			if reads++; reads < 3 {
-				limited, cancel := acquireContext(ctx)
-				defer cancel()
+				limited := acquireContext(ctx)
 				<-limited.Done()
 				r.note("given up after %v", time.Since(begun))
 				return &acquireError{limited.Err()}

@@ -39,6 +39,7 @@ type messageSource struct {
 	forked     func(missing int)
 	logger     *slog.Logger
 
+	limit   *acquireLimit // of the reads
 	history source.History
 	begun   bool // a page has been read
 }
