@@ -121,9 +121,10 @@ func until(t *testing.T, s *mdb.Store, sql string) {
 }
 
 const (
-	// tail reads a page after it has looked up the end.
+	// tail reads a page after it has looked up the end, and then looks for the last message
+	// before it.
 	readOnce = `SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-		AND state = 'idle' AND query LIKE '%message_store.get\_%\_messages(%'`
+		AND state = 'idle' AND query ~ 'message_store\.get_.*_messages\(|position = \$[12]::bigint'`
 	listens = `SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted
 		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 	waiting = `SELECT FROM pg_locks WHERE NOT granted
