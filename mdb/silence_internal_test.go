@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,7 +46,7 @@ func newSilence(t *testing.T) *silence {
 	s := &silence{t: t, pool: pool, begun: time.Now(), answer: func(int32) string { return "active" }}
 	s.w = newWatcher(pool, slog.New(slog.DiscardHandler))
 	s.w.question = func(_ context.Context, pids []int32) reply {
-		s.note("ask %v", pids)
+		s.note("ask %v", slices.Sorted(slices.Values(pids))) // in the order in which goroutines have begun
 		time.Sleep(s.takes)
 		a := reply{sessions: make(map[uint32]sessionState)}
 		for _, pid := range pids {
