@@ -35,6 +35,8 @@ type projector struct {
 	store *mdb.Store
 	db    *database
 
+	checkpoint mdb.CategoryCheckpoint // of the last handled message
+
 	mu     sync.Mutex // guards what follows
 	status projectionStatus
 }
@@ -70,13 +72,13 @@ func (p *projector) run(ctx context.Context) (err error) {
 	return err
 }
 
-// follow subscribes from the stored position, again after each lost connection.
+// follow subscribes from the stored checkpoint, again after each lost connection.
 func (p *projector) follow(ctx context.Context) error {
 	for outage := (outage{}); ; {
-		position, err := p.load(ctx)
+		err := p.load(ctx)
 		if err == nil {
 			outage.since = time.Time{}
-			err = p.store.SubscribeToCategory(ctx, p.db.accounts(), p.handle, mdb.AfterGlobalPosition(position))
+			err = p.store.SubscribeToCategory(ctx, p.db.accounts(), p.handle, mdb.AfterCheckpoint(p.checkpoint))
 		}
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the end that was asked for
@@ -96,11 +98,12 @@ func rejected(err error) bool {
 	return errors.As(err, &server) && !strings.HasPrefix(server.Code, "57P") && !strings.HasPrefix(server.Code, "08")
 }
 
-func (p *projector) load(ctx context.Context) (int64, error) {
+func (p *projector) load(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := p.store.Pool().QueryRow(ctx, "SELECT position, handled FROM progress").Scan(&p.status.Position, &p.status.Handled)
-	return p.status.Position, err
+	err := p.store.Pool().QueryRow(ctx, "SELECT checkpoint, handled FROM progress").Scan(&p.checkpoint, &p.status.Handled)
+	p.status.Position = p.checkpoint.Position()
+	return err
 }
 
 // handle does everything in one round trip, which is one transaction.
@@ -109,13 +112,15 @@ func (p *projector) handle(ctx context.Context, m mdb.Message) error {
 	if err != nil {
 		return err
 	}
+	next := p.checkpoint.After(m)
 	var batch pgx.Batch
 	batch.Queue("INSERT INTO balance AS b VALUES ($1, $2) ON CONFLICT (account) DO UPDATE SET amount = b.amount + $2", m.Stream, change)
 	batch.Queue("INSERT INTO handled VALUES ($1)", m.GlobalPosition)
-	batch.Queue("UPDATE progress SET position = $1, handled = handled + 1", m.GlobalPosition)
+	batch.Queue("UPDATE progress SET checkpoint = $1, handled = handled + 1", next)
 	if err := p.store.Pool().SendBatch(ctx, &batch).Close(); err != nil {
 		return err
 	}
+	p.checkpoint = next
 	took, err := age(m)
 	if err != nil {
 		return err

@@ -17,8 +17,8 @@ func (d *database) createTables(ctx context.Context, conn *pgx.Conn) error {
 CREATE SCHEMA demo;
 CREATE TABLE demo.balance (account text PRIMARY KEY, amount bigint NOT NULL);
 CREATE TABLE demo.handled (global_position bigint NOT NULL);
-CREATE TABLE demo.progress (position bigint NOT NULL, handled bigint NOT NULL);
-INSERT INTO demo.progress VALUES (0, 0)`, "demo", d.schema())
+CREATE TABLE demo.progress (checkpoint text NOT NULL, handled bigint NOT NULL);
+INSERT INTO demo.progress VALUES ('', 0)`, "demo", d.schema())
 	_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
 	return err
 }

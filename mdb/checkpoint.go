@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/messagedb-go/messagedb/internal/scan"
 	"github.com/messagedb-go/messagedb/internal/source"
 )
 
@@ -104,6 +105,37 @@ func scanText(src any, parse func([]byte) error) error {
 		return parse(v)
 	}
 	return fmt.Errorf("mdb: got a %T for a checkpoint, want a text", src)
+}
+
+// After returns the checkpoint after the message, for a handler that stores it in the
+// transaction of its effects. c is the checkpoint before the message: the result of After for
+// the message that was handled before it, or what the subscription was started with. Messages
+// must be handled in their order, so do not use it together with [WithWorkers].
+//
+// A message that is not later than c replaces what c knows from the message's position on: the
+// subscription has gone back after a fork, see [OnFork], or the message is delivered again.
+//
+// The zero value can be followed by a message of any category. Otherwise After panics if the
+// message is of another category.
+func (c CategoryCheckpoint) After(m Message) CategoryCheckpoint {
+	return CategoryCheckpoint{c.after(string(m.Stream.Category()), m.GlobalPosition, &m)}
+}
+
+// After is like [CategoryCheckpoint.After], for a message of a stream.
+func (c StreamCheckpoint) After(m Message) StreamCheckpoint {
+	return StreamCheckpoint{c.after(string(m.Stream), m.Position, &m)}
+}
+
+func (c namedCheckpoint) after(name string, position int64, m *Message) namedCheckpoint {
+	if c.name != "" && c.name != name {
+		panic(fmt.Sprintf("mdb: got a message of %q after a checkpoint of %q", name, c.name))
+	}
+	known := c.at.Anchors()
+	for len(known) > 0 && known[0].Position >= position {
+		known = known[1:]
+	}
+	message := func(int) anchor { return anchor{Position: position, ID: m.ID, Time: scan.Micros(m.Time)} }
+	return namedCheckpoint{name, source.Known(known).Advance(1, message)}
 }
 
 // text returns the position, the kind, and in base64 what the position does not say: the

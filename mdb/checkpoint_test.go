@@ -1,12 +1,15 @@
 package mdb_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
 // The texts of checkpoints that an earlier version has written.
@@ -147,4 +150,64 @@ func FuzzCheckpoint(f *testing.F) {
 			t.Errorf("%q becomes %q", text, s)
 		}
 	})
+}
+
+// TestCheckpointAfter checks that a checkpoint that a handler makes of its messages is that
+// of OnProgress, from the beginning and from a stored one, and that an earlier message
+// replaces what comes after it.
+func TestCheckpointAfter(t *testing.T) {
+	t.Parallel()
+	for way, s := range bothWays(t, often) {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			category := mdbtest.Category("after")
+			stream := category.Stream("1")
+			seed(t, s, stream, 40)
+			errDone := errors.New("done")
+			var made, progress mdb.CategoryCheckpoint
+			var first mdb.Message
+			end := value[int64](t, s.Pool(), `SELECT max(global_position) FROM message_store.messages WHERE stream_name = $1`, string(stream))
+			for range 3 { // the second and third go on from a stored text
+				n := 0
+				err := s.SubscribeToCategory(t.Context(), category, func(_ context.Context, m mdb.Message) error {
+					if made.Position() == 0 {
+						first = m
+					}
+					made = made.After(m)
+					n++
+					return nil
+				}, mdb.WithBatchSize(7), mdb.AfterCheckpoint(made), mdb.OnProgress(func(_ context.Context, c mdb.CategoryCheckpoint) error {
+					if progress = c; n >= 14 || c.Position() >= end {
+						return errDone
+					}
+					return nil
+				}))
+				if !errors.Is(err, errDone) {
+					t.Fatal(err)
+				}
+				if made.Position() == 0 || made.Position() != progress.Position() {
+					t.Errorf("got position %d, want %d", made.Position(), progress.Position())
+				}
+				if err := made.UnmarshalText([]byte(made.String())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if made.Position() != end {
+				t.Errorf("got position %d, want %d", made.Position(), end)
+			}
+			if got, want := made.After(first).String(), (mdb.CategoryCheckpoint{}).After(first).String(); got != want {
+				t.Errorf("after an earlier message: got %s, want %s", got, want)
+			}
+			ofStream := mdb.StreamCheckpoint{}.After(first)
+			if err := ofStream.UnmarshalText([]byte(ofStream.String())); err != nil || ofStream.Position() != 0 {
+				t.Errorf("got position %d, error %v, want 0", ofStream.Position(), err)
+			}
+			defer func() {
+				if recover() == nil {
+					t.Error("a message of another category: want a panic")
+				}
+			}()
+			made.After(mdb.Message{Stream: "other-1", GlobalPosition: end + 1})
+		})
+	}
 }

@@ -44,7 +44,9 @@
 // lost connection, are retried. An error of a callback ends the subscription.
 //
 // [OnProgress] receives a checkpoint to store, from which a later call resumes with
-// [AfterCheckpoint]. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint].
+// [AfterCheckpoint]. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint]. A
+// handler that stores the checkpoint in the transaction of its effects makes it with
+// [CategoryCheckpoint.After].
 // [OnLive] reports whether the subscription has caught up. After that it polls, as a strategy
 // of [github.com/messagedb-go/messagedb/mdb/poll] says, see [WithPolling], or waits for
 // notifications, see [WithNotify].

@@ -19,6 +19,19 @@ func DirectStatements() map[string]string {
 	return texts
 }
 
+// AnchorStatements returns the texts of the statements that look for messages by their
+// anchors, by name, and of those that begin with one.
+func AnchorStatements() map[string]string {
+	texts := make(map[string]string)
+	for _, st := range []*statement{
+		directStreamAnchored, directCategoryAnchored, lookInStream, lookInCategory, lastInStream, lastInCategory,
+		beforeInStream, beforeInCategory, laterInStream, laterInCategory, compareInStream, compareInCategory,
+	} {
+		texts[st.name[len("mdb_"):len(st.name)-len("_00000000")]] = st.sql
+	}
+	return texts
+}
+
 // Suspect does what a store does after a read without an answer.
 func Suspect(s *Store) { s.watcher.suspect() }
 

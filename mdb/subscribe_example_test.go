@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
@@ -152,6 +153,52 @@ func ExampleOnFork() {
 		}
 		stop(errShutdown)
 		return nil
+	}))
+	fmt.Println("ended:", err)
+}
+
+// A handler stores the checkpoint in the transaction of its effects, so each message takes
+// effect once. After a fork, the effects of the missing messages are undone in the same way.
+func ExampleCategoryCheckpoint_After() {
+	ctx, stop := context.WithCancelCause(context.Background())
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	pool := store.Pool()
+	if _, err := pool.Exec(ctx, `
+		CREATE TABLE invoice (position bigint PRIMARY KEY, customer text NOT NULL);
+		CREATE TABLE progress (checkpoint text NOT NULL);
+		INSERT INTO progress VALUES ('')`); err != nil {
+		log.Panic(err)
+	}
+	if _, err := store.WriteMessage(ctx, "sale-7", mdb.NewMessage("Sold", nil)); err != nil {
+		log.Panic(err)
+	}
+	var checkpoint mdb.CategoryCheckpoint
+	if err := pool.QueryRow(ctx, "SELECT checkpoint FROM progress").Scan(&checkpoint); err != nil {
+		log.Panic(err)
+	}
+	err = store.SubscribeToCategory(ctx, "sale", func(ctx context.Context, m mdb.Message) error {
+		next := checkpoint.After(m)
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "INSERT INTO invoice VALUES ($1, $2)", m.GlobalPosition, m.Stream); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "UPDATE progress SET checkpoint = $1", next)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		checkpoint = next
+		fmt.Println("invoice for", m.Stream)
+		stop(errShutdown)
+		return nil
+	}, mdb.AfterCheckpoint(checkpoint), mdb.OnFork(func(ctx context.Context, fork mdb.Fork) error {
+		_, err := pool.Exec(ctx, "DELETE FROM invoice WHERE position > $1", fork.After)
+		return err
 	}))
 	fmt.Println("ended:", err)
 }
