@@ -22,6 +22,9 @@ const (
 	writeAllocs   = 6
 	versionAllocs = 6
 	watchAllocs   = 4
+
+	anchoredAllocs       = 16 // of an empty poll by procedures
+	anchoredDirectAllocs = 5
 )
 
 // measured runs a test that counts allocations: not in parallel, on a store of each way

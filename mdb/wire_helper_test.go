@@ -16,7 +16,7 @@ import (
 // A wire wraps the connections between a pool and the server: it counts round trips, and
 // breaks connections where a test says.
 type wire struct {
-	dials, sent atomic.Int64
+	dials, sent, received atomic.Int64
 	// trips counts the messages that make the server send its pending answers, for which
 	// the client then waits.
 	trips atomic.Int64
@@ -136,6 +136,7 @@ func (c *wireConn) Read(b []byte) (int, error) {
 	}
 	if c.broken.Load() == 0 {
 		n, err := c.Conn.Read(b)
+		c.wire.received.Add(int64(n))
 		// While a write takes long, pgx reads in the background, and that read may still
 		// wait when the next request is sent.
 		if n > 0 && c.wrote.CompareAndSwap(true, false) {
