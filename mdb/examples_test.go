@@ -44,7 +44,7 @@ func TestExamples(t *testing.T) {
 		"gomdb":                       {ExampleStore_SubscribeToCategory_gomdb, "ended\n"},
 		"Store_SubscribeToStream":     {ExampleStore_SubscribeToStream, "Started\nFinished\ntrue\n"},
 		"OnLive":                      {ExampleOnLive, "live: true map[page-home:3]\nended: shutdown\n"},
-		"CategoryCheckpoint_After":    {ExampleCategoryCheckpoint_After, "invoice for sale-7\nended: shutdown\n"},
+		"CategoryCheckpoint_After":    {ExampleCategoryCheckpoint_After, "invoice for basket-7\nended: shutdown\n"},
 		"OnProgress":                  {ExampleOnProgress, "ship order-1\nended: shutdown\nship order-2\nended: shutdown\n"},
 		"OnFork":                      {ExampleOnFork, "undo the sale of ticket-2\nended: shutdown\n"},
 		"OnUnreadable":                {ExampleOnUnreadable, "unreadable: import-1 0 Imported\nimport-1 1 Imported\nended: shutdown\n"},

@@ -173,14 +173,14 @@ func ExampleCategoryCheckpoint_After() {
 		INSERT INTO progress VALUES ('')`); err != nil {
 		log.Panic(err)
 	}
-	if _, err := store.WriteMessage(ctx, "sale-7", mdb.NewMessage("Sold", nil)); err != nil {
+	if _, err := store.WriteMessage(ctx, "basket-7", mdb.NewMessage("Ordered", nil)); err != nil {
 		log.Panic(err)
 	}
 	var checkpoint mdb.CategoryCheckpoint
 	if err := pool.QueryRow(ctx, "SELECT checkpoint FROM progress").Scan(&checkpoint); err != nil {
 		log.Panic(err)
 	}
-	err = store.SubscribeToCategory(ctx, "sale", func(ctx context.Context, m mdb.Message) error {
+	err = store.SubscribeToCategory(ctx, "basket", func(ctx context.Context, m mdb.Message) error {
 		next := checkpoint.After(m)
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "INSERT INTO invoice VALUES ($1, $2)", m.GlobalPosition, m.Stream); err != nil {
