@@ -806,3 +806,38 @@ func TestForkOfForeignMessages(t *testing.T) {
 		}
 	})
 }
+
+// TestForkBeforeThePage checks that a poll notices that history was lost and written anew
+// after the poll had begun, and before it read its page: the look at the anchor comes after
+// the page.
+func TestForkBeforeThePage(t *testing.T) {
+	t.Parallel()
+	l := newLossy(t)
+	l.write(9)
+	s := newStore(t, newPool(t, l.url, oneConnection))
+	src, at := sourceAtEnd(t, s, "account")
+	exec(t, l.pool, `DO $do$ BEGIN
+	EXECUTE (SELECT regexp_replace(pg_get_functiondef(oid), '\mBEGIN\M', 'BEGIN PERFORM pg_advisory_xact_lock(4711);')
+		FROM pg_proc WHERE oid = 'message_store.get_category_messages'::regproc);
+END $do$`)
+	hold := begin(t, newPool(t, l.url))
+	exec(t, hold, `SELECT pg_advisory_xact_lock(4711)`)
+	done := make(chan error, 1)
+	go func() {
+		page, err := src.Next(t.Context(), at, mdb.DefaultBatchSize)
+		if err == nil && (!page.Forked || len(page.Gone) != 1) {
+			err = fmt.Errorf("got %d messages, forked: %t, gone: %v, want a fork of one message", len(page.Messages), page.Forked, page.Gone)
+		}
+		done <- err
+	}()
+	until(t, l.pool, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory')`)
+	exec(t, l.pool, `DELETE FROM message_store.messages WHERE global_position = $1`, at.Position)
+	exec(t, l.pool, `SELECT setval('message_store.messages_global_position_seq', max(global_position)) FROM message_store.messages`)
+	l.write(2)
+	if err := hold.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
