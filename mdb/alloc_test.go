@@ -168,7 +168,11 @@ func TestAllocsOfWrites(t *testing.T) {
 				want += 2 // for the message, and for a new buffer of 1 KiB after it
 			}
 			const runs = 20
-			if got := allocs(want, write); got != want {
+			collected := 0.0
+			if size >= 1<<20 { // its garbage causes collections, which empty pools
+				collected = 1
+			}
+			if got := allocs(want, write); got < want || got > want+collected {
 				t.Errorf("%d bytes: got %v allocations, want %v", size, got, want)
 			}
 			var before, after runtime.MemStats
