@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +23,7 @@ const (
 // none.
 type reply struct {
 	err        error // of the question
-	unasked    bool  // a hook of the pool has failed, so nothing was sent
+	unasked    bool  // a hook of the pool or this process has failed, so nothing was sent
 	pooled     bool  // a pooler is in between, which does not show its sessions
 	recovering bool
 	sessions   map[uint32]sessionState
@@ -48,7 +49,7 @@ FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = ANY (
 func askServer(ctx context.Context, pool *pgxpool.Pool, pids []int32) (a reply) {
 	defer func() {
 		if v := recover(); v != nil { // a hook of the pool
-			a = reply{err: fmt.Errorf("panic: %v", v)}
+			a = reply{err: fmt.Errorf("panic: %v", v), unasked: true}
 		}
 	}()
 	hook, cancel := context.WithTimeout(ctx, askTimeout)
@@ -65,7 +66,7 @@ func askServer(ctx context.Context, pool *pgxpool.Pool, pids []int32) (a reply) 
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return reply{err: err}
+		return reply{err: err, unasked: errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)}
 	}
 	defer conn.Close(ctx) //nolint:errcheck // nothing depends on it
 	if seen, _ := observed(conn.PgConn().Conn()); seen != nil {

@@ -145,7 +145,7 @@ func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*T
 		if err == nil || again == noRetry {
 			return err
 		}
-		if !r.allow(ctx, s.config.retry, again, err) {
+		if !r.allow(ctx, s.config.retry, again, err) || ctx.Err() != nil {
 			return r.endedTransaction(ctx, err)
 		}
 		s.config.logger.LogAttrs(ctx, slog.LevelWarn, "retrying a transaction",

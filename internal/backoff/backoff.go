@@ -31,8 +31,8 @@ func (p Policy) Wait(ctx context.Context, attempt int) error {
 // Delay returns how long to wait after the attempt, which is 1 for the first.
 func (p Policy) Delay(attempt int) time.Duration {
 	delay := p.Max
-	if shifted := p.Min << min(attempt-1, 30); shifted > 0 && shifted < delay {
-		delay = shifted
+	if doublings := min(attempt-1, 62); p.Min <= p.Max>>doublings {
+		delay = p.Min << doublings
 	}
 	return delay/2 + rand.N(delay/2+1)
 }

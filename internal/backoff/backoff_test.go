@@ -40,6 +40,17 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// TestDelayOfLongMinimum checks that a delay never overflows.
+func TestDelayOfLongMinimum(t *testing.T) {
+	t.Parallel()
+	p := backoff.Policy{Min: 10 * time.Second, Max: time.Hour}
+	for attempt := 10; attempt < 200; attempt++ {
+		if d := p.Delay(attempt); d < p.Max/2 || d > p.Max {
+			t.Errorf("delay after attempt %d: got %v, want %v to %v", attempt, d, p.Max/2, p.Max)
+		}
+	}
+}
+
 // TestWaitWithoutDelay checks that a policy of zero waits for nothing.
 func TestWaitWithoutDelay(t *testing.T) {
 	t.Parallel()
