@@ -159,7 +159,7 @@ func classify(err error) class {
 		return classUnknown
 	}
 	if isConnectError(err) {
-		if isSetupToConnect(pgErr) {
+		if isRejectedByAll(err) {
 			return classSetup
 		}
 		return classNotSent
@@ -222,6 +222,44 @@ func classify(err error) class {
 // never translated.
 func isInRecovery(e *pgconn.PgError) bool {
 	return e.Code == "XX000" && strings.HasSuffix(e.Message, " during recovery")
+}
+
+// isRejectedByAll reports whether each host that pgx has tried rejects every connection like
+// this one. In a failover, one host may not know a role yet while the next primary does not
+// answer.
+func isRejectedByAll(err error) bool {
+	var connectErr *pgconn.ConnectError
+	if !errors.As(err, &connectErr) {
+		return false
+	}
+	attempts := []error{connectErr.Unwrap()}
+	if joined, ok := attempts[0].(interface{ Unwrap() []error }); ok {
+		attempts = joined.Unwrap()
+	}
+	rejected := make(map[string]bool)
+	for _, attempt := range attempts {
+		var pgErr *pgconn.PgError
+		host := hostOf(attempt)
+		rejected[host] = rejected[host] || errors.As(attempt, &pgErr) && isSetupToConnect(pgErr)
+	}
+	for _, yes := range rejected {
+		if !yes {
+			return false
+		}
+	}
+	return true
+}
+
+// hostOf returns the name and the port of the host of a failed attempt to connect, which only
+// its text contains: "[::1]:5432 (localhost): …". A host may have several addresses, of which
+// not all need to answer.
+func hostOf(attempt error) string {
+	address, rest, ok := strings.Cut(attempt.Error(), " (")
+	name, _, closed := strings.Cut(rest, "): ")
+	if !ok || !closed {
+		return attempt.Error()
+	}
+	return name + address[strings.LastIndexByte(address, ':')+1:]
 }
 
 // isSetupToConnect reports whether the server rejects every connection like this one: the

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -99,6 +100,67 @@ func TestRefusedConnection(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRefusedByOneHost checks that a rejection by one host of several is final only if all
+// others reject the connection, too. The name of a host may have several addresses.
+func TestRefusedByOneHost(t *testing.T) {
+	t.Parallel()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := uint16(closed.Addr().(*net.TCPAddr).Port)
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hosts := func(others ...*pgconn.FallbackConfig) func(*pgxpool.Config) {
+		return func(cfg *pgxpool.Config) {
+			cfg.ConnConfig.RuntimeParams["nosuch"] = "x"
+			for _, other := range others {
+				if other.Port == 0 {
+					other.Host, other.Port, other.TLSConfig = cfg.ConnConfig.Host, cfg.ConnConfig.Port, cfg.ConnConfig.TLSConfig
+				}
+			}
+			cfg.ConnConfig.Fallbacks = others
+		}
+	}
+	for name, tt := range map[string]struct {
+		prepare func(*pgxpool.Config)
+		final   bool
+	}{
+		"both reject":         {hosts(&pgconn.FallbackConfig{}), true},
+		"another is dead":     {hosts(&pgconn.FallbackConfig{Host: "127.0.0.1", Port: dead}), false},
+		"an address is dead":  {aliased, true},
+		"another has no name": {hosts(&pgconn.FallbackConfig{Host: "nosuch.invalid", Port: dead}), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log journal
+			s := newStore(t, newPool(t, testdb.Shared(t), tt.prepare), forAWhile(), log.option())
+			_, err := s.WriteMessage(t.Context(), "account-1", mdb.NewMessage("Happened", nil))
+			wantCode(t, err, "42704")
+			if final := log.retries() == 0 && !errors.Is(err, mdb.ErrUnavailable); final != tt.final {
+				t.Errorf("got %d retries, error %v, want final %t", log.retries(), err, tt.final)
+			}
+		})
+	}
+}
+
+// aliased prepares a pool whose server has a name with two addresses, of which the first does
+// not answer, and which rejects the connection.
+func aliased(cfg *pgxpool.Config) {
+	c := cfg.ConnConfig
+	network, server := pgconn.NetworkAddress(c.Host, c.Port)
+	c.Host, c.Fallbacks = "aliased.invalid", nil
+	c.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"192.0.2.1", "192.0.2.2"}, nil }
+	c.DialFunc = func(ctx context.Context, _, address string) (net.Conn, error) {
+		if strings.HasPrefix(address, "192.0.2.1:") {
+			return nil, syscall.ECONNREFUSED
+		}
+		return new(net.Dialer).DialContext(ctx, network, server)
+	}
+	c.RuntimeParams["nosuch"] = "x"
 }
 
 // TestHookThatFails checks that a write is retried after a hook of the pool has failed for

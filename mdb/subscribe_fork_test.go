@@ -807,7 +807,7 @@ func TestForkOfForeignMessages(t *testing.T) {
 	})
 }
 
-// TestForkBeforeThePage checks that a poll notices that history was lost and written anew
+// TestForkBeforeThePage checks that a poll notices that history was lost and rewritten
 // after the poll had begun, and before it read its page: the look at the anchor comes after
 // the page.
 func TestForkBeforeThePage(t *testing.T) {
