@@ -146,7 +146,7 @@ func backwards(ctx context.Context, s *mdb.Store, sub *subscriber, position int6
 
 // wrongSize reads as a member that assumes another size of its group.
 func wrongSize(ctx context.Context, s *mdb.Store, sub *subscriber, position int64) ([]mdb.Message, error) {
-	other := *sub
+	other := subscriber{Category: sub.Category, Member: sub.Member, Of: sub.Of, Batch: sub.Batch}
 	if sub.Member == 0 && sub.Of > 0 {
 		other.Of = 1
 	}
