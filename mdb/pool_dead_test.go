@@ -86,6 +86,9 @@ func TestDeadHost(t *testing.T) {
 // TestFrozenServer checks that connections to a server that no longer answers, which the pool
 // pings before it uses them, are replaced.
 func TestFrozenServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for several timeouts of pgx, half a minute in all")
+	}
 	t.Parallel()
 	pair := testdb.Pair(t)
 	s := newStore(t, newPool(t, pair.URL(), func(cfg *pgxpool.Config) {

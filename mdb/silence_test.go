@@ -234,6 +234,8 @@ func TestSilentCommit(t *testing.T) {
 		t.Errorf("got positions %v, want 0", got)
 	}
 	// A statement of the function's own is not executed, either.
+	s = newStore(t, s.Pool(), j.option(), forAWhile())
+	mdb.SetSilence(s, soon)
 	err = s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
 		r.silence()
 		_, err := tx.Tx().Exec(t.Context(), "SELECT 1")
@@ -250,6 +252,9 @@ func TestSilentCommit(t *testing.T) {
 // TestSilenceOfCallersTransaction checks that the connection of the caller's transaction is
 // not given up.
 func TestSilenceOfCallersTransaction(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for pgx's cancel request on a silent connection, a quarter of a minute")
+	}
 	t.Parallel()
 	url := testdb.Shared(t)
 	r, j := newRelay(t, url), new(journal)
