@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/messagedb-go/messagedb/internal/scan"
 	"github.com/messagedb-go/messagedb/internal/source"
 )
 
@@ -134,7 +133,7 @@ func (c namedCheckpoint) after(name string, position int64, m *Message) namedChe
 	for len(known) > 0 && known[0].Position >= position {
 		known = known[1:]
 	}
-	message := func(int) anchor { return anchor{Position: position, ID: m.ID, Time: scan.Micros(m.Time)} }
+	message := func(int) anchor { return anchorOf(m, position) }
 	return namedCheckpoint{name, source.Known(known).Advance(1, message)}
 }
 

@@ -149,7 +149,7 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 	}
 	defer conn.Release()
 	forgetCancelledWait(conn.Conn())
-	if r.first != nil && r.first.proxied.Load() {
+	if r.first.onProxy() {
 		if st, err = onProxy(st); err != nil {
 			return err
 		}

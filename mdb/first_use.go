@@ -38,6 +38,9 @@ type querier interface {
 // over reports whether there is nothing left to look at. It allocates nothing.
 func (u *firstUse) over() bool { return u == nil || u.done.Load() }
 
+// onProxy reports whether write_message is known to be PL/Proxy's.
+func (u *firstUse) onProxy() bool { return u != nil && u.proxied.Load() }
+
 const pathKey = traceKey + " search path"
 
 // overOn reports whether there is nothing left to look at on the connection of a transaction,

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
 // maxProbes is how many calls use the pool while the server cannot be reached: one would be
@@ -105,6 +107,16 @@ func (g *gate) sleep(ctx context.Context, d time.Duration) (open bool, err error
 			return false, ctx.Err()
 		}
 	}
+}
+
+// rest waits for d before the next attempt of a call, or, if wakes is set, until the gate opens.
+// It reports whether that has cut the wait short. The caller then waits for all of the next
+// delay: if others succeed while this call alone fails, they must not keep it from waiting.
+func (g *gate) rest(ctx context.Context, d time.Duration, wakes bool) (woken bool, err error) {
+	if wakes {
+		return g.sleep(ctx, d)
+	}
+	return false, backoff.Sleep(ctx, d)
 }
 
 // A place is the right of one call to use the pool while the gate is closed. The call keeps it

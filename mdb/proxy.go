@@ -74,7 +74,7 @@ var errProxiedCheck = &SetupError{
 // proxied reports whether s is a Store that is known to be proxied.
 func (s *procedures) proxied() bool {
 	r, ok := s.runner.(*poolRunner)
-	return ok && r.first != nil && r.first.proxied.Load()
+	return ok && r.first.onProxy()
 }
 
 // A proxyError is the error of a write that was interrupted on the proxy. The shard may have

@@ -143,7 +143,7 @@ func (r *pageRead) add() bool {
 		last := &r.page[n-1]
 		r.position = r.positionOf(last) + 1
 		if r.follows {
-			r.anchor, r.anchored = anchor{Position: r.positionOf(last), ID: last.ID, Time: scan.Micros(last.Time)}, true
+			r.anchor, r.anchored = anchorOf(last, r.positionOf(last)), true
 		}
 	}
 	return int64(len(r.page)) == r.batchSize

@@ -173,14 +173,8 @@ func (r *retries) wait(ctx context.Context, p RetryPolicy, g *gate) error {
 		o.woken = true
 		return err
 	}
-	// If others succeed while this call alone fails, they must not keep it from waiting. So
-	// after each delay that was cut short comes a whole one.
 	delay := min(p.backoff().Delay(o.failures), time.Until(o.deadline))
-	if o.noted && !o.woken {
-		o.woken, err = g.sleep(ctx, delay)
-	} else {
-		o.woken, err = false, backoff.Sleep(ctx, delay)
-	}
+	o.woken, err = g.rest(ctx, delay, o.noted && !o.woken)
 	if err == nil && !time.Now().Before(o.deadline) {
 		return errOutOfTime
 	}

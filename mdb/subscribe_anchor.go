@@ -51,6 +51,11 @@ ORDER BY message_store.category(stream_name), global_position LIMIT 1`)
 	THEN coalesce(pg_sequence_last_value(to_regclass('message_store.messages_global_position_seq')), 0) END`)
 )
 
+// anchorOf returns the anchor of a message at the position, in its stream or of its category.
+func anchorOf(m *Message, position int64) anchor {
+	return anchor{Position: position, ID: m.ID, Time: scan.Micros(m.Time)}
+}
+
 // anchorStatement is a statement of a stream or of a category.
 func (r *pageRead) anchorStatement(ofStream, ofCategory *statement) *statement {
 	if r.isStream {

@@ -40,15 +40,8 @@ func (s *messageSource) retryTransient(ctx context.Context, f func(context.Conte
 				return err
 			}
 		}
-		// As in a write's retries, each delay that a success of another call has cut short is
-		// followed by a whole one.
-		var waitErr error
-		if delay := subscriptionRetry.Delay(attempt); s.gate != nil && !woken && isOutage(ctx, err) {
-			woken, waitErr = s.gate.sleep(ctx, delay)
-		} else {
-			woken, waitErr = false, backoff.Sleep(ctx, delay)
-		}
-		if waitErr != nil {
+		woken, err = s.gate.rest(ctx, subscriptionRetry.Delay(attempt), s.gate != nil && !woken && isOutage(ctx, err))
+		if err != nil {
 			return context.Cause(ctx)
 		}
 	}

@@ -184,7 +184,7 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 }
 
 func (s *messageSource) anchor(m *Message) anchor {
-	return anchor{Position: s.position(m), ID: m.ID, Time: scan.Micros(m.Time)}
+	return anchorOf(m, s.position(m))
 }
 
 // firstOf returns the index of the first anchor that is there, or the number of anchors.
