@@ -105,8 +105,8 @@ func (p *plproxy) createView(t testing.TB) {
 
 // A shardRelay forwards connections to a server, and breaks them where a test says.
 type shardRelay struct {
-	net.Listener
-	address string // of the server
+	address *net.TCPAddr
+	server  string // its address
 
 	mu    sync.Mutex
 	cuts  []cut // whose answers do not arrive; those that are lost do not reach the server
@@ -120,29 +120,12 @@ func newShardRelay(t testing.TB, target string) *shardRelay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &shardRelay{address: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), links: make(map[net.Conn]struct{})}
-	if r.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			client, err := r.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { r.serve(client) })
-		}
-	})
-	t.Cleanup(func() {
-		r.Close()
-		r.cutAll()
-		running.Wait()
-	})
+	r := &shardRelay{server: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), links: make(map[net.Conn]struct{})}
+	r.address = pgtest.Accept(t, r.serve, r.cutAll)
 	return r
 }
 
-func (r *shardRelay) port() int { return r.Addr().(*net.TCPAddr).Port }
+func (r *shardRelay) port() int { return r.address.Port }
 
 // cut makes the next requests break, in the given order.
 func (r *shardRelay) cut(cuts ...cut) {
@@ -179,7 +162,7 @@ func (r *shardRelay) next(request []byte) (c cut, ok bool) {
 
 func (r *shardRelay) serve(client net.Conn) {
 	defer client.Close()
-	server, err := net.Dial("tcp", r.address)
+	server, err := net.Dial("tcp", r.server)
 	if err != nil {
 		return
 	}

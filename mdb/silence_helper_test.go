@@ -14,14 +14,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/backoff"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
 // A relay forwards connections to a server. It can stop forwarding without closing them, as
 // a network or a machine that has failed, and it counts cancel requests and questions.
 type relay struct {
-	listener net.Listener
-	target   *pgconn.Config
+	address *net.TCPAddr
+	target  *pgconn.Config
 
 	cancels   atomic.Int64
 	questions atomic.Int64 // connections on which a store asks
@@ -50,34 +51,15 @@ func newRelay(t testing.TB, url string) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &relay{listener: listener, target: cfg}
+	r := &relay{target: cfg}
 	r.moving = sync.NewCond(&r.mu)
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { r.serve(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = listener.Close()
-		r.change(func() { r.closed = true })
-		running.Wait()
-	})
+	r.address = pgtest.Accept(t, r.serve, func() { r.change(func() { r.closed = true }) })
 	return r
 }
 
 // through makes the connections of a pool go through the relay.
 func (r *relay) through(cfg *pgxpool.Config) {
-	address := r.listener.Addr().(*net.TCPAddr)
-	cfg.ConnConfig.Host, cfg.ConnConfig.Port = "127.0.0.1", uint16(address.Port)
+	cfg.ConnConfig.Host, cfg.ConnConfig.Port = "127.0.0.1", uint16(r.address.Port)
 	cfg.ConnConfig.TLSConfig, cfg.ConnConfig.Fallbacks = nil, nil
 	cfg.ConnConfig.ConnectTimeout = 500 * time.Millisecond
 }

@@ -7,11 +7,39 @@ import (
 	"testing"
 )
 
+// Accept calls serve, in a goroutine of its own, for each connection to the address that it
+// returns, which is on loopback. At the end of the test it accepts no more, calls stop, which
+// must end the calls of serve, and waits for them.
+func Accept(t testing.TB, serve func(net.Conn), stop func()) *net.TCPAddr {
+	t.Helper()
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		stop()
+		running.Wait()
+	})
+
+	return listener.Addr().(*net.TCPAddr)
+}
+
 // A Relay forwards TCP connections to one server at a time, like a virtual IP address or a
 // load balancer, for what cannot be given two addresses.
 type Relay struct {
-	listener net.Listener
-	running  sync.WaitGroup
+	address *net.TCPAddr
 
 	mu     sync.Mutex
 	to     *Server
@@ -24,19 +52,12 @@ type Relay struct {
 func NewRelay(t testing.TB, to *Server) *Relay {
 	t.Helper()
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &Relay{listener: listener, to: to, conns: make(map[net.Conn]struct{})}
-	r.running.Go(r.accept)
-	t.Cleanup(func() {
-		_ = listener.Close()
+	r := &Relay{to: to, conns: make(map[net.Conn]struct{})}
+	r.address = Accept(t, r.forward, func() {
 		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.closed = true
 		r.cut()
-		r.mu.Unlock()
-		r.running.Wait()
 	})
 
 	return r
@@ -48,7 +69,7 @@ func (r *Relay) URL(database string) string {
 	defer r.mu.Unlock()
 
 	u := *r.to.tcp
-	u.Host = r.listener.Addr().String()
+	u.Host = r.address.String()
 
 	return withDatabase(&u, database)
 }
@@ -67,16 +88,6 @@ func (r *Relay) cut() {
 		_ = conn.Close()
 	}
 	clear(r.conns)
-}
-
-func (r *Relay) accept() {
-	for {
-		conn, err := r.listener.Accept()
-		if err != nil {
-			return
-		}
-		r.running.Go(func() { r.forward(conn) })
-	}
 }
 
 func (r *Relay) forward(conn net.Conn) {
@@ -98,11 +109,14 @@ func (r *Relay) forward(conn net.Conn) {
 		r.mu.Unlock()
 	}()
 
-	r.running.Go(func() {
+	var copying sync.WaitGroup
+	copying.Go(func() {
 		_, _ = io.Copy(server, conn)
 		_ = server.Close()
 		_ = conn.Close()
 	})
 	_, _ = io.Copy(conn, server)
 	_ = server.Close()
+	_ = conn.Close()
+	copying.Wait()
 }
