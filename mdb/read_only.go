@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,14 +39,15 @@ func (o *readOnly) wrote() {
 	}
 }
 
-// begin reports whether to replace the pool's connections: if it is not known that the server is
-// read-only, or the connections have been kept for a while. It returns when they were replaced
-// before.
-func (o *readOnly) begin(keep time.Duration) (replace bool, since time.Time) {
+// begin reports whether to replace the pool's connections, because one that was opened at that
+// time leads to a server that is read-only. One that was opened before they were last replaced
+// says nothing about those that have been opened since. Unless always is set, it also returns
+// false if no write has succeeded since. It returns when they were replaced before.
+func (o *readOnly) begin(opened time.Time, always bool) (replace bool, since time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	since = o.since
-	if replace = !o.met.Load() || time.Since(since) > keep; replace {
+	if replace = opened.After(since) && (always || !o.met.Load()); replace {
 		o.met.Store(true)
 		o.since = time.Now()
 	}
@@ -67,13 +67,13 @@ func (o *readOnly) rejectedInTx(conn *pgx.Conn, err error) {
 	if status("in_hot_standby") != "on" && status("default_transaction_read_only") != "on" {
 		return
 	}
-	if replace, _ := o.begin(replaceAgain); replace {
+	if replace, _ := o.begin(time.Now().Add(-replaceAgain), true); replace {
 		o.replace(err)
 	}
 }
 
 // replaceAgain is how long the pool's connections are kept at least, if the store does not see
-// whether writes succeed.
+// when the connection was opened and whether writes succeed.
 const replaceAgain = time.Second
 
 // rejected closes a connection on which a write has failed with err, unless the server is not
@@ -85,19 +85,20 @@ func (o *readOnly) rejected(ctx context.Context, conn *pgx.Conn, err error) erro
 		_ = conn.Close(ctx)
 		return err
 	}
-	asked := time.Now()
+	opened := time.Now()
 	why, askErr := askReadOnly(ctx, conn)
 	if askErr == nil && !why.standby && !why.byDefault {
 		return &writableError{err}
 	}
 	// The pool does not reuse a connection that is closed.
 	_ = conn.Close(ctx)
-	replace, since := o.begin(math.MaxInt64)
+	opened = opened.Add(-why.age)
+	replace, since := o.begin(opened, false)
 	if replace {
 		o.replace(err)
 		return err
 	}
-	if askErr == nil && !why.standby && why.age < asked.Sub(since) {
+	if askErr == nil && !why.standby && opened.After(since) {
 		return &SetupError{
 			Problem: "transactions are read-only, because of the setting default_transaction_read_only",
 			Remedy:  "set default_transaction_read_only to off where it is on: for the role, the database or the server, or in the connection string",

@@ -489,6 +489,9 @@ func TestFrozenPrimary(t *testing.T) {
 	for name, pings := range map[string]bool{"with pings": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if pings && testing.Short() {
+				t.Skip("waits for pgx's own timeouts")
+			}
 			p := testdb.Pair(t)
 			j := new(journal)
 			pool := newPool(t, p.URL(), func(cfg *pgxpool.Config) {

@@ -140,6 +140,7 @@ func TestReadOnlyPrimary(t *testing.T) {
 	}
 	own := prepare("WithTx")
 	many := prepare("many")
+	early := prepare("opened before")
 
 	pair.CatchUp(t)
 	pair.Promote(t)
@@ -178,6 +179,23 @@ func TestReadOnlyPrimary(t *testing.T) {
 		}
 		wg.Wait()
 		replaced(t, many.log, min(many.log.retries(), idle))
+	})
+	t.Run("opened before", func(t *testing.T) {
+		// The connection of a transaction was opened before another write has replaced the
+		// connections, and succeeded.
+		write := calls["WriteMessage"]
+		once := sync.OnceValue(func() error { return write(t.Context(), early.store, mdbtest.Category("after")) })
+		err := early.store.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
+			if err := once(); err != nil {
+				t.Error(err)
+			}
+			_, err := tx.WriteMessage(t.Context(), "before-2", mdb.NewMessage("Happened", nil))
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		replaced(t, early.log, 2)
 	})
 	t.Run("WithTx", func(t *testing.T) {
 		// A caller's transaction is not retried, but the next one succeeds.

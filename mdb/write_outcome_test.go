@@ -241,7 +241,7 @@ func TestNothingSent(t *testing.T) {
 			pool := newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
 				cfg.AfterConnect = func(context.Context, *pgx.Conn) error { return errHook }
 			})
-			return call(newStore(t, pool, attempts(2)), t.Context())
+			return call(newStore(t, pool, forAWhile()), t.Context())
 		}, errHook},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
