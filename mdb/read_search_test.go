@@ -80,6 +80,9 @@ func TestUnreadableIsDeleted(t *testing.T) {
 		} {
 			for _, request := range tt.requests {
 				for _, last := range []bool{false, true} {
+					if testing.Short() && last == (way == "direct") {
+						continue
+					}
 					t.Run(fmt.Sprintf("%s, stream %t, condition %t, before %s, last %t", way, tt.stream, tt.condition, request, last), func(t *testing.T) {
 						t.Parallel()
 						l := newDeletion(t, opts...)

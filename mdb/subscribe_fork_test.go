@@ -259,11 +259,16 @@ func (l *lossy) store(w forkWay, opts ...func(*pgxpool.Config)) *mdb.Store {
 	return newStore(l.t, pool, append(slices.Clone(w.opts), often, mdb.WithConditions())...)
 }
 
-// eachFork runs a test for each kind of subscription in each way.
+// eachFork runs a test for each kind of subscription in each way, or if the tests are short, in
+// one of the ways.
 func eachFork(t *testing.T, test func(t *testing.T, l *lossy, w forkWay, k forkKind)) {
 	t.Helper()
-	for _, w := range forkWays() {
-		for _, k := range forkKinds() {
+	ways := forkWays()
+	for i, w := range ways {
+		for j, k := range forkKinds() {
+			if testing.Short() && j%len(ways) != i {
+				continue
+			}
 			t.Run(w.name+", "+k.name, func(t *testing.T) {
 				t.Parallel()
 				test(t, newLossy(t), w, k)
