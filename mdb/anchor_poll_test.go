@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -88,26 +87,16 @@ func TestAnchorPlans(t *testing.T) {
 	if len(texts) != len(arguments) {
 		t.Fatalf("got %d statements, want %d", len(texts), len(arguments))
 	}
-	for _, analyzed := range []bool{false, true} {
-		if analyzed {
-			exec(t, pool, "VACUUM ANALYZE message_store.messages")
+	eachPlan(t, pool, texts, arguments, func(name, call, plan string, analyzed bool) {
+		index := "messages_category"
+		switch {
+		case strings.HasSuffix(name, "stream") || strings.Contains(name, "_stream_"):
+			index = "messages_stream"
+		case name == "look_in_category" || name == "compare_in_category":
+			index = "messages_pkey"
 		}
-		exec(t, pool, "DEALLOCATE ALL")
-		for name, lists := range arguments {
-			exec(t, pool, "PREPARE "+name+" AS "+texts[name])
-			index := "messages_category"
-			switch {
-			case strings.HasSuffix(name, "stream") || strings.Contains(name, "_stream_"):
-				index = "messages_stream"
-			case name == "look_in_category" || name == "compare_in_category":
-				index = "messages_pkey"
-			}
-			for _, list := range lists {
-				plan := explain(t, pool, fmt.Sprintf("EXPLAIN EXECUTE %s(%s)", name, list))
-				if !strings.Contains(plan, index) || strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Sort") {
-					t.Errorf("%s(%s), analyzed: %t: want the index %s:\n%s", name, list, analyzed, index, plan)
-				}
-			}
+		if !strings.Contains(plan, index) || strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Sort") {
+			t.Errorf("%s, analyzed: %t: want the index %s:\n%s", call, analyzed, index, plan)
 		}
-	}
+	})
 }

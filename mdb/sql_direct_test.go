@@ -133,30 +133,20 @@ func TestPlans(t *testing.T) {
 	if !slices.Equal(slices.Sorted(maps.Keys(texts)), slices.Sorted(maps.Keys(arguments))) {
 		t.Fatalf("got statements %v", slices.Sorted(maps.Keys(texts)))
 	}
-	for _, analyzed := range []bool{false, true} {
-		if analyzed {
-			exec(t, pool, "VACUUM ANALYZE message_store.messages")
+	eachPlan(t, pool, texts, arguments, func(name, call, plan string, analyzed bool) {
+		index := "messages_category"
+		if strings.Contains(texts[name], "WHERE stream_name") {
+			index = "messages_stream"
 		}
-		exec(t, pool, "DEALLOCATE ALL")
-		for name, lists := range arguments {
-			exec(t, pool, "PREPARE "+name+" AS "+texts[name])
-			index := "messages_category"
-			if strings.Contains(texts[name], "WHERE stream_name") {
-				index = "messages_stream"
-			}
-			for _, list := range lists {
-				plan := explain(t, pool, fmt.Sprintf("EXPLAIN EXECUTE %s(%s)", name, list))
-				if !strings.Contains(plan, index) || strings.Contains(plan, "messages_pkey") || strings.Contains(plan, "Seq Scan") {
-					t.Errorf("%s(%s), analyzed: %t: want the index %s:\n%s", name, list, analyzed, index, plan)
-				}
-				// Without statistics the planner estimates that two filters leave so few
-				// rows that it would sort them.
-				if analyzed && strings.Contains(plan, "Sort") {
-					t.Errorf("%s(%s): want an ordered scan:\n%s", name, list, plan)
-				}
-			}
+		if !strings.Contains(plan, index) || strings.Contains(plan, "messages_pkey") || strings.Contains(plan, "Seq Scan") {
+			t.Errorf("%s, analyzed: %t: want the index %s:\n%s", call, analyzed, index, plan)
 		}
-	}
+		// Without statistics the planner estimates that two filters leave so few
+		// rows that it would sort them.
+		if analyzed && strings.Contains(plan, "Sort") {
+			t.Errorf("%s: want an ordered scan:\n%s", call, plan)
+		}
+	})
 
 	// The server plans the first five calls for their arguments, and goes on to do so if
 	// that is cheaper than the generic plan.
@@ -167,6 +157,25 @@ func TestPlans(t *testing.T) {
 		const generic = `SELECT generic_plans FROM pg_prepared_statements WHERE name = $1`
 		if n := value[int64](t, pool, generic, name); n < 10 {
 			t.Errorf("%s: got %d calls by the generic plan, want nearly all", name, n)
+		}
+	}
+}
+
+// eachPlan prepares the statements, and calls check with the plan of each for each list of
+// arguments: first without statistics, and then with them.
+func eachPlan(t *testing.T, pool *pgxpool.Pool, texts map[string]string, arguments map[string][]string, check func(name, call, plan string, analyzed bool)) {
+	t.Helper()
+	for _, analyzed := range []bool{false, true} {
+		if analyzed {
+			exec(t, pool, "VACUUM ANALYZE message_store.messages")
+		}
+		exec(t, pool, "DEALLOCATE ALL")
+		for name, lists := range arguments {
+			exec(t, pool, "PREPARE "+name+" AS "+texts[name])
+			for _, list := range lists {
+				call := fmt.Sprintf("%s(%s)", name, list)
+				check(name, call, explain(t, pool, "EXPLAIN EXECUTE "+call), analyzed)
+			}
 		}
 	}
 }
