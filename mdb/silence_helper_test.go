@@ -209,6 +209,14 @@ func silentStore(t testing.TB, r *relay, url string, j *journal, prepare ...func
 	return s
 }
 
+// wantNothingGivenUp fails the test if a statement was given up or retried.
+func (j *journal) wantNothingGivenUp(t testing.TB) {
+	t.Helper()
+	if log := j.String(); strings.Contains(log, gaveUp) || strings.Contains(log, "retrying") {
+		t.Errorf("a statement was given up:\n%s", log)
+	}
+}
+
 // until waits until the journal contains a text n times.
 func (j *journal) until(t testing.TB, text string, n int) {
 	t.Helper()
