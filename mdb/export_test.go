@@ -51,9 +51,16 @@ var Inspection = inspection
 const PathInspection = pathInspection
 
 // SetSilence sets how long a statement of the store may be without a byte before the store
-// asks about it.
+// asks about it, also for the statements that are being executed.
 func SetSilence(s *Store, d time.Duration) {
-	s.watcher.mu.Lock()
-	defer s.watcher.mu.Unlock()
-	s.watcher.limit = d
+	w := s.watcher
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.limit = d
+	for _, c := range w.calls {
+		c.patience = 0
+	}
+	if w.ticking {
+		w.timer.Reset(d / silenceTicks)
+	}
 }

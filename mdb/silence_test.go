@@ -40,6 +40,7 @@ func TestSilentLockWait(t *testing.T) {
 	r, j := newRelay(t, url), new(journal)
 	const writers = 4
 	s := silentStore(t, r, url, j, func(cfg *pgxpool.Config) { cfg.MaxConns = writers })
+	mdb.SetSilence(s, notYet)
 	category := mdbtest.Category("silence")
 	write(t, s, category.Stream("0"), mdb.NewMessage("Before", nil))
 
@@ -76,7 +77,9 @@ func TestSilentLockWait(t *testing.T) {
 		until(t, admin, waiters, mdb.Hash64(string(category)), i+1)
 	}
 	opened := s.Pool().Stat().NewConnsCount()
+	mdb.SetSilence(s, soon)
 	j.until(t, waitsOn, 3)
+	mdb.SetSilence(s, notYet)
 	if err := lock.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +106,10 @@ func TestSilentLockWait(t *testing.T) {
 		_, err := s.GetCategoryMessages(t.Context(), category)
 		read <- err
 	}()
+	until(t, admin, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'message_store.messages'::regclass)")
+	mdb.SetSilence(s, soon)
 	j.until(t, waitsOn, strings.Count(j.String(), waitsOn)+1)
+	mdb.SetSilence(s, notYet)
 	if err := table.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -358,13 +364,16 @@ func TestSilentCopy(t *testing.T) {
 	exec(t, admin, "CREATE TABLE copied (n int)")
 	r, j := newRelay(t, url), new(journal)
 	s := silentStore(t, r, url, j)
+	mdb.SetSilence(s, notYet)
 	rows := 0
 	err := s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
 		rows = 0
 		_, err := tx.Tx().CopyFrom(t.Context(), pgx.Identifier{"copied"}, []string{"n"}, pgx.CopyFromFunc(func() ([]any, error) {
 			if rows == 2 {
+				mdb.SetSilence(s, notYet)
 				return nil, nil
 			}
+			mdb.SetSilence(s, soon)
 			j.until(t, "statements without an answer", strings.Count(j.String(), "statements without an answer")+1)
 			rows++
 			return []any{rows}, nil
@@ -393,6 +402,7 @@ func TestSilenceAndHook(t *testing.T) {
 			return nil
 		}
 	})
+	mdb.SetSilence(s, notYet)
 	category := mdbtest.Category("silence")
 	write(t, s, category.Stream("1"), mdb.NewMessage("Before", nil))
 	lock := lockCategory(t, admin, category)
@@ -402,7 +412,10 @@ func TestSilenceAndHook(t *testing.T) {
 		_, err := s.WriteMessage(t.Context(), category.Stream("1"), mdb.NewMessage("Happened", nil))
 		done <- err
 	}()
+	until(t, admin, waiters, mdb.Hash64(string(category)), 1)
+	mdb.SetSilence(s, soon)
 	j.until(t, "statements without an answer", 2)
+	mdb.SetSilence(s, notYet)
 	if err := lock.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
