@@ -312,10 +312,12 @@ func TestSilentSubscription(t *testing.T) {
 			}
 			r, j := newRelay(t, url), new(journal)
 			s := silentStore(t, r, url, j, oneConnection)
+			mdb.SetSilence(s, notYet)
 			first, err := s.GetCategoryMessages(t.Context(), category, mdb.WithBatchSize(1)) // prepares the statement
 			if err != nil {
 				t.Fatal(err)
 			}
+			mdb.SetSilence(s, soon)
 			r.limit(messages / 2 * size)
 			got := receiveCategory(t, s, category, append(opts, mdb.WithBatchSize(messages))...)
 			for i, m := range got.next(t, messages) {
@@ -453,6 +455,7 @@ func TestSilentStandby(t *testing.T) {
 	r := newRelay(t, url)
 	j := &journal{}
 	s := silentStore(t, r, url, j)
+	mdb.SetSilence(s, notYet)
 	stream := mdbtest.Category("silence").Stream("1")
 	write(t, s, stream, mdb.NewMessage("Before", nil))
 	p.Hold(t)
@@ -464,6 +467,7 @@ func TestSilentStandby(t *testing.T) {
 	}()
 	const waiting = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 	until(t, admin, waiting)
+	mdb.SetSilence(s, soon)
 	j.until(t, waitsOn, 2)
 	r.freeze()
 	j.until(t, gaveUp, 1)

@@ -400,10 +400,10 @@ func TestForkWithinPage(t *testing.T) {
 				}
 				r := newRelay(t, l.url)
 				s := l.store(w, oneConnection, r.through)
-				mdb.SetSilence(s, soon)
 				if _, err := s.GetCategoryMessages(t.Context(), "account", mdb.WithBatchSize(1)); err != nil { // prepares the statement
 					t.Fatal(err)
 				}
+				mdb.SetSilence(s, soon)
 				r.limit(messages / 2 * size)
 				retries := 0
 				got := receiveCategory(t, s, "account", mdb.WithBatchSize(messages), mdb.AfterGlobalPosition(int64(before)),
