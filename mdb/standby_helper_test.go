@@ -113,11 +113,13 @@ func (h *heldStandby) confirm() {
 	_, _ = h.conn.Conn().Write(message)
 }
 
-// hold makes commits wait until release.
-func (h *heldStandby) hold() {
+// hold makes commits wait until release. What has begun before is not meant by stalledUntil.
+func (h *heldStandby) hold(t *testing.T) {
+	t.Helper()
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.held = true
+	h.mu.Unlock()
+	h.since = value[time.Time](t, h.admin, "SELECT clock_timestamp()")
 }
 
 func (h *heldStandby) release() {

@@ -116,7 +116,7 @@ func TestWriteWaitsForStandby(t *testing.T) {
 				stream := mdbtest.Category("standby").Stream("1")
 				seed(t, s, stream, 1)
 				ms := sh.messages()
-				h.hold()
+				h.hold(t)
 				defer h.release()
 				call := do(func() ([]mdb.Written, error) { return sh.write(t, s, stream, ms) })
 				interrupt.do(t, h, stalledUntil(t, h, call), &conn)
@@ -177,7 +177,7 @@ func TestUnknownWithoutStandby(t *testing.T) {
 				stream := mdbtest.Category("standby").Stream("1")
 				seed(t, s, stream, 1)
 				m := mdb.NewMessage("Happened", 1)
-				h.hold()
+				h.hold(t)
 				defer h.release()
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
@@ -228,7 +228,7 @@ func TestWriteEachWaitsForStandby(t *testing.T) {
 				for _, n := range streams {
 					writes = append(writes, mdb.Write{Stream: category.Stream(string(rune('0' + n))), Message: mdb.NewMessage("Happened", n)})
 				}
-				h.hold()
+				h.hold(t)
 				defer h.release()
 				call := make(chan []mdb.WriteResult, 1)
 				go func() { call <- s.WriteEach(t.Context(), writes) }()
@@ -270,7 +270,7 @@ func TestWriteEachCancelledOnce(t *testing.T) {
 				for _, n := range streams {
 					writes = append(writes, mdb.Write{Stream: category.Stream(string(rune('0' + n))), Message: mdb.NewMessage("Happened", n)})
 				}
-				h.hold()
+				h.hold(t)
 				defer h.release()
 				call := make(chan []mdb.WriteResult, 1)
 				go func() { call <- s.WriteEach(t.Context(), writes) }()
@@ -313,7 +313,7 @@ func TestAtomicallyWaitsForStandby(t *testing.T) {
 			return written, err
 		})
 	}
-	h.hold()
+	h.hold(t)
 	defer h.release()
 	for name, function := range map[string]string{"first": "pg_cancel_backend", "second": "pg_cancel_backend", "third": "pg_terminate_backend"} {
 		call := atomically()
@@ -346,7 +346,7 @@ func TestCommitOfCallerWaitsForStandby(t *testing.T) {
 		write(t, s, stream, m)
 		tx := begin(t, s.Pool(), pgx.TxOptions{})
 		write(t, s.WithTx(tx), stream, m, mdb.InSavepoint(), mdb.Idempotent(), mdb.ExpectNoStream())
-		h.hold()
+		h.hold(t)
 		call := do(func() ([]mdb.Written, error) { return nil, tx.Commit(t.Context()) })
 		stalledUntil(t, h, call)
 		h.release()
@@ -364,7 +364,7 @@ func TestLookWithoutResultWaitsForNothing(t *testing.T) {
 	s := newStore(t, newPool(t, h.url, h.attach), attempts(1))
 	stream := mdbtest.Category("standby").Stream("1")
 	seed(t, s, stream, 1)
-	h.hold()
+	h.hold(t)
 	defer h.release()
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
@@ -404,7 +404,7 @@ func TestCancelledWaitOfOthers(t *testing.T) {
 			})
 		},
 	} {
-		h.hold()
+		h.hold(t)
 		insert := do(func() ([]mdb.Written, error) {
 			_, err := s.Pool().Exec(t.Context(), `INSERT INTO public.others VALUES (1)`)
 			return nil, err
