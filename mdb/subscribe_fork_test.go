@@ -475,8 +475,11 @@ func TestForkWhileCut(t *testing.T) {
 			r := k.start(t, s, first.checkpoint)
 			r.until(t, l.pool, "after the loss", l.end(k, w.tableless), nil)
 			r.stop(t)
-			if broken.uncut() != 0 || len(r.retries) == 0 { // a busy machine may also fail to connect
-				t.Fatalf("cut at %d: got retries %v, want one for it", place, r.retries)
+			reads := slices.DeleteFunc(r.retries, func(err error) bool {
+				return strings.Contains(err.Error(), "no connection") // as a busy machine may say
+			})
+			if broken.uncut() != 0 || len(reads) != 1 {
+				t.Fatalf("cut at %d: got retries of reads %v, want 1", place, reads)
 			}
 			if len(r.forks) != 1 {
 				t.Errorf("cut at %d: got %d forks, want 1", place, len(r.forks))
