@@ -5,6 +5,7 @@ import (
 	_ "embed" // the trigger's SQL
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,7 +39,7 @@ NOTIFY ` + trigger.Channel + `, '` + trigger.Changed + `'`
 // writers wait for the trigger. To let them through, InstallNotify waits for a tenth of
 // a second at most, and then retries until ctx ends.
 func InstallNotify(ctx context.Context, db DB) error {
-	if err := withShortWaits(ctx, db, notifySQL); err != nil {
+	if err := changeNotify(ctx, db, notifySQL); err != nil {
 		return fmt.Errorf("schema: install the NOTIFY trigger: %w", err)
 	}
 	return nil
@@ -47,7 +48,7 @@ func InstallNotify(ctx context.Context, db DB) error {
 // UninstallNotify removes the trigger if it is installed. It waits for the table as
 // [InstallNotify] does.
 func UninstallNotify(ctx context.Context, db DB) error {
-	if err := withShortWaits(ctx, db, notifyRemoval); err != nil {
+	if err := changeNotify(ctx, db, notifyRemoval); err != nil {
 		return fmt.Errorf("schema: remove the NOTIFY trigger: %w", err)
 	}
 	return nil
@@ -123,36 +124,23 @@ JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner
 WHERE n.nspname = 'message_store' AND p.proname = 'notify_subscriptions' AND p.pronargs = 0
 	AND NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER') AND (r.rolsuper OR NOT pg_catalog.pg_has_role(c.relowner, p.proowner, 'MEMBER'))`
 
-// withShortWaits runs the statements in a transaction that never waits long for a lock,
-// and retries it. Concurrent installers wait for one another, because two transactions
-// cannot replace the same function.
-func withShortWaits(ctx context.Context, db DB, sql string) error {
+// withShortWaits calls f in a transaction that never waits long for a lock, and retries it.
+// Concurrent installers wait for one another, because two transactions cannot replace the
+// same function.
+func withShortWaits(ctx context.Context, db DB, settings map[string]string, f func(tx pgx.Tx) error) error {
+	settings = maps.Clone(settings)
+	settings["lock_timeout"] = "100ms"
 	for {
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-			return withSettings(ctx, tx, map[string]string{"lock_timeout": "100ms"}, func() error {
+			return withSettings(ctx, tx, settings, func() error {
 				if _, err := tx.Conn().PgConn().Exec(ctx, installLock).ReadAll(); err != nil {
 					return err
 				}
-				// CREATE OR REPLACE keeps the owner, who could replace the function again.
-				rows, _ := tx.Query(ctx, functionOfStranger, pgx.QueryExecModeExec)
-				foreign, err := pgx.CollectRows(rows, pgx.RowTo[string])
-				if err != nil {
-					return err
-				}
-				if len(foreign) > 0 {
-					return &ForeignObjectsError{Found: foreign}
-				}
-				_, err = tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
-				return err
+				return f(tx)
 			})
 		})
 		var pgErr *pgconn.PgError
-		switch {
-		case !errors.As(err, &pgErr):
-			return err
-		case pgErr.Code == "42501":
-			return fmt.Errorf("%w (only the owner of the table message_store.messages can do that)", err)
-		case pgErr.Code != "55P03":
+		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" {
 			return err
 		}
 		select {
@@ -161,4 +149,26 @@ func withShortWaits(ctx context.Context, db DB, sql string) error {
 			return errors.Join(ctx.Err(), err)
 		}
 	}
+}
+
+// changeNotify runs the statements, unless another role owns the trigger's function: CREATE OR
+// REPLACE keeps the owner, who could replace the function again.
+func changeNotify(ctx context.Context, db DB, sql string) error {
+	err := withShortWaits(ctx, db, map[string]string{}, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, functionOfStranger, pgx.QueryExecModeExec)
+		foreign, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		if len(foreign) > 0 {
+			return &ForeignObjectsError{Found: foreign}
+		}
+		_, err = tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
+		return err
+	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
+		return fmt.Errorf("%w (only the owner of the table message_store.messages can do that)", err)
+	}
+	return err
 }

@@ -38,13 +38,20 @@ type DB interface {
 // ForeignObjectsError is the error of [Install] if the schema message_store contains
 // objects with the names of Message DB's objects that are not Message DB's, or if another
 // role owns the schema and so could replace what would be installed. [InstallNotify] returns
-// it if another role owns the trigger's function. Nothing was changed.
+// it if another role owns the trigger's function, and [InstallConsumers] if the schema
+// message_store_consumers is not its own. Nothing was changed.
 type ForeignObjectsError struct {
 	// Found describes each of these objects, and what was expected in its place.
 	Found []string
+
+	consumers bool // of the schema message_store_consumers
 }
 
 func (e *ForeignObjectsError) Error() string {
+	if e.consumers {
+		return "schema: the schema message_store_consumers of this database is not that of consumers: " +
+			strings.Join(e.Found, "; ") + "; remove these objects first"
+	}
 	return "schema: the schema message_store of this database is not Message DB's: " +
 		strings.Join(e.Found, "; ") + "; install Message DB into another database, or remove these objects first"
 }
@@ -64,13 +71,7 @@ func (e *ForeignObjectsError) Error() string {
 // oldest supported version is PostgreSQL 14.
 func Install(ctx context.Context, db DB) error {
 	var missing *RoleError
-	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		// A stricter isolation would show the catalogue from before the wait for the lock. It
-		// can be changed only before the first query.
-		const isolation = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
-		if _, err := tx.Exec(ctx, isolation); err != nil {
-			return fmt.Errorf("schema: %s: %w", isolation, err)
-		}
+	err := pgx.BeginFunc(ctx, readCommitted{db}, func(tx pgx.Tx) error {
 		// Changes of settings would last to the end of the caller's transaction.
 		var incomplete *RoleError
 		err := withSettings(ctx, tx, map[string]string{
@@ -91,6 +92,24 @@ func Install(ctx context.Context, db DB) error {
 		return missing
 	}
 	return err
+}
+
+// readCommitted begins transactions with that isolation level: a stricter one would show the
+// catalogue from before the wait for the lock.
+type readCommitted struct{ DB }
+
+func (d readCommitted) Begin(ctx context.Context) (pgx.Tx, error) {
+	tx, err := d.DB.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// It can be changed only before the first query.
+	const isolation = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+	if _, err := tx.Exec(ctx, isolation); err != nil {
+		_ = tx.Rollback(ctx)
+		return nil, fmt.Errorf("schema: %s: %w", isolation, err)
+	}
+	return tx, nil
 }
 
 // withSettings runs f with settings, and then restores them. It also sets the encoding,
@@ -156,7 +175,7 @@ func install(ctx context.Context, tx pgx.Tx) error {
 		}
 	}
 	// Another role may have created the schema after the inspection.
-	foreign, err = ownedByStranger(ctx, tx)
+	foreign, err = ownedByStranger(ctx, tx, "message_store")
 	if err == nil && len(foreign) > 0 {
 		return &ForeignObjectsError{Found: foreign}
 	}

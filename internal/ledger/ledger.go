@@ -1,0 +1,194 @@
+// Package ledger calls the SQL functions of consumers, which mdb/schema/consumers.sql defines. It
+// contains no policy, no retries and no goroutines.
+//
+// # Protocol
+//
+// A consumer's work is divided into partitions, and a partition has a checkpoint for each
+// category: the position up to which everything is handled, skipped or parked. The row of the
+// checkpoint also says who may move it: a member, which is one run of a consumer in one
+// process, and the epoch, which is the number of the claim by which the member got it.
+//
+// A member joins, and then ticks. A tick renews its lease, moves checkpoints, and reports what
+// has changed. If something has, the member balances: it computes its share of the partitions, claims
+// free ones, or releases what is too much after its handlers have returned. A member that
+// leaves is deleted. A member that does not tick for its lease is deleted by another one that balances. Either way
+// its partitions are free, because a partition is free if its owner is not a member. Nobody has to
+// write to the checkpoints for that, and there is no leader and no lock of a session.
+//
+// # The fence
+//
+// Every move compares the member, the epoch and the position with those in the row, and
+// writes the row only if they are equal. Each stops another accident:
+//
+//   - the member: the partition was claimed by another one, while a transaction of the former
+//     owner still runs;
+//   - the epoch: the same member has lost the partition and has claimed it again, while a
+//     transaction of its first claim still runs;
+//   - the position: a transaction whose outcome was unknown is repeated, although it was
+//     committed. So it has to be repeated, and not to be looked up: a transaction that is not visible
+//     may still commit.
+//
+// The fence must be in the row that moves. If a move compared with another row, it would lock
+// only the checkpoint: while a claim that has read the position has not committed, the move
+// would still see the old owner, and succeed. Here the claim and the move write the same row, so one waits for
+// the other and sees what it did.
+//
+// A function that refuses raises an exception, instead of returning a number. So it
+// can be sent together with COMMIT, which the server then turns into a rollback, and the checkpoint
+// costs no round trip; see [QueueMove].
+//
+// # Locks
+//
+// Locks are taken in the order consumers, members, checkpoints, parked. [Join], [Rebalance],
+// [Release] and [Leave] lock the row of the consumer first, to the end of their statement. So one sees who has joined and
+// what was claimed before it; without that, a claim that has waited for a row would use a snapshot
+// from before the owner joined, and rob it. [Beat], [QueueMove] and [Park] do not need that row. Only moves and parks wait for a
+// checkpoint that is locked. The others leave it out and get it the next time, so that neither a lease nor
+// the group depends on a transaction that hangs.
+//
+// The functions need transactions with the isolation level READ COMMITTED. With a stricter one they
+// do nothing wrong, but fail with SQLSTATE 40001.
+//
+// # Eviction
+//
+// A member is deleted if its last tick is older than its lease. Only the server's clock is
+// compared. A member whose own ticks were late within the last lease deletes nobody: an outage
+// of the server, or a process that was stopped, must not look like the death of all others. A lease that
+// has ended takes nothing away as long as nobody has deleted the member. An update and a deletion of the
+// same row exclude each other, so a member learns by its next tick that it was deleted. It may
+// still move checkpoints that nobody has claimed, which is harmless: a claim continues
+// after them.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// The SQLSTATEs of the functions.
+const (
+	Fenced     = "MC001" // the fence refuses a move, a park or a replay
+	Gone       = "MC002" // the member was deleted
+	Partitions = "MC003" // the consumer has another number of partitions
+	NoConsumer = "MC004" // the consumer does not exist
+)
+
+// Channel is the channel on which members are notified. The payload is the consumer's name.
+const Channel = "message_store_consumers"
+
+// MaxName is the length of the longest name of a consumer or instance, in bytes.
+const MaxName = 200
+
+// A Querier is a *pgx.Conn, a *pgxpool.Pool or a pgx.Tx.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// A Partition is a share of the cardinal IDs of a category.
+type Partition struct {
+	Category string
+	Number   int
+}
+
+// An Anchor identifies the last message that is known up to a position. The zero value is none.
+type Anchor struct {
+	ID   uuid.UUID
+	Time time.Time
+}
+
+// A Row is a checkpoint that a member has.
+type Row struct {
+	Partition
+	Position, Epoch int64
+	Anchor
+}
+
+// A Parked is a stream that is parked from a position in the stream on.
+type Parked struct {
+	Partition
+	Key, Stream    string
+	Position       int64
+	Upto           *int64 // the last position that is parked; nil: all that follow
+	GlobalPosition int64  // of the message that was parked first
+	Attempts       int    // of the message at the position; 0: it only waits for its key
+	Due            *time.Time
+}
+
+// A Move moves a checkpoint.
+type Move struct {
+	Partition
+	Epoch, From, To int64
+	Anchor          // of the last known message up to To
+}
+
+// A Member is one run of a consumer.
+type Member struct {
+	Consumer int64
+	ID       uuid.UUID
+	Instance string // or ""
+}
+
+// JoinParams describe a new member and its consumer.
+type JoinParams struct {
+	Name           string    // of the consumer
+	Member         uuid.UUID // never used before
+	Instance, Info string
+	Lease          time.Duration
+	Categories     []string
+	Partitions     int    // 0: as stored, or 64
+	Start          *int64 // where new checkpoints begin; nil: after the last messages of their categories
+}
+
+// Joined is what a member joined.
+type Joined struct {
+	Consumer   int64
+	Partitions int
+	Changes    int64
+}
+
+// A Tick is the answer to a heartbeat. If Alive is false, only Replaced is set.
+type Tick struct {
+	Alive    bool   // the member was not deleted
+	Replaced bool   // another member of the same instance has joined
+	Changes  int64  // differs from the last tick: balance
+	Paused   bool   // call no handlers
+	Barrier  *int64 // handle no messages after this position; nil: no limit
+	Suspects bool   // a lease has ended: balance
+	Due      bool   // a parked stream of this member is to be retried
+	Timeline string // of the server; empty if the server does not say it
+
+	// Indexes into the moves: those that were made, those whose checkpoints are locked, and
+	// those that the fence refuses.
+	Moved, Skipped, Refused []int
+}
+
+// A Balance is the share of a member.
+type Balance struct {
+	Members int // of the consumer
+	Quota   int // how many partitions the member should have
+	Held    int // how many it had before
+	Claimed int // how many it has claimed
+}
+
+// Held is what a member has.
+type Held struct {
+	Rows   []Row    // by partition and category
+	Parked []Parked // of the partitions of these rows, in the order of their global positions
+}
+
+// IsFenced reports whether the fence has refused a move, a park or a replay.
+func IsFenced(err error) bool { return is(err, Fenced) }
+
+// IsGone reports whether the member was deleted.
+func IsGone(err error) bool { return is(err, Gone) }
+
+func is(err error, code string) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == code
+}
