@@ -20,23 +20,33 @@ unchanged, whoever installed it. The role needs CREATE on the database, and
 CREATEROLE unless the role message_store exists. If that role or its privileges are
 missing, as after a restore, they are added.
 
--print prints the SQL that installs Message DB, for a migration tool or a review.
+With -consumers, the schema message_store_consumers is installed as well, or migrated
+to the version of this command. Consumers, of the Go package mdb/consumer, store their
+positions in it.
+
+-print prints the SQL that installs Message DB, or with -consumers only the schema
+message_store_consumers, for a migration tool or a review.
 
 With -pin-search-path, functions that depend on the search path of their callers, as
 those of Message DB's own script do, no longer do. It does not change those that mdb
 installs. The role must own the functions. Each call of a changed function takes
 longer.`,
 	examples: `mdb install
+mdb install -consumers
 mdb install -print > message_db.sql
 mdb install -pin-search-path`,
 	setup: func(fs *flag.FlagSet) action {
 		printSQL := fs.Bool("print", false, "print the SQL instead of running it")
+		consumers := fs.Bool("consumers", false, "also install the schema in which consumers store their positions")
 		pin := fs.Bool("pin-search-path", false, "make the functions independent of the search path")
 		return func(ctx context.Context, a *app, args []string) error {
 			if _, err := exactly(args); err != nil {
 				return err
 			}
-			if *printSQL {
+			switch {
+			case *printSQL && *consumers:
+				return a.say("%s", schema.ConsumersSQL())
+			case *printSQL:
 				return a.say("%s", schema.SQL())
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
@@ -56,7 +66,13 @@ mdb install -pin-search-path`,
 				if err != nil {
 					return err
 				}
-				return a.say("Message DB %s is installed\n", version)
+				if err := a.say("Message DB %s is installed\n", version); err != nil || !*consumers {
+					return err
+				}
+				if err := schema.InstallConsumers(ctx, s.Pool()); err != nil {
+					return err
+				}
+				return a.consumersStatus(ctx, s)
 			})
 		}
 	},
@@ -69,7 +85,8 @@ var checkCommand = command{
 	long: `Checks the database, the role and the connection, and prints each problem with its
 remedy: Message DB is not installed, a right or an index is missing, the search path
 does not suit the functions, the server is a standby, or something loses, duplicates,
-hides or rejects messages.`,
+hides or rejects messages. It also prints whether the schema of consumers is installed,
+and its version.`,
 	examples: `mdb check
 mdb check -read-only`,
 	setup: func(fs *flag.FlagSet) action {
@@ -90,10 +107,28 @@ mdb check -read-only`,
 				if err != nil {
 					return err
 				}
-				return a.say("ok: Message DB %s is set up correctly\n", version)
+				if err := a.say("ok: Message DB %s is set up correctly\n", version); err != nil {
+					return err
+				}
+				return a.consumersStatus(ctx, s)
 			})
 		}
 	},
+}
+
+// consumersStatus prints whether the schema of consumers is installed.
+func (a *app) consumersStatus(ctx context.Context, s *mdb.Store) error {
+	state, err := schema.ConsumersStatus(ctx, s.Pool())
+	switch {
+	case err != nil:
+		return err
+	case !state.Installed:
+		return a.say("the schema of consumers is not installed\n")
+	case state.Version < schema.ConsumersVersion:
+		return a.say("the schema of consumers has version %d, and this mdb needs version %d\n  remedy: run \"mdb install -consumers\" as its owner\n",
+			state.Version, schema.ConsumersVersion)
+	}
+	return a.say("the schema of consumers is installed, version %d\n", state.Version)
 }
 
 var versionCommand = command{

@@ -5,6 +5,7 @@ package testdb
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -123,6 +124,27 @@ func Notifying(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return url
+}
+
+// Consumers is like New, with the schema of consumers.
+func Consumers(t testing.TB) string {
+	t.Helper()
+	return NewFrom(t, "consumers", installConsumers)
+}
+
+// SharedConsumers is like Shared, with the schema of consumers. To stay independent, each
+// test uses names of its own for consumers.
+func SharedConsumers(t testing.TB) string {
+	t.Helper()
+	return SharedFrom(t, "consumers", installConsumers)
+}
+
+func installConsumers(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	return errors.Join(schema.InstallConsumers(ctx, conn), conn.Close(ctx))
 }
 
 // Session opens a connection outside of any pool, with the search path that Message DB's

@@ -51,25 +51,32 @@ func installConsumers(ctx context.Context, db DB, migrations []string) error {
 		"search_path":                 "pg_catalog, pg_temp", // the functions must not refer to other schemas' objects
 		"standard_conforming_strings": "on",
 	}, func(tx pgx.Tx) error {
-		state, foreign, err := lookAtConsumers(ctx, tx)
+		found, err := lookAtConsumers(ctx, tx)
 		switch {
 		case err != nil:
 			return err
-		case len(foreign) > 0:
-			return &ForeignObjectsError{Found: foreign, consumers: true}
-		case state.Version > len(migrations):
+		case len(found.foreign) > 0:
+			return &ForeignObjectsError{Found: found.foreign, consumers: true}
+		case found.Version > len(migrations):
 			return nil
 		}
-		scripts := migrations[state.Version:]
-		if len(scripts) > 0 || !state.granted {
-			scripts = append(scripts[:len(scripts):len(scripts)], consumersGrants)
+		scripts := slices.Clone(migrations[found.Version:])
+		if len(scripts) > 0 || !found.granted {
+			scripts = append(scripts, consumersGrants)
 		}
-		for _, sql := range scripts {
-			if _, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll(); err != nil {
-				return err
+		run := func() error {
+			for _, sql := range scripts {
+				if _, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+					return err
+				}
 			}
+			return nil
 		}
-		return nil
+		if len(scripts) == 0 || found.owner == "" {
+			return run()
+		}
+		// All objects have one owner.
+		return withSettings(ctx, tx, map[string]string{"role": found.owner}, run)
 	})
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -94,74 +101,82 @@ type ConsumersState struct {
 
 	// Version is its version, or 0. A program needs [ConsumersVersion] or a later one.
 	Version int
-
-	granted bool // to the role message_store
 }
 
 // ConsumersStatus reports whether [InstallConsumers] has installed its schema, and which
 // version. It works without privileges on the schema, and also if Message DB is not installed.
 func ConsumersStatus(ctx context.Context, db DB) (state ConsumersState, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		state, _, err = lookAtConsumers(ctx, tx)
-		return err
+		return withSettings(ctx, tx, map[string]string{"search_path": "pg_catalog, pg_temp"}, func() error {
+			found, err := lookAtConsumers(ctx, tx)
+			state = found.ConsumersState
+			return err
+		})
 	})
 	if err != nil {
 		return ConsumersState{}, fmt.Errorf("schema: look up the consumers' schema: %w", err)
 	}
-	state.granted = false // which only the installer needs
 	return state, nil
 }
 
-// consumersFound reads the version from the text of the function, because a function that may be
-// somebody else's is not to be called.
-const consumersFound = `
+// A consumersFound is what there is of the schema.
+type consumersFound struct {
+	ConsumersState
+	owner   string   // of an installed schema
+	granted bool     // the role message_store has all privileges
+	foreign []string // what prevents the installation
+}
+
+// consumersInspection reads the version from the text of the function, because a function that
+// may be another program's must not be called.
+const consumersInspection = `
 SELECT
-	(
-		SELECT substring(p.prosrc FROM '^SELECT ([0-9]{1,9})$') FROM pg_catalog.pg_proc AS p
-		WHERE p.pronamespace = n.oid AND p.proname = 'version' AND p.pronargs = 0
-	),
-	ARRAY(SELECT c.relname::text FROM pg_catalog.pg_class AS c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'v', 'm', 'f', 'p', 'c') ORDER BY 1),
-	ARRAY(SELECT p.proname::text FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = n.oid ORDER BY 1),
+	v.version, coalesce(v.owner, ''),
+	ARRAY(SELECT c.relname::text FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relkind NOT IN ('i', 'I', 't', 'S') ORDER BY 1),
+	ARRAY(SELECT p.proname::text FROM pg_proc AS p WHERE p.pronamespace = n.oid ORDER BY 1),
 	coalesce((
-		SELECT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
+		SELECT has_schema_privilege(r.oid, n.oid, 'USAGE')
 			AND (
-				SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(r.oid, c.oid, p.name)) FROM pg_catalog.pg_class AS c
-				CROSS JOIN pg_catalog.unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS p(name)
+				SELECT bool_and(has_table_privilege(r.oid, c.oid, p.privilege)) FROM pg_class AS c
+				CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS p(privilege)
 				WHERE c.relnamespace = n.oid AND c.relkind = 'r'
 			)
-			AND (
-				SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE'))
-				FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = n.oid
-			)
-		FROM pg_catalog.pg_roles AS r WHERE r.rolname = 'message_store'
+			AND (SELECT bool_and(has_function_privilege(r.oid, p.oid, 'EXECUTE')) FROM pg_proc AS p WHERE p.pronamespace = n.oid)
+		FROM pg_roles AS r WHERE r.rolname = 'message_store'
 	), false)
-FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'message_store_consumers'`
+FROM pg_namespace AS n
+LEFT JOIN LATERAL (
+	SELECT substring(p.prosrc FROM '^SELECT ([0-9]{1,9})$') AS version, pg_get_userbyid(p.proowner)::text AS owner
+	FROM pg_proc AS p WHERE p.pronamespace = n.oid AND p.proname = 'version' AND p.pronargs = 0
+) AS v ON true
+WHERE n.nspname = 'message_store_consumers'`
 
 // consumersTables are those of the first version. Every later one has them, too.
 var consumersTables = []string{"checkpoints", "consumers", "members", "parked"}
 
-// lookAtConsumers returns the state, or what prevents the installation.
-func lookAtConsumers(ctx context.Context, tx pgx.Tx) (state ConsumersState, foreign []string, err error) {
+// lookAtConsumers needs a search path of pg_catalog only.
+func lookAtConsumers(ctx context.Context, tx pgx.Tx) (found consumersFound, err error) {
 	var version *string
 	var tables, functions []string
-	err = tx.QueryRow(ctx, consumersFound, pgx.QueryExecModeExec).Scan(&version, &tables, &functions, &state.granted)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return ConsumersState{}, nil, nil
+	row := tx.QueryRow(ctx, consumersInspection, pgx.QueryExecModeExec)
+	switch err := row.Scan(&version, &found.owner, &tables, &functions, &found.granted); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return consumersFound{}, nil
+	case err != nil:
+		return consumersFound{}, fmt.Errorf("inspect the schema: %w", err)
 	}
-	if err != nil {
-		return ConsumersState{}, nil, err
+	lacks := func(table string) bool { return !slices.Contains(tables, table) }
+	if version != nil && !slices.ContainsFunc(consumersTables, lacks) {
+		found.Installed = true
+		found.Version, err = strconv.Atoi(*version)
+		return found, err
 	}
-	if version != nil && !slices.ContainsFunc(consumersTables, func(name string) bool { return !slices.Contains(tables, name) }) {
-		state.Installed = true
-		state.Version, err = strconv.Atoi(*version)
-		return state, nil, err
-	}
+	foreign, err := ownedByStranger(ctx, tx, "message_store_consumers")
 	for _, table := range tables {
-		foreign = append(foreign, "relation "+table+" exists already")
+		foreign = append(foreign, fmt.Sprintf("relation %s exists already", table))
 	}
 	for _, function := range functions {
-		foreign = append(foreign, "function "+function+" exists already")
+		foreign = append(foreign, fmt.Sprintf("function %s exists already", function))
 	}
-	strangers, err := ownedByStranger(ctx, tx, "message_store_consumers")
-	return ConsumersState{}, append(foreign, strangers...), err
+	return consumersFound{foreign: foreign}, err
 }
