@@ -234,7 +234,8 @@ BEGIN
     WHERE c.consumer = $1 GROUP BY c.partition HAVING pg_catalog.count(m.id) = 0
   ) AS f;
   claimed := 0;
-  IF quota > held AND free IS NOT NULL THEN
+  free := coalesce(free, '{}');
+  IF quota > held THEN
     claimed := pg_catalog.cardinality(message_store_consumers.take($1, $2, free, quota - held));
   END IF;
   IF evicted OR claimed > 0 THEN

@@ -1,0 +1,286 @@
+package ledger_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+)
+
+// expire ends the leases of the members.
+func (g *group) expire(ms ...ledger.Member) {
+	g.Helper()
+	for _, m := range ms {
+		g.exec(`UPDATE message_store_consumers.members SET seen = seen - lease - interval '1 second' WHERE consumer = $1 AND id = $2`, m.ID)
+	}
+}
+
+// surplus releases what a member has beyond its quota.
+func (g *group) surplus(m ledger.Member, b ledger.Balance, held ledger.Held) (released int) {
+	g.Helper()
+	ns := numbers(held.Rows)
+	over := ns[:max(0, len(ns)-b.Quota)]
+	if len(over) == 0 {
+		return 0
+	}
+	var ms []ledger.Move
+	for _, r := range held.Rows {
+		if slices.Contains(over, r.Number) {
+			ms = append(ms, move(r, r.Position+1))
+		}
+	}
+	done, err := ledger.Release(g.Context(), g, m, ms)
+	if err != nil || len(done) != len(ms) {
+		g.Fatalf("released %v of %d, %v", done, len(ms), err)
+	}
+	return len(over)
+}
+
+// TestRebalance checks quotas and claims while members come and go.
+func TestRebalance(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a := g.join(g.params("one", "two"))
+	b, held := g.balance(a)
+	equal(t, "balance alone", b, ledger.Balance{Members: 1, Quota: 4, Claimed: 4})
+	equal(t, "rows", len(held.Rows), 8)
+
+	c := g.join(g.params("one", "two"))
+	b, _ = g.balance(c)
+	equal(t, "balance while nothing is free", b, ledger.Balance{Members: 2, Quota: 2})
+	b, held = g.balance(a)
+	equal(t, "balance of who has too much", b, ledger.Balance{Members: 2, Quota: 2, Held: 4})
+	g.surplus(a, b, held)
+	b, held = g.balance(c)
+	equal(t, "balance after a release", b, ledger.Balance{Members: 2, Quota: 2, Claimed: 2})
+	equal(t, "positions", positions(held.Rows), []int64{1, 1, 1, 1})
+
+	// Who has a partition more than others keeps it.
+	d := g.join(g.params("one", "two"))
+	b, _ = g.balance(d)
+	equal(t, "balance of a third member", b, ledger.Balance{Members: 3, Quota: 1})
+	b, _ = g.balance(a)
+	equal(t, "balance of the first of equals", b, ledger.Balance{Members: 3, Quota: 2, Held: 2})
+	b, _ = g.balance(c)
+	equal(t, "balance of the second of equals", b, ledger.Balance{Members: 3, Quota: 1, Held: 2})
+
+	stranger := a
+	stranger.ID = uuid.New()
+	_, _, err := ledger.Rebalance(t.Context(), g, stranger)
+	if !ledger.IsGone(err) || ledger.IsFenced(err) {
+		t.Errorf("got %v, want that the member is gone", err)
+	}
+	stranger.Consumer = -1
+	_, _, err = ledger.Rebalance(t.Context(), g, stranger)
+	wantCode(t, "no consumer", err, ledger.NoConsumer)
+}
+
+// TestEviction checks who is deleted, and by whom.
+func TestEviction(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		sql  string // what happens, to the judge $2 and the other member $3
+		gone bool
+	}{
+		{"a lease that has not ended", `UPDATE members SET seen = seen - interval '59 seconds' WHERE consumer = $1 AND id = $3 AND id <> $2`, false},
+		{"a lease that has ended", `UPDATE members SET seen = seen - interval '61 seconds' WHERE consumer = $1 AND id = $3 AND id <> $2`, true},
+		{"a silence that the judge has shared", `UPDATE members SET seen = seen - interval '61 seconds', woke = CASE WHEN id = $2 THEN now() - interval '50 seconds' END WHERE consumer = $1 AND $3::uuid IS NOT NULL`, false},
+		{"a judge whose silence is long ago", `UPDATE members SET seen = seen - interval '61 seconds' * (id <> $2)::int, woke = now() - interval '61 seconds' WHERE consumer = $1 AND $3::uuid IS NOT NULL`, true},
+		{"a judge who is silent now", `UPDATE members SET seen = seen - interval '61 seconds' WHERE consumer = $1 AND $2 <> $3`, false},
+		{"a clock that was set back", `UPDATE members SET seen = seen + interval '1 hour' WHERE consumer = $1 AND id = $3 AND id <> $2`, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			g := newGroup(t)
+			dead := g.join(g.params("one"))
+			_, held := g.balance(dead)
+			judge := g.join(g.params("one"))
+			changes := g.beat(judge).Changes
+			g.exec(strings.Replace(test.sql, "members", "message_store_consumers.members", 1), judge.ID, dead.ID)
+			b, _ := g.balance(judge)
+			want := ledger.Balance{Members: 2, Quota: 2}
+			if test.gone {
+				want = ledger.Balance{Members: 1, Quota: 4, Claimed: 4}
+			}
+			equal(t, "balance", b, want)
+			if test.gone != (g.beat(judge).Changes > changes) {
+				t.Error("others are to look if and only if a member was deleted")
+			}
+			tick := g.beat(dead, move(held.Rows[0], 9))
+			equal(t, "alive", tick.Alive, !test.gone)
+			equal(t, "moved", len(tick.Moved), map[bool]int{false: 1}[test.gone])
+		})
+	}
+
+	// A member that is deleted, but whose partition nobody has claimed, moves what it may.
+	g := newGroup(t)
+	a := g.join(g.params("one"))
+	_, held := g.balance(a)
+	g.exec(`DELETE FROM message_store_consumers.members WHERE consumer = $1`)
+	if err := ledger.Leave(t.Context(), g, a, moves(held.Rows, 5)); err != nil {
+		t.Fatal(err)
+	}
+	b := g.join(g.params("one"))
+	_, held = g.balance(b)
+	equal(t, "positions", positions(held.Rows), []int64{5, 5, 5, 5})
+}
+
+// TestEvictionOfClockSetBack checks that a lease that began in the future ends one lease after
+// somebody has seen that.
+func TestEvictionOfClockSetBack(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	dead := g.join(g.params("one"))
+	judge := g.join(g.params("one"))
+	g.exec(`UPDATE message_store_consumers.members SET seen = seen + interval '1 hour' WHERE consumer = $1 AND id = $2`, dead.ID)
+	g.balance(judge)
+	g.expire(dead)
+	b, _ := g.balance(judge)
+	equal(t, "balance", b, ledger.Balance{Members: 1, Quota: 4, Held: 2, Claimed: 2})
+}
+
+// TestClaimLeavesLocked checks that a claim does not wait for a transaction that has a
+// checkpoint, takes others instead, and comes back for it.
+func TestClaimLeavesLocked(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a, other := g.join(g.params("one", "two")), g.join(g.params("one", "two"))
+	changes := g.beat(a).Changes
+	g.locked(func() {
+		b, held := g.balance(a)
+		equal(t, "balance", b, ledger.Balance{Members: 2, Quota: 2, Claimed: 2})
+		equal(t, "partitions", numbers(held.Rows), []int{1, 2})
+		b, _ = g.balance(other)
+		equal(t, "balance", b, ledger.Balance{Members: 2, Quota: 2, Claimed: 1})
+		changes = g.beat(a).Changes
+		b, _ = g.balance(other)
+		equal(t, "balance", b, ledger.Balance{Members: 2, Quota: 2, Held: 1})
+		if g.beat(a).Changes == changes {
+			t.Error("nobody is told to claim what is left")
+		}
+	}, lockRow, "two", 0)
+	changes = g.beat(a).Changes
+	_, held := g.balance(other)
+	equal(t, "partitions", numbers(held.Rows), []int{0, 3})
+	g.balance(a)
+	changes = g.beat(a).Changes
+	g.balance(a)
+	g.balance(other)
+	equal(t, "changes when nothing is left to do", g.beat(a).Changes, changes)
+}
+
+// TestNewCategory checks that a deployment that adds a category robs nobody, and moves the
+// partitions to the members that read all categories.
+func TestNewCategory(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	old, alike := g.join(g.params("one")), g.join(g.params("one"))
+	g.balance(old)
+	g.balance(alike)
+	recent := g.join(g.params("one", "two"))
+	b, held := g.balance(recent)
+	equal(t, "balance of the new member", b, ledger.Balance{Members: 3, Quota: 4})
+	equal(t, "rows", len(held.Rows), 0)
+	for _, m := range []ledger.Member{old, alike} {
+		b, held = g.balance(m)
+		equal(t, "balance of an old member", b, ledger.Balance{Members: 3, Quota: 0, Held: 2})
+		equal(t, "rows", len(held.Rows), 4)
+		g.surplus(m, b, held)
+	}
+	b, held = g.balance(recent)
+	equal(t, "balance of the new member", b, ledger.Balance{Members: 3, Quota: 4, Claimed: 4})
+	equal(t, "rows", len(held.Rows), 8)
+
+	// When nobody reads the category any more, it does not matter.
+	if err := ledger.Leave(t.Context(), g, recent, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, _ = g.balance(old)
+	equal(t, "balance of an old member", b, ledger.Balance{Members: 2, Quota: 2, Claimed: 2})
+}
+
+// TestConvergence checks that after random joins and crashes, the members share the partitions
+// as equally as possible within a few rounds of ticks, and that nobody acts afterwards.
+func TestConvergence(t *testing.T) {
+	t.Parallel()
+	steps := 12
+	if !testing.Short() {
+		steps = 60
+	}
+	for _, categories := range [][]string{{"one"}, {"one", "two", "three"}} {
+		for _, partitions := range []int{1, 3, 16, 64} {
+			t.Run(fmt.Sprintf("%d categories, %d partitions", len(categories), partitions), func(t *testing.T) {
+				t.Parallel()
+				g := newGroup(t)
+				rng := rand.New(rand.NewPCG(uint64(partitions), uint64(len(categories)))) //nolint:gosec // repeatable
+				var alive []ledger.Member
+				for range steps {
+					if len(alive) == 0 || len(alive) < 7 && rng.IntN(2) == 0 {
+						p := g.params(categories...)
+						p.Partitions = partitions
+						alive = append(alive, g.join(p))
+					} else {
+						i := rng.IntN(len(alive))
+						g.expire(alive[i])
+						alive = slices.Delete(alive, i, i+1)
+					}
+					g.converge(rng, alive, partitions, len(categories))
+				}
+			})
+		}
+	}
+}
+
+func (g *group) converge(rng *rand.Rand, alive []ledger.Member, partitions, categories int) {
+	g.Helper()
+	if len(alive) == 0 {
+		return
+	}
+	for round := 1; ; round++ {
+		acted := 0
+		rng.Shuffle(len(alive), func(i, j int) { alive[i], alive[j] = alive[j], alive[i] })
+		for _, m := range alive {
+			b, held := g.balance(m)
+			acted += b.Claimed + g.surplus(m, b, held)
+		}
+		if acted == 0 {
+			break
+		}
+		if round > 4 {
+			g.Fatalf("%d members of %d partitions still move some in round %d", len(alive), partitions, round)
+		}
+	}
+	owned := map[int]bool{}
+	for _, m := range alive {
+		ns := numbers(g.read(m).Rows)
+		if n := len(ns); n < partitions/len(alive) || n > (partitions+len(alive)-1)/len(alive) {
+			g.Errorf("a member has %d of %d partitions beside %d others", n, partitions, len(alive)-1)
+		}
+		equal(g, "rows", len(g.read(m).Rows), len(ns)*categories)
+		for _, n := range ns {
+			owned[n] = true
+		}
+	}
+	equal(g, "owned partitions", len(owned), partitions)
+}
+
+// TestEpochs checks that an epoch is greater than all before, also if the server's clock was set back.
+func TestEpochs(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a := g.join(g.params("one"))
+	_, held := g.balance(a)
+	if ahead := held.Rows[0].Epoch - time.Now().UnixMicro(); max(ahead, -ahead) > time.Hour.Microseconds() {
+		t.Errorf("the epoch %d is not the time", held.Rows[0].Epoch)
+	}
+	g.exec(`UPDATE message_store_consumers.checkpoints SET epoch = 1::bigint << 62, member = NULL WHERE consumer = $1 AND partition = 0`)
+	_, held = g.balance(a)
+	equal(t, "epoch", held.Rows[0].Epoch, 1<<62+1)
+}
