@@ -195,9 +195,10 @@ BEGIN
     RAISE EXCEPTION '% is not a member of consumer %', $2, $1 USING ERRCODE = 'MC002';
   END IF;
 
-  -- A clock that was set back must not keep a dead member.
-  UPDATE message_store_consumers.members AS m SET seen = pg_catalog.clock_timestamp()
-  WHERE m.consumer = $1 AND m.seen > pg_catalog.clock_timestamp() + interval '1 second';
+  -- A clock that was set back must not keep a dead member, and must not keep anybody from judging.
+  UPDATE message_store_consumers.members AS m
+  SET seen = least(m.seen, pg_catalog.clock_timestamp()), woke = CASE WHEN m.woke IS NOT NULL THEN least(m.woke, pg_catalog.clock_timestamp()) END
+  WHERE m.consumer = $1 AND (m.seen > pg_catalog.clock_timestamp() + interval '1 second' OR m.woke > pg_catalog.clock_timestamp() + interval '1 second');
   -- Nobody is evicted for a silence that this member has shared.
   DELETE FROM message_store_consumers.members AS m
   WHERE m.consumer = $1 AND m.id <> $2 AND m.seen < pg_catalog.clock_timestamp() - m.lease AND EXISTS (
@@ -296,7 +297,9 @@ BEGIN
 
   SELECT c.changes, c.paused IS NOT NULL, c.barrier,
     EXISTS (
-      SELECT FROM message_store_consumers.members AS o WHERE o.consumer = $1 AND o.seen < pg_catalog.clock_timestamp() - o.lease
+      SELECT FROM message_store_consumers.members AS o WHERE o.consumer = $1 AND (
+        o.seen < pg_catalog.clock_timestamp() - o.lease OR o.seen > pg_catalog.clock_timestamp() + interval '1 second'
+      )
     ),
     EXISTS (
       SELECT FROM message_store_consumers.parked AS p
