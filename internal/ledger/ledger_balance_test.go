@@ -140,7 +140,17 @@ func TestEvictionOfClockSetBack(t *testing.T) {
 	dead := g.join(g.params("one"))
 	judge := g.join(g.params("one"))
 	g.exec(`UPDATE message_store_consumers.members SET seen = seen + interval '1 hour' WHERE consumer = $1 AND id = $2`, dead.ID)
+	if !g.beat(judge).Suspects {
+		t.Error("nobody is told to look at the member")
+	}
 	g.balance(judge)
+	if g.beat(judge).Suspects {
+		t.Error("the member is still suspect")
+	}
+	// Who woke in the future judges, too.
+	g.exec(`UPDATE message_store_consumers.members SET woke = now() + interval '1 hour' WHERE consumer = $1 AND id = $2`, judge.ID)
+	g.balance(judge)
+	g.exec(`UPDATE message_store_consumers.members SET woke = woke - lease - interval '1 second' WHERE consumer = $1 AND id = $2`, judge.ID)
 	g.expire(dead)
 	b, _ := g.balance(judge)
 	equal(t, "balance", b, ledger.Balance{Members: 1, Quota: 4, Held: 2, Claimed: 2})

@@ -72,8 +72,11 @@ func installConsumers(ctx context.Context, db DB, migrations []string) error {
 			}
 			return nil
 		}
-		if len(scripts) == 0 || found.owner == "" {
+		switch {
+		case len(scripts) == 0 || found.owner == "":
 			return run()
+		case !found.member:
+			return fmt.Errorf("it belongs to the role %s; run this as that role, or as a member of it", found.owner)
 		}
 		// All objects have one owner.
 		return withSettings(ctx, tx, map[string]string{"role": found.owner}, run)
@@ -82,7 +85,7 @@ func installConsumers(ctx context.Context, db DB, migrations []string) error {
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
 		case "42501":
-			err = fmt.Errorf("%w (the role needs CREATE on the database, or must own the schema message_store_consumers)", err)
+			err = fmt.Errorf("%w (the role needs CREATE on the database)", err)
 		case "42704":
 			err = fmt.Errorf("%w (install Message DB first, or create the role message_store)", err)
 		}
@@ -123,6 +126,7 @@ func ConsumersStatus(ctx context.Context, db DB) (state ConsumersState, err erro
 type consumersFound struct {
 	ConsumersState
 	owner   string   // of an installed schema
+	member  bool     // the role that connects is a member of the owner
 	granted bool     // the role message_store has all privileges
 	foreign []string // what prevents the installation
 }
@@ -131,7 +135,7 @@ type consumersFound struct {
 // may be another program's must not be called.
 const consumersInspection = `
 SELECT
-	v.version, coalesce(v.owner, ''),
+	v.version, coalesce(v.owner, ''), coalesce(v.member, false),
 	ARRAY(SELECT c.relname::text FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relkind NOT IN ('i', 'I', 't', 'S') ORDER BY 1),
 	ARRAY(SELECT p.proname::text FROM pg_proc AS p WHERE p.pronamespace = n.oid ORDER BY 1),
 	coalesce((
@@ -146,7 +150,7 @@ SELECT
 	), false)
 FROM pg_namespace AS n
 LEFT JOIN LATERAL (
-	SELECT substring(p.prosrc FROM '^SELECT ([0-9]{1,9})$') AS version, pg_get_userbyid(p.proowner)::text AS owner
+	SELECT substring(p.prosrc FROM '^SELECT ([0-9]{1,9})$') AS version, pg_get_userbyid(p.proowner)::text AS owner, pg_has_role(p.proowner, 'MEMBER') AS member
 	FROM pg_proc AS p WHERE p.pronamespace = n.oid AND p.proname = 'version' AND p.pronargs = 0
 ) AS v ON true
 WHERE n.nspname = 'message_store_consumers'`
@@ -159,7 +163,7 @@ func lookAtConsumers(ctx context.Context, tx pgx.Tx) (found consumersFound, err 
 	var version *string
 	var tables, functions []string
 	row := tx.QueryRow(ctx, consumersInspection, pgx.QueryExecModeExec)
-	switch err := row.Scan(&version, &found.owner, &tables, &functions, &found.granted); {
+	switch err := row.Scan(&version, &found.owner, &found.member, &tables, &functions, &found.granted); {
 	case errors.Is(err, pgx.ErrNoRows):
 		return consumersFound{}, nil
 	case err != nil:
