@@ -85,7 +85,8 @@ func Beat(ctx context.Context, q Querier, m Member, info string, moves []Move) (
 
 // Rebalance deletes members whose leases have ended, claims free partitions up to the member's
 // quota, and then reads what the member has, in one round trip. If Held is greater than Quota,
-// the member must release the rest.
+// the member must release the rest. After a failover, and only then, it also gives the member new
+// epochs for what it had before: call it when a tick reports another timeline, or when the fence refuses a move.
 func Rebalance(ctx context.Context, q Querier, m Member) (balance Balance, held Held, err error) {
 	var b pgx.Batch
 	b.Queue(sqlBalance, m.Consumer, pgUUID(m.ID)).Query(func(rows pgx.Rows) (err error) {

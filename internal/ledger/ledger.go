@@ -28,6 +28,12 @@
 //     committed. So it has to be repeated, and not to be looked up: a transaction that is not visible
 //     may still commit.
 //
+// The row also has the server's timeline at the claim, and every move compares that with the timeline that
+// the server has now. A failover may lose what was committed, such as an effect, or a stream that was parked, while the row
+// is as the member knows it: then a move would pass what is lost. So no claim
+// outlives its timeline. [Rebalance] gives the member its rows again by new epochs, and the member
+// knows nothing of them but what it has read after that.
+//
 // The fence must be in the row that moves. If a move compared with another row, it would lock
 // only the checkpoint: while a claim that has read the position has not committed, the move
 // would still see the old owner, and succeed. Here the claim and the move write the same row, so one waits for

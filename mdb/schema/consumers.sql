@@ -38,6 +38,7 @@ CREATE TABLE message_store_consumers.checkpoints (
   position    bigint NOT NULL CHECK (position >= 0), -- everything up to here is done with
   member      uuid,                                  -- who may move it; free if that is no member
   epoch       bigint NOT NULL DEFAULT 0,             -- of the claim by which
+  timeline    text,                                  -- of the server at that claim; NULL: not known
   anchor      uuid,                                  -- the last known message up to the position
   anchor_time timestamptz,
   moved       timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -64,6 +65,17 @@ CREATE INDEX parked_due ON message_store_consumers.parked (consumer, due) WHERE 
 
 CREATE FUNCTION message_store_consumers.version()
 RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+
+-- The timeline of the server's write-ahead log, which a failover changes, or NULL if this server is not
+-- an ordinary PostgreSQL.
+CREATE FUNCTION message_store_consumers.timeline()
+RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8);
+EXCEPTION WHEN undefined_function OR feature_not_supported OR insufficient_privilege THEN
+  RETURN NULL;
+END
+$$;
 
 -- Counts a change, and notifies the consumer's members. It does not notify if the notification queue is half
 -- full, because a full queue would fail the commit. Members then see the change when they tick.
@@ -100,7 +112,7 @@ BEGIN
     ORDER BY l.partition LIMIT $4
   )
   SELECT pg_catalog.array_agg(r.partition) INTO taken FROM ready AS r;
-  UPDATE message_store_consumers.checkpoints AS c SET member = $2, epoch = (
+  UPDATE message_store_consumers.checkpoints AS c SET member = $2, timeline = message_store_consumers.timeline(), epoch = (
     -- Greater than every epoch before, also after a failover that has lost some of them.
     SELECT greatest(pg_catalog.max(o.epoch) + 1, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint)
     FROM message_store_consumers.checkpoints AS o WHERE o.consumer = $1
@@ -147,8 +159,8 @@ BEGIN
   END IF;
 
   -- All checkpoints of a partition have the same owner.
-  INSERT INTO message_store_consumers.checkpoints (consumer, category, partition, position, member, epoch)
-  SELECT own, n.category, p.partition, n.position, o.member, coalesce(o.epoch, 0)
+  INSERT INTO message_store_consumers.checkpoints (consumer, category, partition, position, member, epoch, timeline)
+  SELECT own, n.category, p.partition, n.position, o.member, coalesce(o.epoch, 0), o.timeline
   FROM (
     SELECT w.category, coalesce($8, (
       SELECT s.global_position FROM message_store.messages AS s
@@ -162,7 +174,7 @@ BEGIN
   ) AS n
   CROSS JOIN pg_catalog.generate_series(0, parts - 1) AS p(partition)
   LEFT JOIN (
-    SELECT DISTINCT ON (c.partition) c.partition, c.member, c.epoch
+    SELECT DISTINCT ON (c.partition) c.partition, c.member, c.epoch, c.timeline
     FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own
     ORDER BY c.partition, c.epoch DESC
   ) AS o ON o.partition = p.partition;
@@ -184,6 +196,7 @@ CREATE FUNCTION message_store_consumers.balance(consumer bigint, member uuid,
 LANGUAGE plpgsql AS $$
 DECLARE
   parts integer;
+  own integer[];
   free integer[];
   evicted boolean;
 BEGIN
@@ -207,6 +220,15 @@ BEGIN
       AND (me.woke IS NULL OR me.woke < pg_catalog.clock_timestamp() - m.lease)
   );
   evicted := FOUND;
+
+  -- After a failover, what the member knows of its checkpoints may be lost. New epochs make it
+  -- forget that, and end the transactions that depend on it.
+  SELECT pg_catalog.array_agg(DISTINCT c.partition) INTO own
+  FROM message_store_consumers.checkpoints AS c
+  WHERE c.consumer = $1 AND c.member = $2 AND c.timeline IS DISTINCT FROM message_store_consumers.timeline();
+  IF own IS NOT NULL THEN
+    PERFORM message_store_consumers.take($1, $2, own, parts);
+  END IF;
 
   WITH needed AS (
     SELECT pg_catalog.array_agg(u.category) AS categories
@@ -268,6 +290,7 @@ BEGIN
   IF NOT alive THEN
     RETURN;
   END IF;
+  timeline := message_store_consumers.timeline();
 
   IF pg_catalog.cardinality($6) > 0 THEN
     WITH wanted AS (
@@ -276,18 +299,18 @@ BEGIN
     ), own AS (
       SELECT w.n FROM wanted AS w
       JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1 AND c.category = w.category AND c.partition = w.partition
-      WHERE c.member = $2 AND c.epoch = w.epoch
+      WHERE c.member = $2 AND c.epoch = w.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline
     ), locked AS MATERIALIZED (
       SELECT w.* FROM wanted AS w
       JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1 AND c.category = w.category AND c.partition = w.partition
-      WHERE c.member = $2 AND c.epoch = w.epoch
+      WHERE c.member = $2 AND c.epoch = w.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline
       FOR NO KEY UPDATE OF c SKIP LOCKED
     ), done AS (
       UPDATE message_store_consumers.checkpoints AS c
       SET position = l."to", anchor = l.anchor, anchor_time = l.anchor_time, moved = pg_catalog.clock_timestamp()
       FROM locked AS l
       WHERE c.consumer = $1 AND c.category = l.category AND c.partition = l.partition
-        AND c.member = $2 AND c.epoch = l.epoch AND c.position = l."from" AND l."to" >= l."from"
+        AND c.member = $2 AND c.epoch = l.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline AND c.position = l."from" AND l."to" >= l."from"
       RETURNING l.n
     )
     SELECT (SELECT pg_catalog.array_agg(d.n) FROM done AS d),
@@ -308,12 +331,6 @@ BEGIN
     )
   INTO changes, paused, barrier, suspects, due
   FROM message_store_consumers.consumers AS c WHERE c.id = $1;
-
-  BEGIN
-    timeline := pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8);
-  EXCEPTION WHEN undefined_function OR feature_not_supported OR insufficient_privilege THEN
-    timeline := NULL; -- this server is not an ordinary PostgreSQL
-  END;
 END
 $$;
 
@@ -326,7 +343,8 @@ RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE message_store_consumers.checkpoints AS c
   SET position = $7, anchor = $8, anchor_time = $9, moved = pg_catalog.clock_timestamp()
-  WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5 AND c.position = $6 AND $7 >= $6;
+  WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5 AND c.position = $6 AND $7 >= $6
+    AND c.timeline IS NOT DISTINCT FROM message_store_consumers.timeline();
   IF NOT FOUND THEN
     RAISE EXCEPTION 'partition % of category % is not at position % for this member of consumer %', $3, pg_catalog.to_json($2), $6, $1 USING ERRCODE = 'MC001';
   END IF;
@@ -346,12 +364,13 @@ BEGIN
     SELECT w.* FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
       WITH ORDINALITY AS w(category, partition, epoch, "from", "to", anchor, anchor_time, n)
   ), locked AS MATERIALIZED (
-    SELECT c.category, c.partition, c.epoch, c.position FROM message_store_consumers.checkpoints AS c
+    SELECT c.category, c.partition, c.epoch, c.position, c.timeline FROM message_store_consumers.checkpoints AS c
     WHERE c.consumer = $1 AND c.member = $2 AND c.partition = ANY ($4)
     FOR NO KEY UPDATE SKIP LOCKED
   ), ready AS (
     SELECT w.partition FROM wanted AS w
     LEFT JOIN locked AS l ON l.category = w.category AND l.partition = w.partition AND l.epoch = w.epoch AND l.position = w."from" AND w."to" >= w."from"
+      AND l.timeline IS NOT DISTINCT FROM message_store_consumers.timeline()
     GROUP BY w.partition HAVING pg_catalog.count(*) = pg_catalog.count(l.partition)
     INTERSECT
     SELECT a.partition FROM (
@@ -394,7 +413,7 @@ BEGIN
     SELECT w.* FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
       WITH ORDINALITY AS w(category, partition, epoch, "from", "to", anchor, anchor_time, n)
   ), locked AS MATERIALIZED (
-    SELECT c.category, c.partition, c.epoch, c.position FROM message_store_consumers.checkpoints AS c
+    SELECT c.category, c.partition, c.epoch, c.position, c.timeline FROM message_store_consumers.checkpoints AS c
     WHERE c.consumer = $1 AND c.member = $2
     FOR NO KEY UPDATE SKIP LOCKED
   )
@@ -406,6 +425,7 @@ BEGIN
   FROM (
     SELECT l.category, l.partition, w.n, w."to", w.anchor, w.anchor_time FROM locked AS l
     LEFT JOIN wanted AS w ON w.category = l.category AND w.partition = l.partition AND w.epoch = l.epoch AND w."from" = l.position AND w."to" >= w."from"
+      AND l.timeline IS NOT DISTINCT FROM message_store_consumers.timeline()
   ) AS s
   WHERE c.consumer = $1 AND c.category = s.category AND c.partition = s.partition;
   IF deleted OR FOUND THEN
@@ -420,7 +440,8 @@ CREATE FUNCTION message_store_consumers.hold(consumer bigint, category text, par
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM message_store_consumers.checkpoints AS c
-  WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5 FOR SHARE;
+  WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5
+    AND c.timeline IS NOT DISTINCT FROM message_store_consumers.timeline() FOR SHARE;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'this member of consumer % does not have partition % of category %', $1, $3, pg_catalog.to_json($2) USING ERRCODE = 'MC001';
   END IF;
