@@ -281,6 +281,36 @@ func (g *group) converge(rng *rand.Rand, alive []ledger.Member, partitions, cate
 	equal(g, "owned partitions", len(owned), partitions)
 }
 
+// TestRenewal checks that a member claims its partitions again if the server has another timeline, and comes back
+// for those that a transaction has.
+func TestRenewal(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a := g.join(g.params("one", "two"))
+	_, held := g.balance(a)
+	g.exec(`UPDATE message_store_consumers.checkpoints SET timeline = 'another' WHERE consumer = $1`)
+	equal(t, "moved", g.beat(a, moves(held.Rows, 4)...).Moved, nil)
+	changes := g.beat(a).Changes
+	var after ledger.Held
+	g.locked(func() {
+		var b ledger.Balance
+		b, after = g.balance(a)
+		equal(t, "balance", b, ledger.Balance{Members: 1, Quota: 4, Held: 4})
+	}, lockRow, "two", 1)
+	tick := g.beat(a, moves(after.Rows, 4)...)
+	equal(t, "moved", tick.Moved, []int{0, 1, 4, 5, 6, 7})
+	equal(t, "refused", tick.Refused, []int{2, 3})
+	if tick.Changes == changes {
+		t.Error("the member is not told to claim what is left")
+	}
+	_, after = g.balance(a)
+	equal(t, "refused", g.beat(a, moves(after.Rows, 5)...).Refused, nil)
+	changes = g.beat(a).Changes
+	_, again := g.balance(a)
+	equal(t, "epoch", again.Rows[0].Epoch, after.Rows[0].Epoch)
+	equal(t, "changes", g.beat(a).Changes, changes)
+}
+
 // TestEpochs checks that an epoch is greater than all before, also if the server's clock was set back.
 func TestEpochs(t *testing.T) {
 	t.Parallel()

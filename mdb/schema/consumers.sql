@@ -196,7 +196,8 @@ CREATE FUNCTION message_store_consumers.balance(consumer bigint, member uuid,
 LANGUAGE plpgsql AS $$
 DECLARE
   parts integer;
-  own integer[];
+  old integer[];
+  rest integer := 0; -- what a transaction keeps from this member
   free integer[];
   evicted boolean;
 BEGIN
@@ -223,11 +224,11 @@ BEGIN
 
   -- After a failover, what the member knows of its checkpoints may be lost. New epochs make it
   -- forget that, and end the transactions that depend on it.
-  SELECT pg_catalog.array_agg(DISTINCT c.partition) INTO own
+  SELECT pg_catalog.array_agg(DISTINCT c.partition) INTO old
   FROM message_store_consumers.checkpoints AS c
   WHERE c.consumer = $1 AND c.member = $2 AND c.timeline IS DISTINCT FROM message_store_consumers.timeline();
-  IF own IS NOT NULL THEN
-    PERFORM message_store_consumers.take($1, $2, own, parts);
+  IF old IS NOT NULL THEN
+    rest := pg_catalog.cardinality(old) - pg_catalog.cardinality(message_store_consumers.take($1, $2, old, parts));
   END IF;
 
   WITH needed AS (
@@ -257,14 +258,14 @@ BEGIN
     WHERE c.consumer = $1 GROUP BY c.partition HAVING pg_catalog.count(m.id) = 0
   ) AS f;
   claimed := 0;
-  free := coalesce(free, '{}');
-  IF quota > held THEN
+  IF quota > held AND free IS NOT NULL THEN
     claimed := pg_catalog.cardinality(message_store_consumers.take($1, $2, free, quota - held));
+    rest := rest + least(quota - held, pg_catalog.cardinality(free)) - claimed;
   END IF;
   IF evicted OR claimed > 0 THEN
     PERFORM message_store_consumers.ring($1);
-  ELSIF claimed < least(quota - held, pg_catalog.cardinality(free)) THEN
-    -- A transaction holds the rest. All look again when they tick next.
+  ELSIF rest > 0 THEN
+    -- All look again when they tick next.
     UPDATE message_store_consumers.consumers AS c SET changes = c.changes + 1 WHERE c.id = $1;
   END IF;
 END
