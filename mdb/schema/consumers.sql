@@ -314,8 +314,8 @@ BEGIN
         AND c.member = $2 AND c.epoch = l.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline AND c.position = l."from" AND l."to" >= l."from"
       RETURNING l.n
     )
-    SELECT (SELECT pg_catalog.array_agg(d.n) FROM done AS d),
-      (SELECT pg_catalog.array_agg(o.n) FROM own AS o WHERE o.n NOT IN (SELECT l.n FROM locked AS l))
+    SELECT (SELECT pg_catalog.array_agg(d.n ORDER BY d.n) FROM done AS d),
+      (SELECT pg_catalog.array_agg(o.n ORDER BY o.n) FROM own AS o WHERE o.n NOT IN (SELECT l.n FROM locked AS l))
     INTO moved, skipped;
   END IF;
 
@@ -393,7 +393,7 @@ BEGIN
     WHERE c.consumer = $1 AND c.category = s.category AND c.partition = s.partition
     RETURNING s.n
   )
-  SELECT coalesce(pg_catalog.array_agg(f.n) FILTER (WHERE f.n IS NOT NULL), '{}') INTO released FROM freed AS f;
+  SELECT coalesce(pg_catalog.array_agg(f.n ORDER BY f.n) FILTER (WHERE f.n IS NOT NULL), '{}') INTO released FROM freed AS f;
   IF released <> '{}' THEN
     PERFORM message_store_consumers.ring($1);
   END IF;
