@@ -184,7 +184,7 @@ func QueueUnpark(b *pgx.Batch, m Member, mv Move, key string) *pgx.QueuedQuery {
 
 // ends returns the last arguments of a move.
 func ends(mv Move) []any {
-	id, at := mv.Anchor.values()
+	id, at := mv.values()
 	return []any{mv.From, mv.To, id, at}
 }
 
@@ -195,9 +195,9 @@ func arrays(moves []Move) []any {
 	epochs, froms, tos := make([]int64, n), make([]int64, n), make([]int64, n)
 	ids, times := make([]pgtype.UUID, n), make([]pgtype.Timestamptz, n)
 	for i, mv := range moves {
-		categories[i], partitions[i] = mv.Category, int32(mv.Number) //nolint:gosec // at most 1,024
+		categories[i], partitions[i] = mv.Category, int32(mv.Number)
 		epochs[i], froms[i], tos[i] = mv.Epoch, mv.From, mv.To
-		ids[i], times[i] = mv.Anchor.values()
+		ids[i], times[i] = mv.values()
 	}
 	return []any{categories, partitions, epochs, froms, tos, ids, times}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 )
@@ -141,7 +142,7 @@ func TestEvictionOfClockSetBack(t *testing.T) {
 	judge := g.join(g.params("one"))
 	g.exec(`UPDATE message_store_consumers.members SET seen = seen + interval '1 hour' WHERE consumer = $1 AND id = $2`, dead.ID)
 	if !g.beat(judge).Suspects {
-		t.Error("nobody is told to look at the member")
+		t.Error("no tick reports the member")
 	}
 	g.balance(judge)
 	if g.beat(judge).Suspects {
@@ -173,7 +174,7 @@ func TestClaimLeavesLocked(t *testing.T) {
 		b, _ = g.balance(other)
 		equal(t, "balance", b, ledger.Balance{Members: 2, Quota: 2, Held: 1})
 		if g.beat(a).Changes == changes {
-			t.Error("nobody is told to claim what is left")
+			t.Error("no member comes back for what is left")
 		}
 	}, lockRow, "two", 0)
 	changes = g.beat(a).Changes
@@ -229,7 +230,7 @@ func TestConvergence(t *testing.T) {
 			t.Run(fmt.Sprintf("%d categories, %d partitions", len(categories), partitions), func(t *testing.T) {
 				t.Parallel()
 				g := newGroup(t)
-				rng := rand.New(rand.NewPCG(uint64(partitions), uint64(len(categories)))) //nolint:gosec // repeatable
+				rng := rand.New(rand.NewPCG(uint64(partitions), uint64(len(categories))))
 				var alive []ledger.Member
 				for range steps {
 					if len(alive) == 0 || len(alive) < 7 && rng.IntN(2) == 0 {
@@ -290,6 +291,15 @@ func TestRenewal(t *testing.T) {
 	_, held := g.balance(a)
 	g.exec(`UPDATE message_store_consumers.checkpoints SET timeline = 'another' WHERE consumer = $1`)
 	equal(t, "moved", g.beat(a, moves(held.Rows, 4)...).Moved, nil)
+	r := held.Rows[0]
+	if err := g.send(func(b *pgx.Batch) { ledger.QueueMove(b, a, move(r, 4)) }); !ledger.IsFenced(err) {
+		t.Errorf("a move: got %v, want that the fence refuses it", err)
+	}
+	if err := g.park(a, r, ledger.Parked{Key: "1", Stream: "one-1"}, ""); !ledger.IsFenced(err) {
+		t.Errorf("parking: got %v, want that the fence refuses it", err)
+	}
+	released, err := ledger.Release(t.Context(), g, a, moves(held.Rows, 4))
+	equal(t, fmt.Sprint("released ", err), len(released), 0)
 	changes := g.beat(a).Changes
 	var after ledger.Held
 	g.locked(func() {
@@ -301,7 +311,7 @@ func TestRenewal(t *testing.T) {
 	equal(t, "moved", tick.Moved, []int{0, 1, 4, 5, 6, 7})
 	equal(t, "refused", tick.Refused, []int{2, 3})
 	if tick.Changes == changes {
-		t.Error("the member is not told to claim what is left")
+		t.Error("the member does not come back for what is left")
 	}
 	_, after = g.balance(a)
 	equal(t, "refused", g.beat(a, moves(after.Rows, 5)...).Refused, nil)
@@ -309,6 +319,21 @@ func TestRenewal(t *testing.T) {
 	_, again := g.balance(a)
 	equal(t, "epoch", again.Rows[0].Epoch, after.Rows[0].Epoch)
 	equal(t, "changes", g.beat(a).Changes, changes)
+}
+
+// TestLeaveAfterFailover checks that a member which leaves moves nothing if the server has another timeline than its claim.
+func TestLeaveAfterFailover(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a := g.join(g.params("one"))
+	_, held := g.balance(a)
+	g.exec(`UPDATE message_store_consumers.checkpoints SET timeline = 'another' WHERE consumer = $1`)
+	if err := ledger.Leave(t.Context(), g, a, moves(held.Rows, 4)); err != nil {
+		t.Fatal(err)
+	}
+	b := g.join(g.params("one"))
+	_, held = g.balance(b)
+	equal(t, "positions", positions(held.Rows), []int64{0, 0, 0, 0})
 }
 
 // TestEpochs checks that an epoch is greater than all before, also if the server's clock was set back.

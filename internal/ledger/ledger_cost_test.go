@@ -34,12 +34,12 @@ func TestModes(t *testing.T) {
 			a := g.join(p)
 			_, held := g.balance(a)
 			mv := move(held.Rows[0], 5)
-			mv.Anchor.ID, mv.Anchor.Time = uuid.New(), held.Rows[0].Time.AddDate(2000, 0, 0)
+			mv.Anchor = ledger.Anchor{ID: uuid.New(), Time: held.Rows[0].Time.AddDate(2000, 0, 0)}
 			equal(t, "moved", g.beat(a, mv, move(held.Rows[1], 6)).Moved, []int{0, 1})
 			equal(t, "no moves", g.beat(a).Alive, true)
 			rows := g.read(a).Rows
-			equal(t, "anchor", rows[0].Anchor.ID, mv.Anchor.ID)
-			due, upto := mv.Anchor.Time, int64(1)
+			equal(t, "anchor", rows[0].ID, mv.ID)
+			due, upto := mv.Time, int64(1)
 			if err := g.park(a, rows[0], ledger.Parked{Key: "1", Stream: "one-1", Upto: &upto, Due: &due}, "it's"); err != nil {
 				t.Fatal(err)
 			}
