@@ -31,19 +31,21 @@ CREATE TABLE message_store_consumers.members (
 ) WITH (fillfactor = 50);
 CREATE INDEX members_consumer ON message_store_consumers.members (consumer);
 
+-- The columns that a move changes come last, so that it writes little WAL. Rows grow by their
+-- member and anchor, and a page has room for two versions of each.
 CREATE TABLE message_store_consumers.checkpoints (
   consumer    bigint NOT NULL REFERENCES message_store_consumers.consumers (id),
-  category    text NOT NULL,
   partition   integer NOT NULL,
-  position    bigint NOT NULL CHECK (position >= 0), -- everything up to here is done with
+  category    text NOT NULL,
   member      uuid,                                  -- who may move it; free if that is no member
-  epoch       bigint NOT NULL DEFAULT 0,             -- of the claim by which
-  timeline    text,                                  -- of the server at that claim; NULL: not known
-  anchor      uuid,                                  -- the last known message up to the position
-  anchor_time timestamptz,
+  timeline    text,                                  -- of the server at the claim by which; NULL: not known
+  epoch       bigint NOT NULL DEFAULT 0,             -- of that claim
+  position    bigint NOT NULL CHECK (position >= 0), -- everything up to here is done with
   moved       timestamptz NOT NULL DEFAULT clock_timestamp(),
+  anchor_time timestamptz,
+  anchor      uuid,                                  -- the last known message up to the position
   PRIMARY KEY (consumer, category, partition)
-) WITH (fillfactor = 25); -- rows grow by their member and anchor
+) WITH (fillfactor = 25);
 
 CREATE TABLE message_store_consumers.parked (
   consumer        bigint NOT NULL REFERENCES message_store_consumers.consumers (id),
