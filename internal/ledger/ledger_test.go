@@ -255,6 +255,39 @@ func TestJoinAtTheEnd(t *testing.T) {
 	equal(t, "positions after another member has joined", positions(g.read(m).Rows), []int64{end, 0, end, 0, end, 0, end, 0})
 }
 
+// TestJoinReadsFewMessages checks that the end of a category is found by its index, also if it has no messages: other
+// members wait meanwhile.
+func TestJoinReadsFewMessages(t *testing.T) {
+	t.Parallel()
+	url := testdb.Consumers(t)
+	owner := testdb.Session(t, url)
+	for _, sql := range []string{
+		`INSERT INTO message_store.messages (position, stream_name, type, id) SELECT n, 'some' || n % 5 || '-' || n, 'Happened', gen_random_uuid() FROM generate_series(1, 5000) AS n`,
+		`ANALYZE message_store.messages`,
+	} {
+		if _, err := owner.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := groupOn(t, url, func(*pgxpool.Config) {})
+	tx, err := g.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	p := g.params("some1", "some2", "none")
+	p.Start = nil
+	if _, err := ledger.Join(t.Context(), tx, p); err != nil {
+		t.Fatal(err)
+	}
+	var read int
+	err = tx.QueryRow(t.Context(), `SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_all_tables
+		WHERE relid = 'message_store.messages'::regclass`).Scan(&read)
+	if err != nil || read == 0 || read > 10 {
+		t.Errorf("the ends of three categories took %d rows, %v", read, err)
+	}
+}
+
 // TestJoinOfInstance checks that a member replaces the one of its instance and inherits its
 // partitions with new epochs, except for those that a transaction holds.
 func TestJoinOfInstance(t *testing.T) {

@@ -166,8 +166,9 @@ BEGIN
   FROM (
     SELECT w.category, coalesce($8, (
       SELECT s.global_position FROM message_store.messages AS s
-      WHERE message_store.category(s.stream_name) = w.category
-      ORDER BY s.global_position DESC LIMIT 1
+      -- Not an equality, with which the planner may scan the whole table by its primary key.
+      WHERE message_store.category(s.stream_name) >= w.category AND message_store.category(s.stream_name) <= w.category
+      ORDER BY message_store.category(s.stream_name) DESC, s.global_position DESC LIMIT 1
     ), 0) AS position
     FROM (SELECT DISTINCT u.category FROM pg_catalog.unnest($6) AS u(category)) AS w
     WHERE NOT EXISTS (
