@@ -3,67 +3,70 @@
 //
 // # Protocol
 //
-// A consumer's work is divided into partitions, and a partition has a checkpoint for each
-// category: the position up to which everything is handled, skipped or parked. The row of the
-// checkpoint also says who may move it: a member, which is one run of a consumer in one
-// process, and the epoch, which is the number of the claim by which the member got it.
+// A consumer's work is divided into partitions. A partition has a checkpoint for each category:
+// the position up to which everything is handled, skipped or parked. The checkpoint's row also
+// says who may move it: a member, which is one run of a consumer in one process, and the epoch,
+// which is the number of the claim by which the member got it.
 //
 // A member joins, and then ticks. A tick renews its lease, moves checkpoints, and reports what
-// has changed. If something has, the member balances: it computes its share of the partitions, claims
-// free ones, or releases what is too much after its handlers have returned. A member that
-// leaves is deleted. A member that does not tick for its lease is deleted by another one that balances. Either way
-// its partitions are free, because a partition is free if its owner is not a member. Nobody has to
-// write to the checkpoints for that, and there is no leader and no lock of a session.
+// has changed. If something has, the member balances: it computes its share of the partitions,
+// claims free ones, or releases those beyond its share after their handlers have returned. A
+// member that leaves is deleted. One that has not ticked for the time of its lease is deleted by
+// another one that balances. Its partitions are then free, because a partition is free if its
+// owner is not a member. Nothing is written to the checkpoints for that. There is no leader, and
+// no lock of a session.
 //
 // # The fence
 //
-// Every move compares the member, the epoch and the position with those in the row, and
-// writes the row only if they are equal. Each stops another accident:
+// Every move compares the member, the epoch and the position with those in the row, and writes
+// the row only if they are equal. Each comparison stops another accident:
 //
-//   - the member: the partition was claimed by another one, while a transaction of the former
-//     owner still runs;
-//   - the epoch: the same member has lost the partition and has claimed it again, while a
-//     transaction of its first claim still runs;
+//   - the member: another one has claimed the partition, while a transaction of the former owner
+//     still runs;
+//   - the epoch: the same member has lost the partition and claimed it again, while a transaction
+//     of its first claim still runs;
 //   - the position: a transaction whose outcome was unknown is repeated, although it was
-//     committed. So it has to be repeated, and not to be looked up: a transaction that is not visible
-//     may still commit.
+//     committed. Such a transaction must be repeated. To look for its effects is not enough: as
+//     long as it is not visible, it may still commit.
 //
-// The row also has the server's timeline at the claim, and every move compares that with the timeline that
-// the server has now. A failover may lose what was committed, such as an effect, or a stream that was parked, while the row
-// is as the member knows it: then a move would pass what is lost. So no claim
-// outlives its timeline. [Rebalance] gives the member its rows again by new epochs, and the member
-// knows nothing of them but what it has read after that.
+// The row also contains the server's timeline at the claim, and every move compares it with the
+// timeline of now. A failover may lose what was committed, such as an effect or a parked stream,
+// and leave the row as the member knows it. A move would then pass what is lost. So a claim ends
+// with its timeline. [Rebalance] gives the member its rows by new epochs, and of these the member
+// knows only what it has read after that.
 //
-// The fence must be in the row that moves. If a move compared with another row, it would lock
-// only the checkpoint: while a claim that has read the position has not committed, the move
-// would still see the old owner, and succeed. Here the claim and the move write the same row, so one waits for
+// The fence must be in the row that moves. If a move compared with another row, it would lock only
+// the checkpoint. While a claim that has read the position has not committed, the move would still
+// see the old owner, and succeed. Here the claim and the move write the same row, so one waits for
 // the other and sees what it did.
 //
-// A function that refuses raises an exception, instead of returning a number. So it
-// can be sent together with COMMIT, which the server then turns into a rollback, and the checkpoint
-// costs no round trip; see [QueueMove].
+// A function that refuses a move raises an exception, instead of returning a number. So it can be
+// sent together with COMMIT, which the server then turns into a rollback, and the checkpoint costs
+// no round trip; see [QueueMove].
 //
 // # Locks
 //
 // Locks are taken in the order consumers, members, checkpoints, parked. [Join], [Rebalance],
-// [Release] and [Leave] lock the row of the consumer first, to the end of their statement. So one sees who has joined and
-// what was claimed before it; without that, a claim that has waited for a row would use a snapshot
-// from before the owner joined, and rob it. [Beat], [QueueMove] and [Park] do not need that row. Only moves and parks wait for a
-// checkpoint that is locked. The others leave it out and get it the next time, so that neither a lease nor
-// the group depends on a transaction that hangs.
+// [Release] and [Leave] lock the row of the consumer first, to the end of their statement, so each
+// of them sees who has joined and what was claimed before. Without that lock, a claim that has
+// waited for a row would use a snapshot from before the new owner joined, and take the partition
+// away from it. [Beat], [QueueMove] and [Park] do not lock that row.
 //
-// The functions need transactions with the isolation level READ COMMITTED. With a stricter one they
+// Only moves and parks wait for a checkpoint that is locked. The other functions leave it out, and
+// get it the next time. So neither a lease nor the group depends on a transaction that hangs.
+//
+// The functions need transactions with the isolation level READ COMMITTED. In a stricter one they
 // do nothing wrong, but fail with SQLSTATE 40001.
 //
 // # Eviction
 //
 // A member is deleted if its last tick is older than its lease. Only the server's clock is
-// compared. A member whose own ticks were late within the last lease deletes nobody: an outage
-// of the server, or a process that was stopped, must not look like the death of all others. A lease that
-// has ended takes nothing away as long as nobody has deleted the member. An update and a deletion of the
-// same row exclude each other, so a member learns by its next tick that it was deleted. It may
-// still move checkpoints that nobody has claimed, which is harmless: a claim continues
-// after them.
+// compared. A member whose own ticks were late within the last lease deletes nobody, so an outage
+// of the server, or a process that was stopped, does not look like the death of all others. A lease
+// that has ended takes nothing away until somebody has deleted the member. The deletion and the
+// tick write the same row, so they exclude each other, and a member learns by its next tick that it
+// was deleted. Until then it may move checkpoints that nobody has claimed, which is harmless: a
+// claim continues after them.
 package ledger
 
 import (

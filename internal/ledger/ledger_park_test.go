@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -208,4 +209,44 @@ func TestUnpark(t *testing.T) {
 		left = append(left, p.Stream)
 	}
 	equal(t, "parked", left, []string{"one-1+3", "one-2", "two-1"})
+}
+
+// TestParkingIsDurable checks that what is parked, replayed or no longer parked is on disk when its
+// transaction has committed, also if commits are asynchronous.
+func TestParkingIsDurable(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a := g.join(g.params("one"))
+	_, held := g.balance(a)
+	r := held.Rows[0]
+	for what, f := range map[string]func(tx pgx.Tx) error{
+		"park": func(tx pgx.Tx) error {
+			return ledger.Park(t.Context(), tx, a, r.Epoch, ledger.Parked{Partition: r.Partition, Key: "1", Stream: "one-1"}, "")
+		},
+		"replayed": func(tx pgx.Tx) error {
+			var b pgx.Batch
+			b.Queue(`INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, global_position, attempts) VALUES ($1, 'one', 0, '2', 'one-2', 0, 0, 0)`, g.id)
+			ledger.QueueReplayed(&b, a, r.Partition, r.Epoch, "one-2", 0, 1)
+			return tx.SendBatch(t.Context(), &b).Close()
+		},
+		"unpark": func(tx pgx.Tx) error {
+			var b pgx.Batch
+			ledger.QueueUnpark(&b, a, move(r, r.Position), "1")
+			return tx.SendBatch(t.Context(), &b).Close()
+		},
+	} {
+		for given, want := range map[string]string{"off": "local", "remote_apply": "remote_apply"} {
+			tx, err := g.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Exec(t.Context(), "SET LOCAL synchronous_commit = "+given); err != nil {
+				t.Fatal(err)
+			}
+			var got string
+			if err := errors.Join(f(tx), tx.QueryRow(t.Context(), "SHOW synchronous_commit").Scan(&got), tx.Rollback(t.Context())); err != nil || got != want {
+				t.Errorf("%s: got %q, %v, want %q", what, got, err, want)
+			}
+		}
+	}
 }

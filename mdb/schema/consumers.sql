@@ -438,6 +438,17 @@ BEGIN
 END
 $$;
 
+-- Makes the transaction durable on this server before it commits, also where commits are asynchronous:
+-- members go on by what they have parked, and a server that has lost that by a crash has the same timeline.
+CREATE FUNCTION message_store_consumers.durable()
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
+    PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);
+  END IF;
+END
+$$;
+
 -- Locks a checkpoint against a claim to the end of the transaction, and raises an exception if
 -- the member does not have it by this epoch.
 CREATE FUNCTION message_store_consumers.hold(consumer bigint, category text, partition integer, member uuid, epoch bigint)
@@ -458,6 +469,7 @@ CREATE FUNCTION message_store_consumers.park(consumer bigint, category text, par
   key text, stream text, "position" bigint, upto bigint, global_position bigint, attempts integer, error text, due timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+  PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
   INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, upto, global_position, attempts, error, due)
   VALUES ($1, $2, $3, $6, $7, $8, $9, $10, $11, pg_catalog.left($12, 1000), $13)
@@ -473,6 +485,7 @@ CREATE FUNCTION message_store_consumers.replayed(consumer bigint, category text,
   stream text, "position" bigint, next bigint)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+  PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
   DELETE FROM message_store_consumers.parked AS p
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = $6 AND p.position = $7 AND p.upto < $8;
@@ -492,6 +505,7 @@ CREATE FUNCTION message_store_consumers.unpark(consumer bigint, category text, p
   "from" bigint, "to" bigint, anchor uuid, anchor_time timestamptz, key text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+  PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.move($1, $2, $3, $4, $5, $6, $7, $8, $9);
   DELETE FROM message_store_consumers.parked AS p
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.key = $10 AND p.upto IS NULL;
