@@ -267,6 +267,10 @@ func (e *HandlerError) Error() string {
 	return fmt.Sprintf("mdb: the handler failed on %s/%d, global position %d: %v", e.Stream, e.Position, e.GlobalPosition, e.err)
 }
 
+func newHandlerError(m Message, err error) *HandlerError {
+	return &HandlerError{m.Stream, m.Position, m.GlobalPosition, err}
+}
+
 // Unwrap returns the callback's error, or a [*PanicError].
 func (e *HandlerError) Unwrap() error { return e.err }
 

@@ -254,7 +254,7 @@ func (s *subscription) invoke(ctx context.Context, m *Message, f func() error) (
 		if m == nil {
 			err = &HandlerError{Position: s.handled.Position, err: err}
 		} else {
-			err = &HandlerError{m.Stream, m.Position, m.GlobalPosition, err}
+			err = newHandlerError(*m, err)
 		}
 	}()
 	return f()

@@ -78,7 +78,10 @@ var (
 // delivered.
 var errLostWithin = errors.New("messages were lost while a page was read")
 
-func init() { source.Opener = openSource }
+func init() {
+	source.Opener = openSource
+	source.NewHandlerError = newHandlerError
+}
 
 // openSource returns a source of the whole category.
 func openSource(s *Store, category Category, hooks source.Hooks) (source.Source[Message], error) {

@@ -154,7 +154,7 @@ func (s *subscription) work(ctx context.Context, w *worker) {
 	var m *Message
 	defer func() {
 		if m != nil {
-			s.workerSet.fail(&HandlerError{m.Stream, m.Position, m.GlobalPosition, errHandlerExits})
+			s.workerSet.fail(newHandlerError(*m, errHandlerExits))
 		}
 	}()
 	for tasks := []task(nil); ; {

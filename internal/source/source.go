@@ -37,6 +37,9 @@ type Page[M any] struct {
 // which this package cannot name.
 var Opener any
 
+// NewHandlerError is set by package mdb to a func(mdb.Message, error) *mdb.HandlerError.
+var NewHandlerError any
+
 // Hooks are called by a source. Each may be nil.
 type Hooks struct {
 	// BeforeRead is called before each read, also before one that is repeated.

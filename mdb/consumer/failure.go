@@ -1,0 +1,138 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// attemptsInPlace is the number of calls of a handler with a message before it is parked.
+const attemptsInPlace = 6
+
+// inPlace is the wait between these calls.
+var inPlace = backoff.Policy{Min: 100 * time.Millisecond, Max: 1600 * time.Millisecond}
+
+// patient is the wait between calls that may be repeated without a limit.
+var patient = backoff.Policy{Min: 100 * time.Millisecond, Max: time.Minute}
+
+// A BatchError names the message of a batch that could not be handled. A handler of a batch
+// returns it, so that only this message is retried and parked. Without it, the batch is
+// divided until one message fails alone.
+type BatchError struct {
+	// Index is the message's index in the batch.
+	Index int
+	// Err says why it could not be handled. It may be wrapped by Permanent, Skip and the
+	// like.
+	Err error
+}
+
+func (e *BatchError) Error() string {
+	return fmt.Sprintf("message %d of the batch: %v", e.Index, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *BatchError) Unwrap() error { return e.Err }
+
+// A verdict is what a handler says about its error.
+type verdict struct {
+	what  what
+	after time.Duration // of a retry
+	err   error
+}
+
+func (e *verdict) Error() string { return e.err.Error() }
+func (e *verdict) Unwrap() error { return e.err }
+
+// what happens to a message.
+type what int
+
+const (
+	byDefault what = iota
+	retry
+	wait // retry without counting
+	park
+	skip
+	stop
+)
+
+func wrap(err error, what what, after time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	return &verdict{what, after, err}
+}
+
+// Permanent wraps an error that further attempts cannot change. The message is parked
+// immediately.
+func Permanent(err error) error { return wrap(err, park, 0) }
+
+// Transient wraps an error that has nothing to do with the message, such as an outage of
+// another service. The message is retried in place for as long as the handler returns such
+// errors, with waits of up to a minute. They do not count as attempts.
+func Transient(err error) error { return wrap(err, wait, 0) }
+
+// Skip wraps an error after which the message counts as handled. It is logged and counted.
+func Skip(err error) error { return wrap(err, skip, 0) }
+
+// Stop wraps an error that ends the consumer. Run returns it in a [*mdb.HandlerError], and
+// the message is delivered again when the consumer next runs.
+func Stop(err error) error { return wrap(err, stop, 0) }
+
+// RetryAfter wraps an error after which the message is retried in place after d, and not
+// after the usual wait. It counts as an attempt, unless it wraps an error of [Transient].
+func RetryAfter(err error, d time.Duration) error { return wrap(err, retry, max(d, 0)) }
+
+// A Failure is a failed attempt to handle a message.
+type Failure struct {
+	// Message is the message that could not be handled.
+	Message mdb.Message
+	// Partition is the number of its partition.
+	Partition int
+	// Attempt is the number of attempts that have failed, including this one, since this
+	// process began with the message. Errors wrapped by [Transient] do not count. Nor do the
+	// first serialization failures, deadlocks and lost connections in a row.
+	Attempt int
+	// Err is the error that the handler returned, or a [*mdb.PanicError].
+	Err error
+}
+
+// An Action says what happens to a message that could not be handled. The methods of
+// [Failure] return actions. The zero value is that of [Failure.Default].
+type Action struct {
+	what  what
+	after time.Duration // of a retry; 0 is the usual wait
+}
+
+// Retry returns the action that calls the handler again after d, or after the usual wait
+// if d is 0. Until then, messages with the same cardinal ID wait.
+func (f Failure) Retry(d time.Duration) Action { return Action{retry, max(d, 0)} }
+
+// Park returns the action that parks the message's stream.
+func (f Failure) Park() Action { return Action{what: park} }
+
+// Skip returns the action after which the message counts as handled.
+func (f Failure) Skip() Action { return Action{what: skip} }
+
+// Stop returns the action that ends the consumer.
+func (f Failure) Stop() Action { return Action{what: stop} }
+
+// Default returns the action of a consumer without OnFailure: what the handler has said
+// with [Permanent], [Skip], [Stop] or [RetryAfter], or else a retry after 100 ms, and
+// after twice as long each further time, up to 1.6 s, and [Failure.Park] after the sixth
+// attempt. All waits vary at random.
+func (f Failure) Default() Action {
+	var v *verdict
+	errors.As(f.Err, &v)
+	switch {
+	case v != nil && v.what != retry && v.what != wait:
+		return Action{what: v.what}
+	case f.Attempt >= attemptsInPlace:
+		return Action{what: park}
+	case v != nil && v.what == retry:
+		return Action{retry, v.after}
+	}
+	return Action{what: retry}
+}
