@@ -1,172 +1,289 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-type partition = ledger.Partition
-
-// A delivery is a message and what is known of its handling.
-type delivery struct {
-	message   mdb.Message
-	partition partition
-	epoch     int64
-	key       string // the cardinal ID
-	attempt   int    // 1 for the first call of the handler
-	replayed  bool
-}
-
-// A form says how messages are handled.
-type form struct {
-	// lane names what order is kept within, in a partition: messages of one lane are handled
-	// in order, by one call at a time. If it is nil, all messages of a partition are one
-	// lane, as forms that move the checkpoint need it.
-	lane func(d *delivery) string
-
-	// most is the number of messages of one call, at most.
-	most int
-
-	// call handles messages of one lane and partition. done counts those from the front that
-	// are done with, and committed if there is a transaction. err, if not nil, is of the
-	// others, of which a *BatchError names the one. Its index is that in the call's
-	// deliveries. If more than one is left and there is no BatchError, the engine searches
-	// for it with smaller calls.
-	//
-	// An error for which ledger.IsFenced is true is not one of a message: the partition is
-	// no longer this member's, or has another position. It stops until the member has
-	// looked.
-	//
-	// The deliveries must not be changed, or kept after the call.
-	call func(ctx context.Context, c call) (done int, err error)
-
-	// moves says that call moves the checkpoint to the position of the last delivery that is
-	// done with, in its own transaction.
-	moves bool
-}
-
-// A call is what a form handles.
-type call struct {
-	deliveries []delivery // at least one
-	from       ledger.Move
-	member     ledger.Member // set by forms, not by the engine
-}
-
-type engineConfig struct {
-	form     form
-	workers  int   // 0: 1
-	maxBytes int64 // of messages in memory; 0: 64 MiB
-	queue    int   // messages of a partition in memory; 0: 2,000
-	inOrder  bool  // one call at a time, in the order of feed
-
-	// maxParked is the number of keys of the claimed partitions that may be parked. Beyond
-	// it, and when park returns an error that wraps errParkedFull, messages are retried in
-	// place.
-	maxParked int
-
-	// policy decides about failures; nil: Failure.Default. If it panics, the consumer stops.
-	policy func(f Failure) Action
-
-	// park records that the delivery's stream waits from its message on. f.Attempt is 0 if
-	// it was not handled, because another stream with its key is parked. It is retried until
-	// it returns nil, the partition is gone, or an error for which ledger.IsFenced is true.
-	park func(ctx context.Context, d *delivery, f Failure) error
-
-	// mayBegin returns nil, or why no handler may be called. It is called before each call.
-	// After an error, stored lets the engine ask again.
-	mayBegin func() error
-
-	// changed is called, without locks and by any goroutine, when a partition has room
-	// again, is drained, or was fenced. It must not block.
-	changed func()
-
-	// decided is called when it was decided what happens to a message that has failed. It
-	// must not block. It may be nil.
-	decided func(f Failure, a Action)
-}
-
-// errParkedFull is returned by park if the consumer has too many parked keys.
-var errParkedFull = errors.New("too many keys are parked")
+// errClaimedAgain ends the contexts of the handlers of a partition that was claimed again.
+var errClaimedAgain = errors.New("the partition was claimed again")
 
 // An engine calls a form's handlers for the messages of partitions. Its methods are safe
 // for concurrent use.
-type engine struct{ config engineConfig }
+type engine struct {
+	config engineConfig // not changed
 
-func newEngine(c engineConfig) *engine { return &engine{config: c} }
+	workers sync.WaitGroup
+
+	// mu guards everything below, and all parts, chunks, items and lanes. It is not held
+	// while a function of the config runs, except form.lane.
+	mu sync.Mutex
+
+	parts     map[partition]*part
+	lingering map[partition]int // running calls of partitions that were forgotten
+
+	ready laneQueue
+	only  *lane // of all partitions, with inOrder
+	spare *lane // the first of a list of lanes that may be used again
+
+	wake *sync.Cond // what idle workers wait for
+	idle int        // workers that wait, and were not woken
+	held bool       // mayBegin has said no
+	over bool       // no further call begins
+	err  error      // of the failure that has stopped the consumer
+
+	ctx    context.Context //nolint:containedctx // of run, of which the contexts of partitions are derived
+	cancel context.CancelCauseFunc
+
+	total    gauge
+	full     int         // partitions that room has said no to
+	parking  int         // keys that are being parked
+	keys     int         // parked keys of the partitions
+	strange  []partition // to be returned by fenced
+	notify   bool        // call changed after mu is released
+	counters engineStats
+}
+
+func newEngine(c engineConfig) *engine {
+	c.workers = cmp.Or(c.workers, 1)
+	c.maxBytes = cmp.Or(c.maxBytes, 64<<20)
+	c.queue = cmp.Or(c.queue, 2000)
+	c.form.most = max(c.form.most, 1)
+	if c.form.moves {
+		c.form.lane = nil
+	}
+	if c.policy == nil {
+		c.policy = Failure.Default
+	}
+	e := &engine{config: c, parts: make(map[partition]*part), lingering: make(map[partition]int)}
+	e.wake = sync.NewCond(&e.mu)
+	if c.inOrder {
+		e.only = &lane{}
+	}
+	return e
+}
+
+// unlock releases mu, and calls changed if there is a reason.
+func (e *engine) unlock() {
+	notify := e.notify
+	e.notify = false
+	e.mu.Unlock()
+	if notify && e.config.changed != nil {
+		e.config.changed()
+	}
+}
 
 // claim begins a partition at the row's position, with what is parked of it. It does
-// nothing if the partition is there with the row's epoch. With another epoch it is
-// forgotten first. If handlers of the forgotten one are still running, those of the
-// partition are called after they have returned.
-func (e *engine) claim(row ledger.Row, parked []ledger.Parked) {}
+// nothing if the partition is there with the row's epoch, and has not been reported by
+// fenced. Otherwise it is forgotten first.
+//
+// If calls of the forgotten one are still running, none begins until they have returned.
+// As they may have changed what is stored, fenced reports the partition then.
+func (e *engine) claim(row ledger.Row, parked []ledger.Parked) {
+	e.mu.Lock()
+	defer e.unlock()
+	if p := e.parts[row.Partition]; p != nil {
+		if p.epoch == row.Epoch && !p.fenced {
+			return
+		}
+		e.forgetPart(p, errClaimedAgain)
+	}
+	p := &part{
+		id: row.Partition, epoch: row.Epoch, stored: row.Position,
+		done: place{row.Position, row.Anchor}, end: place{row.Position, row.Anchor},
+		stale: e.lingering[row.Partition] > 0,
+		gauge: &gauge{},
+	}
+	if e.only != nil {
+		p.gauge = &e.total
+	} else if e.config.form.lane != nil {
+		p.lanes = make(map[string]*lane)
+	}
+	for _, r := range parked {
+		if r.Partition == row.Partition {
+			e.block(p, r.Key, r)
+		}
+	}
+	e.parts[row.Partition] = p
+	e.reviewRoom()
+}
 
 // feed adds messages of the partition, in the order of their global positions. They are
 // copied. end is how far the partition is read now, beyond messages of others too. Nothing
 // is added if the partition is not there with the epoch, or was surrendered.
-func (e *engine) feed(p partition, epoch int64, ms []mdb.Message, end source.Checkpoint) {}
-
-// room reports whether the partition has room for another page. If not, changed is called
-// when it has. Once the engine has said no, it says no until then.
-func (e *engine) room(p partition) bool { return false }
+func (e *engine) feed(p partition, epoch int64, ms []mdb.Message, end source.Checkpoint) {
+	e.mu.Lock()
+	defer e.unlock()
+	if part := e.parts[p]; part != nil && part.epoch == epoch && !part.surrendered {
+		e.add(part, ms, placeOf(end))
+	}
+}
 
 // progress returns how far the checkpoints can be moved: per partition, up to where
 // everything is done with. The caller must settle each move by stored, refused or kept.
 // Until then its partition is not offered again, and no transaction that moves its
-// checkpoint begins. A partition in which one runs is left out.
-func (e *engine) progress() []ledger.Move { return nil }
+// checkpoint begins. A partition in which one runs, or is about to, is left out.
+func (e *engine) progress() []ledger.Move {
+	e.mu.Lock()
+	defer e.unlock()
+	var moves []ledger.Move
+	for _, p := range e.parts {
+		if p.done.position > p.stored && !p.offered && !p.fenced && !p.stale && !e.movesSoon(p) {
+			p.offered = true
+			moves = append(moves, p.move())
+		}
+	}
+	return moves
+}
+
+// movesSoon reports whether the form moves the partition's checkpoint now, or with the next
+// call.
+func (e *engine) movesSoon(p *part) bool {
+	if !e.config.form.moves {
+		return false
+	}
+	l := cmp.Or(e.only, p.only)
+	return p.running > 0 || !e.over && len(p.chunks) > 0 && l.state != laneWaiting
+}
 
 // stored settles moves that were made. Call it after each successful tick, also without
 // moves, so that handlers are called again that mayBegin has stopped.
-func (e *engine) stored(moves []ledger.Move) {}
+func (e *engine) stored(moves []ledger.Move) {
+	e.settle(moves, func(p *part, m ledger.Move) { p.stored = m.To })
+}
 
 // kept settles moves that were surely not made, and may be offered again.
-func (e *engine) kept(moves []ledger.Move) {}
+func (e *engine) kept(moves []ledger.Move) {
+	e.settle(moves, func(*part, ledger.Move) {})
+}
 
 // refused settles moves that the fence has refused: their partitions are forgotten, and
 // the contexts of their handlers end with the cause. The caller reads the rows, and claims
 // those that are still its own.
-func (e *engine) refused(moves []ledger.Move, cause error) {}
+func (e *engine) refused(moves []ledger.Move, cause error) {
+	e.settle(moves, func(p *part, _ ledger.Move) { e.forgetPart(p, cause) })
+}
+
+func (e *engine) settle(moves []ledger.Move, how func(*part, ledger.Move)) {
+	e.mu.Lock()
+	defer e.unlock()
+	for _, m := range moves {
+		if p := e.parts[m.Partition]; p != nil && p.epoch == m.Epoch && p.offered {
+			p.offered = false
+			how(p, m)
+			e.resume(p)
+			e.checkDrained(p)
+		}
+	}
+	if e.held {
+		e.held = false
+		e.wakeAll()
+	}
+}
 
 // fenced returns partitions that have stopped because the fence has refused a form's move
-// or a park, once each. The caller reads their rows, and forgets or claims them: a claim
-// with the same epoch begins such a partition again.
-func (e *engine) fenced() []partition { return nil }
+// or a park, or for the reason that claim has, once each. The caller reads their rows, and
+// drops or claims them: a claim with the same epoch begins such a partition again.
+func (e *engine) fenced() []partition {
+	e.mu.Lock()
+	defer e.unlock()
+	var found []partition
+	for _, id := range e.strange {
+		if p := e.parts[id]; p != nil && p.fenced {
+			found = append(found, id)
+		}
+	}
+	e.strange = nil
+	return found
+}
 
 // surrender stops partitions: messages that no handler has are forgotten. A message is
 // still handled if a later one of the partition has been, or is being, so that the next
 // owner repeats none.
-func (e *engine) surrender(ps []partition) {}
+func (e *engine) surrender(ps []partition) {
+	e.mu.Lock()
+	defer e.unlock()
+	for _, id := range ps {
+		if p := e.parts[id]; p != nil && !p.surrendered {
+			p.surrendered = true
+			e.trim(p)
+			e.checkDrained(p)
+		}
+	}
+}
 
 // drained returns the surrendered partitions of which nothing is left to be handled, with
 // their last moves, and forgets them. To is From if nothing is to be moved.
-func (e *engine) drained() []ledger.Move { return nil }
+func (e *engine) drained() []ledger.Move {
+	e.mu.Lock()
+	defer e.unlock()
+	var moves []ledger.Move
+	for _, p := range e.parts {
+		if p.isDrained() {
+			moves = append(moves, p.move())
+			e.forgetPart(p, nil)
+		}
+	}
+	return moves
+}
 
 // drop forgets partitions. The contexts of their handlers end with the cause. What these
 // handlers return is ignored.
-func (e *engine) drop(ps []partition, cause error) {}
-
-// forget drops all partitions. It does not wait.
-func (e *engine) forget(cause error) {}
-
-// run calls handlers until ctx ends or a failure stops the consumer, which it returns as a
-// *mdb.HandlerError, or else the cause of ctx. Handlers' contexts are derived from ctx, and
-// end with the failure too. run returns after all handlers have returned; what they have
-// done is in progress then. It may be called once.
-func (e *engine) run(ctx context.Context) error { return nil }
-
-// stats are counts since the engine's beginning, and what it contains now.
-type engineStats struct {
-	handled, failed, retried, parked, skipped int64 // messages
-	messages                                  int   // in memory
-	bytes                                     int64 // of these, about
-	running                                   int   // calls of handlers
-	waiting                                   int   // lanes that wait for a retry
-	parkedKeys                                int   // of the partitions
-	full                                      bool  // maxParked is reached
+func (e *engine) drop(ps []partition, cause error) {
+	e.mu.Lock()
+	defer e.unlock()
+	for _, id := range ps {
+		if p := e.parts[id]; p != nil {
+			e.forgetPart(p, cause)
+		}
+	}
 }
 
-func (e *engine) stats() engineStats { return engineStats{} }
+// forget drops all partitions. It does not wait.
+func (e *engine) forget(cause error) {
+	e.mu.Lock()
+	defer e.unlock()
+	for _, p := range e.parts {
+		e.forgetPart(p, cause)
+	}
+}
+
+// forgetPart forgets a partition. Lanes of it that are ready have no messages then.
+func (e *engine) forgetPart(p *part, cause error) {
+	delete(e.parts, p.id)
+	p.gone = true
+	if p.running > 0 {
+		e.lingering[p.id] += p.running
+	}
+	if p.full {
+		e.full--
+	}
+	e.keys -= len(p.blocked)
+	e.removeItems(p, func(*item) bool { return true })
+	for _, c := range p.chunks {
+		for i := range c.items[c.first:] {
+			e.uncount(&c.items[c.first+i])
+		}
+	}
+	p.chunks = nil
+	if p.cancel != nil {
+		p.cancel(cause)
+	}
+	e.reviewRoom()
+}
+
+// stats are counts since the beginning, and what there is now.
+func (e *engine) stats() engineStats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.counters
+	s.messages, s.bytes, s.parkedKeys = e.total.messages, e.total.bytes, e.keys
+	s.full = e.config.maxParked > 0 && e.keys >= e.config.maxParked
+	return s
+}

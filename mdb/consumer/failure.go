@@ -12,10 +12,7 @@ import (
 // attemptsInPlace is the number of calls of a handler with a message before it is parked.
 const attemptsInPlace = 6
 
-// inPlace is the wait between these calls.
-var inPlace = backoff.Policy{Min: 100 * time.Millisecond, Max: 1600 * time.Millisecond}
-
-// patient is the wait between calls that may be repeated without a limit.
+// patient is the wait between calls with the same message.
 var patient = backoff.Policy{Min: 100 * time.Millisecond, Max: time.Minute}
 
 // A BatchError names the message of a batch that could not be handled. A handler of a batch
@@ -51,12 +48,26 @@ type what int
 
 const (
 	byDefault what = iota
-	retry
-	wait // retry without counting
-	park
-	skip
-	stop
+	toRetry
+	toWait // retry without counting
+	toPark
+	toSkip
+	toStop
 )
+
+// said returns what the outermost verdict of an error says, and the wait of RetryAfter, with
+// which it may be combined.
+func said(err error) (w what, after time.Duration) {
+	for v := (*verdict)(nil); errors.As(err, &v); err = v.err {
+		if v.what != toRetry {
+			return v.what, after
+		}
+		if w == byDefault {
+			w, after = toRetry, v.after
+		}
+	}
+	return w, after
+}
 
 func wrap(err error, what what, after time.Duration) error {
 	if err == nil {
@@ -67,23 +78,23 @@ func wrap(err error, what what, after time.Duration) error {
 
 // Permanent wraps an error that further attempts cannot change. The message is parked
 // immediately.
-func Permanent(err error) error { return wrap(err, park, 0) }
+func Permanent(err error) error { return wrap(err, toPark, 0) }
 
 // Transient wraps an error that has nothing to do with the message, such as an outage of
 // another service. The message is retried in place for as long as the handler returns such
 // errors, with waits of up to a minute. They do not count as attempts.
-func Transient(err error) error { return wrap(err, wait, 0) }
+func Transient(err error) error { return wrap(err, toWait, 0) }
 
 // Skip wraps an error after which the message counts as handled. It is logged and counted.
-func Skip(err error) error { return wrap(err, skip, 0) }
+func Skip(err error) error { return wrap(err, toSkip, 0) }
 
 // Stop wraps an error that ends the consumer. Run returns it in a [*mdb.HandlerError], and
 // the message is delivered again when the consumer next runs.
-func Stop(err error) error { return wrap(err, stop, 0) }
+func Stop(err error) error { return wrap(err, toStop, 0) }
 
 // RetryAfter wraps an error after which the message is retried in place after d, and not
 // after the usual wait. It counts as an attempt, unless it wraps an error of [Transient].
-func RetryAfter(err error, d time.Duration) error { return wrap(err, retry, max(d, 0)) }
+func RetryAfter(err error, d time.Duration) error { return wrap(err, toRetry, max(d, 0)) }
 
 // A Failure is a failed attempt to handle a message.
 type Failure struct {
@@ -108,31 +119,28 @@ type Action struct {
 
 // Retry returns the action that calls the handler again after d, or after the usual wait
 // if d is 0. Until then, messages with the same cardinal ID wait.
-func (f Failure) Retry(d time.Duration) Action { return Action{retry, max(d, 0)} }
+func (f Failure) Retry(d time.Duration) Action { return Action{toRetry, max(d, 0)} }
 
 // Park returns the action that parks the message's stream.
-func (f Failure) Park() Action { return Action{what: park} }
+func (f Failure) Park() Action { return Action{what: toPark} }
 
 // Skip returns the action after which the message counts as handled.
-func (f Failure) Skip() Action { return Action{what: skip} }
+func (f Failure) Skip() Action { return Action{what: toSkip} }
 
 // Stop returns the action that ends the consumer.
-func (f Failure) Stop() Action { return Action{what: stop} }
+func (f Failure) Stop() Action { return Action{what: toStop} }
 
 // Default returns the action of a consumer without OnFailure: what the handler has said
 // with [Permanent], [Skip], [Stop] or [RetryAfter], or else a retry after 100 ms, and
 // after twice as long each further time, up to 1.6 s, and [Failure.Park] after the sixth
 // attempt. All waits vary at random.
 func (f Failure) Default() Action {
-	var v *verdict
-	errors.As(f.Err, &v)
+	what, after := said(f.Err)
 	switch {
-	case v != nil && v.what != retry && v.what != wait:
-		return Action{what: v.what}
+	case what != byDefault && what != toRetry && what != toWait:
+		return Action{what: what}
 	case f.Attempt >= attemptsInPlace:
-		return Action{what: park}
-	case v != nil && v.what == retry:
-		return Action{retry, v.after}
+		return Action{what: toPark}
 	}
-	return Action{what: retry}
+	return Action{toRetry, after}
 }
