@@ -152,7 +152,7 @@ func BenchmarkEmptyPoll(b *testing.B) {
 // sourceAtEnd returns a source of a category, and the checkpoint after its last message.
 func sourceAtEnd(t testing.TB, s *mdb.Store, category mdb.Category) (source.Source[mdb.Message], source.Checkpoint) {
 	t.Helper()
-	open := source.Opener.(func(*mdb.Store, mdb.Category, source.Hooks) (source.Source[mdb.Message], error)) //nolint:forcetypeassert // what mdb sets
+	open := source.Opener.(func(*mdb.Store, mdb.Category, source.Hooks) (*source.Opened[mdb.Message], error)) //nolint:forcetypeassert // what mdb sets
 	src, err := open(s, category, source.Hooks{})
 	if err != nil {
 		t.Fatal(err)

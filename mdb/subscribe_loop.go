@@ -35,11 +35,7 @@ type subscription struct {
 const notCaughtUp = math.MaxInt64
 
 // A sleeper waits until there may be something to read, as a [doorbell.Sleeper] does.
-type sleeper interface {
-	BeforeRead()
-	Sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error
-	Close()
-}
+type sleeper = source.Sleeper
 
 func (s *subscription) run(ctx context.Context) error {
 	s.wire()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/messagedb-go/messagedb/internal/doorbell"
 	"github.com/messagedb-go/messagedb/internal/scan"
 	"github.com/messagedb-go/messagedb/internal/source"
 )
@@ -84,7 +85,7 @@ func init() {
 }
 
 // openSource returns a source of the whole category.
-func openSource(s *Store, category Category, hooks source.Hooks) (source.Source[Message], error) {
+func openSource(s *Store, category Category, hooks source.Hooks) (*source.Opened[Message], error) {
 	var f argumentFaults
 	f.category("category", category)
 	if err := f.err(); err != nil {
@@ -95,7 +96,20 @@ func openSource(s *Store, category Category, hooks source.Hooks) (source.Source[
 	if hooks.Retried != nil {
 		src.retried = func(ctx context.Context, r Retry) error { return hooks.Retried(ctx, r.Attempt, r.Err) }
 	}
-	return src, nil
+	return &source.Opened[Message]{
+		Source: src,
+		After: func(ctx context.Context, position int64) (c checkpoint, err error) {
+			err = src.retryTransient(ctx, func(ctx context.Context) (err error) {
+				c, err = src.after(ctx, position)
+				return err
+			})
+			return c, err
+		},
+		Subscribe: func(wants func(stream string) bool) source.Sleeper {
+			return s.bell.Subscribe(doorbell.Interest{Category: string(category), Wants: wants})
+		},
+		Polling: s.config.polling,
+	}, nil
 }
 
 func (s *Store) categorySource(category Category, c readConfig) *messageSource {

@@ -161,6 +161,9 @@ type Interest struct {
 	Stream string
 	// Member and Size are those of a consumer group, if Size is not 0.
 	Member, Size int64
+	// Wants reports whether the subscription reads the stream, or is nil. It is called with the
+	// bell's lock held, and must not wait for anything.
+	Wants func(stream string) bool
 }
 
 // Subscribe adds a subscription. Call [Sleeper.Close] when it ends.

@@ -20,12 +20,13 @@ func TestRouting(t *testing.T) {
 		"category": b.on("a"),
 		"member 0": b.Subscribe(Interest{Category: "a", Member: 0, Size: 2}),
 		"member 1": b.Subscribe(Interest{Category: "a", Member: 1, Size: 2}),
+		"wants":    b.Subscribe(Interest{Category: "a", Wants: func(stream string) bool { return stream == "a-1" }}),
 		"other":    b.on("b"),
 	}
 	owner := fmt.Sprint("member ", max(names.Hash64("1"), -names.Hash64("1"))%2)
 	ownerOfEmpty := fmt.Sprint("member ", names.Member("a-", 2))
 	for payload, want := range map[string][]string{
-		"a-1":      {"stream", "category", owner},
+		"a-1":      {"stream", "category", owner, "wants"},
 		"a-1+x":    {"part", "category", owner}, // they have one cardinal id
 		"a-1+y":    {"category", owner},
 		"a":        {"category"},
@@ -35,7 +36,8 @@ func TestRouting(t *testing.T) {
 		"-":        {},
 		"A-1":      {},
 		"a1-1":     {},
-		"":         {"stream", "part", "category", "member 0", "member 1", "other"},
+		"a-é":      {"category", "member 0", "member 1", "wants"}, // the server may hash it otherwise
+		"":         {"stream", "part", "category", "member 0", "member 1", "wants", "other"},
 		"\x00\xff": {},
 	} {
 		b.onNotification(payload)

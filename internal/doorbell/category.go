@@ -61,6 +61,7 @@ func (c *category) ring(stream string, sameHash bool) {
 		switch in := s.interest; {
 		case in.Stream != "" && in.Stream != stream:
 		case in.Size != 0 && sameHash && names.Member(stream, in.Size) != in.Member:
+		case in.Wants != nil && sameHash && !in.Wants(stream):
 		default:
 			s.ring()
 		}

@@ -33,7 +33,7 @@ type Page[M any] struct {
 	Gone   []Anchor
 }
 
-// Opener is set by package mdb to a func(*mdb.Store, mdb.Category, Hooks) (Source[mdb.Message], error),
+// Opener is set by package mdb to a func(*mdb.Store, mdb.Category, Hooks) (*Opened[mdb.Message], error),
 // which this package cannot name.
 var Opener any
 

@@ -1,0 +1,34 @@
+package source
+
+import (
+	"context"
+	"time"
+
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// An Opened is a source of a whole category, and what its reader needs beside it.
+type Opened[M any] struct {
+	Source[M]
+
+	// After returns the checkpoint of a position. Its anchor is the last message up to it. It
+	// retries transient errors as Next does, and is not safe for concurrent use with it. The
+	// error is mdb's AheadError if the store has not used the position yet.
+	After func(ctx context.Context, position int64) (Checkpoint, error)
+	// Subscribe returns what a reader waits with that has caught up. It is woken for a stream
+	// only if wants, which is called with locks held, returns true. Wants may be nil.
+	Subscribe func(wants func(stream string) bool) Sleeper
+	// Polling is the strategy of the store.
+	Polling poll.Strategy
+}
+
+// A Sleeper waits until there may be something to read.
+type Sleeper interface {
+	// BeforeRead must be called before each read that decides whether to sleep.
+	BeforeRead()
+	// Sleep returns when something was written or may have been, or when ctx ends. d is the
+	// delay of the strategy, and found the number of messages in the last read. For each value
+	// from moved, Sleep calls progress, and returns its error if there is one.
+	Sleep(ctx context.Context, d time.Duration, found int, moved <-chan struct{}, progress func() error) error
+	Close()
+}
