@@ -1,0 +1,185 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// EachQueued returns a Handler that calls f with each message, and then executes the statements
+// that f has queued in b, in a transaction of the store's database that also moves the
+// checkpoint: they take effect exactly once. It is the fastest form, for handlers that only
+// write, such as projections.
+//
+// The messages of a partition that are waiting, up to the 100 of [PerTx], share a transaction,
+// and all their statements take one round trip, with BEGIN, the checkpoint and COMMIT. A message
+// that arrives alone is committed immediately. Partitions are handled in parallel if there are
+// several workers.
+//
+// f does no I/O: it decodes the message and queues statements. The arguments are used after f
+// has returned, so f must not change them then. f may be called again for a message whose
+// statements were not committed. If f or a statement fails, the statements of the messages before
+// it are executed without it, and only its message is retried and parked. If the connection is
+// lost, or the server cannot say which statement has failed, the batch is divided.
+//
+// Queue one statement in each call of b.Queue. Statements that begin or end a transaction or a
+// savepoint, and SET without LOCAL, are rejected before anything is sent, as [Permanent].
+//
+// Callbacks of a queued statement, as its Exec and Query methods set them, are called after the
+// commit, in the order of the statements, with results that are kept in memory until then. They
+// are not called if the transaction fails, or if its outcome was unknown for a time. Their errors
+// are logged and undo nothing. To decide by results, use [EachTx].
+func EachQueued(f func(b *pgx.Batch, m mdb.Message) error) Handler {
+	return Handler{name: "EachQueued", valid: f != nil, transactional: true, form: func(c formConfig) form {
+		q := &queuedForm{config: c, handle: f, begin: beginSQL(c.isolation)}
+		moving := &movingForm{config: c, attempt: q.attempt}
+		return form{most: c.perTx.messages, call: moving.call, moves: true}
+	}}
+}
+
+type queuedForm struct {
+	config formConfig
+	handle func(*pgx.Batch, mdb.Message) error
+	begin  string
+}
+
+// A queued is a statement that a handler has queued.
+type queued struct {
+	*pgx.QueuedQuery
+	delivery int // its index
+	result   result
+}
+
+func (f *queuedForm) attempt(ctx context.Context, c call) (done int, err error) {
+	var statements []queued
+	for i := range c.deliveries {
+		var b pgx.Batch
+		if err := protect(func() error { return f.handle(&b, c.deliveries[i].message) }); err != nil {
+			return 0, &BatchError{i, err}
+		}
+		for _, q := range b.QueuedQueries {
+			statements = append(statements, queued{QueuedQuery: q, delivery: i})
+		}
+	}
+	pooled, err := f.config.store.Pool().Acquire(ctx)
+	if err != nil {
+		return 0, Transient(err)
+	}
+	defer pooled.Release()
+	conn := pooled.Conn()
+	for i := range statements {
+		if err := protect(func() error { return statements[i].prepare(ctx, conn) }); err != nil {
+			return 0, &BatchError{statements[i].delivery, err}
+		}
+	}
+	if err := f.flush(ctx, conn, c, statements); err != nil {
+		rollback(ctx, conn)
+		return 0, err
+	}
+	f.callBack(c, statements, conn.TypeMap())
+	return len(c.deliveries), nil
+}
+
+// prepare applies the statement's rewriter, and rejects what must not be queued.
+func (q *queued) prepare(ctx context.Context, conn *pgx.Conn) error {
+	for len(q.Arguments) > 0 {
+		rewriter, ok := q.Arguments[0].(pgx.QueryRewriter)
+		if !ok {
+			break
+		}
+		sql, args, err := rewriter.RewriteQuery(ctx, conn, q.SQL, q.Arguments[1:])
+		if err != nil {
+			return fmt.Errorf("rewrite a queued statement: %w", err)
+		}
+		q.SQL, q.Arguments = sql, args
+	}
+	if err := checkQueued(q.SQL); err != nil {
+		return Permanent(err)
+	}
+	return nil
+}
+
+// flush executes the statements in a transaction that moves the checkpoint, in one round trip. A
+// batch is an implicit transaction of its own. It begins an explicit one all the same: a
+// statement that ends the implicit one, say in a procedure, would commit a part of it.
+func (f *queuedForm) flush(ctx context.Context, conn *pgx.Conn, c call, statements []queued) error {
+	var b pgx.Batch
+	b.Queue(f.begin)
+	for i := range statements {
+		b.Queue(statements[i].SQL, statements[i].Arguments...)
+	}
+	ledger.QueueMove(&b, c.member, c.move())
+	b.Queue("commit")
+
+	results := conn.SendBatch(ctx, &b)
+	_, err := results.Exec()
+	if err != nil {
+		_ = results.Close()
+		return f.notBegun(conn, err, statements)
+	}
+	for i := range statements {
+		if statements[i].Fn != nil {
+			err = statements[i].result.read(results)
+		} else {
+			_, err = results.Exec()
+		}
+		if err != nil {
+			_ = results.Close()
+			if !isRejected(conn, err) {
+				return &lostError{err}
+			}
+			return &BatchError{statements[i].delivery, err}
+		}
+	}
+	return endBatch(conn, results)
+}
+
+// notBegun returns the error of a batch whose first statement has failed: the connection is
+// lost, the server has rejected BEGIN, or pgx could not prepare or encode a statement.
+func (f *queuedForm) notBegun(conn *pgx.Conn, err error, statements []queued) error {
+	var preprocessing pgx.ErrPreprocessingBatch
+	if errors.As(err, &preprocessing) {
+		// Each delivery that has such a statement may be the cause.
+		cause := -1
+		for i := range statements {
+			if statements[i].SQL != preprocessing.SQL() || statements[i].delivery == cause {
+				continue
+			}
+			if cause >= 0 {
+				return err
+			}
+			cause = statements[i].delivery
+		}
+		if cause >= 0 {
+			return &BatchError{cause, err}
+		}
+		return Transient(fmt.Errorf("move the checkpoint: %w", err))
+	}
+	switch {
+	case isRejected(conn, err):
+		return Transient(fmt.Errorf("begin a transaction: %w", err))
+	case conn.IsClosed():
+		return &lostError{err}
+	}
+	return err
+}
+
+// callBack calls the callbacks of statements that are committed.
+func (f *queuedForm) callBack(c call, statements []queued, types *pgtype.Map) {
+	for i := range statements {
+		q := &statements[i]
+		if q.Fn == nil {
+			continue
+		}
+		err := protect(func() error { return q.Fn(&resultReader{q.result, types}) })
+		if err != nil && f.config.callbackFailed != nil {
+			f.config.callbackFailed(c.deliveries[q.delivery].message, err)
+		}
+	}
+}
