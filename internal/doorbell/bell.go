@@ -133,6 +133,7 @@ type Bell struct {
 	own        rate // of the rings that were for categories with sleepers
 	rings      int64
 	reads      int64
+	watchers   map[*int]func(consumer string)
 
 	connect  func(ctx context.Context) (server, error)
 	listener listener // only the goroutine uses it
@@ -147,7 +148,7 @@ func New(config Config) *Bell {
 			if err != nil {
 				return nil, err
 			}
-			return pgServer{conn}, nil
+			return pgServer{conn, b.tell}, nil
 		}
 	}
 	return b

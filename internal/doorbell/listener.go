@@ -181,6 +181,7 @@ func (b *Bell) session(ctx context.Context) (err error) {
 	if err := l.server.listen(ctx); err != nil {
 		return err
 	}
+	b.tell("")
 	for {
 		if err := b.serve(ctx); err != nil {
 			return err

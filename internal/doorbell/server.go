@@ -32,10 +32,13 @@ type facts struct {
 }
 
 // A pgServer is a connection to PostgreSQL.
-type pgServer struct{ conn *pgx.Conn }
+type pgServer struct {
+	conn *pgx.Conn
+	tell func(consumer string) // called by wait
+}
 
 func (s pgServer) listen(ctx context.Context) error {
-	return s.exec(ctx, "LISTEN "+pgx.Identifier{trigger.Channel}.Sanitize(), pgx.QueryExecModeSimpleProtocol)
+	return s.exec(ctx, "LISTEN "+pgx.Identifier{trigger.Channel}.Sanitize()+"; LISTEN "+consumersChannel, pgx.QueryExecModeSimpleProtocol)
 }
 
 // A lock that PostgreSQL grants by its fast path is not in the lock table, and a predicate
@@ -95,6 +98,9 @@ func (s pgServer) exec(ctx context.Context, sql string, args ...any) error {
 func (s pgServer) wait(ctx, until context.Context) (*string, error) {
 	n, err := s.conn.WaitForNotification(until)
 	switch {
+	case err == nil && n != nil && n.Channel == consumersChannel:
+		s.tell(n.Payload)
+		return nil, nil
 	case err == nil && n != nil:
 		return &n.Payload, nil
 	case until.Err() != nil && ctx.Err() == nil && !s.conn.IsClosed():

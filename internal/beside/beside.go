@@ -1,0 +1,30 @@
+// Package beside gives package consumer what it needs of a mdb.Store and what the store does
+// not export.
+package beside
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A Store has functions of a mdb.Store.
+type Store struct {
+	// Logger is that of the store.
+	Logger *slog.Logger
+	// Connect opens a connection beside the pool, configured as the pool's connections are.
+	// The caller closes it.
+	Connect func(ctx context.Context) (*pgx.Conn, error)
+	// Watch calls f after each notification of a consumer, with its name, and with an empty
+	// name if there may have been one of any consumer. f must not block. stop ends the calls.
+	// If the store does not listen for notifications, f is never called.
+	Watch func(f func(consumer string)) (stop func())
+	// Explain returns the error of a statement as a user should see it, without texts of the
+	// server that can quote a row.
+	Explain func(what string, err error) error
+}
+
+// Of is set by package mdb to a func(*mdb.Store) Store, whose argument this package cannot
+// name.
+var Of any

@@ -1,0 +1,34 @@
+package mdb
+
+import (
+	"cmp"
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/messagedb-go/messagedb/internal/beside"
+)
+
+func init() { beside.Of = besideStore }
+
+func besideStore(s *Store) beside.Store {
+	return beside.Store{
+		Logger:  s.config.logger,
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return connectBeside(ctx, s.pool) },
+		Watch:   s.bell.Watch, //nolint:contextcheck // the bell outlives the consumers
+		Explain: explain,
+	}
+}
+
+// connectBeside opens a connection for the ticks of consumers. Like a connection of the pool,
+// it may lead through a pooler.
+func connectBeside(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	cfg, err := configBeside(ctx, pool, nil, "message_store consumers")
+	if err != nil {
+		return nil, err
+	}
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
+	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, listenTimeout)
+	return pgx.ConnectConfig(ctx, cfg)
+}
