@@ -1,0 +1,398 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/source"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/poll"
+)
+
+// A readerConfig configures a reader. Its functions are called by the goroutine of run.
+type readerConfig struct {
+	category   string
+	partitions int           // of the consumer
+	batch      int           // messages of a page, at most
+	polling    poll.Strategy // nil: the store's
+	open       func(source.Hooks) (*source.Opened[mdb.Message], error)
+	sink       readerSink
+
+	// rewound is called when messages that were read are no longer in the store, which ends
+	// after the position. All partitions are closed then. The member reads its rows again, and
+	// opens them. gone are the messages, as far as they are known.
+	rewound func(category string, end int64, gone []source.Anchor)
+
+	// live is called with true when all partitions have been read to the end, and with false
+	// when two pages in a row have shown that they have not. It may be nil.
+	live func(category string, live bool)
+}
+
+// A readerSink receives what a reader has read. It is called with the reader's lock held, so
+// it must not call the reader.
+type readerSink interface {
+	// feed and room are the engine's. The messages are the sink's only during the call.
+	feed(p partition, epoch int64, ms []mdb.Message, end source.Checkpoint)
+	room(p partition) bool
+	// unreadable is like feed for a message that cannot be read. It counts as a message whose
+	// handling has failed permanently with this error.
+	unreadable(p partition, epoch int64, err *mdb.UnreadableError, end source.Checkpoint)
+}
+
+// openCategory returns readerConfig.open for a category of a store.
+func openCategory(s *mdb.Store, category mdb.Category) func(source.Hooks) (*source.Opened[mdb.Message], error) {
+	open := source.Opener.(func(*mdb.Store, mdb.Category, source.Hooks) (*source.Opened[mdb.Message], error)) //nolint:forcetypeassert // what mdb sets
+	return func(hooks source.Hooks) (*source.Opened[mdb.Message], error) { return open(s, category, hooks) }
+}
+
+// A reader reads a category once for all its partitions that the member has claimed, and
+// drops the messages of others.
+//
+// Each partition has a cursor. A page is read from one of the cursors, and passed to all
+// partitions whose cursors it covers: it contains everything after them up to its end. So
+// partitions at the same position, or less than a page apart, share their reads. A partition
+// that has no room for its messages of a page stays where it is, while the others move on,
+// and is read separately when it has room. See [reader.plan] for whose turn it is.
+//
+// Its methods are safe for concurrent use, except those that belong to the goroutine of run.
+type reader struct {
+	readerConfig
+
+	woken   chan struct{} // contains a value if the plan may have changed
+	starved atomic.Bool   // a partition without room has been left out
+	held    []atomic.Bool // by partition, for the sleeper, which asks with its own lock held
+
+	// mu guards the following fields, and is held while messages are passed to the sink, so
+	// that a partition receives none after close has returned.
+	mu      sync.Mutex
+	cursors []*cursor // by partition; nil: not open
+	paused  bool
+	barrier int64 // nothing beyond it is passed on
+	gone    map[source.Anchor]bool
+
+	// The following fields belong to the goroutine of run.
+	source  *source.Opened[mdb.Message]
+	sleeper source.Sleeper
+	turn    int
+	used    int64          // the store has used the global positions up to it
+	front   bool           // the page that is being read decides whether to sleep
+	due     bool           // a poll need not wait
+	until   time.Time      // how long it waits; zero: the strategy has not been asked
+	found   int            // messages of the last short page that were passed on
+	seen    poll.Seen      // what the strategy knows
+	late    int            // pages in a row that have not shown that everything is read
+	wasLive *bool          // the last value passed to live; nil: none
+	ahead   map[int64]bool // positions that the store had not used when they were first asked for
+	numbers []int          // the partitions of the page's messages
+	shares  []mdb.Message  // the page's messages by partition
+	below   []int64        // positions, of plan
+}
+
+func newReader(c readerConfig) *reader {
+	return &reader{
+		readerConfig: c,
+		woken:        make(chan struct{}, 1),
+		held:         make([]atomic.Bool, c.partitions),
+		cursors:      make([]*cursor, c.partitions),
+		barrier:      math.MaxInt64,
+		ahead:        make(map[int64]bool),
+	}
+}
+
+// open begins a partition after the checkpoint, or begins it again. A page that is being read
+// is not for it: the checkpoint may be from a later history than the page.
+func (r *reader) open(p partition, epoch int64, from source.Checkpoint) {
+	r.mu.Lock()
+	if anchors := from.Anchors(); len(anchors) > 0 && r.gone[anchors[0]] {
+		from = source.At(from.Position) // known to be lost, and already reported
+	}
+	r.cursors[p.Number] = &cursor{partition: p, epoch: epoch, at: from}
+	r.held[p.Number].Store(true)
+	r.mu.Unlock()
+	r.signal()
+}
+
+// close ends partitions. They receive no messages after it has returned.
+func (r *reader) close(ps []partition) {
+	r.mu.Lock()
+	for _, p := range ps {
+		r.cursors[p.Number] = nil
+		r.held[p.Number].Store(false)
+	}
+	r.mu.Unlock()
+	r.signal()
+}
+
+// limit stops reading at the barrier, if it is not nil, or everywhere. Nothing beyond it is
+// passed on after limit has returned.
+func (r *reader) limit(barrier *int64, paused bool) {
+	r.mu.Lock()
+	before, was := r.barrier, r.paused
+	r.barrier, r.paused = math.MaxInt64, paused
+	if barrier != nil {
+		r.barrier = *barrier
+	}
+	changed := r.barrier != before || paused != was
+	r.mu.Unlock()
+	if changed {
+		r.signal()
+	}
+}
+
+// wake is called when a partition may have room again.
+func (r *reader) wake() {
+	if r.starved.Load() {
+		r.signal()
+	}
+}
+
+func (r *reader) signal() {
+	select {
+	case r.woken <- struct{}{}:
+	default:
+	}
+}
+
+// caughtUp reports whether the last pages have shown that everything is read for all open
+// partitions, and up to where that is: math.MaxInt64 if none is open.
+func (r *reader) caughtUp() (upto int64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	upto = math.MaxInt64
+	for _, c := range r.cursors {
+		if c != nil {
+			if !c.live {
+				return 0, false
+			}
+			upto = min(upto, c.at.Position)
+		}
+	}
+	return upto, true
+}
+
+// run reads until ctx ends or an error cannot be retried. It may be called once.
+func (r *reader) run(ctx context.Context) error {
+	opened, err := r.readerConfig.open(source.Hooks{BeforeRead: func() {
+		// Only a page that covers all partitions that have caught up may make the sleeper
+		// forget what it was woken for.
+		if r.front {
+			r.sleeper.BeforeRead()
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	r.source, r.sleeper = opened, opened.Subscribe(r.wants)
+	defer r.sleeper.Close()
+	if r.polling == nil {
+		r.polling = opened.Polling
+	}
+	for ctx.Err() == nil {
+		switch p := r.plan(); {
+		case p.next == planRest:
+			select {
+			case <-r.woken:
+			case <-ctx.Done():
+			}
+			r.due = true
+		case p.next == planPoll && !r.due:
+			err = r.sleep(ctx)
+		default:
+			err = r.read(ctx, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+var errWoken = errors.New("there is something else to do")
+
+// sleep waits until the next poll, or until there is something else to do.
+func (r *reader) sleep(ctx context.Context) error {
+	if r.until.IsZero() {
+		delay, err := r.delay()
+		if err != nil {
+			return err
+		}
+		r.until = time.Now().Add(delay)
+	}
+	err := r.sleeper.Sleep(ctx, max(time.Until(r.until), 0), r.found, r.woken, func() error {
+		if r.plan().next != planPoll {
+			return errWoken
+		}
+		return nil
+	})
+	if !errors.Is(err, errWoken) {
+		r.due = true
+	}
+	return nil
+}
+
+// delay asks the strategy.
+func (r *reader) delay() (delay time.Duration, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("consumer: the polling strategy failed: %w", &mdb.PanicError{Value: v, Stack: debug.Stack()})
+		}
+	}()
+	r.seen.Retrieved, r.seen.BatchSize = r.found, r.batch
+	if r.seen.Empty++; r.found > 0 {
+		r.seen.Empty = 0
+	}
+	delay = r.polling(r.seen)
+	r.seen.Previous = delay
+	return delay, nil
+}
+
+// read reads a page and passes it on.
+func (r *reader) read(ctx context.Context, p plan) error {
+	r.front = p.front
+	from, err := r.anchored(ctx, p)
+	if err != nil || ctx.Err() != nil {
+		return r.unlessAhead(err)
+	}
+	page, err := r.source.Next(ctx, from, r.batch)
+	switch {
+	case page.Forked:
+		r.forget(page.Gone)
+		r.rewound(r.category, page.End.Position, page.Gone) // also for an mdb.ForkError, with 0
+		return nil
+	case err != nil:
+		return err
+	}
+	unreadable, err := whose(&page)
+	full := page.Full || page.Unreadable != nil
+	found := r.take(from, &page, unreadable, full)
+	if err != nil {
+		return err
+	}
+	r.used = max(r.used, page.End.Position)
+	if p.turns {
+		r.turn++
+	}
+	if full {
+		r.seen = poll.Seen{} // the next poll follows messages, without a delay
+	} else {
+		r.due, r.found, r.until = false, found, time.Time{}
+	}
+	r.report()
+	return nil
+}
+
+// whose returns the unreadable message that ends the page, or nil, and an error if it is not
+// known whose it is.
+func whose(page *source.Page[mdb.Message]) (*mdb.UnreadableError, error) {
+	if page.Unreadable == nil {
+		return nil, nil
+	}
+	var unreadable *mdb.UnreadableError
+	if !errors.As(page.Unreadable, &unreadable) || unreadable.Stream == "" {
+		page.Past = page.End // only what precedes it is passed on
+		return nil, page.Unreadable
+	}
+	return unreadable, nil
+}
+
+// report calls live.
+func (r *reader) report() {
+	upto, live := r.caughtUp()
+	if upto == math.MaxInt64 {
+		return // all were closed meanwhile
+	}
+	if r.late++; live {
+		r.late = 0
+	}
+	// One full page may happen to contain everything there was.
+	if !live && r.late < 2 || r.wasLive != nil && *r.wasLive == live {
+		return
+	}
+	r.wasLive = &live
+	if r.live != nil {
+		r.live(r.category, live)
+	}
+}
+
+// forget closes all partitions.
+func (r *reader) forget(gone []source.Anchor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.cursors {
+		r.cursors[i] = nil
+		r.held[i].Store(false)
+	}
+	r.used = 0
+	r.gone = make(map[source.Anchor]bool, len(gone))
+	for _, a := range gone {
+		r.gone[a] = true
+	}
+}
+
+// anchored returns where the page begins. The history of a position without an anchor is
+// unknown, so it is asked for the message before it. For others it is enough to know that the
+// store has used them: their first page begins at another one.
+func (r *reader) anchored(ctx context.Context, p plan) (from source.Checkpoint, err error) {
+	if p.highest > r.used {
+		if from, err = r.after(ctx, p.highest); err != nil {
+			return from, err
+		}
+		r.used = p.highest
+	}
+	switch at := p.from.at.Position; {
+	case p.from.checked || at <= 0:
+		return p.from.at, nil
+	case at == from.Position:
+		return from, nil
+	default:
+		return r.after(ctx, at)
+	}
+}
+
+// after looks up the message before a position.
+func (r *reader) after(ctx context.Context, position int64) (source.Checkpoint, error) {
+	at, err := r.source.After(ctx, position)
+	if err != nil {
+		return at, err
+	}
+	delete(r.ahead, position)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.cursors {
+		if c != nil && c.joined && c.at.Position == position {
+			c.at, c.checked = at, true
+		}
+	}
+	return at, nil
+}
+
+// unlessAhead returns the error, unless a position is for the first time one that the store
+// has not used. The store may have failed over after the row was read, and then the row may
+// have gone back with it.
+func (r *reader) unlessAhead(err error) error {
+	var ahead *mdb.AheadError
+	if !errors.As(err, &ahead) || r.ahead[ahead.Position] {
+		return err
+	}
+	r.ahead[ahead.Position] = true
+	r.forget(nil)
+	r.rewound(r.category, ahead.Last, nil)
+	return nil
+}
+
+func (r *reader) wants(stream string) bool {
+	return r.held[partitionOf(mdb.StreamName(stream), len(r.held))].Load()
+}
+
+// partitionOf returns the number of a stream's partition. Unlike the members of Message DB's
+// consumer groups, one of them also has the streams without an ID.
+func partitionOf(stream mdb.StreamName, partitions int) int {
+	hash := mdb.Hash64(stream.CardinalID())
+	return int(uint64(max(hash, -hash)) % uint64(partitions))
+}
