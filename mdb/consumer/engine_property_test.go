@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"testing"
 	"testing/synctest"
 )
@@ -18,7 +20,10 @@ func TestEngineProperties(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(30)
 	if testing.Short() {
-		seeds = 6
+		seeds = 5
+	}
+	if n, err := strconv.ParseUint(os.Getenv("MDB_TEST_ENGINE_SEEDS"), 10, 64); err == nil {
+		seeds = n
 	}
 	for _, form := range []string{"each", "each in order", "batch", "batch by key", "tx", "tx in order"} {
 		for seed := range seeds {
@@ -31,7 +36,7 @@ func TestEngineProperties(t *testing.T) {
 }
 
 func live(t *testing.T, kind string, seed uint64) {
-	w := newWorld(t, seed, 5, 12, 250)
+	w := newWorld(t, seed, 5, 60, 600)
 	c := engineConfig{workers: 1 + int(seed%5), maxParked: 3 + int(seed%7), queue: 20, park: w.park, decided: w.decided}
 	byKey := func(d *delivery) string { return d.key }
 	c.form = form{call: w.call, most: 1, lane: byKey}
@@ -56,22 +61,25 @@ func live(t *testing.T, kind string, seed uint64) {
 		all = append(all, p)
 	}
 	step := func(n int) int { w.mu.Lock(); defer w.mu.Unlock(); return w.random.IntN(n) }
-	for range 400 {
+	for range 1000 {
 		p := orders(step(len(all)))
 		switch step(12) {
 		case 0, 1:
 			w.claim(p)
 		case 2:
+			if step(3) > 0 {
+				break
+			}
 			w.mu.Lock()
 			w.rows[p].surrendered = w.rows[p].claimed
 			w.mu.Unlock()
 			w.e.surrender([]partition{p})
 		case 3:
-			if step(4) == 0 {
+			if step(15) == 0 {
 				w.drop(p)
 			}
 		case 4:
-			if step(8) == 0 {
+			if step(20) == 0 {
 				w.e.forget(errDropped)
 				for _, p := range all {
 					w.drop(p)
@@ -80,9 +88,9 @@ func live(t *testing.T, kind string, seed uint64) {
 		case 5:
 			w.tick(ctx, true)
 		case 6:
-			w.pause(ctx)
+			w.pause(ctx, 2000)
 		case 7: // another member has it
-			if step(4) == 0 {
+			if step(15) == 0 {
 				w.mu.Lock()
 				w.rows[p].claimed, w.rows[p].zombie = false, true
 				w.rows[p].epoch++
@@ -94,6 +102,7 @@ func live(t *testing.T, kind string, seed uint64) {
 		w.reread()
 		w.release()
 	}
+	before := w.e.stats()
 	w.mu.Lock()
 	w.healed = true
 	w.mu.Unlock()
@@ -120,6 +129,6 @@ func live(t *testing.T, kind string, seed uint64) {
 		t.Errorf("run returned %v", err)
 	}
 	if testing.Verbose() {
-		t.Logf("%d calls, %d parks, %d ticks, %+v", w.calls, w.parks, w.ticks, w.e.stats())
+		t.Logf("%d calls, %d parks, %d ticks, %+v", w.calls, w.parks, w.ticks, before)
 	}
 }
