@@ -183,8 +183,8 @@ var errFenced = &pgconn.PgError{Severity: "ERROR", Code: "MC001", Message: "the 
 
 // isTransient reports whether err says that no message is its cause.
 func isTransient(err error) bool {
-	var v *verdict
-	return errors.As(err, &v) && v.what == wait
+	what, _ := said(err)
+	return what == toWait
 }
 
 // A lostError is that of a connection that was lost while a handler was running.

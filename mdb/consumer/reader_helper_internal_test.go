@@ -226,12 +226,12 @@ func begin(t *testing.T, s *shelf, partitions, batch int, opts ...func(*readerCo
 	in.reader = newReader(c)
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	t.Cleanup(func() { cancel(errEnd) })
+	t.Cleanup(func() { cancel(errReadingEnds) })
 	go func() { ended <- in.reader.run(ctx) }()
 	return in, ended
 }
 
-var errEnd = fmt.Errorf("the end of the test")
+var errReadingEnds = fmt.Errorf("the end of the test")
 
 // open opens a partition after a position.
 func (in *intake) open(p int, from int64) *claim {

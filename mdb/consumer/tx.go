@@ -150,9 +150,3 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 func isRejected(conn *pgx.Conn, err error) bool {
 	return errors.As(err, new(*pgconn.PgError)) && !conn.IsClosed()
 }
-
-// isConflict reports whether err is a serialization failure or a deadlock.
-func isConflict(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && (pgErr.Code == "40001" || pgErr.Code == "40P01")
-}
