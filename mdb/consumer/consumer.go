@@ -1,0 +1,286 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/beside"
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// A Consumer is a named subscription to one or more categories. Its progress is stored in the
+// database under its name, and all processes that run it share its messages. Create one with
+// [New].
+type Consumer struct {
+	store  *mdb.Store
+	config *config
+
+	mu     sync.Mutex
+	engine *engine // of the current run; nil: it is not running
+	member *member
+	past   Stats // of earlier runs
+}
+
+// New returns a Consumer of a category. It does no I/O. Its error is an [*mdb.ArgumentError]
+// that lists everything that is wrong.
+//
+// The name, of at most 200 bytes, identifies the consumer: whoever runs one of this name in
+// the same database continues where it is. Use another name for another purpose, or to handle
+// all messages anew.
+func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts ...Option) (*Consumer, error) {
+	c := newConfig(store, name, category, h, opts)
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return &Consumer{store: store, config: c}, nil
+}
+
+// Run handles messages until ctx ends, and blocks until then. Any number of processes may run
+// a consumer of the same name: they share its partitions, and take over from one that stops or
+// crashes. The error, which is never nil, says why it has ended:
+//
+//   - context.Cause(ctx), if ctx ended;
+//   - a [*mdb.HandlerError], if an error of the handler stops the consumer, see [Stop] and
+//     [StopOnError];
+//   - a [*mdb.SetupError], if the schema of consumers is missing or too old, or the consumer
+//     has another number of partitions;
+//   - [ErrReplaced], see [WithInstance];
+//   - another error of the server or of a read, if a retry cannot help.
+//
+// While the server cannot be reached, Run waits for it. If it loses its lease meanwhile, it
+// joins again.
+//
+// When ctx ends, no further message is passed to the handler. Run waits for handlers that are
+// running, as [WithDrainTimeout] says, with contexts that have not ended, stores how far they
+// are, and leaves, so that other processes continue immediately and repeat nothing. It returns
+// after all handlers have returned.
+//
+// A Consumer runs once at a time: Run returns an [*mdb.ArgumentError] if it is running.
+func (c *Consumer) Run(ctx context.Context) error { return c.run(ctx, false) }
+
+// CatchUp is like Run, but returns nil when all messages that were in the store at the call are
+// handled, skipped or parked, by whichever process. It is for tests and for programs that run
+// once in a while.
+func (c *Consumer) CatchUp(ctx context.Context) error { return c.run(ctx, true) }
+
+// Stats returns the counters. It does no I/O, and is safe for concurrent use.
+func (c *Consumer) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stats()
+}
+
+func (c *Consumer) stats() Stats {
+	s := c.past
+	if c.engine == nil {
+		return s
+	}
+	e, m := c.engine.stats(), &c.member.counts
+	s.Partitions = int(m.partitions.Load())
+	s.Handled += e.handled
+	s.Failed += e.failed
+	s.Retried += e.retried
+	s.Parked += e.parked
+	s.Skipped += e.skipped
+	s.Waiting, s.Bytes, s.Running = e.messages, e.bytes, e.running
+	s.Joins += m.joins.Load()
+	s.Ticks += m.ticks.Load()
+	s.Losses += m.losses.Load()
+	s.Claims += m.claims.Load()
+	s.Releases += m.releases.Load()
+	s.Rewound += m.rewound.Load()
+	s.Forks += m.forks.Load()
+	if least := time.Duration(m.least.Load()); least > 0 && (s.LeaseMargin == 0 || least < s.LeaseMargin) {
+		s.LeaseMargin = least
+	}
+	return s
+}
+
+func (c *Consumer) run(ctx context.Context, toEnd bool) error {
+	link := besideOf(c.store)
+	line, hangUp := lineOf(c.store)
+	defer hangUp()
+	r := &running{Consumer: c, link: link, unread: make(map[place]error)}
+	m, err := r.begin(line, toEnd)
+	if err != nil {
+		return err
+	}
+	defer r.end()
+	stop := link.Watch(func(consumer string) {
+		if consumer == "" || consumer == c.config.name {
+			m.ring()
+		}
+	})
+	defer stop()
+	return m.run(ctx)
+}
+
+// A running is one run of a consumer: it connects the engine, the readers and the member.
+type running struct {
+	*Consumer
+
+	link beside.Store
+
+	mu     sync.Mutex
+	unread map[place]error // the errors of messages that cannot be read
+}
+
+func (r *running) begin(line *line, toEnd bool) (*member, error) {
+	c := r.config
+	r.Consumer.mu.Lock()
+	defer r.Consumer.mu.Unlock()
+	if r.engine != nil {
+		return nil, &mdb.ArgumentError{Faults: []mdb.Fault{{
+			Argument: "consumer", Given: "one that is running", Allowed: "one Run or CatchUp at a time",
+		}}}
+	}
+	forms := c.forms
+	forms.store, forms.consumer = r.store, c.name
+	forms.member = func() ledger.Member { return *r.member.self.Load() }
+	forms.callbackFailed = func(msg mdb.Message, err error) {
+		r.link.Logger.Warn("a callback of a statement that EachQueued has sent failed, after the commit",
+			"consumer", c.name, "stream", msg.Stream, "position", msg.Position, "error", typeOf(err))
+	}
+	handled := c.handler.form(forms)
+	handle := handled.call
+	handled.call = func(ctx context.Context, call call) (int, error) {
+		if err := r.cannotRead(call.deliveries); err != nil {
+			return 0, err
+		}
+		return handle(ctx, call)
+	}
+	workers := c.workers
+	if handled.moves { // reads need a connection, too
+		workers = min(workers, max(1, int(r.store.Pool().Config().MaxConns)-1))
+	}
+	policy := c.policy
+	if c.stops {
+		policy = stopOnError
+	}
+	r.engine = newEngine(engineConfig{
+		form: handled, workers: workers, maxBytes: c.maxBytes, inOrder: c.inOrder,
+		maxParked: c.maxParked, policy: policy, park: r.park,
+		mayBegin: func() error { return r.member.lease.mayBegin() },
+		changed:  func() { r.member.changed() },
+		decided:  r.decided,
+	})
+	r.member = newMember(memberConfig{
+		join: ledger.JoinParams{
+			Name: c.name, Instance: c.instance, Info: info(), Lease: c.lease,
+			Categories: c.categories, Partitions: c.partitions, Start: c.start,
+		},
+		drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
+		random: func(most time.Duration) time.Duration { return rand.N(most) },
+		do:     line.do,
+		fatal:  func(err error) error { return fatal(c.name, r.link.Explain, err) },
+		engine: r.engine, readers: r.readers,
+	})
+	return r.member, nil
+}
+
+func (r *running) end() {
+	r.Consumer.mu.Lock()
+	defer r.Consumer.mu.Unlock()
+	s := r.stats()
+	s.Partitions, s.Waiting, s.Bytes, s.Running = 0, 0, 0, 0
+	r.past, r.engine = s, nil
+}
+
+// info describes the process for operators.
+func info() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "an unknown host"
+	}
+	return fmt.Sprintf("%s, process %d", strings.ToValidUTF8(host, "?"), os.Getpid())
+}
+
+// readers returns a reader for each category.
+func (r *running) readers(partitions int) map[string]reading {
+	readers := make(map[string]reading, len(r.config.categories))
+	for _, category := range r.config.categories {
+		readers[category] = newReader(readerConfig{
+			category: category, partitions: partitions, batch: pageSize, polling: r.config.polling,
+			open: openCategory(r.store, mdb.Category(category)),
+			sink: r, rewound: r.rewound,
+		})
+	}
+	return readers
+}
+
+// stopOnError is the policy of StopOnError.
+func stopOnError(f Failure) Action {
+	switch what, _ := said(f.Err); what {
+	case toSkip:
+		return f.Default()
+	case toRetry, toWait:
+		if a := f.Default(); a.what != toPark {
+			return a
+		}
+	case byDefault, toPark, toStop:
+	}
+	return f.Stop()
+}
+
+// decided logs what happens to a message whose handling has failed.
+func (r *running) decided(f Failure, a Action) {
+	message := ""
+	switch a.what {
+	case toPark:
+		message = "a consumer parks a stream, because a message could not be handled"
+	case toSkip:
+		message = "a consumer skips a message that could not be handled"
+	case byDefault, toRetry, toWait, toStop:
+		return
+	}
+	r.link.Logger.Warn(message, "consumer", r.config.name, "stream", f.Message.Stream, "position", f.Message.Position,
+		"global_position", f.Message.GlobalPosition, "attempts", f.Attempt, "error", typeOf(f.Err))
+}
+
+// typeOf returns the type of the innermost error, because texts may contain parts of a message.
+func typeOf(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			break
+		}
+		err = inner
+	}
+	text := fmt.Sprintf("%T", err)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		text += " with SQLSTATE " + pgErr.Code
+	}
+	return text
+}
+
+// park parks a message's stream.
+func (r *running) park(ctx context.Context, d *delivery, f Failure) error {
+	pool, self := r.store.Pool(), *r.member.self.Load()
+	text := ""
+	if f.Attempt > 0 {
+		n, err := ledger.CountParked(ctx, pool, self, r.config.maxParked)
+		if err != nil {
+			return err
+		}
+		if n >= r.config.maxParked {
+			return errParkedFull
+		}
+		if text = typeOf(f.Err); r.config.errorText {
+			text = f.Err.Error()
+		}
+	}
+	return ledger.Park(ctx, pool, self, d.epoch, ledger.Parked{
+		Partition: d.partition, Key: d.key, Stream: string(d.message.Stream),
+		Position: d.message.Position, GlobalPosition: d.message.GlobalPosition, Attempts: f.Attempt,
+	}, text)
+}

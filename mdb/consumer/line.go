@@ -1,0 +1,172 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/beside"
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// closeTimeout limits how long the end of a connection is waited for.
+const closeTimeout = time.Second
+
+// A line is the connection of the ticks of all consumers of a Store. It is not one of the
+// pool, because handlers may hold all of these for longer than a lease.
+type line struct {
+	connect func(ctx context.Context) (*pgx.Conn, error)
+	turn    chan struct{} // has a buffer of one; who has put a value in it uses the following
+
+	conn    *pgx.Conn // nil: none
+	session int64     // counts the connections
+}
+
+// lines are those of the Stores that have running consumers.
+var lines struct {
+	sync.Mutex
+
+	of map[*mdb.Store]*sharedLine
+}
+
+type sharedLine struct {
+	line
+	users int
+}
+
+func besideOf(s *mdb.Store) beside.Store {
+	return beside.Of.(func(*mdb.Store) beside.Store)(s) //nolint:forcetypeassert // what mdb sets
+}
+
+// lineOf returns the line of a Store, and a function to call when it is no longer used.
+func lineOf(s *mdb.Store) (*line, func()) {
+	lines.Lock()
+	defer lines.Unlock()
+	shared := lines.of[s]
+	if shared == nil {
+		shared = &sharedLine{line: line{connect: besideOf(s).Connect, turn: make(chan struct{}, 1)}}
+		if lines.of == nil {
+			lines.of = make(map[*mdb.Store]*sharedLine)
+		}
+		lines.of[s] = shared
+	}
+	shared.users++
+	return &shared.line, func() {
+		lines.Lock()
+		defer lines.Unlock()
+		if shared.users--; shared.users == 0 {
+			delete(lines.of, s)
+			shared.hangUp()
+		}
+	}
+}
+
+// do calls f with the connection, after it has opened one if there is none. session says
+// which one it was, and is 0 if there was none.
+func (l *line) do(ctx context.Context, f func(protocol) error) (session int64, err error) {
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+	defer func() { <-l.turn }()
+	if l.conn == nil {
+		if l.conn, err = l.connect(ctx); err != nil {
+			l.conn = nil
+			return 0, err
+		}
+		l.session++
+	}
+	defer func() {
+		if l.conn.IsClosed() || l.conn.PgConn().IsBusy() || l.conn.PgConn().TxStatus() != 'I' {
+			l.hangUp()
+		}
+	}()
+	return l.session, f(onConn{l.conn})
+}
+
+// hangUp closes the connection.
+func (l *line) hangUp() {
+	if l.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		_ = l.conn.Close(ctx)
+		l.conn = nil
+	}
+}
+
+// A protocol has the statements of a member. Tests replace it.
+type protocol interface {
+	version(ctx context.Context) (int, error)
+	join(ctx context.Context, p ledger.JoinParams) (ledger.Joined, error)
+	beat(ctx context.Context, m ledger.Member, info string, moves []ledger.Move) (ledger.Tick, error)
+	rebalance(ctx context.Context, m ledger.Member) (ledger.Balance, ledger.Held, error)
+	read(ctx context.Context, m ledger.Member) (ledger.Held, error)
+	release(ctx context.Context, m ledger.Member, moves []ledger.Move) ([]int, error)
+	leave(ctx context.Context, m ledger.Member, moves []ledger.Move) error
+	// ends returns the positions of the categories' last messages, or 0.
+	ends(ctx context.Context, categories []string) ([]int64, error)
+	// reached reports whether all checkpoints of the consumer are at least at the positions,
+	// or at the categories' ends if these are lower.
+	reached(ctx context.Context, consumer int64, categories []string, positions []int64) (bool, error)
+}
+
+// onConn sends the statements on a connection.
+type onConn struct{ conn *pgx.Conn }
+
+func (c onConn) version(ctx context.Context) (v int, err error) {
+	err = c.conn.QueryRow(ctx, "SELECT message_store_consumers.version()").Scan(&v)
+	return v, err
+}
+
+func (c onConn) join(ctx context.Context, p ledger.JoinParams) (ledger.Joined, error) {
+	return ledger.Join(ctx, c.conn, p)
+}
+
+func (c onConn) beat(ctx context.Context, m ledger.Member, info string, moves []ledger.Move) (ledger.Tick, error) {
+	return ledger.Beat(ctx, c.conn, m, info, moves)
+}
+
+func (c onConn) rebalance(ctx context.Context, m ledger.Member) (ledger.Balance, ledger.Held, error) {
+	return ledger.Rebalance(ctx, c.conn, m)
+}
+
+func (c onConn) read(ctx context.Context, m ledger.Member) (ledger.Held, error) {
+	return ledger.Read(ctx, c.conn, m)
+}
+
+func (c onConn) release(ctx context.Context, m ledger.Member, moves []ledger.Move) ([]int, error) {
+	return ledger.Release(ctx, c.conn, m, moves)
+}
+
+func (c onConn) leave(ctx context.Context, m ledger.Member, moves []ledger.Move) error {
+	return ledger.Leave(ctx, c.conn, m, moves)
+}
+
+const sqlEnds = `SELECT coalesce((
+	SELECT m.global_position FROM message_store.messages AS m
+	WHERE message_store.category(m.stream_name) = w.category
+	ORDER BY m.global_position DESC LIMIT 1
+), 0) FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS w(category, n) ORDER BY w.n`
+
+func (c onConn) ends(ctx context.Context, categories []string) ([]int64, error) {
+	rows, _ := c.conn.Query(ctx, sqlEnds, categories)
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
+}
+
+const sqlReached = `SELECT NOT EXISTS (
+	SELECT FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bigint[])) AS w(category, position)
+	JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1::bigint AND c.category = w.category
+	WHERE c.position < least(w.position, coalesce((
+		SELECT m.global_position FROM message_store.messages AS m
+		WHERE message_store.category(m.stream_name) = w.category
+		ORDER BY m.global_position DESC LIMIT 1
+	), 0)))`
+
+func (c onConn) reached(ctx context.Context, consumer int64, categories []string, positions []int64) (yes bool, err error) {
+	err = c.conn.QueryRow(ctx, sqlReached, consumer, categories, positions).Scan(&yes)
+	return yes, err
+}

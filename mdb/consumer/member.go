@@ -1,0 +1,535 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/internal/source"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// ErrReplaced is returned by Run if another process has joined with the same instance, see
+// [WithInstance]. It has taken over the partitions.
+var ErrReplaced = errors.New("consumer: another process with the same instance has taken over")
+
+// The causes of the end of handlers' contexts, beside ErrLeaseLost.
+var (
+	errReread = errors.New("consumer: the state was read again, because what the server had confirmed may be lost")
+	errMoved  = errors.New("consumer: the checkpoint was moved by somebody else")
+)
+
+const (
+	// handlersEnd is how long handlers may run after their contexts have ended.
+	handlersEnd = 5 * time.Second
+	// busyInterval is the longest time between ticks while checkpoints move.
+	busyInterval = time.Second
+	// catchUpInterval is that of CatchUp.
+	catchUpInterval = 50 * time.Millisecond
+	// suspectDelay is the longest wait before a member looks whether another one is dead.
+	suspectDelay = 200 * time.Millisecond
+)
+
+var (
+	tickRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: time.Second}
+	joinRetry = backoff.Policy{Min: 100 * time.Millisecond, Max: 5 * time.Second}
+)
+
+// A handling is what a member needs of its engine.
+type handling interface {
+	claim(row ledger.Row, parked []ledger.Parked)
+	progress() []ledger.Move
+	stored(moves []ledger.Move)
+	kept(moves []ledger.Move)
+	refused(moves []ledger.Move, cause error)
+	fenced() []partition
+	surrender(ps []partition)
+	drained() []ledger.Move
+	drop(ps []partition, cause error)
+	forget(cause error)
+	inHand() map[partition]int
+	checkpoints() map[partition]int64
+	run(ctx context.Context) error
+}
+
+// A reading is what a member needs of the reader of a category.
+type reading interface {
+	open(p partition, epoch int64, from source.Checkpoint)
+	close(ps []partition)
+	limit(barrier *int64, paused bool)
+	wake()
+	run(ctx context.Context) error
+}
+
+type memberConfig struct {
+	join   ledger.JoinParams // all but the member
+	drain  time.Duration
+	toEnd  bool // for CatchUp
+	now    clock
+	logger *slog.Logger
+	random func(most time.Duration) time.Duration
+
+	// do calls f with the connection of the ticks. session says which connection it is, and
+	// is 0 if there is none.
+	do func(ctx context.Context, f func(protocol) error) (session int64, err error)
+	// fatal returns the error with which Run ends because of an error of the first join, or
+	// nil if it is transient.
+	fatal   func(err error) error
+	engine  handling
+	readers func(partitions int) map[string]reading
+}
+
+// A member is one run of a consumer. Its methods are called by the goroutine of run, unless
+// they say otherwise.
+//
+// # What a member believes
+//
+// It believes that what the server has confirmed is still there, until there is a doubt: a
+// statement has failed without an answer, the connection is another one, the timeline is
+// another one, or a reader has found that messages are lost. Then the server may have failed
+// over to a standby without the last transactions, or was restored. So the member ends the
+// handlers, forgets everything that it knows of its partitions, reads their checkpoints and
+// what is parked, and continues from there. Messages that are still there do not show whether
+// checkpoints are, nor the other way round.
+type member struct {
+	memberConfig
+
+	lease  *lease
+	self   atomic.Pointer[ledger.Member] // read by others
+	counts counts
+
+	woken   chan struct{} // contains a value if one of the following may have changed
+	rung    atomic.Bool   // there was a notification: tick
+	rewound atomic.Bool   // a reader has found that messages are lost
+
+	engineEnds, readerEnds chan error
+	endEngine, endReaders  context.CancelCauseFunc
+	running                []<-chan struct{} // the goroutines of readers
+	reads                  map[string]reading
+	partitions             int // for which there are readers
+
+	session  int64  // of the connection that has answered last; 0: none
+	timeline string // of the server; empty: not known
+	doubt    error  // why what is known may be wrong; nil: there is no doubt
+	look     bool   // the rows have to be read
+	ticked   bool   // the last tick was answered, or the join
+	evicted  bool   // the member is deleted, or has never joined
+	lapsed   bool   // the lease has ended, and everything is forgotten
+	failures int    // ticks or joins in a row
+	lastBeat time.Time
+	nextTick time.Time
+
+	changes   int64
+	balanceAt time.Time // zero: no reason to
+	quota     int
+
+	held    map[partition]ledger.Row  // of which messages are handled
+	before  map[partition]ledger.Row  // what was held before it was forgotten, to be compared
+	leaving map[int]bool              // numbers of partitions that are to be released
+	drained map[partition]ledger.Move // what is to be released
+
+	targets []int64 // of CatchUp, by category
+
+	stopping bool
+	result   error     // of run, once it is stopping
+	cause    error     // with which handlers' contexts end
+	left     bool      // by replacement, so that there is nothing to leave
+	stopAt   time.Time // when the handlers' contexts end
+	leaveAt  time.Time // when it is left although handlers are running; zero: their contexts have not ended
+}
+
+func newMember(c memberConfig) *member {
+	return &member{
+		memberConfig: c,
+		lease:        &lease{length: c.join.Lease, now: c.now},
+		woken:        make(chan struct{}, 1),
+		engineEnds:   make(chan error, 1),
+		readerEnds:   make(chan error, len(c.join.Categories)),
+		held:         make(map[partition]ledger.Row),
+		before:       make(map[partition]ledger.Row),
+		leaving:      make(map[int]bool),
+		drained:      make(map[partition]ledger.Move),
+		evicted:      true,
+	}
+}
+
+// changed wakes the member. It may be called by any goroutine, and does not block.
+func (m *member) changed() {
+	select {
+	case m.woken <- struct{}{}:
+	default:
+	}
+}
+
+// ring lets the member tick immediately. It may be called by any goroutine.
+func (m *member) ring() {
+	m.rung.Store(true)
+	m.changed()
+}
+
+// forked is called by readers that have found that messages are lost.
+func (m *member) forked() {
+	m.rewound.Store(true)
+	m.changed()
+}
+
+// run joins the consumer and works until ctx ends, or an error ends it. It returns after all
+// goroutines that it has started.
+func (m *member) run(ctx context.Context) error {
+	for m.evicted {
+		if err := m.enter(ctx); err == nil {
+			break
+		} else if fatal := m.fatal(err); fatal != nil {
+			return fatal
+		}
+		m.failures++
+		if joinRetry.Wait(ctx, m.failures) != nil {
+			return context.Cause(ctx)
+		}
+	}
+	engineCtx, endEngine := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer endEngine(nil)
+	m.endEngine = endEngine
+	go func() {
+		err := errHandlerEnds
+		defer func() { m.engineEnds <- err }()
+		err = m.engine.run(engineCtx)
+	}()
+	m.startReaders(ctx)
+	m.loop(ctx)
+	m.stopReaders()
+	return m.result
+}
+
+var errHandlerEnds = errors.New("consumer: a callback has ended a goroutine of the consumer")
+
+// startReaders starts the readers for the number of partitions.
+func (m *member) startReaders(ctx context.Context) {
+	m.stopReaders()
+	ctx, m.endReaders = context.WithCancelCause(context.WithoutCancel(ctx))
+	m.partitions = m.join.Partitions
+	m.reads = m.readers(m.partitions)
+	for _, r := range m.reads {
+		done := make(chan struct{})
+		m.running = append(m.running, done)
+		go func() {
+			err := errHandlerEnds
+			defer close(done)
+			defer func() {
+				if context.Cause(ctx) != errReadersEnd { //nolint:errorlint // it is that value
+					m.readerEnds <- err
+				}
+			}()
+			err = r.run(ctx)
+		}()
+	}
+}
+
+var errReadersEnd = errors.New("the readers end")
+
+// stopReaders ends the readers, and waits for them.
+func (m *member) stopReaders() {
+	if m.endReaders != nil {
+		m.endReaders(errReadersEnd)
+	}
+	for _, done := range m.running {
+		<-done
+	}
+	m.running = nil
+}
+
+// loop does what is due until the member has left.
+func (m *member) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	ended, engineEnds := ctx.Done(), m.engineEnds
+	for {
+		select {
+		case <-timer.C:
+		case <-m.woken:
+		case <-ended:
+			ended = nil
+			m.stop(context.Cause(ctx), context.Cause(ctx))
+		case err := <-engineEnds:
+			engineEnds = nil
+			m.stop(err, err)
+		case err := <-m.readerEnds:
+			m.stop(err, err)
+		}
+		m.step(ctx)
+		if m.stopping && m.finished(engineEnds == nil) {
+			m.leave(ctx)
+			m.endEngine(m.cause)
+			if engineEnds != nil {
+				m.waitForHandlers(engineEnds)
+			}
+			return
+		}
+		timer.Reset(max(m.untilNext(), 0))
+	}
+}
+
+// untilNext returns how long nothing is due.
+func (m *member) untilNext() time.Duration {
+	next := time.Hour
+	if !m.evicted || !m.stopping {
+		next = time.Until(m.nextTick)
+	}
+	if !m.balanceAt.IsZero() && !m.stopping && m.ticked {
+		next = min(next, time.Until(m.balanceAt))
+	}
+	if !m.lapsed && !m.evicted {
+		next = min(next, m.lease.left())
+	}
+	if m.stopping {
+		if m.leaveAt.IsZero() {
+			next = min(next, time.Until(m.stopAt))
+		} else {
+			next = min(next, time.Until(m.leaveAt))
+		}
+	}
+	return next
+}
+
+// step does everything that is due.
+func (m *member) step(ctx context.Context) {
+	m.checkLease()
+	m.collect()
+	now := time.Now()
+	if m.rung.Swap(false) {
+		m.nextTick, m.lastBeat = now, time.Time{}
+	}
+	if m.evicted {
+		if !m.stopping && !now.Before(m.nextTick) {
+			m.rejoin(ctx)
+		}
+		if m.evicted {
+			return
+		}
+	}
+	if !time.Now().Before(m.nextTick) {
+		m.tick(ctx)
+	}
+	if !m.ticked || m.evicted || m.stopping {
+		return
+	}
+	if m.doubt != nil {
+		m.reload(ctx)
+	} else if m.look {
+		m.lookAgain(ctx)
+	}
+	if m.doubt != nil {
+		return
+	}
+	if !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt) {
+		m.balance(ctx)
+	}
+	m.release(ctx)
+}
+
+// interval returns the time between ticks while checkpoints move.
+func (m *member) interval() time.Duration {
+	d := min(busyInterval, m.lease.length/5)
+	if m.toEnd {
+		d = min(d, catchUpInterval)
+	}
+	return d
+}
+
+// checkLease ends the handlers if the lease has ended.
+func (m *member) checkLease() {
+	if m.lapsed || m.evicted || m.lease.left() > 0 {
+		return
+	}
+	m.lapsed = true
+	m.counts.losses.Add(1)
+	m.logger.Warn("a consumer could not renew its lease in time: its handlers end", m.attrs()...)
+	m.forget(ErrLeaseLost)
+	m.suspect(ErrLeaseLost)
+}
+
+// collect asks the engine what has changed, and the readers to look for room.
+func (m *member) collect() {
+	for _, r := range m.reads {
+		r.wake()
+	}
+	if m.rewound.Swap(false) {
+		m.counts.forks.Add(1)
+		m.suspect(errReread)
+	}
+	for _, mv := range m.engine.drained() {
+		m.drained[mv.Partition] = mv
+	}
+	if fenced := m.engine.fenced(); len(fenced) > 0 {
+		m.lose(fenced)
+		m.look = true
+		if m.stopping {
+			m.engine.drop(fenced, errMoved)
+		}
+	}
+}
+
+// suspect records that what the server has confirmed may be lost.
+func (m *member) suspect(why error) {
+	if m.doubt == nil {
+		m.doubt = why
+	}
+}
+
+// do sends statements to the server. ctx limits nothing, because the connection is used by
+// other consumers too, and would be closed.
+func (m *member) send(ctx context.Context, f func(ctx context.Context, p protocol) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(m.lease.length*3/10, minPatience))
+	defer cancel()
+	session, err := m.do(ctx, func(p protocol) error { return f(ctx, p) })
+	if session != 0 && session != m.session {
+		if m.session != 0 {
+			m.suspect(errReread)
+		}
+		m.session = session
+	}
+	if err != nil && session != 0 && !isAnswer(err) {
+		m.suspect(errReread)
+	}
+	return err
+}
+
+// minPatience is how long an answer is waited for at least.
+const minPatience = 300 * time.Millisecond
+
+// tick renews the lease and moves checkpoints, unless there is no reason to.
+func (m *member) tick(ctx context.Context) {
+	var moves []ledger.Move
+	if m.doubt == nil {
+		moves = m.engine.progress()
+	}
+	m.nextTick = time.Now().Add(m.interval())
+	quiet := m.lease.length / 5
+	if m.toEnd {
+		quiet = min(quiet, 4*catchUpInterval)
+	}
+	if due := m.lastBeat.Add(quiet); len(moves) == 0 && m.ticked && m.doubt == nil && time.Now().Before(due) {
+		if due.Before(m.nextTick) {
+			m.nextTick = due
+		}
+		return
+	}
+	var t ledger.Tick
+	sent := m.now()
+	m.lastBeat = time.Now()
+	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		t, err = p.beat(ctx, *m.self.Load(), "", moves)
+		return err
+	})
+	m.counts.ticks.Add(1)
+	if err != nil {
+		if isAnswer(err) || m.doubt == nil { // or it was not sent
+			m.engine.kept(moves)
+		}
+		m.ticked = false
+		m.failures++
+		if m.failures == 1 {
+			m.logger.Warn("a tick of a consumer failed, and is retried", m.attrs("error", err)...)
+		}
+		m.nextTick = time.Now().Add(min(tickRetry.Delay(m.failures), m.interval()))
+		return
+	}
+	m.ticked, m.failures = true, 0
+	if !t.Alive {
+		m.die(t.Replaced)
+		return
+	}
+	m.counts.margin(m.lease.left())
+	m.lease.renew(sent)
+	m.lapsed = false
+	if t.Timeline != m.timeline {
+		if m.timeline != "" {
+			m.suspect(errReread)
+		}
+		m.timeline = t.Timeline
+	}
+	m.settle(moves, t)
+	for _, r := range m.reads {
+		r.limit(t.Barrier, t.Paused)
+	}
+	if now := time.Now(); t.Changes != m.changes {
+		m.changes, m.balanceAt = t.Changes, now
+	} else if t.Suspects && m.balanceAt.IsZero() {
+		m.balanceAt = now.Add(m.random(suspectDelay))
+	}
+	if m.toEnd && !m.stopping && m.doubt == nil {
+		m.checkTargets(ctx)
+	}
+}
+
+// settle tells the engine what became of the moves.
+func (m *member) settle(moves []ledger.Move, t ledger.Tick) {
+	pick := func(indexes []int) []ledger.Move {
+		picked := make([]ledger.Move, 0, len(indexes))
+		for _, i := range indexes {
+			picked = append(picked, moves[i])
+		}
+		return picked
+	}
+	moved, refused := pick(t.Moved), pick(t.Refused)
+	m.engine.stored(moved)
+	m.engine.kept(pick(t.Skipped))
+	if len(refused) == 0 {
+		return
+	}
+	ps := make([]partition, 0, len(refused))
+	for _, mv := range refused {
+		ps = append(ps, mv.Partition)
+	}
+	m.lose(ps)
+	m.engine.refused(refused, errMoved)
+	m.look = true
+}
+
+// die forgets everything, because the member was deleted.
+func (m *member) die(replaced bool) {
+	m.evicted, m.lapsed, m.ticked = true, false, false
+	m.lease.end()
+	m.nextTick, m.balanceAt = time.Now(), time.Time{}
+	cause := ErrLeaseLost
+	if replaced {
+		cause = ErrReplaced
+	}
+	m.forget(cause)
+	clear(m.before)
+	m.counts.losses.Add(1)
+	if replaced {
+		m.logger.Warn("a consumer ends, because another process has joined with its instance", m.attrs()...)
+		m.left = true
+		m.stop(ErrReplaced, ErrReplaced)
+		return
+	}
+	m.logger.Warn("a consumer was replaced by other processes, because its lease had ended: it joins again", m.attrs()...)
+}
+
+// checkTargets ends CatchUp if everything is done with.
+func (m *member) checkTargets(ctx context.Context) {
+	var reached bool
+	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		reached, err = p.reached(ctx, m.self.Load().Consumer, m.join.Categories, m.targets)
+		return err
+	})
+	switch {
+	case err == nil && reached:
+		m.stop(nil, errCaughtUp)
+	case err != nil && isAnswer(err) && !mdb.IsTransient(err):
+		err = fmt.Errorf("consumer: look whether everything is handled: %w", err)
+		m.stop(err, err)
+	}
+}
+
+var errCaughtUp = errors.New("consumer: everything is handled")
+
+func (m *member) attrs(more ...any) []any {
+	return append([]any{"consumer", m.join.Name, "instance", m.join.Instance}, more...)
+}

@@ -1,0 +1,336 @@
+package consumer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/internal/source"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// isAnswer reports whether err is the answer of a server that goes on serving the connection:
+// what was sent has surely done nothing.
+func isAnswer(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && cmp.Or(pgErr.SeverityUnlocalized, pgErr.Severity) == "ERROR"
+}
+
+// enter joins the consumer as a new member.
+func (m *member) enter(ctx context.Context) error {
+	params := m.join
+	params.Member = uuid.New()
+	var joined ledger.Joined
+	var targets []int64
+	sent := m.now()
+	m.doubt, m.session, m.timeline = nil, 0, ""
+	err := m.send(ctx, func(ctx context.Context, p protocol) error {
+		version, err := p.version(ctx)
+		if err != nil {
+			return err
+		}
+		if version < schema.ConsumersVersion {
+			return &oldSchemaError{version}
+		}
+		if m.toEnd && m.targets == nil {
+			if targets, err = p.ends(ctx, params.Categories); err != nil {
+				return err
+			}
+		}
+		joined, err = p.join(ctx, params)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if targets != nil {
+		m.targets = targets
+	}
+	m.join.Partitions = joined.Partitions
+	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: params.Member, Instance: params.Instance})
+	m.lease.renew(sent)
+	m.counts.joins.Add(1)
+	now := time.Now()
+	m.evicted, m.lapsed, m.look, m.ticked, m.failures = false, false, false, true, 0
+	m.changes, m.balanceAt = joined.Changes, now
+	m.lastBeat, m.nextTick = now, now.Add(m.interval())
+	return nil
+}
+
+// rejoin joins again after the member was deleted.
+func (m *member) rejoin(ctx context.Context) {
+	if err := m.enter(ctx); err != nil {
+		m.failures++
+		if m.failures == 1 {
+			m.logger.Warn("a consumer could not join again, and retries", m.attrs("error", err)...)
+		}
+		m.nextTick = time.Now().Add(joinRetry.Delay(m.failures))
+		return
+	}
+	if m.partitions != m.join.Partitions {
+		m.startReaders(ctx)
+	}
+}
+
+// forget ends the handlers of all partitions, and forgets what is in memory of them, but for
+// the positions that the server has confirmed.
+func (m *member) forget(cause error) {
+	m.lose(slices.Collect(maps.Keys(m.held)))
+	m.engine.forget(cause)
+	clear(m.drained)
+	clear(m.leaving)
+}
+
+// lose stops the reading of partitions, and remembers where they were stored.
+func (m *member) lose(ps []partition) {
+	if len(ps) == 0 {
+		return
+	}
+	m.close(ps)
+	stored := m.engine.checkpoints()
+	for _, p := range ps {
+		row, ok := m.held[p]
+		if !ok {
+			continue
+		}
+		row.Position = max(row.Position, stored[p])
+		m.before[p] = row
+		delete(m.held, p)
+		delete(m.drained, p)
+	}
+}
+
+// close stops the reading of partitions.
+func (m *member) close(ps []partition) {
+	for category, r := range m.reads {
+		r.close(slices.DeleteFunc(slices.Clone(ps), func(p partition) bool { return p.Category != category }))
+	}
+}
+
+// reload forgets everything and begins again with what the server has.
+func (m *member) reload(ctx context.Context) {
+	m.forget(m.doubt)
+	m.doubt = nil
+	held, ok := m.read(ctx)
+	if !ok {
+		m.suspect(errReread)
+		return
+	}
+	if m.doubt != nil { // the connection was replaced once more
+		return
+	}
+	m.look = false
+	m.apply(held)
+}
+
+// countRewound counts a checkpoint that is before the position at which the server has
+// confirmed it.
+func (m *member) countRewound(p partition, confirmed int64) {
+	m.counts.rewound.Add(1)
+	m.logger.Warn("a checkpoint of a consumer is not where it was stored: messages after it are handled again",
+		m.attrs("category", p.Category, "partition", p.Number, "stored", confirmed)...)
+}
+
+// lookAgain reads the rows, and begins partitions that the engine has stopped.
+func (m *member) lookAgain(ctx context.Context) {
+	held, ok := m.read(ctx)
+	if !ok || m.doubt != nil {
+		return
+	}
+	m.look = false
+	m.apply(held)
+}
+
+// read reads what the member has. If that fails, a tick follows.
+func (m *member) read(ctx context.Context) (held ledger.Held, ok bool) {
+	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		held, err = p.read(ctx, *m.self.Load())
+		return err
+	})
+	if err != nil {
+		m.tickSoon()
+	}
+	return held, err == nil
+}
+
+// tickSoon lets a tick follow a failure.
+func (m *member) tickSoon() {
+	m.ticked = false
+	m.failures++
+	m.nextTick = time.Now().Add(min(tickRetry.Delay(m.failures), m.interval()))
+}
+
+// apply begins and ends partitions, so that they are those of the rows.
+func (m *member) apply(held ledger.Held) {
+	rows := make(map[partition]ledger.Row, len(held.Rows))
+	for _, row := range held.Rows {
+		if m.reads[row.Category] != nil {
+			rows[row.Partition] = row
+		}
+	}
+	var lost []partition
+	for p, known := range m.held {
+		if row, ok := rows[p]; !ok || row.Epoch != known.Epoch {
+			lost = append(lost, p)
+		}
+	}
+	if len(lost) > 0 {
+		m.close(lost)
+		m.engine.drop(lost, ErrLeaseLost)
+		for _, p := range lost {
+			delete(m.held, p)
+			delete(m.drained, p)
+		}
+	}
+	parked := make(map[partition][]ledger.Parked)
+	for _, p := range held.Parked {
+		parked[p.Partition] = append(parked[p.Partition], p)
+	}
+	for p, row := range rows {
+		if _, ok := m.held[p]; ok {
+			continue
+		}
+		if known, ok := m.before[p]; ok && known.Epoch == row.Epoch && row.Position < known.Position {
+			m.countRewound(p, known.Position)
+		}
+		m.held[p] = row
+		m.engine.claim(row, parked[p])
+		m.reads[p.Category].open(p, row.Epoch, source.At(row.Position))
+		delete(m.leaving, p.Number)
+	}
+	clear(m.before)
+	m.counts.partitions.Store(int64(len(m.numbers())))
+}
+
+// numbers returns the numbers of the partitions that the member has.
+func (m *member) numbers() map[int]bool {
+	numbers := make(map[int]bool)
+	for p := range m.held {
+		numbers[p.Number] = true
+	}
+	return numbers
+}
+
+// balance claims the member's share, or begins to give away what is more.
+func (m *member) balance(ctx context.Context) {
+	var b ledger.Balance
+	var held ledger.Held
+	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		b, held, err = p.rebalance(ctx, *m.self.Load())
+		return err
+	})
+	switch {
+	case err != nil && ledger.IsGone(err):
+		m.nextTick, m.lastBeat = time.Now(), time.Time{} // it says why
+		return
+	case err != nil && isAnswer(err):
+		m.balanceAt = time.Now().Add(m.interval())
+		return
+	case err != nil:
+		m.tickSoon()
+		return
+	case m.doubt != nil: // another connection
+		return
+	}
+	m.balanceAt = time.Time{}
+	m.counts.claims.Add(int64(b.Claimed))
+	m.apply(held)
+	m.look = false
+	m.surrender(b.Quota)
+}
+
+// surrender stops the partitions beyond the quota, those with the fewest messages first.
+func (m *member) surrender(quota int) {
+	numbers := m.numbers()
+	for n := range m.leaving {
+		if !numbers[n] {
+			delete(m.leaving, n)
+		}
+		delete(numbers, n)
+	}
+	surplus := len(numbers) - quota
+	if surplus <= 0 {
+		return
+	}
+	load := make(map[int]int)
+	for p, n := range m.engine.inHand() {
+		load[p.Number] += n
+	}
+	order := slices.SortedFunc(maps.Keys(numbers), func(a, b int) int {
+		return cmp.Or(cmp.Compare(load[a], load[b]), cmp.Compare(b, a))
+	})
+	for _, n := range order[:surplus] {
+		m.leaving[n] = true
+	}
+	m.stopFeeding(func(p partition) bool { return m.leaving[p.Number] })
+	m.collect()
+}
+
+// stopFeeding stops the reading of partitions, and lets their handlers finish.
+func (m *member) stopFeeding(which func(partition) bool) {
+	var ps []partition
+	for p := range m.held {
+		if _, ok := m.drained[p]; !ok && which(p) {
+			ps = append(ps, p)
+		}
+	}
+	m.close(ps)
+	m.engine.surrender(ps)
+}
+
+// release frees the partitions that are to be released and of which no handler runs.
+func (m *member) release(ctx context.Context) {
+	var moves []ledger.Move
+	for n := range m.leaving {
+		var all []ledger.Move
+		for p := range m.held {
+			if p.Number != n {
+				continue
+			}
+			mv, ok := m.drained[p]
+			if !ok {
+				all = nil
+				break
+			}
+			all = append(all, mv)
+		}
+		moves = append(moves, all...)
+	}
+	if len(moves) == 0 || !m.ticked {
+		return
+	}
+	var released []int
+	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		released, err = p.release(ctx, *m.self.Load(), moves)
+		return err
+	})
+	if err != nil {
+		m.tickSoon()
+		return
+	}
+	done := make(map[partition]bool)
+	for _, i := range released {
+		done[moves[i].Partition] = true
+	}
+	for _, mv := range moves {
+		p := mv.Partition
+		delete(m.drained, p)
+		delete(m.held, p)
+		delete(m.leaving, p.Number)
+		if !done[p] { // its checkpoint is locked, or not where it was
+			m.look = true
+			m.balanceAt = time.Now().Add(m.interval())
+		}
+	}
+	if len(released) > 0 {
+		m.counts.releases.Add(int64(len(released)))
+	}
+	m.counts.partitions.Store(int64(len(m.numbers())))
+}

@@ -1,0 +1,109 @@
+package consumer
+
+import (
+	"context"
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
+	"github.com/messagedb-go/messagedb/internal/ledger"
+)
+
+// leaveTries is the number of attempts of each of the last statements.
+const leaveTries = 3
+
+var leaveRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}
+
+// stop begins the end: no message is passed to handlers any more, those that have one finish.
+// run returns result, and handlers that take too long have the cause.
+func (m *member) stop(result, cause error) {
+	if m.stopping {
+		return
+	}
+	m.stopping, m.result, m.cause = true, result, cause
+	m.stopAt = time.Now().Add(m.drain)
+	m.nextTick = time.Now()
+	m.stopFeeding(func(partition) bool { return true })
+	m.collect()
+}
+
+// finished reports whether the member may leave: when all handlers have returned, or some time
+// after their contexts have ended.
+func (m *member) finished(engineEnded bool) bool {
+	m.collect()
+	if engineEnded {
+		return true
+	}
+	now := time.Now()
+	if !m.leaveAt.IsZero() {
+		return !now.Before(m.leaveAt)
+	}
+	drained := true
+	for p := range m.held {
+		_, ok := m.drained[p]
+		drained = drained && ok
+	}
+	if drained || !now.Before(m.stopAt) {
+		m.endEngine(m.cause)
+		m.leaveAt = now.Add(handlersEnd)
+	}
+	return false
+}
+
+// leave stores how far everything is handled, and deletes the member, so that others take over
+// immediately. What fails is left to the lease.
+func (m *member) leave(ctx context.Context) {
+	if m.evicted || m.left {
+		return
+	}
+	for _, mv := range m.engine.drained() {
+		m.drained[mv.Partition] = mv
+	}
+	for _, mv := range m.engine.progress() {
+		m.drained[mv.Partition] = mv
+	}
+	moves := make([]ledger.Move, 0, len(m.drained))
+	for p, mv := range m.drained {
+		if _, ok := m.held[p]; ok {
+			moves = append(moves, mv)
+		}
+	}
+	self := *m.self.Load()
+	m.insist(ctx, func(ctx context.Context, p protocol) error {
+		t, err := p.beat(ctx, self, "", moves)
+		for _, i := range t.Moved {
+			moves[i].From = moves[i].To
+		}
+		return err
+	})
+	m.insist(ctx, func(ctx context.Context, p protocol) error { return p.leave(ctx, self, moves) })
+	m.lease.end()
+}
+
+// insist sends a statement, and repeats it twice if it fails.
+func (m *member) insist(ctx context.Context, f func(ctx context.Context, p protocol) error) {
+	for attempt := 1; ; attempt++ {
+		err := m.send(ctx, f)
+		if err == nil {
+			return
+		}
+		if attempt == leaveTries {
+			m.logger.Warn("a consumer could not leave: others take over when its lease has ended", m.attrs("error", err)...)
+			return
+		}
+		_ = leaveRetry.Wait(context.WithoutCancel(ctx), attempt)
+	}
+}
+
+// waitForHandlers waits until all handlers have returned.
+func (m *member) waitForHandlers(ended <-chan error) {
+	timer := time.NewTimer(handlersEnd)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-timer.C:
+			m.logger.Warn("handlers of a consumer do not return although their contexts have ended", m.attrs()...)
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// An oldSchemaError says that the schema of consumers has a version that is too old.
+type oldSchemaError struct{ version int }
+
+func (e *oldSchemaError) Error() string {
+	return fmt.Sprintf("the schema message_store_consumers has version %d, and this program needs version %d", e.version, schema.ConsumersVersion)
+}
+
+const installRemedy = "install it with the command mdb install -consumers, or with schema.InstallConsumers of package mdb/schema"
+
+// fatal returns the error with which Run ends if the first join fails with err, or nil if it
+// is to be retried.
+func fatal(name string, explain func(what string, err error) error, err error) error {
+	var old *oldSchemaError
+	if errors.As(err, &old) {
+		return &mdb.SetupError{Problem: old.Error(), Remedy: installRemedy}
+	}
+	if errors.Is(err, context.DeadlineExceeded) || mdb.IsTransient(err) {
+		return nil
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "3F000", "42883":
+			return &mdb.SetupError{Problem: "the schema message_store_consumers is missing or incomplete", Remedy: installRemedy}
+		case "42501":
+			return &mdb.SetupError{
+				Problem: "the role may not use the schema message_store_consumers",
+				Remedy:  "grant the role message_store to it",
+			}
+		case ledger.Partitions:
+			return &mdb.SetupError{
+				Problem: pgErr.Message,
+				Remedy:  "pass that number to WithPartitions, or leave the option out",
+			}
+		}
+	}
+	return explain("join the consumer "+name, err)
+}
