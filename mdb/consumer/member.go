@@ -381,10 +381,18 @@ func (m *member) suspect(why error) {
 	}
 }
 
-// do sends statements to the server. ctx limits nothing, because the connection is used by
-// other consumers too, and would be closed.
+// send sends statements to the server. The end of ctx does not interrupt them, because the
+// connection is used by other consumers too, and would be closed. The end of the lease does,
+// because handlers must end then.
 func (m *member) send(ctx context.Context, f func(ctx context.Context, p protocol) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(m.lease.length*3/10, minPatience))
+	patience := max(m.lease.length*3/10, minPatience)
+	if !m.evicted && !m.lapsed {
+		patience = min(patience, m.lease.left())
+	}
+	if patience <= 0 {
+		return ErrLeaseLost
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	session, err := m.do(ctx, func(p protocol) error { return f(ctx, p) })
 	if session != 0 && session != m.session {

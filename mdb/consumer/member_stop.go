@@ -82,6 +82,7 @@ func (m *member) leave(ctx context.Context) {
 // insist sends a statement, and repeats it twice if it fails.
 func (m *member) insist(ctx context.Context, f func(ctx context.Context, p protocol) error) {
 	for attempt := 1; ; attempt++ {
+		m.checkLease() // after its end there is no hurry
 		err := m.send(ctx, f)
 		if err == nil {
 			return
