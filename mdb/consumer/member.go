@@ -116,7 +116,6 @@ type member struct {
 	session  int64  // of the connection that has answered last; 0: none
 	timeline string // of the server; empty: not known
 	doubt    error  // why what is known may be wrong; nil: there is no doubt
-	look     bool   // the rows have to be read
 	ticked   bool   // the last tick was answered, or the join
 	evicted  bool   // the member is deleted, or has never joined
 	lapsed   bool   // the lease has ended, and everything is forgotten
@@ -125,8 +124,7 @@ type member struct {
 	nextTick time.Time
 
 	changes   int64
-	balanceAt time.Time // zero: no reason to
-	quota     int
+	balanceAt time.Time // when the share and the rows are looked at; zero: no reason to
 
 	held    map[partition]ledger.Row  // of which messages are handled
 	before  map[partition]ledger.Row  // what was held before it was forgotten, to be compared
@@ -318,18 +316,12 @@ func (m *member) step(ctx context.Context) {
 	if !m.ticked || m.evicted || m.stopping {
 		return
 	}
-	if m.doubt != nil {
-		m.reload(ctx)
-	} else if m.look {
-		m.lookAgain(ctx)
-	}
-	if m.doubt != nil {
-		return
-	}
-	if !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt) {
+	if m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt) {
 		m.balance(ctx)
 	}
-	m.release(ctx)
+	if m.doubt == nil {
+		m.release(ctx)
+	}
 }
 
 // interval returns the time between ticks while checkpoints move.
@@ -367,7 +359,7 @@ func (m *member) collect() {
 	}
 	if fenced := m.engine.fenced(); len(fenced) > 0 {
 		m.lose(fenced)
-		m.look = true
+		m.balanceAt = time.Now()
 		if m.stopping {
 			m.engine.drop(fenced, errMoved)
 		}
@@ -496,7 +488,7 @@ func (m *member) settle(moves []ledger.Move, t ledger.Tick) {
 	}
 	m.lose(ps)
 	m.engine.refused(refused, errMoved)
-	m.look = true
+	m.balanceAt = time.Now()
 }
 
 // die forgets everything, because the member was deleted.

@@ -58,7 +58,7 @@ func (m *member) enter(ctx context.Context) error {
 	m.lease.renew(sent)
 	m.counts.joins.Add(1)
 	now := time.Now()
-	m.evicted, m.lapsed, m.look, m.ticked, m.failures = false, false, false, true, 0
+	m.evicted, m.lapsed, m.ticked, m.failures = false, false, true, 0
 	m.changes, m.balanceAt = joined.Changes, now
 	m.lastBeat, m.nextTick = now, now.Add(m.interval())
 	return nil
@@ -114,50 +114,12 @@ func (m *member) close(ps []partition) {
 	}
 }
 
-// reload forgets everything and begins again with what the server has.
-func (m *member) reload(ctx context.Context) {
-	m.forget(m.doubt)
-	m.doubt = nil
-	held, ok := m.read(ctx)
-	if !ok {
-		m.suspect(errReread)
-		return
-	}
-	if m.doubt != nil { // the connection was replaced once more
-		return
-	}
-	m.look = false
-	m.apply(held)
-}
-
 // countRewound counts a checkpoint that is before the position at which the server has
 // confirmed it.
 func (m *member) countRewound(p partition, confirmed int64) {
 	m.counts.rewound.Add(1)
 	m.logger.Warn("a checkpoint of a consumer is not where it was stored: messages after it are handled again",
 		m.attrs("category", p.Category, "partition", p.Number, "stored", confirmed)...)
-}
-
-// lookAgain reads the rows, and begins partitions that the engine has stopped.
-func (m *member) lookAgain(ctx context.Context) {
-	held, ok := m.read(ctx)
-	if !ok || m.doubt != nil {
-		return
-	}
-	m.look = false
-	m.apply(held)
-}
-
-// read reads what the member has. If that fails, a tick follows.
-func (m *member) read(ctx context.Context) (held ledger.Held, ok bool) {
-	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
-		held, err = p.read(ctx, *m.self.Load())
-		return err
-	})
-	if err != nil {
-		m.tickSoon()
-	}
-	return held, err == nil
 }
 
 // tickSoon lets a tick follow a failure.
@@ -197,7 +159,8 @@ func (m *member) apply(held ledger.Held) {
 		if _, ok := m.held[p]; ok {
 			continue
 		}
-		if known, ok := m.before[p]; ok && known.Epoch == row.Epoch && row.Position < known.Position {
+		// After a failover, the epoch is another one.
+		if known, ok := m.before[p]; ok && row.Position < known.Position {
 			m.countRewound(p, known.Position)
 		}
 		m.held[p] = row
@@ -218,8 +181,14 @@ func (m *member) numbers() map[int]bool {
 	return numbers
 }
 
-// balance claims the member's share, or begins to give away what is more.
+// balance reads what the member has, claims its share, and begins to give away what is more.
+// Rows and what is parked are read together with the share, because the server may give the
+// member new epochs for what it had before.
 func (m *member) balance(ctx context.Context) {
+	if m.doubt != nil {
+		m.forget(m.doubt)
+		m.doubt = nil
+	}
 	var b ledger.Balance
 	var held ledger.Held
 	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
@@ -234,15 +203,16 @@ func (m *member) balance(ctx context.Context) {
 		m.balanceAt = time.Now().Add(m.interval())
 		return
 	case err != nil:
+		m.balanceAt = time.Now()
 		m.tickSoon()
 		return
 	case m.doubt != nil: // another connection
+		m.balanceAt = time.Now()
 		return
 	}
 	m.balanceAt = time.Time{}
 	m.counts.claims.Add(int64(b.Claimed))
 	m.apply(held)
-	m.look = false
 	m.surrender(b.Quota)
 }
 
@@ -325,7 +295,6 @@ func (m *member) release(ctx context.Context) {
 		delete(m.held, p)
 		delete(m.leaving, p.Number)
 		if !done[p] { // its checkpoint is locked, or not where it was
-			m.look = true
 			m.balanceAt = time.Now().Add(m.interval())
 		}
 	}
