@@ -32,6 +32,9 @@ type engine struct {
 	only  *lane // of all partitions, with inOrder
 	spare *lane // the first of a list of lanes that may be used again
 
+	spares [11]*chunk // lists of chunks that may be used again, by the binary logarithm of their capacities
+	spared int        // the sum of their capacities
+
 	wake *sync.Cond // what idle workers wait for
 	idle int        // workers that wait, and were not woken
 	held bool       // mayBegin has said no
@@ -42,6 +45,8 @@ type engine struct {
 	cancel context.CancelCauseFunc
 
 	total    gauge
+	runnable gauge       // of lanes that are ready or running
+	pressed  bool        // room has said no to all partitions
 	full     int         // partitions that room has said no to
 	parking  int         // keys that are being parked
 	keys     int         // parked keys of the partitions

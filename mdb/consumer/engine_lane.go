@@ -3,6 +3,8 @@ package consumer
 import (
 	"iter"
 	"time"
+
+	"github.com/messagedb-go/messagedb/mdb"
 )
 
 // A lane contains messages that are handled in order, by one call at a time. The engine's
@@ -13,6 +15,7 @@ type lane struct {
 	head, tail *item
 	next       *lane // of the queue, or of spare lanes
 	state      laneState
+	load       gauge       // of its messages
 	timer      *time.Timer // while it waits
 
 	suspects  int // that many messages from the first on were in a call that failed
@@ -24,7 +27,7 @@ type lane struct {
 type laneState uint8
 
 const (
-	laneIdle    laneState = iota // it has no messages
+	laneIdle    laneState = iota // it has no messages, or a worker looks at it
 	laneReady                    // it is in the queue
 	laneRunning                  // a worker has it
 	laneWaiting                  // for its timer
@@ -92,8 +95,22 @@ func (e *engine) lanesOf(p *part) iter.Seq[*lane] {
 	}
 }
 
+// set changes the state of a lane.
+func (e *engine) set(l *lane, s laneState) {
+	was, is := l.state == laneReady || l.state == laneRunning, s == laneReady || s == laneRunning
+	if l.state = s; is && !was {
+		e.runnable.add(l.load.messages, l.load.bytes)
+	} else if was && !is {
+		e.removeRunnable(l.load)
+	}
+}
+
 // push adds a message to a lane.
 func (e *engine) push(l *lane, it *item) {
+	l.load.add(1, it.bytes)
+	if l.state == laneReady || l.state == laneRunning {
+		e.runnable.add(1, it.bytes)
+	}
 	if l.head == nil {
 		l.head = it
 	} else {
@@ -121,14 +138,14 @@ func keep(it *item) {
 
 // enqueue makes a lane ready.
 func (e *engine) enqueue(l *lane) {
-	l.state = laneReady
+	e.set(l, laneReady)
 	e.ready.push(l)
 	e.wakeOne()
 }
 
 // release frees a lane that has no messages.
 func (e *engine) release(l *lane) {
-	l.state = laneIdle
+	e.set(l, laneIdle)
 	l.suspects, l.conflicts, l.losses, l.outages = 0, 0, 0, 0
 	if l.part == nil || l == l.part.only {
 		return
@@ -142,10 +159,15 @@ func (e *engine) release(l *lane) {
 
 // postpone lets a lane wait before its next call.
 func (e *engine) postpone(l *lane, d time.Duration) {
-	l.state = laneWaiting
+	e.set(l, laneWaiting)
 	e.counters.waiting++
 	for it := l.head; it != nil; it = it.next {
 		keep(it)
+	}
+	if l.head != nil { // those before it are done with
+		for i := range l.head.chunk.first {
+			l.head.chunk.deliveries[i].message = mdb.Message{}
+		}
 	}
 	var timer *time.Timer
 	timer = time.AfterFunc(d, func() {
@@ -171,12 +193,14 @@ func (e *engine) removeItems(p *part, remove func(*item) bool) {
 		first := l.head
 		var last *item
 		for it := l.head; it != nil; it = it.next {
-			switch {
-			case it.chunk.part != p || it.state == itemRunning || !remove(it):
+			if it.chunk.part != p || it.state == itemRunning || !remove(it) {
 				last = it
-			case last == nil:
+				continue
+			}
+			e.unload(l, it)
+			if last == nil {
 				l.head = it.next
-			default:
+			} else {
 				last.next = it.next
 			}
 		}
@@ -201,6 +225,14 @@ func (e *engine) proceed(l *lane) {
 		e.enqueue(l)
 	} else {
 		e.release(l)
+	}
+}
+
+// unload counts a message that a lane no longer contains.
+func (e *engine) unload(l *lane, it *item) {
+	l.load.add(-1, -it.bytes)
+	if l.state == laneReady || l.state == laneRunning {
+		e.removeRunnable(gauge{1, it.bytes})
 	}
 }
 

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"math/bits"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
@@ -58,6 +59,38 @@ type chunk struct {
 	deliveries []delivery
 	items      []item // of the deliveries with the same index
 	first      int    // the first one that is not done with
+	next       *chunk // of those whose memory may be used again
+}
+
+// spareItems is how much memory is kept for the next chunks, in messages.
+const spareItems = 4000
+
+// chunkOf returns a chunk for n messages.
+func (e *engine) chunkOf(p *part, n int) *chunk {
+	class := bits.Len(uint(n - 1))
+	if class < len(e.spares) {
+		if c := e.spares[class]; c != nil {
+			e.spares[class], c.next = c.next, nil
+			e.spared -= cap(c.items)
+			c.part, c.first = p, 0
+			c.items, c.deliveries = c.items[:n], c.deliveries[:n]
+			return c
+		}
+	}
+	return &chunk{part: p, deliveries: make([]delivery, n, 1<<class), items: make([]item, n, 1<<class)}
+}
+
+// recycle keeps the memory of a chunk whose messages are done with.
+func (e *engine) recycle(c *chunk) {
+	class := bits.Len(uint(cap(c.items) - 1))
+	if class >= len(e.spares) || e.spared+cap(c.items) > spareItems {
+		return
+	}
+	clear(c.deliveries[:cap(c.deliveries)])
+	clear(c.items[:cap(c.items)])
+	c.part = nil
+	c.next, e.spares[class] = e.spares[class], c
+	e.spared += cap(c.items)
 }
 
 // An item is the state of a delivery.
@@ -123,7 +156,7 @@ func (e *engine) add(p *part, ms []mdb.Message, end place) {
 		e.advance(p)
 		return
 	}
-	c := &chunk{part: p, deliveries: make([]delivery, len(ms)), items: make([]item, len(ms))}
+	c := e.chunkOf(p, len(ms))
 	p.chunks = append(p.chunks, c)
 	for i := range ms {
 		m := &ms[i]
@@ -148,13 +181,13 @@ func (e *engine) complete(l *lane) {
 		l.tail = nil
 	}
 	it.next, it.state = nil, itemDone
-	c := it.chunk
-	if c.part.gone {
-		return
-	}
-	e.uncountPayload(it)
-	if c == c.part.chunks[0] {
+	e.unload(l, it)
+	switch c := it.chunk; {
+	case c.part.gone:
+	case c == c.part.chunks[0] && int(it.index) == c.first:
 		e.advance(c.part)
+	default:
+		e.uncountPayload(it)
 	}
 }
 
@@ -176,6 +209,7 @@ func (e *engine) advance(p *part) {
 		}
 		p.chunks[0] = nil
 		p.chunks = p.chunks[1:]
+		e.recycle(c)
 	}
 	if len(p.chunks) == 0 && p.end.position > p.done.position {
 		p.done = p.end

@@ -121,7 +121,7 @@ func live(t *testing.T, kind string, seed uint64) {
 	w.e.surrender(all)
 	synctest.Wait()
 	w.release()
-	if s := w.e.stats(); s.messages != 0 || s.bytes != 0 || s.running != 0 || s.waiting != 0 || s.parkedKeys != 0 || len(w.e.parts) != 0 || w.e.parking != 0 || w.e.full != 0 || len(w.e.lingering) != 0 {
+	if s := w.e.stats(); s.messages != 0 || s.bytes != 0 || s.running != 0 || s.waiting != 0 || s.parkedKeys != 0 || len(w.e.parts) != 0 || w.e.parking != 0 || w.e.full != 0 || w.e.runnable != (gauge{}) || w.e.pressed || len(w.e.lingering) != 0 {
 		t.Errorf("something is left: %+v, %d partitions", s, len(w.e.parts))
 	}
 	cancel(errEnd)

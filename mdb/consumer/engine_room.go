@@ -45,6 +45,10 @@ func (e *engine) crossed(before int64) {
 
 // room reports whether the partition has room for another page. If not, changed is called
 // when it has. Once the engine has said no, it says no until then.
+//
+// If the workers have enough to do, no partition has room, so that one reading serves all
+// of them. Messages that wait for a retry, or are done with before others, do not count for
+// that: they only fill their partition.
 func (e *engine) room(p partition) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -56,21 +60,42 @@ func (e *engine) room(p partition) bool {
 		part.full = true
 		e.full++
 	}
-	return !part.full
+	if !e.pressed && e.only == nil && e.hasEnough(1) {
+		e.pressed = true
+	}
+	return !part.full && !e.pressed
 }
 
-// hasRoom reports whether a partition uses less than one part of its limits. One half of
-// the memory is shared equally, so that partitions that stand still leave some to each of
-// the others. The other half is for those that need more.
-func (e *engine) hasRoom(p *part, one int) bool {
-	if p.gauge.messages >= e.config.queue/one {
+// hasEnough reports whether the workers have enough to do. It uses a part of the limits.
+func (e *engine) hasEnough(part int) bool {
+	most := max(e.config.queue, aheadOfWorker*e.config.workers)
+	return e.runnable.messages >= most/part || e.runnable.bytes >= e.config.maxBytes/2/int64(part)
+}
+
+// aheadOfWorker is the number of messages for each worker that may be in memory before the
+// next page is read, if that is more than the limit.
+const aheadOfWorker = 16
+
+func (e *engine) removeRunnable(g gauge) {
+	e.runnable.add(-g.messages, -g.bytes)
+	if e.pressed && !e.hasEnough(2) {
+		e.pressed = false
+		e.notify = true
+	}
+}
+
+// hasRoom reports whether a partition uses less than a part of its limits. One half of the
+// memory is shared equally, so that partitions that stand still leave some to each of the
+// others. The other half is for those that need more.
+func (e *engine) hasRoom(p *part, part int) bool {
+	if p.gauge.messages >= max(e.config.queue/part, 1) {
 		return false
 	}
-	half := e.config.maxBytes / 2
+	half := e.config.maxBytes / 2 / int64(part)
 	if p.gauge == &e.total {
-		return e.total.bytes < e.config.maxBytes/int64(one)
+		return e.total.bytes < 2*half
 	}
-	return p.gauge.bytes < half/int64(max(len(e.parts), 1)*one) || e.total.bytes < half/int64(one)
+	return p.gauge.bytes < half/int64(max(len(e.parts), 1)) || e.total.bytes < half
 }
 
 // checkRoom calls changed if a partition that was full has room again.

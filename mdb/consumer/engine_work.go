@@ -126,7 +126,7 @@ func (e *engine) prepare(w *worker, l *lane) bool {
 		it := l.head
 		p, d := it.chunk.part, it.delivery()
 		if e.paused(p) {
-			l.state = laneHeld
+			e.set(l, laneHeld)
 			return false
 		}
 		if p.blocked != nil && it.pending == nil {
@@ -191,7 +191,7 @@ func (e *engine) begin(w *worker, l *lane) {
 	if p.ctx == nil {
 		p.ctx, p.cancel = context.WithCancelCause(e.ctx)
 	}
-	l.state = laneRunning
+	e.set(l, laneRunning)
 	p.running++
 	e.counters.running++
 	w.lane, w.part, w.ctx, w.item, w.pending, w.busy = l, p, p.ctx, first, first.pending, true
@@ -250,7 +250,7 @@ func (e *engine) finish(w *worker, done int) {
 	if l := e.end(w, done); l.head == nil {
 		e.release(l)
 	} else {
-		l.state = laneReady
+		e.set(l, laneReady)
 		if e.ready.push(l); e.ready.head != l { // else this worker takes it
 			e.wakeOne()
 		}
