@@ -32,6 +32,8 @@ func (b *batcher) call(ctx context.Context, c call) (int, error) {
 			return 0, ctx.Err()
 		}
 	}
+	b.r.mu.Lock()
+	defer b.r.mu.Unlock()
 	for i := range c.deliveries {
 		err := b.bad[c.deliveries[i].message.GlobalPosition]
 		switch {
@@ -63,7 +65,7 @@ func TestHalving(t *testing.T) {
 		b := newBatcher(t, engineConfig{form: form{most: 8}})
 		defer b.r.stops()
 		b.r.begin(1)
-		b.bad[4] = errBroken
+		b.r.do(func() { b.bad[4] = errBroken })
 		b.r.give(0, 0, eight...)
 		b.r.wants("1-8", "1-4", "1-2", "3-3", "4-4")
 		b.r.at("0: 0-3")
@@ -81,13 +83,13 @@ func TestHalvingAfterWait(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newBatcher(t, engineConfig{form: form{most: 8}})
 		b.r.begin(1)
-		b.bad[3] = RetryAfter(errBroken, time.Minute)
+		b.r.do(func() { b.bad[3] = RetryAfter(errBroken, time.Minute) })
 		b.r.give(0, 0, eight...)
 		b.r.wants("1-8")
 		pass(time.Minute)
 		b.r.wants("1-4")
-		delete(b.bad, 3)
-		b.bad[8] = Stop(errBroken)
+		b.r.do(func() { delete(b.bad, 3) })
+		b.r.do(func() { b.bad[8] = Stop(errBroken) })
 		pass(time.Minute)
 		b.r.wants("1-2", "3-3", "4-4", "5-8")
 		if err := <-b.r.ended; !errors.Is(err, errBroken) {
@@ -104,21 +106,21 @@ func TestBatchError(t *testing.T) {
 		defer b.r.stops()
 		b.named = true
 		b.r.begin(1)
-		b.bad[4] = Permanent(errBroken)
-		b.bad[6] = Skip(errBroken)
+		b.r.do(func() { b.bad[4] = Permanent(errBroken) })
+		b.r.do(func() { b.bad[6] = Skip(errBroken) })
 		b.r.give(0, 0, eight...)
 		b.r.wants("1-8", "1-3", "4-4", "park 4 after 1", "5-8", "5-5", "6-6", "7-8")
 		b.r.at("0: 0-8")
-		delete(b.bad, 4)
-		b.bad[9] = errBroken // the first of its batch
+		b.r.do(func() { delete(b.bad, 4) })
+		b.r.do(func() { b.bad[9] = errBroken }) // the first of its batch
 		b.r.give(0, 8, "z", "y")
 		b.r.wants("9-10")
 		pass(50 * time.Millisecond)
-		delete(b.bad, 9)
+		b.r.do(func() { delete(b.bad, 9) })
 		pass(time.Second)
 		b.r.wants("9-9", "10-10")
 		b.named = false
-		b.bad[11] = &BatchError{7, errBroken}
+		b.r.do(func() { b.bad[11] = &BatchError{7, errBroken} })
 		b.r.give(0, 10, "z", "y")
 		b.r.wants("11-12", "11-11")
 		if e := b.bad[11]; !errors.Is(e, errBroken) || e.Error() != "message 7 of the batch: broken" {
@@ -134,12 +136,12 @@ func TestBatchConflict(t *testing.T) {
 		b := newBatcher(t, engineConfig{form: form{most: 8}})
 		defer b.r.stops()
 		b.r.begin(1)
-		b.bad[2] = &pgconn.PgError{Severity: "ERROR", Code: "40001"}
+		b.r.do(func() { b.bad[2] = &pgconn.PgError{Severity: "ERROR", Code: "40001"} })
 		b.r.give(0, 0, "a", "b", "c", "d")
 		pass(10 * time.Minute)
 		want := append(slices.Repeat([]string{"1-4"}, 10), "1-2", "1-1")
 		b.r.wants(append(want, append(slices.Repeat([]string{"2-2"}, 15), "park 2 after 6", "3-4")...)...)
-		b.bad[6] = Transient(errBroken)
+		b.r.do(func() { b.bad[6] = Transient(errBroken) })
 		b.r.give(0, 4, "e", "f")
 		pass(time.Hour)
 		if n := b.r.count("5-6"); n < 50 || n != len(b.r.diary) {

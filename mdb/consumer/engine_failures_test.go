@@ -70,7 +70,7 @@ func TestPark(t *testing.T) {
 		r.begin(1)
 		r.fails(1, 99, errBroken)
 		parked := errBroken
-		r.parks = func(*delivery, Failure) error { return parked }
+		r.do(func() { r.parks = func(*delivery, Failure) error { return parked } })
 		r.give(0, 0, "a", "a", "a+1", "b", "a+1")
 		r.wants("1", "4")
 		pass(time.Hour)
@@ -78,7 +78,7 @@ func TestPark(t *testing.T) {
 			t.Errorf("got %q", r.diary)
 		}
 		r.at() // nothing
-		r.diary, parked = nil, nil
+		r.do(func() { r.diary, parked = nil, nil })
 		pass(time.Minute)
 		r.wants("park 1 after 6", "park 3 after 0")
 		r.at("0: 0-5")
@@ -267,7 +267,7 @@ func TestMaxParked(t *testing.T) {
 		defer r.stops()
 		r.begin(1)
 		full := error(nil)
-		r.parks = func(*delivery, Failure) error { return full }
+		r.do(func() { r.parks = func(*delivery, Failure) error { return full } })
 		r.fails(1, 1, Permanent(errBroken))
 		r.fails(2, 99, Permanent(errBroken))
 		r.give(0, 0, "a", "b", "c", "a")
@@ -280,14 +280,13 @@ func TestMaxParked(t *testing.T) {
 			t.Errorf("got %q", r.diary)
 		}
 		r.at("0: 0-1")
-		r.diary = nil
 		r.claim(ledger.Row{Partition: orders(0), Epoch: 2, Position: 1}, nil) // somebody has replayed it
-		r.handlers[2] = nil
-		full = errParkedFull
+		r.heal()
+		r.do(func() { r.diary, full = nil, errParkedFull })
 		r.fails(5, 2, Permanent(errBroken))
 		r.feed(orders(0), 2, []mdb.Message{{Stream: "order-b", GlobalPosition: 5}, {Stream: "order-d", GlobalPosition: 6}}, source.At(6))
 		r.wants("5", "6", "park 5 after 1")
-		full = nil
+		r.do(func() { full = nil })
 		pass(time.Second)
 		r.wants("5", "park 5 after 2")
 		r.isAt(r.progress(), "0: 1-6")
@@ -301,7 +300,7 @@ func TestFenced(t *testing.T) {
 		r := newRig(t, engineConfig{})
 		defer r.stops()
 		r.begin(2)
-		r.parks = func(*delivery, Failure) error { return errFence }
+		r.do(func() { r.parks = func(*delivery, Failure) error { return errFence } })
 		r.fails(1, 1, Permanent(errBroken))
 		r.give(0, 0, "a", "a")
 		r.wants("1", "park 1 after 1")

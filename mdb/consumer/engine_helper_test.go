@@ -57,6 +57,8 @@ func newRig(t *testing.T, c engineConfig) *rig {
 	if c.park == nil {
 		c.park = func(_ context.Context, d *delivery, f Failure) error {
 			r.note("park %d after %d", d.message.GlobalPosition, f.Attempt)
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			if r.parks != nil {
 				return r.parks(d, f)
 			}
@@ -93,8 +95,20 @@ func (r *rig) handle(ctx context.Context, d *delivery) error {
 	return h(ctx, d)
 }
 
+// do changes what handlers and parks use.
+func (r *rig) do(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
 // on sets the handler of a message.
-func (r *rig) on(gp int64, h func(ctx context.Context, d *delivery) error) { r.handlers[gp] = h }
+func (r *rig) on(gp int64, h func(ctx context.Context, d *delivery) error) {
+	r.do(func() { r.handlers[gp] = h })
+}
+
+// heal lets the handlers of all messages succeed.
+func (r *rig) heal() { r.do(func() { clear(r.handlers) }) }
 
 // fails lets a message fail n times.
 func (r *rig) fails(gp int64, n int, err error) {

@@ -20,7 +20,7 @@ func TestEngineProperties(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(30)
 	if testing.Short() {
-		seeds = 5
+		seeds = 3
 	}
 	if n, err := strconv.ParseUint(os.Getenv("MDB_TEST_ENGINE_SEEDS"), 10, 64); err == nil {
 		seeds = n

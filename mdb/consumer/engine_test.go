@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,9 +124,10 @@ func TestLanes(t *testing.T) {
 // asked before each call.
 func TestMayBegin(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		allowed := 2
+		var allowed atomic.Int64
+		allowed.Store(2)
 		r := newRig(t, engineConfig{mayBegin: func() error {
-			if allowed--; allowed < 0 {
+			if allowed.Add(-1) < 0 {
 				return errDropped
 			}
 			return nil
@@ -138,7 +140,7 @@ func TestMayBegin(t *testing.T) {
 		r.wants()
 		r.at("0: 0-2")
 		r.wants()
-		allowed = 9
+		allowed.Store(9)
 		r.stored(nil)
 		synctest.Wait()
 		slices.Sort(r.diary)
@@ -237,7 +239,7 @@ func TestForget(t *testing.T) {
 		r.wants("1", "2", "3")
 		r.drop([]partition{orders(0)}, errDropped)
 		r.wants("1 ends: dropped")
-		r.handlers = map[int64]func(context.Context, *delivery) error{}
+		r.heal()
 		r.claim(ledger.Row{Partition: orders(0), Epoch: 2}, nil)
 		feed := func() {
 			r.feed(orders(0), 2, []mdb.Message{{Stream: "order-a", GlobalPosition: 1}, {Stream: "order-z", GlobalPosition: 2}}, source.At(2))
@@ -357,9 +359,7 @@ func TestRoom(t *testing.T) {
 			synctest.Wait()
 		}
 		before = r.changes
-		for gp := range r.handlers {
-			delete(r.handlers, gp)
-		}
+		r.heal()
 		pass(time.Hour)
 		if !r.room(orders(0)) || !r.room(orders(1)) || r.changes == before {
 			t.Error("there is no room, or changed is not called")
