@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"time"
 
@@ -56,6 +57,7 @@ type stand struct {
 	member   ledger.Member
 	row      ledger.Row
 	messages []mdb.Message
+	observer *pgxpool.Pool // another pool, if the test needs one
 }
 
 func database(t testing.TB) string    { return testdb.SharedFrom(t, "consumers", installConsumers) }
@@ -142,6 +144,19 @@ func standOn(t testing.TB, store *mdb.Store, n int) *stand {
 		t.Fatal(len(s.messages), err)
 	}
 	return s
+}
+
+// next writes a message, which is the only one of the next call.
+func (s *stand) next() {
+	s.Helper()
+	if _, err := s.store.WriteMessage(s.Context(), s.category.Stream("1"), mdb.NewMessage("Happened", nil)); err != nil {
+		s.Fatal(err)
+	}
+	last, err := s.store.GetLastStreamMessage(s.Context(), s.category.Stream("1"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.messages = []mdb.Message{last}
 }
 
 // claim claims the partition, and reads its row.
@@ -295,4 +310,21 @@ func txHandlers(sql string, failing func(m mdb.Message) error) map[string]Handle
 			return failing(m)
 		}),
 	}
+}
+
+// checkReleased checks that the pool's connections are released, which it does in the background
+// if they were lost.
+func checkReleased(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	for end := time.Now().Add(testTimeout); pool.Stat().AcquiredConns() > 0; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("connections were not released")
+		}
+	}
+}
+
+// isTransient reports whether err says that no message is its cause.
+func isTransient(err error) bool {
+	what, _ := said(err)
+	return what == toWait
 }

@@ -162,12 +162,12 @@ func (f *queuedForm) notBegun(conn *pgx.Conn, err error, statements []queued) er
 		return Transient(fmt.Errorf("move the checkpoint: %w", err))
 	}
 	switch {
-	case isRejected(conn, err):
-		return Transient(fmt.Errorf("begin a transaction: %w", err))
 	case conn.IsClosed():
 		return &lostError{err}
+	case isRejected(conn, err) && (len(statements) == 0 || conn.Config().DefaultQueryExecMode != pgx.QueryExecModeSimpleProtocol):
+		return Transient(fmt.Errorf("begin a transaction: %w", err))
 	}
-	return err
+	return err // with the simple protocol, the server parses all statements before BEGIN
 }
 
 // callBack calls the callbacks of statements that are committed.

@@ -39,22 +39,24 @@ import (
 func EachTx(f func(ctx context.Context, tx pgx.Tx, m mdb.Message) error) Handler {
 	return transactional(Handler{name: "EachTx", valid: f != nil, adaptive: true},
 		func(c *formConfig) int { return c.perTx.messages },
-		func(ctx context.Context, c *formConfig, tx *openTx, ds []delivery) (int, error) {
+		func(ctx context.Context, c *formConfig, tx *openTx, ds []delivery) (done int, begun time.Time, err error) {
 			given := tx.given(c.store)
-			begun := time.Now()
+			first := time.Now()
 			for i := range ds {
-				if i > 0 && time.Since(begun) >= c.perTx.handling {
-					return i, nil
+				now := time.Now()
+				if i > 0 && now.Sub(first) >= c.perTx.handling {
+					return i, begun, nil
 				}
+				begun = now
 				if ctx.Err() != nil {
-					return 0, Transient(context.Cause(ctx))
+					return 0, begun, Transient(context.Cause(ctx))
 				}
-				err := tx.check(protect(func() error { return f(c.context(ctx, &ds[i]), given, ds[i].message) }))
+				err = tx.check(protect(func() error { return f(c.context(ctx, &ds[i]), given, ds[i].message) }))
 				if err != nil {
-					return 0, &BatchError{i, err}
+					return 0, begun, &BatchError{i, err}
 				}
 			}
-			return len(ds), nil
+			return len(ds), begun, nil
 		})
 }
 
@@ -69,19 +71,21 @@ func EachTx(f func(ctx context.Context, tx pgx.Tx, m mdb.Message) error) Handler
 func BatchTx(f func(ctx context.Context, tx pgx.Tx, ms []mdb.Message) error) Handler {
 	return transactional(Handler{name: "BatchTx", valid: f != nil, batches: true},
 		func(c *formConfig) int { return c.batchSize },
-		func(ctx context.Context, c *formConfig, tx *openTx, ds []delivery) (int, error) {
+		func(ctx context.Context, c *formConfig, tx *openTx, ds []delivery) (done int, begun time.Time, err error) {
 			given := tx.given(c.store)
-			err := tx.check(protect(func() error { return f(c.batchContext(ctx, ds), given, messages(ds)) }))
+			begun = time.Now()
+			err = tx.check(protect(func() error { return f(c.batchContext(ctx, ds), given, messages(ds)) }))
 			if err != nil {
-				return 0, ofBatch(err, len(ds))
+				return 0, begun, ofBatch(err, len(ds))
 			}
-			return len(ds), nil
+			return len(ds), begun, nil
 		})
 }
 
 // transactional completes the Handler of a form whose function handle calls handlers in a
-// transaction, for deliveries from the front. It returns their number.
-func transactional(h Handler, most func(*formConfig) int, handle func(context.Context, *formConfig, *openTx, []delivery) (int, error)) Handler {
+// transaction, for deliveries from the front. It returns their number, and when it called the
+// last handler.
+func transactional(h Handler, most func(*formConfig) int, handle func(context.Context, *formConfig, *openTx, []delivery) (int, time.Time, error)) Handler {
 	h.transactional = true
 	h.form = func(c formConfig) form {
 		f := &movingForm{config: c}
@@ -91,11 +95,15 @@ func transactional(h Handler, most func(*formConfig) int, handle func(context.Co
 				return 0, Transient(err)
 			}
 			defer tx.close(ctx)
-			if done, err = handle(ctx, &c, tx, call.deliveries); err != nil {
+			done, begun, err := handle(ctx, &c, tx, call.deliveries)
+			if err != nil {
 				return 0, err
 			}
 			call.deliveries = call.deliveries[:done]
-			if err := tx.commit(ctx, call); err != nil {
+			if err := tx.commit(ctx, call, begun); err != nil {
+				if h.adaptive && errors.As(err, new(*idleError)) {
+					err = &BatchError{done - 1, err}
+				}
 				return 0, err
 			}
 			return done, nil
@@ -151,7 +159,14 @@ func (f *movingForm) call(ctx context.Context, c call) (done int, err error) {
 // failure, so the checkpoint decides. It is not asked before an attempt, when the earlier one
 // may still be about to commit: the attempt, in which one of both loses, comes first.
 func (f *movingForm) settle(ctx context.Context, c call, err error) (done int, _ error) {
-	if ctx.Err() != nil || isTransient(err) || errors.As(err, new(*lostError)) {
+	var batchErr *BatchError
+	switch what, _ := said(err); {
+	case isReadOnly(err): // after a failover, for example
+		if errors.As(err, &batchErr) {
+			err = batchErr.Err
+		}
+		return 0, Transient(err)
+	case ctx.Err() != nil, what == toWait, what == byDefault && errors.As(err, new(*lostError)):
 		return 0, err
 	}
 	held, readErr := ledger.Read(ctx, f.config.store.Pool(), c.member)
@@ -181,17 +196,25 @@ func (f *movingForm) settle(ctx context.Context, c call, err error) (done int, _
 // or not at the expected position.
 var errFenced = &pgconn.PgError{Severity: "ERROR", Code: "MC001", Message: "the partition has another owner or position"}
 
-// isTransient reports whether err says that no message is its cause.
-func isTransient(err error) bool {
-	what, _ := said(err)
-	return what == toWait
-}
+// isReadOnly reports whether the server has rejected a write because it is a standby, or
+// otherwise read-only.
+func isReadOnly(err error) bool { return codeOf(err) == "25006" }
 
 // A lostError is that of a connection that was lost while a handler was running.
 type lostError struct{ err error }
 
 func (e *lostError) Error() string { return e.err.Error() }
 func (e *lostError) Unwrap() error { return e.err }
+
+// An idleError says that the server has ended a transaction because a handler took too long.
+type idleError struct {
+	took, limit time.Duration
+	text        string // of the error, which is not wrapped: a lost connection would not count
+}
+
+func (e *idleError) Error() string {
+	return fmt.Sprintf("the handler took %v, and the server ends transactions that are idle for %v: %s", e.took, e.limit, e.text)
+}
 
 // ofBatch returns the error of a batch of n. A *BatchError outside of the batch names nothing.
 func ofBatch(err error, n int) error {

@@ -55,7 +55,7 @@ func isConflict(err error) bool {
 func isLoss(err error) bool {
 	switch code := codeOf(err); code {
 	case "":
-		return errors.As(err, new(*mdb.UnknownOutcomeError)) || mdb.IsTransient(err)
+		return errors.As(err, new(*lostError)) || errors.As(err, new(*mdb.UnknownOutcomeError)) || mdb.IsTransient(err)
 	case "25006", "57P01", "57P02", "57P03":
 		return true
 	default:

@@ -26,7 +26,8 @@ func beginSQL(isolation pgx.TxIsoLevel) string { return "begin isolation level "
 type openTx struct {
 	conn *pgxpool.Conn
 	tx   pgx.Tx
-	over atomic.Bool // the transaction is committed, or about to be
+	idle time.Duration // after which the server ends it
+	over atomic.Bool   // the transaction is committed, or about to be
 }
 
 // beginTx begins a transaction in one round trip. The server ends it after it was idle for a
@@ -43,7 +44,7 @@ func beginTx(ctx context.Context, pool *pgxpool.Pool, isolation pgx.TxIsoLevel, 
 		conn.Release()
 		return nil, err
 	}
-	return &openTx{conn: conn, tx: tx}, nil
+	return &openTx{conn: conn, tx: tx, idle: idle}, nil
 }
 
 // given returns the transaction for handlers, which cannot end it. The store's WithTx knows it.
@@ -76,14 +77,21 @@ func (t *openTx) check(err error) error {
 	return err
 }
 
-// commit moves the checkpoint past the call's deliveries and commits, in one round trip.
-func (t *openTx) commit(ctx context.Context, c call) error {
+// commit moves the checkpoint past the call's deliveries and commits, in one round trip. The
+// last handler was called at begun.
+func (t *openTx) commit(ctx context.Context, c call, begun time.Time) error {
 	t.over.Store(true)
+	took := time.Since(begun)
 	conn := t.conn.Conn()
 	var b pgx.Batch
 	ledger.QueueMove(&b, c.member, c.move())
 	b.Queue("commit")
-	return endBatch(conn, conn.SendBatch(ctx, &b))
+	err := endBatch(conn, conn.SendBatch(ctx, &b))
+	if conn.IsClosed() && (isIdle(err) || t.idle > 0 && took >= t.idle) {
+		// The server's reason may not arrive: it closes the connection.
+		return &idleError{took, t.idle, err.Error()}
+	}
+	return err
 }
 
 // move returns the move that the deliveries of the call make.
@@ -149,4 +157,11 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 // there.
 func isRejected(conn *pgx.Conn, err error) bool {
 	return errors.As(err, new(*pgconn.PgError)) && !conn.IsClosed()
+}
+
+// isIdle reports whether the server has ended the session because its transaction was idle, or
+// took, for too long.
+func isIdle(err error) bool {
+	code := codeOf(err)
+	return code == "25P03" || code == "25P04"
 }
