@@ -40,13 +40,14 @@ type formConfig struct {
 
 // A perTx limits a transaction of EachTx, and a flush of EachQueued.
 type perTx struct {
-	messages int
+	messages int           // 0: the default of the form
 	handling time.Duration // of EachTx
 }
 
 const (
 	defaultBatchSize = 100
-	defaultPerTx     = 100
+	defaultPerTx     = 100  // of EachTx, which calls handlers again if one fails
+	defaultPerFlush  = 1000 // of EachQueued
 	defaultHandling  = 50 * time.Millisecond
 	defaultIdle      = time.Minute
 )
@@ -55,7 +56,7 @@ const (
 func defaultForms() formConfig {
 	return formConfig{
 		batchSize: defaultBatchSize,
-		perTx:     perTx{defaultPerTx, defaultHandling},
+		perTx:     perTx{handling: defaultHandling},
 		isolation: pgx.ReadCommitted,
 		idle:      defaultIdle,
 	}

@@ -98,8 +98,13 @@ func TestEachTxAdapts(t *testing.T) {
 	t.Parallel()
 	h := txHandlers(insertLog, nil)["EachTx"]
 	s := newStand(t, 5, database(t))
-	if most := h.form(defaultForms()).most; most != defaultPerTx {
-		t.Errorf("a transaction takes %d messages, want %d", most, defaultPerTx)
+	queued := txHandlers(insertLog, nil)["EachQueued"]
+	c := defaultForms()
+	for _, want := range [][2]int{{100, 1000}, {7, 7}} {
+		if got := [2]int{h.form(c).most, queued.form(c).most}; got != want {
+			t.Errorf("transactions take %v messages, want %v", got, want)
+		}
+		c.perTx.messages = 7
 	}
 	s.config.perTx.handling = 1 // has passed after the first message
 	if done, err := s.handle(h); done != 1 || err != nil {

@@ -1,9 +1,11 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -17,8 +19,8 @@ import (
 // checkpoint: they take effect exactly once. It is the fastest form, for handlers that only
 // write, such as projections.
 //
-// The messages of a partition that are waiting, up to the 100 of [PerTx], share a transaction,
-// and all their statements take one round trip, with BEGIN, the checkpoint and COMMIT. A message
+// The messages of a partition that are waiting, up to 1,000 or what [PerTx] says, share a
+// transaction, and all their statements take one round trip, with BEGIN, the checkpoint and COMMIT. A message
 // that arrives alone is committed immediately. Partitions are handled in parallel if there are
 // several workers.
 //
@@ -39,7 +41,7 @@ func EachQueued(f func(b *pgx.Batch, m mdb.Message) error) Handler {
 	return Handler{name: "EachQueued", valid: f != nil, transactional: true, form: func(c formConfig) form {
 		q := &queuedForm{config: c, handle: f, begin: beginSQL(c.isolation)}
 		moving := &movingForm{config: c, attempt: q.attempt}
-		return form{most: c.perTx.messages, call: moving.call, moves: true}
+		return form{most: cmp.Or(c.perTx.messages, defaultPerFlush), call: moving.call, moves: true}
 	}}
 }
 
@@ -51,20 +53,23 @@ type queuedForm struct {
 
 // A queued is a statement that a handler has queued.
 type queued struct {
-	*pgx.QueuedQuery
+	*pgx.QueuedQuery // without its callback, which pgx would call before the commit
+
+	callback func(pgx.BatchResults) error
 	delivery int // its index
 	result   result
 }
 
 func (f *queuedForm) attempt(ctx context.Context, c call) (done int, err error) {
-	var statements []queued
+	statements := make([]queued, 0, 2*len(c.deliveries))
 	for i := range c.deliveries {
 		var b pgx.Batch
 		if err := protect(func() error { return f.handle(&b, c.deliveries[i].message) }); err != nil {
 			return 0, &BatchError{i, err}
 		}
 		for _, q := range b.QueuedQueries {
-			statements = append(statements, queued{QueuedQuery: q, delivery: i})
+			statements = append(statements, queued{QueuedQuery: q, callback: q.Fn, delivery: i})
+			q.Fn = nil
 		}
 	}
 	pooled, err := f.config.store.Pool().Acquire(ctx)
@@ -73,8 +78,9 @@ func (f *queuedForm) attempt(ctx context.Context, c call) (done int, err error) 
 	}
 	defer pooled.Release()
 	conn := pooled.Conn()
+	var accepted acceptedSQL
 	for i := range statements {
-		if err := protect(func() error { return statements[i].prepare(ctx, conn) }); err != nil {
+		if err := protect(func() error { return statements[i].prepare(ctx, conn, &accepted) }); err != nil {
 			return 0, &BatchError{statements[i].delivery, err}
 		}
 	}
@@ -86,8 +92,23 @@ func (f *queuedForm) attempt(ctx context.Context, c call) (done int, err error) 
 	return len(c.deliveries), nil
 }
 
+// acceptedSQL are texts that may be queued. Handlers use few different ones.
+type acceptedSQL [4]string
+
+func (a *acceptedSQL) check(sql string) error {
+	if sql != "" && slices.Contains(a[:], sql) {
+		return nil
+	}
+	if err := checkQueued(sql); err != nil {
+		return Permanent(err)
+	}
+	copy(a[1:], a[:])
+	a[0] = sql
+	return nil
+}
+
 // prepare applies the statement's rewriter, and rejects what must not be queued.
-func (q *queued) prepare(ctx context.Context, conn *pgx.Conn) error {
+func (q *queued) prepare(ctx context.Context, conn *pgx.Conn, accepted *acceptedSQL) error {
 	for len(q.Arguments) > 0 {
 		rewriter, ok := q.Arguments[0].(pgx.QueryRewriter)
 		if !ok {
@@ -99,20 +120,17 @@ func (q *queued) prepare(ctx context.Context, conn *pgx.Conn) error {
 		}
 		q.SQL, q.Arguments = sql, args
 	}
-	if err := checkQueued(q.SQL); err != nil {
-		return Permanent(err)
-	}
-	return nil
+	return accepted.check(q.SQL)
 }
 
 // flush executes the statements in a transaction that moves the checkpoint, in one round trip. A
 // batch is an implicit transaction of its own. It begins an explicit one all the same: a
 // statement that ends the implicit one, say in a procedure, would commit a part of it.
 func (f *queuedForm) flush(ctx context.Context, conn *pgx.Conn, c call, statements []queued) error {
-	var b pgx.Batch
+	b := pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, 0, len(statements)+3)}
 	b.Queue(f.begin)
 	for i := range statements {
-		b.Queue(statements[i].SQL, statements[i].Arguments...)
+		b.QueuedQueries = append(b.QueuedQueries, statements[i].QueuedQuery)
 	}
 	ledger.QueueMove(&b, c.member, c.move())
 	b.Queue("commit")
@@ -124,7 +142,7 @@ func (f *queuedForm) flush(ctx context.Context, conn *pgx.Conn, c call, statemen
 		return f.notBegun(conn, err, statements)
 	}
 	for i := range statements {
-		if statements[i].Fn != nil {
+		if statements[i].callback != nil {
 			err = statements[i].result.read(results)
 		} else {
 			_, err = results.Exec()
@@ -174,10 +192,10 @@ func (f *queuedForm) notBegun(conn *pgx.Conn, err error, statements []queued) er
 func (f *queuedForm) callBack(c call, statements []queued, types *pgtype.Map) {
 	for i := range statements {
 		q := &statements[i]
-		if q.Fn == nil {
+		if q.callback == nil {
 			continue
 		}
-		err := protect(func() error { return q.Fn(&resultReader{q.result, types}) })
+		err := protect(func() error { return q.callback(&resultReader{q.result, types}) })
 		if err != nil && f.config.callbackFailed != nil {
 			f.config.callbackFailed(c.deliveries[q.delivery].message, err)
 		}

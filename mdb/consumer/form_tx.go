@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ import (
 // [WithIdleTimeout]. Keep calls of other services out of f.
 func EachTx(f func(ctx context.Context, tx pgx.Tx, m mdb.Message) error) Handler {
 	return transactional(Handler{name: "EachTx", valid: f != nil, adaptive: true},
-		func(c *formConfig) int { return c.perTx.messages },
+		func(c *formConfig) int { return cmp.Or(c.perTx.messages, defaultPerTx) },
 		func(ctx context.Context, c *formConfig, tx *openTx, ds []delivery) (done int, begun time.Time, err error) {
 			given := tx.given(c.store)
 			first := time.Now()

@@ -325,7 +325,8 @@ func WithBatchSize(messages int) Option {
 
 // PerTx sets how many messages a transaction of [EachTx] or [EachQueued] handles at most, and,
 // for EachTx, after how much time in handlers it is committed. The defaults are 100 messages
-// and 50 milliseconds. PerTx(1, 0) commits each message separately.
+// and 50 milliseconds for EachTx, and 1,000 messages for EachQueued. PerTx(1, 0) commits each
+// message separately.
 func PerTx(messages int, handling time.Duration) Option {
 	return Option{
 		name: "PerTx", needs: "EachTx or EachQueued",
