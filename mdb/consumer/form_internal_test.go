@@ -198,9 +198,9 @@ func TestPrefixFailsToo(t *testing.T) {
 	}
 }
 
-// TestFenced checks that a call has no effect after another member has taken over, and that
+// TestFormFenced checks that a call has no effect after another member has taken over, and that
 // neither a success nor a failure of its handler counts.
-func TestFenced(t *testing.T) {
+func TestFormFenced(t *testing.T) {
 	t.Parallel()
 	store := newStand(t, 0, database(t)).store
 	for _, failing := range []error{nil, Permanent(errors.New("failed"))} {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -430,12 +429,6 @@ func (c *clerk) take() []int64 {
 	c.handled = nil
 	slices.Sort(handled)
 	return handled
-}
-
-// pass lets time pass.
-func pass(d time.Duration) {
-	time.Sleep(d)
-	synctest.Wait()
 }
 
 // letters returns messages of all partitions.

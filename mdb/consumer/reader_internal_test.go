@@ -15,13 +15,6 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
 
-// inBubble runs a test of a reader.
-func inBubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	t.Parallel()
-	synctest.Test(t, f)
-}
-
 // TestReaderReadsOnce checks that all partitions share each page, that a message of the
 // partitions costs one read, and one of others none.
 func TestReaderReadsOnce(t *testing.T) {
