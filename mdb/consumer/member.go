@@ -29,6 +29,9 @@ const (
 	handlersEnd = 5 * time.Second
 	// busyInterval is the longest time between ticks while checkpoints move.
 	busyInterval = time.Second
+	// quietInterval is the longest time between ticks if not. It bounds how long it takes to
+	// see changes without a notification.
+	quietInterval = 2 * time.Second
 	// catchUpInterval is that of CatchUp.
 	catchUpInterval = 50 * time.Millisecond
 	// suspectDelay is the longest wait before a member looks whether another one is dead.
@@ -377,7 +380,7 @@ func (m *member) suspect(why error) {
 // connection is used by other consumers too, and would be closed. The end of the lease does,
 // because handlers must end then.
 func (m *member) send(ctx context.Context, f func(ctx context.Context, p protocol) error) error {
-	patience := max(m.lease.length*3/10, minPatience)
+	patience := min(max(m.lease.length*3/10, minPatience), maxPatience)
 	if !m.evicted && !m.lapsed {
 		patience = min(patience, m.lease.left())
 	}
@@ -399,8 +402,11 @@ func (m *member) send(ctx context.Context, f func(ctx context.Context, p protoco
 	return err
 }
 
-// minPatience is how long an answer is waited for at least.
-const minPatience = 300 * time.Millisecond
+// How long an answer is waited for, at least and at most.
+const (
+	minPatience = 300 * time.Millisecond
+	maxPatience = 5 * time.Second
+)
 
 // tick renews the lease and moves checkpoints, unless there is no reason to.
 func (m *member) tick(ctx context.Context) {
@@ -409,7 +415,7 @@ func (m *member) tick(ctx context.Context) {
 		moves = m.engine.progress()
 	}
 	m.nextTick = time.Now().Add(m.interval())
-	quiet := m.lease.length / 5
+	quiet := min(quietInterval, m.lease.length/5)
 	if m.toEnd {
 		quiet = min(quiet, 4*catchUpInterval)
 	}
@@ -428,9 +434,7 @@ func (m *member) tick(ctx context.Context) {
 	})
 	m.counts.ticks.Add(1)
 	if err != nil {
-		if isAnswer(err) || m.doubt == nil { // or it was not sent
-			m.engine.kept(moves)
-		}
+		m.engine.kept(moves) // if they were made nevertheless, the fence refuses them the next time
 		m.ticked = false
 		m.failures++
 		if m.failures == 1 {

@@ -133,6 +133,32 @@ func TestMemberLeaves(t *testing.T) {
 	}
 }
 
+// TestMemberStopsInOutage checks that a process whose server is gone ends without a wait for
+// handlers that are not running, although the outcome of its last tick is unknown.
+func TestMemberStopsInOutage(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		c := hire(t, h, letters(t, 20, 2), nil)
+		pass(5 * time.Second)
+		h.set(func() {
+			h.after = func(string) error {
+				h.set(func() { h.down = errNoAnswer })
+				return errNoAnswer
+			}
+		})
+		write(2, 2, c)
+		pass(3 * time.Second)
+		c.cancel(errClosing)
+		pass(4 * time.Second)
+		select {
+		case err := <-c.ended:
+			c.ended <- err
+		default:
+			t.Error("it waits")
+		}
+	})
+}
+
 func inSubBubble(t *testing.T, name string, f func(t *testing.T)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) { inBubble(t, f) })

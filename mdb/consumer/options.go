@@ -163,11 +163,11 @@ func WithWorkers(n int) Option {
 	}}
 }
 
-// WithLease sets how long a process keeps its partitions without a sign of life, from a second to an
-// hour. After a crash, others take over that late. A process that gets no answer of the
-// server for four fifths of the lease ends its handlers' contexts. A shorter lease costs more
-// heartbeats: one in a fifth of the lease. All processes should use the same. The default is
-// [DefaultLease].
+// WithLease sets how long a process keeps its partitions without a heartbeat, from a second to
+// an hour. After a crash, others take over that late. A process that gets no answer of the
+// server for four fifths of the lease ends its handlers' contexts. A process sends a heartbeat
+// in each fifth of the lease, and at least every two seconds. All processes should use the same
+// lease. The default is [DefaultLease].
 func WithLease(d time.Duration) Option {
 	return Option{name: "WithLease", apply: func(c *config) {
 		if d < minLease || d > maxLease {
