@@ -88,6 +88,9 @@ func TestPark(t *testing.T) {
 	if err := g.park(b, stale, later, ""); !ledger.IsFenced(err) {
 		t.Errorf("got %v, want that the fence refuses it", err)
 	}
+	if err := g.park(a, held.Rows[1], later, ""); !ledger.IsFenced(err) {
+		t.Errorf("by the epoch of another member: got %v, want that the fence refuses it", err)
+	}
 }
 
 // TestParkAgainstClaim checks that nobody claims a partition while something of it is being parked.

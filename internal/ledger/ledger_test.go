@@ -39,6 +39,7 @@ func groupOn(t testing.TB, url string, configure func(*pgxpool.Config)) *group {
 		t.Fatal(err)
 	}
 	cfg.ConnConfig.RuntimeParams["role"] = "message_store"
+	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "20s" // so that a wait for a lock of the test itself fails
 	configure(cfg)
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {

@@ -5,6 +5,9 @@
 // it. The SQL is this project's own, and differs where that makes it faster or safer:
 // PostgreSQL inlines the functions on names, the retrieval functions run with fixed plans,
 // and all names are qualified by their schema, so that no search path is needed.
+//
+// [InstallNotify] adds a trigger that notifies subscriptions, and [InstallConsumers] a schema in
+// which consumers store their positions. Both also work on Message DB's own SQL.
 package schema
 
 import (
