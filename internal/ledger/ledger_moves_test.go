@@ -222,9 +222,11 @@ func TestRelease(t *testing.T) {
 	fenced := all[1]
 	fenced.From++
 	g.locked(func() {
-		// Partition 0: a move is refused. 1: a row is locked. 2: a category is not listed. 3: not listed.
-		equal(t, "released", release(all[0], fenced, all[2], all[3], all[4]), []int{4})
-	}, lockRow, "two", 1)
+		g.locked(func() {
+			// Partition 0: a move is refused. 1: a row is locked. 2: a category is not listed. 3: that is locked, too.
+			equal(t, "released", release(all[0], fenced, all[2], all[3], all[4], all[6]), []int{4})
+		}, lockRow, "two", 1)
+	}, lockRow, "two", 3)
 	equal(t, "partitions", numbers(g.read(a).Rows), []int{0, 1, 3})
 	const rows = `SELECT array_agg(position ORDER BY category) FROM message_store_consumers.checkpoints WHERE consumer = $1 AND partition = $2`
 	equal(t, "positions of partition 2", query[[]int64](g, rows, 2), []int64{6, 0})
