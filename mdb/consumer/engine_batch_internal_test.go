@@ -285,3 +285,32 @@ func TestMovesWhileWaiting(t *testing.T) {
 		r.isAt(r.drained(), "0: 3-3")
 	})
 }
+
+// TestMovesNext checks that a partition is not offered if its next transaction will move its
+// checkpoint anyway, so that flushes do not delay transactions.
+func TestMovesNext(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		block := make(chan error)
+		var r *rig
+		r = newRig(t, engineConfig{form: form{moves: true, call: func(_ context.Context, c call) (int, error) {
+			d := &c.deliveries[0]
+			r.note("%d", d.message.GlobalPosition)
+			if d.message.GlobalPosition == 2 {
+				return 1, <-block
+			} else if d.message.GlobalPosition == 1 {
+				return 0, Skip(errBroken)
+			}
+			return 1, nil
+		}}})
+		defer r.stops()
+		r.begin(2)
+		r.give(0, 0, "a")
+		r.give(1, 1, "a")
+		r.wants("1", "2") // the worker is busy
+		r.give(0, 2, "a")
+		r.at()
+		block <- nil
+		r.wants("3")
+		r.at()
+	})
+}

@@ -337,3 +337,59 @@ func TestNoRetryAfterTheEnd(t *testing.T) {
 		r.wants("1")
 	})
 }
+
+// TestDecisionAfterTheEnd checks that a decision for a partition that was dropped meanwhile has
+// no consequences.
+func TestDecisionAfterTheEnd(t *testing.T) {
+	for name, decide := range map[string]func(f Failure) Action{
+		"stop":  Failure.Stop,
+		"park":  Failure.Park,
+		"skip":  Failure.Skip,
+		"retry": func(f Failure) Action { return f.Retry(time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				block := make(chan error)
+				r := newRig(t, engineConfig{policy: func(f Failure) Action { <-block; return decide(f) }})
+				defer r.stops()
+				r.begin(2)
+				r.fails(1, 1, errBroken)
+				r.give(0, 0, "a", "a")
+				r.wants("1")
+				r.drop([]partition{orders(0)}, errDropped)
+				close(block)
+				pass(time.Minute)
+				r.give(1, 2, "b")
+				r.wants("3")
+				r.at("1: 0-3")
+				if s := r.stats(); s.messages+s.waiting+s.running != 0 || s.parked+s.skipped+s.retried != 0 {
+					t.Errorf("got %+v", s)
+				}
+			})
+		})
+	}
+}
+
+// TestMaxParkedTogether checks that messages which are being parked count.
+func TestMaxParkedTogether(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		block := make(chan error)
+		c := engineConfig{workers: 3, maxParked: 1, park: func(context.Context, *delivery, Failure) error { return <-block }}
+		r := newRig(t, c)
+		defer r.stops()
+		r.begin(1)
+		r.fails(1, 1, Permanent(errBroken))
+		r.fails(2, 1, Permanent(errBroken))
+		r.give(0, 0, "a", "b")
+		synctest.Wait()
+		if s := r.stats(); s.running != 1 || s.waiting != 1 {
+			t.Errorf("got %+v", s)
+		}
+		close(block)
+		pass(time.Minute)
+		r.at("0: 0-2")
+		if s := r.stats(); s.parked != 1 || s.handled != 1 || r.parking != 0 {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
