@@ -295,10 +295,11 @@ func TestMovesNext(t *testing.T) {
 		r = newRig(t, engineConfig{form: form{moves: true, call: func(_ context.Context, c call) (int, error) {
 			d := &c.deliveries[0]
 			r.note("%d", d.message.GlobalPosition)
-			if d.message.GlobalPosition == 2 {
-				return 1, <-block
-			} else if d.message.GlobalPosition == 1 {
+			switch d.message.GlobalPosition {
+			case 1:
 				return 0, Skip(errBroken)
+			case 2:
+				return 1, <-block
 			}
 			return 1, nil
 		}}})

@@ -393,3 +393,25 @@ func TestMaxParkedTogether(t *testing.T) {
 		}
 	})
 }
+
+// TestRetryOfForgotten checks that a retry whose time comes while its partition is being
+// forgotten does nothing.
+func TestRetryOfForgotten(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := newRig(t, engineConfig{})
+		defer r.stops()
+		r.begin(1)
+		r.fails(1, 1, RetryAfter(errBroken, time.Second))
+		r.give(0, 0, "a")
+		r.wants("1")
+		r.engine.mu.Lock()
+		<-time.After(time.Second) // the retry waits for the lock now
+		r.forgetPart(r.parts[orders(0)], errDropped)
+		r.engine.mu.Unlock()
+		pass(time.Minute)
+		r.wants()
+		if s := r.stats(); s.waiting != 0 || r.runnable != (gauge{}) {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
