@@ -249,7 +249,7 @@ func (e *UnreadableError) Error() string {
 func (e *UnreadableError) Unwrap() error { return e.err }
 
 // A HandlerError means that a callback of a subscription returned an error or panicked,
-// which ended the subscription.
+// which ended the subscription. Package consumer returns it if a handler stops a consumer.
 type HandlerError struct {
 	// Stream, Position and GlobalPosition identify the message that the handler received, or
 	// the one that [OnUnreadable] was called for.

@@ -45,7 +45,7 @@ type engine struct {
 	cancel context.CancelCauseFunc
 
 	total    gauge
-	runnable gauge       // of lanes that are ready or running
+	runnable gauge       // messages of lanes that are ready: what idle workers could do
 	pressed  bool        // room has said no to all partitions
 	full     int         // partitions that room has said no to
 	parking  int         // keys that are being parked

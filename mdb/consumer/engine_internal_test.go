@@ -311,7 +311,7 @@ func TestRoom(t *testing.T) {
 			m.GlobalPosition = gp
 			r.feed(orders(n), 1, []mdb.Message{m}, source.At(gp))
 		}
-		for n := range 100 {
+		for n := range 101 { // one of them has the worker
 			if !r.room(orders(n%3)) || !r.room(orders(3)) {
 				t.Fatalf("no room after %d", n)
 			}
@@ -367,6 +367,32 @@ func TestRoom(t *testing.T) {
 		if s := r.stats(); s.messages != 0 || s.bytes != 0 {
 			t.Errorf("something is left: %+v", s)
 		}
+	})
+}
+
+// TestRoomBesideSlowHandler checks that a handler that takes long only stops its partition,
+// when the messages after it with its key have filled it.
+func TestRoomBesideSlowHandler(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := newRig(t, engineConfig{queue: 10, workers: 2})
+		defer r.stops()
+		r.begin(2)
+		slow := r.blocks(1)
+		r.give(0, 0, slices.Repeat([]string{"a"}, 10)...)
+		r.wants("1")
+		for gp := range int64(100) {
+			if r.room(orders(0)) || !r.room(orders(1)) {
+				t.Fatal("the wrong partition has room")
+			}
+			r.give(1, 10+gp, "b")
+			synctest.Wait()
+		}
+		close(slow)
+		synctest.Wait()
+		if !r.room(orders(0)) || !r.room(orders(1)) {
+			t.Error("there is no room")
+		}
+		r.at("0: 0-10", "1: 0-110")
 	})
 }
 

@@ -97,7 +97,7 @@ func (e *engine) lanesOf(p *part) iter.Seq[*lane] {
 
 // set changes the state of a lane.
 func (e *engine) set(l *lane, s laneState) {
-	was, is := l.state == laneReady || l.state == laneRunning, s == laneReady || s == laneRunning
+	was, is := l.state == laneReady, s == laneReady
 	if l.state = s; is && !was {
 		e.runnable.add(l.load.messages, l.load.bytes)
 	} else if was && !is {
@@ -108,7 +108,7 @@ func (e *engine) set(l *lane, s laneState) {
 // push adds a message to a lane.
 func (e *engine) push(l *lane, it *item) {
 	l.load.add(1, it.bytes)
-	if l.state == laneReady || l.state == laneRunning {
+	if l.state == laneReady {
 		e.runnable.add(1, it.bytes)
 	}
 	if l.head == nil {
@@ -231,7 +231,7 @@ func (e *engine) proceed(l *lane) {
 // unload counts a message that a lane no longer contains.
 func (e *engine) unload(l *lane, it *item) {
 	l.load.add(-1, -it.bytes)
-	if l.state == laneReady || l.state == laneRunning {
+	if l.state == laneReady {
 		e.removeRunnable(gauge{1, it.bytes})
 	}
 }

@@ -47,8 +47,8 @@ func (e *engine) crossed(before int64) {
 // when it has. Once the engine has said no, it says no until then.
 //
 // If the workers have enough to do, no partition has room, so that one reading serves all
-// of them. Messages that wait for a retry, or are done with before others, do not count for
-// that: they only fill their partition.
+// of them. Messages that wait for a retry, or for another one of their key, or are done with
+// before others, do not count for that: they only fill their partition.
 func (e *engine) room(p partition) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
