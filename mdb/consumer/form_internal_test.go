@@ -203,13 +203,8 @@ func TestPrefixFailsToo(t *testing.T) {
 func TestFormFenced(t *testing.T) {
 	t.Parallel()
 	store := newStand(t, 0, database(t)).store
-	for _, failing := range []error{nil, Permanent(errors.New("failed"))} {
-		for name, h := range txHandlers(insertLog, func(m mdb.Message) error {
-			if m.Position == 1 {
-				return failing
-			}
-			return nil
-		}) {
+	for position, failing := range []error{Permanent(errors.New("failed")), Permanent(errors.New("failed later")), nil} {
+		for name, h := range failingAt(int64(position), failing) {
 			t.Run(fmt.Sprintf("%s %v", name, failing), func(t *testing.T) {
 				s := standOn(t, store, 3)
 				s.rob()
@@ -226,16 +221,28 @@ func TestFormFenced(t *testing.T) {
 func TestClaimedAgain(t *testing.T) {
 	t.Parallel()
 	store := newStand(t, 0, database(t)).store
-	for name, h := range txHandlers(insertLog, nil) {
-		t.Run(name, func(t *testing.T) {
-			s := standOn(t, store, 3)
-			exec(t, store.Pool(), `UPDATE message_store_consumers.checkpoints SET epoch = epoch + 1 WHERE consumer = $1`, s.member.Consumer)
-			if done, err := s.handle(h); done != 0 || !ledger.IsFenced(err) {
-				t.Errorf("got %d, %v, want the error of the fence", done, err)
-			}
-			s.check(0)
-		})
+	for position, failing := range []error{Permanent(errors.New("failed")), nil} {
+		for name, h := range failingAt(int64(position), failing) {
+			t.Run(fmt.Sprintf("%s %v", name, failing), func(t *testing.T) {
+				s := standOn(t, store, 3)
+				exec(t, store.Pool(), `UPDATE message_store_consumers.checkpoints SET epoch = epoch + 1 WHERE consumer = $1`, s.member.Consumer)
+				if done, err := s.handle(h); done != 0 || !ledger.IsFenced(err) {
+					t.Errorf("got %d, %v, want the error of the fence", done, err)
+				}
+				s.check(0)
+			})
+		}
 	}
+}
+
+// failingAt returns handlers that return the error for the message at a position.
+func failingAt(position int64, err error) map[string]Handler {
+	return txHandlers(insertLog, func(m mdb.Message) error {
+		if m.Position == position {
+			return err
+		}
+		return nil
+	})
 }
 
 // TestNotSetUp checks that an error of the move is not that of a message.
