@@ -1,14 +1,9 @@
 package consumer
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"math"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -83,7 +78,6 @@ type reader struct {
 	used    int64          // the store has used the global positions up to it
 	front   bool           // the page that is being read decides whether to sleep
 	due     bool           // a poll need not wait
-	until   time.Time      // how long it waits; zero: the strategy has not been asked
 	found   int            // messages of the last short page that were passed on
 	seen    poll.Seen      // what the strategy knows
 	late    int            // pages in a row that have not shown that everything is read
@@ -112,7 +106,7 @@ func (r *reader) open(p partition, epoch int64, from source.Checkpoint) {
 	if anchors := from.Anchors(); len(anchors) > 0 && r.gone[anchors[0]] {
 		from = source.At(from.Position) // known to be lost, and already reported
 	}
-	r.cursors[p.Number] = &cursor{partition: p, epoch: epoch, at: from}
+	r.cursors[p.Number] = &cursor{partition: p, epoch: epoch, at: from, checked: len(from.Anchors()) > 0}
 	r.held[p.Number].Store(true)
 	r.mu.Unlock()
 	r.signal()
@@ -139,9 +133,29 @@ func (r *reader) limit(barrier *int64, paused bool) {
 		r.barrier = *barrier
 	}
 	changed := r.barrier != before || paused != was
+	for _, c := range r.cursors {
+		if c != nil && changed {
+			c.live = false // a page may have been dropped, or cut
+		}
+	}
 	r.mu.Unlock()
 	if changed {
 		r.signal()
+	}
+}
+
+// forget closes all partitions.
+func (r *reader) forget(gone []source.Anchor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.cursors {
+		r.cursors[i] = nil
+		r.held[i].Store(false)
+	}
+	r.used = 0
+	r.gone = make(map[source.Anchor]bool, len(gone))
+	for _, a := range gone {
+		r.gone[a] = true
 	}
 }
 
@@ -174,216 +188,6 @@ func (r *reader) caughtUp() (upto int64, ok bool) {
 		}
 	}
 	return upto, true
-}
-
-// run reads until ctx ends or an error cannot be retried. It may be called once.
-func (r *reader) run(ctx context.Context) error {
-	opened, err := r.readerConfig.open(source.Hooks{BeforeRead: func() {
-		// Only a page that covers all partitions that have caught up may make the sleeper
-		// forget what it was woken for.
-		if r.front {
-			r.sleeper.BeforeRead()
-		}
-	}})
-	if err != nil {
-		return err
-	}
-	r.source, r.sleeper = opened, opened.Subscribe(r.wants)
-	defer r.sleeper.Close()
-	if r.polling == nil {
-		r.polling = opened.Polling
-	}
-	for ctx.Err() == nil {
-		switch p := r.plan(); {
-		case p.next == planRest:
-			select {
-			case <-r.woken:
-			case <-ctx.Done():
-			}
-			r.due = true
-		case p.next == planPoll && !r.due:
-			err = r.sleep(ctx)
-		default:
-			err = r.read(ctx, p)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return context.Cause(ctx)
-}
-
-var errWoken = errors.New("there is something else to do")
-
-// sleep waits until the next poll, or until there is something else to do.
-func (r *reader) sleep(ctx context.Context) error {
-	if r.until.IsZero() {
-		delay, err := r.delay()
-		if err != nil {
-			return err
-		}
-		r.until = time.Now().Add(delay)
-	}
-	err := r.sleeper.Sleep(ctx, max(time.Until(r.until), 0), r.found, r.woken, func() error {
-		if r.plan().next != planPoll {
-			return errWoken
-		}
-		return nil
-	})
-	if !errors.Is(err, errWoken) {
-		r.due = true
-	}
-	return nil
-}
-
-// delay asks the strategy.
-func (r *reader) delay() (delay time.Duration, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("consumer: the polling strategy failed: %w", &mdb.PanicError{Value: v, Stack: debug.Stack()})
-		}
-	}()
-	r.seen.Retrieved, r.seen.BatchSize = r.found, r.batch
-	if r.seen.Empty++; r.found > 0 {
-		r.seen.Empty = 0
-	}
-	delay = r.polling(r.seen)
-	r.seen.Previous = delay
-	return delay, nil
-}
-
-// read reads a page and passes it on.
-func (r *reader) read(ctx context.Context, p plan) error {
-	r.front = p.front
-	from, err := r.anchored(ctx, p)
-	if err != nil || ctx.Err() != nil {
-		return r.unlessAhead(err)
-	}
-	page, err := r.source.Next(ctx, from, r.batch)
-	switch {
-	case page.Forked:
-		r.forget(page.Gone)
-		r.rewound(r.category, page.End.Position, page.Gone) // also for an mdb.ForkError, with 0
-		return nil
-	case err != nil:
-		return err
-	}
-	unreadable, err := whose(&page)
-	full := page.Full || page.Unreadable != nil
-	found := r.take(from, &page, unreadable, full)
-	if err != nil {
-		return err
-	}
-	r.used = max(r.used, page.End.Position)
-	if p.turns {
-		r.turn++
-	}
-	if full {
-		r.seen = poll.Seen{} // the next poll follows messages, without a delay
-	} else {
-		r.due, r.found, r.until = false, found, time.Time{}
-	}
-	r.report()
-	return nil
-}
-
-// whose returns the unreadable message that ends the page, or nil, and an error if it is not
-// known whose it is.
-func whose(page *source.Page[mdb.Message]) (*mdb.UnreadableError, error) {
-	if page.Unreadable == nil {
-		return nil, nil
-	}
-	var unreadable *mdb.UnreadableError
-	if !errors.As(page.Unreadable, &unreadable) || unreadable.Stream == "" {
-		page.Past = page.End // only what precedes it is passed on
-		return nil, page.Unreadable
-	}
-	return unreadable, nil
-}
-
-// report calls live.
-func (r *reader) report() {
-	upto, live := r.caughtUp()
-	if upto == math.MaxInt64 {
-		return // all were closed meanwhile
-	}
-	if r.late++; live {
-		r.late = 0
-	}
-	// One full page may happen to contain everything there was.
-	if !live && r.late < 2 || r.wasLive != nil && *r.wasLive == live {
-		return
-	}
-	r.wasLive = &live
-	if r.live != nil {
-		r.live(r.category, live)
-	}
-}
-
-// forget closes all partitions.
-func (r *reader) forget(gone []source.Anchor) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i := range r.cursors {
-		r.cursors[i] = nil
-		r.held[i].Store(false)
-	}
-	r.used = 0
-	r.gone = make(map[source.Anchor]bool, len(gone))
-	for _, a := range gone {
-		r.gone[a] = true
-	}
-}
-
-// anchored returns where the page begins. The history of a position without an anchor is
-// unknown, so it is asked for the message before it. For others it is enough to know that the
-// store has used them: their first page begins at another one.
-func (r *reader) anchored(ctx context.Context, p plan) (from source.Checkpoint, err error) {
-	if p.highest > r.used {
-		if from, err = r.after(ctx, p.highest); err != nil {
-			return from, err
-		}
-		r.used = p.highest
-	}
-	switch at := p.from.at.Position; {
-	case p.from.checked || at <= 0:
-		return p.from.at, nil
-	case at == from.Position:
-		return from, nil
-	default:
-		return r.after(ctx, at)
-	}
-}
-
-// after looks up the message before a position.
-func (r *reader) after(ctx context.Context, position int64) (source.Checkpoint, error) {
-	at, err := r.source.After(ctx, position)
-	if err != nil {
-		return at, err
-	}
-	delete(r.ahead, position)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.cursors {
-		if c != nil && c.joined && c.at.Position == position {
-			c.at, c.checked = at, true
-		}
-	}
-	return at, nil
-}
-
-// unlessAhead returns the error, unless a position is for the first time one that the store
-// has not used. The store may have failed over after the row was read, and then the row may
-// have gone back with it.
-func (r *reader) unlessAhead(err error) error {
-	var ahead *mdb.AheadError
-	if !errors.As(err, &ahead) || r.ahead[ahead.Position] {
-		return err
-	}
-	r.ahead[ahead.Position] = true
-	r.forget(nil)
-	r.rewound(r.category, ahead.Last, nil)
-	return nil
 }
 
 func (r *reader) wants(stream string) bool {

@@ -146,12 +146,7 @@ func (r *reader) take(from source.Checkpoint, page *source.Page[mdb.Message], un
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.paused {
-		for _, c := range r.cursors {
-			if c != nil {
-				c.live = false // the page is read again
-			}
-		}
-		return 0
+		return 0 // it is read again
 	}
 	if end.Position > r.barrier {
 		n := sort.Search(len(messages), func(i int) bool { return messages[i].GlobalPosition > r.barrier })
@@ -188,9 +183,6 @@ func (r *reader) take(from source.Checkpoint, page *source.Page[mdb.Message], un
 	}
 	for i, c := range r.cursors {
 		if !covers(c) {
-			if c != nil && c.at.Position >= r.barrier {
-				c.live = false
-			}
 			continue
 		}
 		share := c.share

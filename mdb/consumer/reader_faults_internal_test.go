@@ -92,33 +92,62 @@ func TestReaderFork(t *testing.T) {
 	}
 }
 
-// TestReaderOpenDuringRead checks that a partition that is opened while a page is read does
-// not receive it, because it may be from a history before that of the partition's row.
+// TestReaderOpenDuringRead checks that partitions which are opened while a page is read
+// neither receive nor pass over its messages, because it may be from a history before that of
+// their rows.
 func TestReaderOpenDuringRead(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newShelf(t)
-		s.fill(10, 1)
-		in, _ := begin(t, s, 1, 100)
-		in.open(0, 0)
-		synctest.Wait()
-		s.write("category-1", 0)
+		s.fill(11, 2)
+		streams := streamsOf(2)
+		in, _ := begin(t, s, 2, 100)
+		in.openAll(0)
 		synctest.Wait()
 		s.during = func(int64) {
 			s.during = nil
 			s.mu.Lock() // the last message is lost
 			s.messages, s.next = s.messages[:11:11], 12
 			s.mu.Unlock()
+			clear(in.claims)
 			in.open(0, 11)
+			in.open(1, 11)
 		}
-		s.write("category-1", 0)
+		s.write(streams[0], 0)
 		synctest.Wait()
-		in.checkAll()
 		if fed := in.claims[0].fed; len(fed) > 0 {
 			t.Errorf("got %d, want nothing of the page", fed)
 		}
-		s.write("category-1", 0)
+		s.write(streams[1], 0) // another message at the same position
 		synctest.Wait()
 		in.checkAll()
+	})
+}
+
+// TestReaderAsksAfterFork checks that after a loss of messages it is no longer known which
+// positions the store has used.
+func TestReaderAsksAfterFork(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newShelf(t)
+		s.fill(20, 2)
+		var r rewinds
+		in, _ := begin(t, s, 2, 100, r.note)
+		in.openAll(0)
+		synctest.Wait()
+		s.answer = func(source.Checkpoint) (*source.Page[mdb.Message], error) {
+			s.answer = nil
+			return &source.Page[mdb.Message]{Forked: true, Full: true, End: through(source.Checkpoint{}, s.messages[:15])}, nil
+		}
+		s.messages, s.next = s.messages[:15:15], 16
+		s.rung <- struct{}{}
+		r.want(t, "category 15 0")
+		clear(in.claims)
+		in.open(0, 13)
+		synctest.Wait()
+		in.open(1, 18)
+		synctest.Wait()
+		if !slices.Equal(s.asked, []int64{13, 18}) {
+			t.Errorf("got questions for %d, want 13 and 18", s.asked)
+		}
 	})
 }
 
@@ -180,6 +209,38 @@ func TestReaderAsksForAnchorsOnce(t *testing.T) {
 			})
 		})
 	}
+	t.Run("a checkpoint with anchors", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			s := newShelf(t)
+			s.fill(20, 1)
+			in, _ := begin(t, s, 1, 100)
+			in.openAt(0, through(source.Checkpoint{}, s.messages[:10]))
+			synctest.Wait()
+			in.checkAll()
+			if len(s.asked) > 0 {
+				t.Errorf("got questions for %d, want none", s.asked)
+			}
+		})
+	})
+	t.Run("several positions", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			s := newShelf(t)
+			s.fill(20, 4)
+			in, _ := begin(t, s, 4, 100)
+			in.open(0, 0)
+			synctest.Wait()
+			for p := 3; p > 0; p-- {
+				in.open(p, int64(p)*10+20)
+			}
+			for range 10 {
+				s.rung <- struct{}{}
+				synctest.Wait()
+			}
+			if !slices.Equal(s.asked, []int64{50}) {
+				t.Errorf("got questions for %d, want one for the highest", s.asked)
+			}
+		})
+	})
 }
 
 // TestReaderUnreadable checks that a message which cannot be read is passed to its partition

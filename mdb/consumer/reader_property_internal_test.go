@@ -16,7 +16,7 @@ func TestReaderAgainstEverything(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(10_000)
 	if testing.Short() {
-		seeds = 1000
+		seeds = 300
 	}
 	for seed := range seeds {
 		synctest.Test(t, func(t *testing.T) { readAgainstEverything(t, seed) })
