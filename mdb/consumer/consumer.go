@@ -35,7 +35,7 @@ type Consumer struct {
 //
 // The name, of at most 200 bytes, identifies the consumer: whoever runs one of this name in
 // the same database continues where it is. Use another name for another purpose, or to handle
-// all messages anew.
+// all messages from the beginning.
 func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts ...Option) (*Consumer, error) {
 	c := newConfig(store, name, category, h, opts)
 	if err := c.err(); err != nil {

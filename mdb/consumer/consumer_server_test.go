@@ -126,25 +126,25 @@ func signUp(t *testing.T, s *mdb.Store, n int) (positions []int64) {
 	return positions
 }
 
-// A log has the global positions of messages that were handled.
-type log struct {
+// A record has the global positions of messages that were handled.
+type record struct {
 	mu        sync.Mutex
 	positions []int64
 }
 
-func (l *log) add(m mdb.Message) {
+func (l *record) add(m mdb.Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.positions = append(l.positions, m.GlobalPosition)
 }
 
-func (l *log) sorted() []int64 {
+func (l *record) sorted() []int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Sorted(slices.Values(l.positions))
 }
 
-func (l *log) handler() consumer.Handler {
+func (l *record) handler() consumer.Handler {
 	return consumer.Each(func(_ context.Context, m mdb.Message) error {
 		l.add(m)
 		return nil
@@ -166,7 +166,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 func TestHandover(t *testing.T) {
 	t.Parallel()
 	store := withConsumers.Store(t)
-	var a, b log
+	var a, b record
 	first := start(t, plantOn(t, store).Store, a.handler(), consumer.WithLease(time.Hour))
 	eventually(t, "a process has all partitions", func() bool { return first.Stats().Partitions == consumer.DefaultPartitions })
 	second := start(t, plantOn(t, store).Store, b.handler(), consumer.WithLease(time.Hour))
@@ -249,7 +249,7 @@ func TestInstance(t *testing.T) {
 	t.Parallel()
 	store := withConsumers.Store(t)
 	opts := []consumer.Option{consumer.WithLease(time.Hour), consumer.WithInstance("mailer-0")}
-	var a, b, c log
+	var a, b, c record
 	crashed := plantOn(t, store)
 	start(t, crashed.Store, a.handler(), opts...)
 	signUp(t, store, 10)
@@ -320,7 +320,7 @@ func TestSetup(t *testing.T) {
 	t.Parallel()
 	run := func(store *mdb.Store, opts ...consumer.Option) string {
 		t.Helper()
-		c, err := consumer.New(store, "mailer", "signup", new(log).handler(), opts...)
+		c, err := consumer.New(store, "mailer", "signup", new(record).handler(), opts...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -336,7 +336,7 @@ func TestSetup(t *testing.T) {
 		}
 	}
 	store := withConsumers.Store(t)
-	c, err := consumer.New(store, "mailer", "signup", new(log).handler(), consumer.WithPartitions(7))
+	c, err := consumer.New(store, "mailer", "signup", new(record).handler(), consumer.WithPartitions(7))
 	if err != nil || c.CatchUp(t.Context()) != nil {
 		t.Fatal(err)
 	}
@@ -391,7 +391,7 @@ func TestFromEnd(t *testing.T) {
 			t.Parallel()
 			store := withConsumers.Store(t)
 			before := signUp(t, store, 10)
-			var l log
+			var l record
 			run := func(opts ...consumer.Option) {
 				c, err := consumer.New(store, "mailer", "signup", l.handler(), opts...)
 				if err == nil {

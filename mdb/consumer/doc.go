@@ -1,3 +1,115 @@
-// Package consumer runs handlers for the messages of a category. Progress is stored in the
-// database, and processes that run the same consumer share its messages.
+// Package consumer runs a handler for each message of a category. It stores how far it is in the
+// database, and shares the messages among all processes that run the same consumer. If a process
+// stops or crashes, others continue where it was.
+//
+// Use it where a service reacts to messages: to send emails, to keep tables up to date, to run
+// processes that span several streams. Use a subscription of package mdb if you keep the position
+// yourself, or want each process to receive each message.
+//
+// # The smallest consumer
+//
+// The schema message_store_consumers contains the state of all consumers. Install it once, with the
+// command mdb install -consumers, or with
+// [github.com/messagedb-go/messagedb/mdb/schema.InstallConsumers]. Then give the consumer a name, a
+// category and a handler, and call [Consumer.Run], as the example does.
+//
+// A new consumer begins with the first message of its category, or where [FromEnd] or
+// [FromPosition] says. Later it continues where it was, in whichever process. The name is what
+// counts: a consumer with another name begins at the beginning, and two consumers with different
+// names both receive all messages.
+//
+// # At least once, or exactly once
+//
+// The function that makes the [Handler] decides what happens if a process crashes:
+//
+//   - [Each] and [Batch] call the handler at least once. After a crash, messages of about the last
+//     second are handled again, and so are those that a handler had. Nothing else is repeated. A
+//     message costs no statement. Choose them for effects outside of the database, such as emails,
+//     and make the handler idempotent if you can: [Delivery.ID] is the same each time.
+//   - [EachTx] and [BatchTx] pass a transaction to the handler. What it writes there, to tables or
+//     with [mdb.Store.WithTx] to streams, happens exactly once, because the same transaction stores
+//     that the message is handled. Two round trips are added for each transaction, and one
+//     transaction handles many messages if many are waiting.
+//   - [EachQueued] lets the handler only queue statements. It has the same guarantee, and sends the
+//     statements of many messages in one round trip. Choose it for projections to tables.
+//
+// Exactly once holds for what is written through the transaction, and for nothing else. A handler
+// may still be called several times for a message, and all transactions but one are rolled back.
+//
+// # Order
+//
+// Messages with the same cardinal ID (see [mdb.StreamName.CardinalID]), and so those of one stream,
+// are handled in their order, one after the other, even if another process takes over. One
+// exception: if a process loses its lease, a handler that goes on although its context has ended
+// may run at the same time as the handler of the process that has taken over. [Delivery.Epoch] lets
+// other systems reject its effects. Between different cardinal IDs there is no order, unless the
+// consumer is made with [InOrder].
+//
+// [WithWorkers] sets how many handlers run in parallel in a process.
+//
+// # Sharing
+//
+// The cardinal IDs are divided into partitions, 64 unless [WithPartitions] says otherwise, and each
+// partition belongs to one process at a time. Every process computes its share from the same rows,
+// so there is no leader. A process that joins gets partitions from those that have more than their
+// share. They first wait for the handlers that are running, so nothing is repeated, and all other
+// partitions continue meanwhile.
+//
+// Each process has a lease, which it renews with a heartbeat every one or two seconds, on a
+// connection of its own beside the pool. If it does not for [WithLease], others take over. It ends
+// the contexts of its handlers, with the cause [ErrLeaseLost], a fifth of the lease before that,
+// and joins again later.
+//
+// With [mdb.WithNotify], a process also notices immediately that another one has joined or left.
+//
+// # Failures
+//
+// If the handler returns an error or panics, the message is retried, after waits that grow from a
+// tenth of a second to one or two seconds. Only messages with the same cardinal ID wait for it.
+// After the sixth attempt its stream is parked: a row in the database records that the stream is
+// not handled from this message on, and all other messages go on. Messages that follow in a parked
+// stream, or have its cardinal ID, are not handled either, so that their order is kept.
+//
+// The handler can say more about an error: [Permanent] parks immediately, [Transient] is for
+// outages of other services and retries for as long as they last, [RetryAfter] sets the wait,
+// [Skip] gives the message up, and [Stop] ends the consumer. [OnFailure] decides in one place.
+// [StopOnError] ends Run instead of parking, and so stops the partition in each process that takes
+// over.
+//
+// At most [MaxParked] cardinal IDs are parked. Beyond it, failures are retried in place, so that an
+// outage does not park everything.
+//
+// # Failover
+//
+// If the server fails over to a standby that has not received the last transactions, the messages
+// and the state of the consumer may both have gone back. A process notices that its connection or
+// the server's timeline is another one, or that messages which it has read are gone. It then ends
+// its handlers, forgets what it has in memory, and continues with what the server has. What a
+// handler wrote in its transaction has gone back with it, and is written again. Effects elsewhere
+// are repeated. [Stats] counts such cases as Rewound and Forks.
+//
+// # Deploying
+//
+// End the context of Run when the process is to end, for example with [os/signal.NotifyContext].
+// Run then waits for the handlers that are running, for at most [WithDrainTimeout], stores how far
+// they are, and leaves, so that other processes continue immediately. Give the process more time
+// than that: in Kubernetes, a terminationGracePeriodSeconds of 40 suits the default of 25 seconds.
+//
+// In a rolling deployment each process that stops hands over its partitions, and some of them move
+// several times. With [WithInstance] and a stable name, such as that of a pod of a StatefulSet, a
+// process that is started again within the lease after a crash continues with its partitions.
+//
+// In a role with few rights: members of the role message_store may run consumers.
+//
+// # What not to do
+//
+//   - Do not wait in a handler of [EachTx] or [BatchTx] for another service. The transaction holds
+//     locks and a connection.
+//   - Do not ignore the handler's context. A handler that goes on after it has ended delays the end
+//     of the process, and after a lost lease it overlaps with another process.
+//   - Do not start goroutines in a handler that go on after it has returned. The message then
+//     counts as handled.
+//   - Do not use [Stop] for an error of one message. The next process stops at the same message.
+//   - Do not rename a consumer to change its handler. A new name begins at the beginning.
+//   - Do not change the rows of the schema by hand while a process runs.
 package consumer

@@ -45,7 +45,7 @@ type lease struct {
 	sent   atomic.Pointer[instant] // of the last tick with an answer; nil: there is no lease
 }
 
-// renew begins the lease anew, after an answer to a tick.
+// renew extends the lease, after an answer to a tick that was sent then.
 func (l *lease) renew(sent instant) { l.sent.Store(&sent) }
 
 // end ends the lease until it is renewed.
