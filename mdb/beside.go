@@ -16,7 +16,7 @@ func besideStore(s *Store) beside.Store {
 	return beside.Store{
 		Logger:  s.config.logger,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) { return connectBeside(ctx, s.pool) },
-		Watch:   s.bell.Watch, //nolint:contextcheck // the bell outlives the consumers
+		Watch:   s.bell.Watch,
 		Explain: explain,
 	}
 }

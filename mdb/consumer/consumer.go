@@ -107,7 +107,7 @@ func (c *Consumer) stats() Stats {
 
 func (c *Consumer) run(ctx context.Context, toEnd bool) error {
 	link := besideOf(c.store)
-	line, hangUp := lineOf(c.store)
+	line, hangUp := lineOf(c.store) //nolint:contextcheck // closing has a timeout of its own
 	defer hangUp()
 	r := &running{Consumer: c, link: link, unread: make(map[place]error)}
 	m, err := r.begin(line, toEnd)
@@ -179,7 +179,7 @@ func (r *running) begin(line *line, toEnd bool) (*member, error) {
 			Categories: c.categories, Partitions: c.partitions, Start: c.start,
 		},
 		drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
-		random: func(most time.Duration) time.Duration { return rand.N(most) },
+		random: rand.N[time.Duration],
 		do:     line.do,
 		fatal:  func(err error) error { return fatal(c.name, r.link.Explain, err) },
 		engine: r.engine, readers: r.readers,

@@ -80,7 +80,7 @@ func (l *line) do(ctx context.Context, f func(protocol) error) (session int64, e
 		}
 		l.session++
 	}
-	defer func() {
+	defer func() { //nolint:contextcheck // closing has a timeout of its own
 		if l.conn.IsClosed() || l.conn.PgConn().IsBusy() || l.conn.PgConn().TxStatus() != 'I' {
 			l.hangUp()
 		}

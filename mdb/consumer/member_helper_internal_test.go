@@ -40,12 +40,11 @@ type hall struct {
 	calls      map[string]int
 	moves      []ledger.Move // that were made, by whichever statement
 
-	down   error                                 // of each attempt to send something
-	silent bool                                  // there is no answer
-	before func(statement string) error          // of a statement that does nothing then
-	after  func(statement string) error          // of one that has done something, and breaks the connection
-	rings  []func()                              // of processes that listen
-	beaten func(m ledger.Member, sent time.Time) // called for each tick, without the lock
+	down   error                        // of each attempt to send something
+	silent bool                         // there is no answer
+	before func(statement string) error // of a statement that does nothing then
+	after  func(statement string) error // of one that has done something, and breaks the connection
+	rings  []func()                     // of processes that listen
 }
 
 type hallRow struct {
@@ -407,6 +406,7 @@ func hire(t *testing.T, h *hall, messages []mdb.Message, handle func(ctx context
 func (c *clerk) feed(p partition, epoch int64, ms []mdb.Message, end source.Checkpoint) {
 	c.engine.feed(p, epoch, ms, end)
 }
+
 func (c *clerk) room(p partition) bool                                                { return c.engine.room(p) }
 func (c *clerk) unreadable(partition, int64, *mdb.UnreadableError, source.Checkpoint) {}
 
@@ -418,7 +418,7 @@ func (c *clerk) wait() error {
 }
 
 // listen lets the process receive notifications.
-func (c *clerk) listen() { c.hall.set(func() { c.hall.rings = append(c.hall.rings, c.member.ring) }) }
+func (c *clerk) listen() { c.hall.set(func() { c.hall.rings = append(c.hall.rings, c.ring) }) }
 
 // take returns the positions of the messages that were handled, in ascending order, and
 // forgets them.

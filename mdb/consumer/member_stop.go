@@ -101,7 +101,7 @@ func (m *member) waitForHandlers(ended <-chan error) {
 	defer timer.Stop()
 	for {
 		select {
-		case <-ended:
+		case <-ended: //nolint:errcheck // the error is known
 			return
 		case <-timer.C:
 			m.logger.Warn("handlers of a consumer do not return although their contexts have ended", m.attrs()...)

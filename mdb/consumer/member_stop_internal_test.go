@@ -295,11 +295,14 @@ func TestMemberCatchesUp(t *testing.T) {
 		h := newHall(t, 4)
 		h.last = 40
 		release := make(chan struct{})
-		c := hire(t, h, letters(t, 40, 4), func(_ context.Context, m mdb.Message) error {
+		c := hire(t, h, letters(t, 40, 4), func(ctx context.Context, m mdb.Message) error {
 			if m.GlobalPosition == 40 {
-				<-release
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
 			}
-			return nil
+			return ctx.Err()
 		}, func(mc *memberConfig, _ *engineConfig) { mc.toEnd = true })
 		pass(time.Minute)
 		select {
