@@ -32,7 +32,7 @@ type innerTx struct {
 	before *txState
 }
 
-var errNotOwner = errors.New("mdb: this transaction is committed or rolled back by Atomically, or by the caller of WithTx")
+var errNotOwner = errors.New("mdb: this transaction is committed or rolled back by Atomically, by a consumer, or by the caller of WithTx")
 
 func (t *innerTx) Begin(ctx context.Context) (pgx.Tx, error) {
 	inner, err := t.Tx.Begin(ctx)

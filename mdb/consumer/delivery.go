@@ -52,7 +52,7 @@ func (d Delivery) ID(i int) uuid.UUID {
 	}
 	name := make([]byte, 0, len(d.message)+8+len(d.Consumer))
 	name = append(name, d.message[:]...)
-	name = binary.BigEndian.AppendUint64(name, uint64(i)) //nolint:gosec // any number has its own ID
+	name = binary.BigEndian.AppendUint64(name, uint64(i)) // any number has its own ID
 	name = append(name, d.Consumer...)
 	return uuid.NewSHA1(deliveryIDs, name)
 }
