@@ -45,7 +45,7 @@ type plan struct {
 // room. The cursors at one position are a cohort.
 //
 // The front is the lowest position of those that have caught up, or else the highest
-// position. It gets every other page, so that it does not wait for those that are far behind.
+// position. It gets every other page, so that it does not wait for those that have much to read.
 // Of the other pages, every other is for the lowest cohort, which gathers all cohorts that it
 // reaches: so the number of pages is at most four times that of the lowest cohort alone. The
 // rest is for the one next to the front, which has the shortest way to join it.
@@ -193,7 +193,7 @@ func (r *reader) take(from source.Checkpoint, page *source.Page[mdb.Message], un
 			c.live = c.live || !full
 			continue
 		case !c.ready && (len(share) > 0 || unread):
-			c.live = false // it is left behind
+			c.live = false // it stays where it is
 			continue
 		case unread:
 			if page.End.Position > c.at.Position {

@@ -101,7 +101,7 @@ func TestReaderKeepsPlaceWithoutRoom(t *testing.T) {
 }
 
 // TestReaderKeepsUp checks that the others receive new messages after at most two reads
-// while a partition is far behind.
+// while a partition has much to read.
 func TestReaderKeepsUp(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newShelf(t)
