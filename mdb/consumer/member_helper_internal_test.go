@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -302,6 +303,24 @@ func (h *hall) count(statement string) int {
 	return n
 }
 
+// size returns the number of members.
+func (h *hall) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.members)
+}
+
+// positions returns the checkpoints, in ascending order.
+func (h *hall) positions() (positions []int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, row := range h.rows {
+		positions = append(positions, row.position)
+	}
+	slices.Sort(positions)
+	return positions
+}
+
 // owned returns how many partitions each member has, in ascending order, without those that
 // have none.
 func (h *hall) owned() []int {
@@ -331,7 +350,27 @@ type clerk struct {
 // A clerkOption changes the configuration of a clerk.
 type clerkOption func(*memberConfig, *engineConfig)
 
+// cutting lets a process not reach the server while cut is true.
+func cutting(cut *atomic.Bool) clerkOption {
+	return func(mc *memberConfig, _ *engineConfig) {
+		do := mc.do
+		mc.do = func(ctx context.Context, f func(protocol) error) (int64, error) {
+			if cut.Load() {
+				return 0, errNoAnswer
+			}
+			return do(ctx, f)
+		}
+	}
+}
+
 var errClosing = errors.New("the office closes")
+
+// endings returns the causes with which handlers' contexts have ended.
+func (c *clerk) endings() []error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.causes)
+}
 
 // hire starts a process that runs the consumer. handle may be nil. It ends with the test.
 func hire(t *testing.T, h *hall, messages []mdb.Message, handle func(ctx context.Context, m mdb.Message) error, opts ...clerkOption) *clerk {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,17 +21,15 @@ func TestMemberAlone(t *testing.T) {
 		if got := c.take(); !slices.Equal(got, upTo(100)) {
 			t.Errorf("got %v", got)
 		}
-		for p, row := range h.rows {
-			if row.position != 100 {
-				t.Errorf("partition %d is stored at %d, want the end", p.Number, row.position)
-			}
+		if got := h.positions(); got[0] != 100 {
+			t.Errorf("got the checkpoints %v, want the end", got)
 		}
 		c.cancel(errClosing)
 		if err := c.wait(); !errors.Is(err, errClosing) {
 			t.Errorf("got %v, want the cause", err)
 		}
-		if len(h.members) != 0 || !slices.Equal(h.owned(), []int{8}) {
-			t.Errorf("got %d members, and partitions of %v, want none", len(h.members), h.owned())
+		if h.size() != 0 || !slices.Equal(h.owned(), []int{8}) {
+			t.Errorf("got %d members, and partitions of %v, want none", h.size(), h.owned())
 		}
 	})
 }
@@ -44,9 +43,12 @@ func TestMemberIdle(t *testing.T) {
 		pass(10 * time.Second)
 		h.set(func() { clear(h.calls) })
 		pass(time.Minute)
-		if n := h.count("beat"); n != 30 || len(h.calls) != 0 {
-			t.Errorf("got %d ticks and %v, want 30 ticks", n, h.calls)
-		}
+		n := h.count("beat")
+		h.set(func() {
+			if n != 30 || len(h.calls) != 0 {
+				t.Errorf("got %d ticks and %v, want 30 ticks", n, h.calls)
+			}
+		})
 	})
 }
 
@@ -137,13 +139,13 @@ func TestMemberDeadline(t *testing.T) {
 		h := newHall(t, 4)
 		var begun []time.Time
 		ended := make(map[error]time.Time)
-		slow := true
+		var fast atomic.Bool
 		c := hire(t, h, nil, func(ctx context.Context, m mdb.Message) error {
 			h.set(func() { begun = append(begun, time.Now()) })
 			if m.GlobalPosition > 1 {
 				return nil
 			}
-			if !slow {
+			if fast.Load() {
 				return nil
 			}
 			<-ctx.Done()
@@ -168,23 +170,27 @@ func TestMemberDeadline(t *testing.T) {
 				return nil
 			}
 		})
-		for sent.IsZero() {
+		for zero := true; zero; h.set(func() { zero = sent.IsZero() }) {
 			pass(100 * time.Millisecond)
 		}
 		write(4, 4, c)
 		pass(time.Minute)
 		deadline := sent.Add(8 * time.Second)
-		if at := ended[ErrLeaseLost]; !at.Equal(deadline) {
-			t.Errorf("the handler's context ended %v after the deadline, with %v", at.Sub(deadline), ended)
-		}
+		h.set(func() {
+			if at := ended[ErrLeaseLost]; !at.Equal(deadline) {
+				t.Errorf("the handler's context ended %v after the deadline, with %v", at.Sub(deadline), ended)
+			}
+		})
 		write(4, 4, c)
 		pass(time.Minute)
-		for _, at := range begun {
-			if at.After(deadline) {
-				t.Errorf("a handler began %v after the deadline", at.Sub(deadline))
+		h.set(func() {
+			for _, at := range begun {
+				if at.After(deadline) {
+					t.Errorf("a handler began %v after the deadline", at.Sub(deadline))
+				}
 			}
-		}
-		slow = false
+		})
+		fast.Store(true)
 		c.take()
 		joins := h.count("join")
 		h.set(func() { h.silent, h.after = false, nil })
@@ -235,42 +241,35 @@ func TestMemberEvicted(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		h := newHall(t, 4)
 		ms := letters(t, 4, 4)
-		hold := true
+		var freed, cut atomic.Bool
 		a := hire(t, h, ms, func(ctx context.Context, _ mdb.Message) error {
-			if !hold {
+			if freed.Load() {
 				return nil
 			}
 			<-ctx.Done()
 			return ctx.Err()
-		})
+		}, cutting(&cut))
 		pass(5 * time.Second)
 		old := a.self.Load().ID
-		cut := true
-		a.do = func(do func(context.Context, func(protocol) error) (int64, error)) func(context.Context, func(protocol) error) (int64, error) {
-			return func(ctx context.Context, f func(protocol) error) (int64, error) {
-				if cut {
-					return 0, errNoAnswer
-				}
-				return do(ctx, f)
-			}
-		}(a.do)
+		cut.Store(true)
 		b := hire(t, h, ms, nil)
 		pass(20 * time.Second)
 		if got := b.take(); !slices.Equal(got, upTo(4)) {
 			t.Errorf("got %v by the process that takes over, want all", got)
 		}
-		for _, cause := range a.causes {
+		for _, cause := range a.endings() {
 			if !errors.Is(cause, ErrLeaseLost) {
 				t.Errorf("got the cause %v", cause)
 			}
 		}
-		if len(a.causes) != 4 {
-			t.Errorf("got %d handlers ended", len(a.causes))
+		if len(a.endings()) != 4 {
+			t.Errorf("got %d handlers ended", len(a.endings()))
 		}
-		hold, cut = false, false
+		freed.Store(true)
+		cut.Store(false)
 		a.take()
 		pass(20 * time.Second)
-		if id := a.self.Load().ID; id == old || h.members[old] != nil {
+		if id := a.self.Load().ID; id == old {
 			t.Error("the process joined again as the member that was evicted")
 		}
 		if got := h.owned(); !slices.Equal(got, []int{2, 2}) || len(a.take()) != 0 {
@@ -299,14 +298,14 @@ func TestMemberReplaced(t *testing.T) {
 		if err := a.wait(); !errors.Is(err, ErrReplaced) {
 			t.Errorf("got %v", err)
 		}
-		for _, cause := range a.causes {
+		for _, cause := range a.endings() {
 			if !errors.Is(cause, ErrReplaced) {
 				t.Errorf("got the cause %v", cause)
 			}
 		}
 		pass(time.Minute)
-		if b.counts.joins.Load() != 1 || len(h.members) != 1 {
-			t.Errorf("got %d joins of the newer one, and %d members", b.counts.joins.Load(), len(h.members))
+		if b.counts.joins.Load() != 1 || h.size() != 1 {
+			t.Errorf("got %d joins of the newer one, and %d members", b.counts.joins.Load(), h.size())
 		}
 	})
 }

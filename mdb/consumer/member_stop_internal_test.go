@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,8 @@ func TestMemberDrains(t *testing.T) {
 		pass(5 * time.Second)
 		a.cancel(errClosing)
 		pass(20 * time.Second) // longer than a lease
-		if len(h.members) != 2 || len(a.causes) != 0 {
-			t.Errorf("got %d members, and handlers ended with %v, while handlers may finish", len(h.members), a.causes)
+		if h.size() != 2 || len(a.endings()) != 0 {
+			t.Errorf("got %d members, and handlers ended with %v, while handlers may finish", h.size(), a.endings())
 		}
 		close(release)
 		pass(5 * time.Second)
@@ -40,7 +41,7 @@ func TestMemberDrains(t *testing.T) {
 		}
 		got := append(a.take(), b.take()...)
 		slices.Sort(got)
-		if !slices.Equal(got, upTo(20)) || len(h.members) != 1 {
+		if !slices.Equal(got, upTo(20)) || h.size() != 1 {
 			t.Errorf("got %v handled, want each once", got)
 		}
 	})
@@ -64,27 +65,22 @@ func TestMemberDrainTimeout(t *testing.T) {
 		pass(5 * time.Second)
 		c.cancel(errClosing)
 		pass(25*time.Second - time.Millisecond)
-		if len(c.causes) != 0 {
-			t.Errorf("the contexts have ended with %v", c.causes)
+		if len(c.endings()) != 0 {
+			t.Errorf("the contexts have ended with %v", c.endings())
 		}
 		pass(2 * time.Millisecond)
-		if !slices.Equal(c.causes, []error{errClosing}) {
-			t.Errorf("got the causes %v", c.causes)
+		if !slices.Equal(c.endings(), []error{errClosing}) {
+			t.Errorf("got the causes %v", c.endings())
 		}
 		pass(5*time.Second - 10*time.Millisecond)
-		if len(h.members) != 1 {
+		if h.size() != 1 {
 			t.Error("the process has left too early")
 		}
 		pass(20 * time.Millisecond)
-		if len(h.members) != 0 {
+		if h.size() != 0 {
 			t.Error("the process has not left")
 		}
-		if h.rows[partition{Category: "category", Number: partitionOf("category-1", 2)}].position != 0 && h.rows[partition{Category: "category"}].position != 0 {
-			t.Error("what the handler has not finished is stored as done with")
-		}
-		positions := []int64{h.rows[partition{Category: "category"}].position, h.rows[partition{Category: "category", Number: 1}].position}
-		slices.Sort(positions)
-		if !slices.Equal(positions, []int64{0, 2}) {
+		if positions := h.positions(); !slices.Equal(positions, []int64{0, 2}) {
 			t.Errorf("got the checkpoints %v, want only what was finished", positions)
 		}
 		pass(time.Hour)
@@ -126,7 +122,7 @@ func TestMemberLeaves(t *testing.T) {
 			if err := c.wait(); !errors.Is(err, errClosing) || attempts != 3 {
 				t.Errorf("got %v after %d attempts, want the cause after 3", err, attempts)
 			}
-			if got := len(h.members); got != map[int]int{2: 0, 100: 1}[failures] {
+			if got := h.size(); got != map[int]int{2: 0, 100: 1}[failures] {
 				t.Errorf("got %d members", got)
 			}
 		})
@@ -185,12 +181,10 @@ func TestMemberStops(t *testing.T) {
 		if !errors.As(err, &handlerErr) || handlerErr.GlobalPosition != 1 || !errors.Is(err, errBad) {
 			t.Errorf("got %v", err)
 		}
-		if n := len(h.members); n != 0 {
+		if n := h.size(); n != 0 {
 			t.Errorf("got %d members", n)
 		}
-		positions := []int64{h.rows[partition{Category: "category"}].position, h.rows[partition{Category: "category", Number: 1}].position}
-		slices.Sort(positions)
-		if !slices.Equal(positions, []int64{0, 2}) {
+		if positions := h.positions(); !slices.Equal(positions, []int64{0, 2}) {
 			t.Errorf("got the checkpoints %v, want only what was finished", positions)
 		}
 	})
@@ -258,17 +252,11 @@ func TestMemberSuspects(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		h := newHall(t, 4)
 		ms := letters(t, 4, 4)
-		a := hire(t, h, ms, nil)
-		b := hire(t, h, ms, nil)
+		var frozen atomic.Bool
+		hire(t, h, ms, nil)
+		b := hire(t, h, ms, nil, cutting(&frozen))
 		pass(10 * time.Second)
-		frozen := true
-		do := b.do
-		b.do = func(ctx context.Context, f func(protocol) error) (int64, error) {
-			if frozen {
-				return 0, errNoAnswer
-			}
-			return do(ctx, f)
-		}
+		frozen.Store(true)
 		var seen time.Time
 		h.set(func() {
 			for id, m := range h.members {
@@ -283,8 +271,7 @@ func TestMemberSuspects(t *testing.T) {
 		if after := time.Since(seen); after < 10*time.Second || after > 12500*time.Millisecond {
 			t.Errorf("the partitions were taken over %v after the last tick", after)
 		}
-		frozen = false
-		_ = a
+		frozen.Store(false)
 	})
 }
 
@@ -315,7 +302,7 @@ func TestMemberCatchesUp(t *testing.T) {
 		if err := c.wait(); err != nil {
 			t.Errorf("got %v", err)
 		}
-		if got := c.take(); !slices.Equal(got, upTo(40)) || len(h.members) != 0 {
+		if got := c.take(); !slices.Equal(got, upTo(40)) || h.size() != 0 {
 			t.Errorf("got %v", got)
 		}
 	})
