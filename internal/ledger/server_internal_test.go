@@ -23,8 +23,6 @@ type change struct {
 	times    int
 }
 
-func replaced(old, new string) change { return change{old, new, 1} }
-
 const testClock = `
 CREATE FUNCTION public.walk_clock() RETURNS timestamptz LANGUAGE sql AS
 $$ SELECT coalesce('epoch'::timestamptz + nullif(current_setting('walk.now', true), '')::bigint * interval '1 microsecond', pg_catalog.clock_timestamp()) $$;`
