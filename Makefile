@@ -13,7 +13,7 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list of modules comes from git: use a clone))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions bench bench-report bench-notify compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers bench bench-report bench-notify compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,7 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) soak
 	$(MAKE) stress-notify
 	$(MAKE) test-promotions
+	$(MAKE) test-consumers
 	$(MAKE) test-matrix
 	$(MAKE) fuzz FUZZTIME=5000000x
 
@@ -126,6 +127,13 @@ test-promotions: ## promote standbys that lack messages, in every way, on VERSIO
 	done
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
 		MDB_TEST_FAILOVERS=all $(GO) test -count=1 -tags official -run '^TestFailover' ./mdb
+
+test-consumers: ## check the consumers' protocol in a million schedules, and in every order of its locks on VERSIONS
+	MDB_TEST_SCHEDULES=1000000 $(GO) test -count=1 -timeout 1h -run '^TestModel$$' ./internal/ledger
+	@for version in $(VERSIONS); do \
+		echo "# PostgreSQL $$version" && \
+		MDB_TEST_SCHEDULES=20000 MDB_TEST_POSTGRES=$$version $(GO) test -count=1 -timeout 2h -run '^Test(Model|Walk|Lock|Held|Claims)' ./internal/ledger || exit 1; \
+	done
 
 stress-notify: ## run the tests that try to lose a notification a hundred times
 	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell

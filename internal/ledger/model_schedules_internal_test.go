@@ -4,6 +4,8 @@ import (
 	"os"
 	"strconv"
 	"testing"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 const stepsOfSchedule = 120
@@ -134,15 +136,16 @@ func schedules(t testing.TB) uint64 {
 	case err == nil:
 		return n
 	case testing.Short():
-		return 5_000
+		return 1_000
 	default:
-		return 50_000
+		return 20_000
 	}
 }
 
 // TestModelMutants checks that TestModel can fail: each mutant breaks one rule.
 func TestModelMutants(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedTime(t)
 	for b, name := range map[mutant]string{
 		noMember:           "the fence does not compare the member",
 		noEpoch:            "the fence does not compare the epoch",

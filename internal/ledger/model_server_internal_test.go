@@ -11,7 +11,7 @@ import (
 func TestModelIsServer(t *testing.T) {
 	t.Parallel()
 	m := newMirror(t, consumersDatabase(t, "model", func() string { return consumersSQL(t) }))
-	n := uint64(15)
+	n := uint64(10)
 	if !testing.Short() {
 		n = 150
 	}

@@ -190,9 +190,16 @@ func TestWalkFence(t *testing.T) {
 	for _, isolation := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
 		t.Run(string(isolation), func(t *testing.T) {
 			t.Parallel()
+			if isolation != pgx.ReadCommitted {
+				pgtest.NeedTime(t)
+			}
 			w := &fenceWalk{stage: newStage(t, walkDatabase(t, ""), 2, isolation)}
 			var commits, fenced int
-			n := orders(func(choose func(of int) int) bool {
+			run := orders
+			if many() {
+				run = allOrders
+			}
+			n := run(func(choose func(of int) int) bool {
 				ok := w.run(choose)
 				if w.committed {
 					commits++
@@ -230,7 +237,7 @@ func TestWalkFenceMutants(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &fenceWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 2, pgx.ReadCommitted), readFirst: test.readFirst}
-			n := orders(w.run)
+			n := sample(2000, w.run)
 			if w.fault == "" {
 				t.Errorf("none of %d orders fails, want the mutant to be caught", n)
 			}

@@ -222,16 +222,22 @@ func (s *stage) waits() map[uint32]wait {
 	return waits
 }
 
-// orders calls walk with sequences of choices, until it returns false: with all of them if
-// MDB_TEST_SCHEDULES asks, and else with a sample.
+// orders calls walk with some sequences of choices, until it returns false.
 func orders(walk func(choose func(of int) int) bool) (n int) {
-	if os.Getenv("MDB_TEST_SCHEDULES") != "" {
-		return allOrders(walk)
+	switch {
+	case many():
+		return sample(300, walk)
+	case testing.Short():
+		return sample(16, walk)
+	default:
+		return sample(40, walk)
 	}
-	most := 300
-	if testing.Short() {
-		most = 25
-	}
+}
+
+// many reports whether the tests should do all that they can.
+func many() bool { return os.Getenv("MDB_TEST_SCHEDULES") != "" }
+
+func sample(most int, walk func(choose func(of int) int) bool) (n int) {
 	for n = range most {
 		// Some sessions are slower than others, or else those with few steps always end first.
 		random := rand.New(rand.NewPCG(uint64(n), 18))
@@ -252,6 +258,7 @@ func orders(walk func(choose func(of int) int) bool) (n int) {
 	return most
 }
 
+// allOrders calls walk with all sequences of choices, until it returns false.
 func allOrders(walk func(choose func(of int) int) bool) (n int) {
 	var path, sizes []int
 	for {

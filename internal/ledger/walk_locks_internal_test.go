@@ -1,0 +1,160 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+)
+
+// locksWalk is two acts of a consumer at the same time: the locks that they take must not wait
+// for each other in a circle.
+type locksWalk struct {
+	membersWalk
+	waited int
+}
+
+func newLocksWalk(t testing.TB, url string) *locksWalk {
+	t.Helper()
+	return &locksWalk{membersWalk: membersWalk{stage: newStage(t, url, 2, pgx.ReadCommitted)}}
+}
+
+// acts returns all acts of a member that holds all rows, and those of a member that holds none.
+func (w *locksWalk) acts(m Member, held Held) map[string]program {
+	row := held.Rows[0]
+	statement := func(do func(ctx context.Context, conn *pgx.Conn) error) program { return program{do} }
+	return map[string]program{
+		"tick": w.ticks(m, held), "balance": w.balances(m), "release": w.releases(m, held), "leave": w.leaves(m, held),
+		"join":                 w.joins(Member{Consumer: m.Consumer, ID: uuid.New()}, "c"),
+		"join of its instance": w.joins(Member{Consumer: m.Consumer, ID: uuid.New(), Instance: m.Instance}),
+		"move": {
+			sql("BEGIN"), sql("INSERT INTO public.effects VALUES ($1, 1, 'A')", m.Consumer),
+			func(ctx context.Context, conn *pgx.Conn) error {
+				var b pgx.Batch
+				QueueMove(&b, m, Move{Partition: row.Partition, Epoch: row.Epoch, From: row.Position, To: 1})
+				b.Queue("COMMIT")
+				err := conn.SendBatch(ctx, &b).Close()
+				if err != nil {
+					_ = sql("ROLLBACK")(ctx, conn)
+				}
+				return err
+			},
+		},
+		"park": statement(func(ctx context.Context, conn *pgx.Conn) error {
+			return Park(ctx, conn, m, row.Epoch, Parked{Partition: row.Partition, Key: "1", Stream: "a-1", Attempts: 1}, "")
+		}),
+		ofAnother: w.balances(w.starts("")),
+	}
+}
+
+const ofAnother = "balance of another, after its lease"
+
+var lockActs = []string{"tick", "balance", "release", "leave", "join", "join of its instance", "move", "park", ofAnother}
+
+// pair runs two acts in every order of their locks.
+func (w *locksWalk) pair(first, second string) (n int) {
+	return orders(func(choose func(of int) int) bool {
+		w.begin()
+		a := w.starts("pod")
+		held := w.balance(a)
+		one, other := w.acts(a, held)[first], w.acts(a, held)[second]
+		if first == ofAnother || second == ofAnother {
+			w.dies(a)
+		}
+		w.walk([]program{one, other}, choose)
+		for _, actor := range w.actors {
+			if actor.waited {
+				w.waited++
+			}
+			if actor.err != nil && !IsFenced(actor.err) && !IsGone(actor.err) {
+				w.fault = fmt.Sprintf("%s and %s: %v", first, second, actor.err)
+			}
+		}
+		return w.fault == ""
+	})
+}
+
+// TestLockOrder checks that no two acts of a consumer deadlock, in any order of their locks.
+func TestLockOrder(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	w := newLocksWalk(t, walkDatabase(t, ""))
+	total := 0
+	for i, first := range lockActs {
+		for _, second := range lockActs[i:] {
+			if total += w.pair(first, second); w.fault != "" {
+				t.Fatal(w.fault)
+			}
+		}
+	}
+	t.Logf("%d orders, in which an act waited %d times", total, w.waited)
+	if w.waited == 0 {
+		t.Error("no act waited for another, so the test proves nothing")
+	}
+}
+
+// waiting returns the acts that wait for a transaction that holds a checkpoint for long.
+func (w *locksWalk) waiting() (waits []string) {
+	w.t.Helper()
+	for _, name := range lockActs {
+		w.begin()
+		a := w.starts("pod")
+		held := w.balance(a)
+		act := w.acts(a, held)[name]
+		if name == ofAnother {
+			w.dies(a)
+		}
+		row := held.Rows[0]
+		holds := program{sql("BEGIN"), sql("SELECT FROM message_store_consumers.checkpoints WHERE consumer = $1 AND category = $2 AND partition = $3 FOR UPDATE",
+			a.Consumer, row.Category, row.Number), sql("ROLLBACK")}
+		turn := 0
+		w.walk([]program{holds, act}, func(of int) int {
+			if turn++; turn <= 2 {
+				return 0
+			}
+			return of - 1 // the act, unless it waits or has ended
+		})
+		for _, actor := range w.actors {
+			if actor.err != nil {
+				w.t.Errorf("%s: %v", name, actor.err)
+			}
+		}
+		if w.actors[1].waited {
+			waits = append(waits, name)
+		}
+	}
+	return waits
+}
+
+// TestHeldCheckpoint checks that only moves and parks wait for a transaction that holds a
+// checkpoint: neither the lease of a member nor the group depends on it.
+func TestHeldCheckpoint(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	w := newLocksWalk(t, walkDatabase(t, ""))
+	if got, want := w.waiting(), []string{"move", "park"}; !slices.Equal(got, want) {
+		t.Errorf("%q wait, want %q", got, want)
+	}
+}
+
+// TestLockMutants checks that TestLockOrder and TestHeldCheckpoint can fail.
+func TestLockMutants(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	w := newLocksWalk(t, walkDatabase(t, "tick waits", change{"FOR NO KEY UPDATE OF c SKIP LOCKED", "FOR NO KEY UPDATE OF c", 1}))
+	if got := w.waiting(); !slices.Contains(got, "tick") {
+		t.Errorf("%q wait for a checkpoint, want the tick that does not skip to be caught", got)
+	}
+	w = newLocksWalk(t, walkDatabase(t, "circle",
+		change{"c.partition = ANY ($3)\n    FOR NO KEY UPDATE SKIP LOCKED", "c.partition = ANY ($3)\n    FOR NO KEY UPDATE", 1},
+		change{"hold($1, $2, $3, $4, $5);\n  INSERT", "hold($1, $2, $3, $4, $5);\n  PERFORM message_store_consumers.ring($1);\n  INSERT", 1}))
+	if n := w.pair("park", ofAnother); w.fault == "" {
+		t.Errorf("none of %d orders has a deadlock, want the park that takes the mutex after a checkpoint to be caught", n)
+	}
+	t.Log(w.fault)
+}
