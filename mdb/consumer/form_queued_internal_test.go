@@ -206,6 +206,10 @@ func TestQueuedCallbacks(t *testing.T) {
 		b.Queue(`DELETE FROM public.once WHERE message IS NULL`).Exec(func(tag pgconn.CommandTag) error { return add(tag.String(), nil) })
 		b.Queue(sql, 3).Query(func(rows pgx.Rows) error { return add(pgx.CollectRows(rows, pgx.RowToStructByName[row])) })
 		b.Queue(sql, 0).Query(func(rows pgx.Rows) error { return add(pgx.CollectRows(rows, pgx.RowToMap)) })
+		// More than pgx keeps in memory.
+		b.Queue(`SELECT repeat(n::text, 100) FROM generate_series(1, $1::integer) AS n`, 1000).Query(func(rows pgx.Rows) error {
+			return add(pgx.CollectRows(rows, pgx.RowTo[string]))
+		})
 		b.Queue(sql, 2).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
 				_ = add(rows.Values())
@@ -277,7 +281,7 @@ func TestQueuedCallbacks(t *testing.T) {
 			}
 			s.check(2)
 			if got() != want() {
-				t.Errorf("the callbacks received\n%s\nand with pgx\n%s", got(), want())
+				t.Errorf("the callbacks received\n%.2000s\nand with pgx\n%.2000s", got(), want())
 			}
 		})
 	}
