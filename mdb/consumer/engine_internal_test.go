@@ -163,6 +163,8 @@ func TestSurrender(t *testing.T) {
 		r.fails(1, 3, errBroken)
 		third, fourth := r.blocks(3), r.blocks(4)
 		r.give(0, 0, "a", "a", "b", "c", "d", "a")
+		synctest.Wait()
+		slices.Sort(r.diary) // two workers
 		r.wants("1", "3", "4")
 		third <- nil
 		r.wants("5")
