@@ -106,11 +106,16 @@ func (c *Consumer) stats() Stats {
 }
 
 func (c *Consumer) run(ctx context.Context, toEnd bool) error {
+	return c.runAdjusted(ctx, toEnd, func(*engineConfig) {})
+}
+
+// runAdjusted lets adjust change the engine's configuration.
+func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*engineConfig)) error {
 	link := besideOf(c.store)
 	line, hangUp := lineOf(c.store) //nolint:contextcheck // closing has a timeout of its own
 	defer hangUp()
 	r := &running{Consumer: c, link: link, unread: make(map[place]error)}
-	m, err := r.begin(line, toEnd)
+	m, err := r.begin(line, toEnd, adjust)
 	if err != nil {
 		return err
 	}
@@ -134,7 +139,7 @@ type running struct {
 	unread map[place]error // the errors of messages that cannot be read
 }
 
-func (r *running) begin(line *line, toEnd bool) (*member, error) {
+func (r *running) begin(line *line, toEnd bool, adjust func(*engineConfig)) (*member, error) {
 	c := r.config
 	r.Consumer.mu.Lock()
 	defer r.Consumer.mu.Unlock()
@@ -166,13 +171,15 @@ func (r *running) begin(line *line, toEnd bool) (*member, error) {
 	if c.stops {
 		policy = stopOnError
 	}
-	r.engine = newEngine(engineConfig{
+	config := engineConfig{
 		form: handled, workers: workers, maxBytes: c.maxBytes, inOrder: c.inOrder,
 		maxParked: c.maxParked, policy: policy, park: r.park,
 		mayBegin: func() error { return r.member.lease.mayBegin() },
 		changed:  func() { r.member.changed() },
 		decided:  r.decided,
-	})
+	}
+	adjust(&config)
+	r.engine = newEngine(config)
 	r.member = newMember(memberConfig{
 		join: ledger.JoinParams{
 			Name: c.name, Instance: c.instance, Info: info(), Lease: c.lease,

@@ -62,7 +62,7 @@ func (e *engine) fail(w *worker, done int, err error) {
 	}
 	item.failed++
 	e.counters.failed++
-	f := Failure{Message: item.delivery().message, Partition: w.part.id.Number, Attempt: int(item.failed), Err: err}
+	f := Failure{Message: item.delivery().message, Partition: w.part.id.Number, Attempt: int(item.failed), Err: ofMessage(err)}
 	e.mu.Unlock()
 	a, err := e.decide(f)
 	e.mu.Lock()
@@ -128,6 +128,14 @@ func culprit(err error, done, left int) (index int, known bool) {
 	}
 	what, _ := said(err)
 	return done, left == 1 || what == toStop
+}
+
+// ofMessage returns the error of the message that a *BatchError names.
+func ofMessage(err error) error {
+	if b, ok := err.(*BatchError); ok && b.Err != nil { //nolint:errorlint // what wraps it says more than it
+		return b.Err
+	}
+	return err
 }
 
 // exited deals with a function that has called runtime.Goexit. It returns with mu.

@@ -169,6 +169,9 @@ func (e *engine) postpone(l *lane, d time.Duration) {
 			l.head.chunk.deliveries[i].message = mdb.Message{}
 		}
 	}
+	if e.config.maxWait > 0 {
+		d = min(d, e.config.maxWait)
+	}
 	var timer *time.Timer
 	timer = time.AfterFunc(d, func() {
 		e.mu.Lock()

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -57,10 +58,11 @@ type call struct {
 
 type engineConfig struct {
 	form     form
-	workers  int   // 0: 1
-	maxBytes int64 // of messages in memory; 0: 64 MiB
-	queue    int   // messages of a partition in memory; 0: 2,000
-	inOrder  bool  // one call at a time, in the order of feed
+	workers  int           // 0: 1
+	maxBytes int64         // of messages in memory; 0: 64 MiB
+	queue    int           // messages of a partition in memory; 0: 2,000
+	inOrder  bool          // one call at a time, in the order of feed
+	maxWait  time.Duration // between the calls of a lane; 0: no limit
 
 	// maxParked is the number of keys of the claimed partitions that may be parked. Beyond
 	// it, and when park returns an error that wraps errParkedFull, messages are retried in

@@ -3,7 +3,6 @@ package mdbtest
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/messagedb-go/messagedb/internal/encode"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -59,11 +59,11 @@ func (c content) matches(want content) bool {
 }
 
 func proposed(m mdb.ProposedMessage) (content, error) {
-	data, err := encode(m.Data)
+	data, err := encode.JSON(m.Data)
 	if err != nil {
 		return content{}, fmt.Errorf("data: %w", err)
 	}
-	metadata, err := encode(m.Metadata)
+	metadata, err := encode.JSON(m.Metadata)
 	if err != nil {
 		return content{}, fmt.Errorf("metadata: %w", err)
 	}
@@ -84,25 +84,6 @@ func newContent(typ string, data, metadata json.RawMessage) (c content, err erro
 		return c, fmt.Errorf("metadata: %w", err)
 	}
 	return c, nil
-}
-
-// encode does what a write does with data and metadata.
-func encode(v any) (json.RawMessage, error) {
-	switch v := v.(type) {
-	case nil:
-		return nil, nil
-	case string:
-		return nil, errors.New("got a string: convert it to json.RawMessage if it is JSON, or marshal it")
-	case json.RawMessage:
-		return v, nil
-	case []byte:
-		return v, nil
-	}
-	raw, err := json.Marshal(v)
-	if string(raw) == "null" { // a nil pointer, map or slice
-		raw = nil
-	}
-	return raw, err
 }
 
 // normalize returns JSON with its keys sorted, once for people and once with numbers in a
