@@ -33,9 +33,10 @@ type Consumer struct {
 // New returns a Consumer of a category. It does no I/O. Its error is an [*mdb.ArgumentError]
 // that lists everything that is wrong.
 //
-// The name, of at most 200 bytes, identifies the consumer: whoever runs one of this name in
-// the same database continues where it is. Use another name for another purpose, or to handle
-// all messages from the beginning.
+// The name, of at most 200 bytes, identifies the consumer: all processes that run one of this
+// name in the same database share its progress and its messages. Use another name for another
+// purpose, or to handle all messages from the
+// beginning.
 func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts ...Option) (*Consumer, error) {
 	c := newConfig(store, name, category, h, opts)
 	if err := c.err(); err != nil {
@@ -44,35 +45,38 @@ func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts .
 	return &Consumer{store: store, config: c}, nil
 }
 
-// Run handles messages until ctx ends, and blocks until then. Any number of processes may run
-// a consumer of the same name: they share its partitions, and take over from one that stops or
-// crashes. The error, which is never nil, says why it has ended:
+// Run handles messages until ctx ends or an error occurs that a retry cannot change. Any number
+// of processes may run a consumer of the same name: they share its partitions, and take over
+// those of a process that stops or crashes. The error, which is never nil, says why Run has
+// ended:
 //
 //   - context.Cause(ctx), if ctx ended;
-//   - a [*mdb.HandlerError], if an error of the handler stops the consumer, see [Stop] and
-//     [StopOnError];
+//   - a [*mdb.HandlerError], if an error of the handler stops the consumer, see [Stop],
+//     [StopOnError] and [Failure.Stop];
 //   - a [*mdb.SetupError], if the schema of consumers is missing or too old, or the consumer
 //     has another number of partitions;
 //   - [ErrReplaced], see [WithInstance];
 //   - another error of the server or of a read, if a retry cannot help.
 //
-// While the server cannot be reached, Run waits for it. If it loses its lease meanwhile, it
-// joins again.
+// Run waits while the server cannot be reached, also when it starts. If its lease ends meanwhile,
+// the contexts of handlers end with [ErrLeaseLost], and Run goes on when it has joined the consumer
+// again.
 //
-// When ctx ends, no further message is passed to the handler. Run waits for handlers that are
-// running, as [WithDrainTimeout] says, with contexts that have not ended, stores how far they
-// are, and leaves, so that other processes continue immediately and repeat nothing. It returns
-// after all handlers have returned.
+// When ctx ends, the handler is not called any more. Calls that are running finish: their contexts
+// do not end with ctx, but only after [WithDrainTimeout]. Then Run stores the progress and gives
+// its partitions back, so that other processes continue immediately and repeat nothing. It returns
+// after all calls have returned.
 //
 // A Consumer runs once at a time: Run returns an [*mdb.ArgumentError] if it is running.
 func (c *Consumer) Run(ctx context.Context) error { return c.run(ctx, false) }
 
 // CatchUp is like Run, but returns nil when all messages that were in the store at the call are
-// handled, skipped or parked, by whichever process. It is for tests and for programs that run
-// once in a while.
+// handled, skipped or parked, by this process or by others. It is for programs that run once in
+// a while, such as a nightly job. For tests see package
+// [github.com/messagedb-go/messagedb/mdb/consumer/consumertest].
 func (c *Consumer) CatchUp(ctx context.Context) error { return c.run(ctx, true) }
 
-// Stats returns the counters. It does no I/O, and is safe for concurrent use.
+// Stats returns the counters of this process. It does no I/O, and is safe for concurrent use.
 func (c *Consumer) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,21 +7,20 @@ import (
 	"github.com/google/uuid"
 )
 
-// A Delivery says how a message came to its handler. [FromContext] returns it.
+// A Delivery describes one call of a handler. [FromContext] returns it.
 type Delivery struct {
 	// Consumer is the consumer's name.
 	Consumer string
 	// Partition is the number of the message's partition, from 0.
 	Partition int
-	// Epoch is the number under which the process owns the partition. It is greater than that
-	// of every owner before it. A system that handlers write to can reject a process that has
-	// lost the partition without noticing: it keeps the greatest epoch of each partition, and
-	// rejects smaller ones.
+	// Epoch is a fencing token: each owner of the partition has a greater one than those before
+	// it. A system that stores the greatest epoch of each partition, and rejects writes with a
+	// smaller one, is safe from a process that has lost the partition and has not noticed yet.
 	Epoch int64
 	// Attempt is 1 in the first call of the handler with the message, and greater in later
 	// ones. It counts the calls of this process only.
 	Attempt int
-	// Replayed says that the message's stream was parked, and is handled again.
+	// Replayed is true if the message's stream was parked, and its messages are delivered again.
 	Replayed bool
 
 	message uuid.UUID
@@ -29,9 +28,9 @@ type Delivery struct {
 
 type deliveryKey struct{}
 
-// FromContext returns the delivery that a handler was called for. In a handler of [Batch] or
-// [BatchTx] it is that of the first message, and has no ID. Without a handler's context,
-// FromContext returns the zero Delivery.
+// FromContext returns the delivery of a handler's context. In a handler of [Batch] or [BatchTx]
+// it is that of the first message, and has no ID. Of another context, it returns the zero
+// Delivery.
 func FromContext(ctx context.Context) Delivery {
 	d, _ := ctx.Value(deliveryKey{}).(Delivery)
 	return d
@@ -40,10 +39,11 @@ func FromContext(ctx context.Context) Delivery {
 // deliveryIDs is the namespace of the IDs. It must not change.
 var deliveryIDs = uuid.MustParse("5d0b2a3c-7a0e-4c58-9c4e-0f6f0d4d6b1e")
 
-// ID returns an ID for the i-th thing that the handler makes of the message. It depends on the
-// consumer's name, the message's ID and i only, so it is the same in every delivery of the
-// message, in every process. As the ID of a message that is written with [mdb.Idempotent], it
-// makes a handler of [Each] write the message once, even if it is called again.
+// ID returns an ID for the i-th effect of the message, such as a message that the handler writes
+// or a request that it sends. It depends on the consumer's name, the message's ID and i only, so
+// it is the same in every delivery of the message, in every process. A handler of [Each] that
+// writes a message with this ID and with [mdb.Idempotent] writes it once, even if it is called
+// again.
 //
 // ID panics if the delivery is not that of one message, see [FromContext].
 func (d Delivery) ID(i int) uuid.UUID {

@@ -3,8 +3,9 @@
 // stops or crashes, others continue where it was.
 //
 // Use it where a service reacts to messages: to send emails, to keep tables up to date, to run
-// processes that span several streams. Use a subscription of package mdb if you keep the position
-// yourself, or want each process to receive each message.
+// processes that span several streams. Use a subscription of package mdb if you store the position
+// yourself, for example beside a read model in another database, or if each process is to receive
+// each message.
 //
 // # The smallest consumer
 //
@@ -26,7 +27,8 @@
 //     second are handled again, and so are those that a handler had. Nothing else is repeated. A
 //     message costs no statement. Choose them for effects outside of the database, such as emails,
 //     and make the handler idempotent if you can: [Delivery.ID] is the same each time.
-//   - [EachTx] and [BatchTx] pass a transaction to the handler. What it writes there, to tables or
+//   - [EachTx] and [BatchTx] pass a transaction to the handler. Choose them for handlers that read
+//     before they write, such as process managers. What it writes there, to tables or
 //     with [mdb.Store.WithTx] to streams, happens exactly once, because the same transaction stores
 //     that the message is handled. Two round trips are added for each transaction, and one
 //     transaction handles many messages if many are waiting.
@@ -35,6 +37,7 @@
 //
 // Exactly once holds for what is written through the transaction, and for nothing else. A handler
 // may still be called several times for a message, and all transactions but one are rolled back.
+// What it keeps in memory is not rolled back.
 //
 // # Order
 //
@@ -45,7 +48,10 @@
 // other systems reject its effects. Between different cardinal IDs there is no order, unless the
 // consumer is made with [InOrder].
 //
-// [WithWorkers] sets how many handlers run in parallel in a process.
+// [WithWorkers] sets how many calls of the handler run in parallel in a process. With Each, one
+// call at a time handles messages of a cardinal ID; with the other forms, those of a partition.
+// No connection is in use while a handler of Each or Batch runs. Each worker of the other forms
+// uses one of the pool.
 //
 // # Sharing
 //
@@ -64,11 +70,12 @@
 //
 // # Failures
 //
-// If the handler returns an error or panics, the message is retried, after waits that grow from a
-// tenth of a second to one or two seconds. Only messages with the same cardinal ID wait for it.
-// After the sixth attempt its stream is parked: a row in the database records that the stream is
-// not handled from this message on, and all other messages go on. Messages that follow in a parked
-// stream, or have its cardinal ID, are not handled either, so that their order is kept.
+// If the handler returns an error or panics, the message is retried, after waits that grow from
+// a tenth of a second to one or two seconds. Meanwhile messages with the same cardinal ID wait
+// with [Each], and those of the same partition with the other forms. After the sixth attempt
+// its stream is parked: a row in the database records that the stream is not handled from this
+// message on, and all other messages go on. Messages that follow in a parked stream, or have
+// its cardinal ID, are not handled either, so that their order is kept.
 //
 // The handler can say more about an error: [Permanent] parks immediately, [Transient] is for
 // outages of other services and retries for as long as they last, [RetryAfter] sets the wait,
@@ -103,6 +110,9 @@
 //
 // # What not to do
 //
+//   - Do not store positions in a handler. The consumer does, and a position of your own would be
+//     wrong as soon as there are several workers.
+//   - Do not give different handlers the same name: they would share the messages.
 //   - Do not wait in a handler of [EachTx] or [BatchTx] for another service. The transaction holds
 //     locks and a connection.
 //   - Do not ignore the handler's context. A handler that goes on after it has ended delays the end
@@ -112,4 +122,30 @@
 //   - Do not use [Stop] for an error of one message. The next process stops at the same message.
 //   - Do not rename a consumer to change its handler. A new name begins at the beginning.
 //   - Do not change the rows of the schema by hand while a process runs.
+//
+// docs/consumers.md in the repository says more about deploying, parked messages and failovers.
+// Package [github.com/messagedb-go/messagedb/mdb/consumer/consumertest] tests handlers.
+//
+// # Options
+//
+//	option             Each   Batch  EachTx  BatchTx  EachQueued
+//	WithWorkers        x      x      x       x        x
+//	WithCategories     x      x      x       x        x
+//	WithPartitions     x      x      x       x        x
+//	InOrder            x      x      x       x        x
+//	FromEnd            x      x      x       x        x
+//	FromPosition       x      x      x       x        x
+//	WithLease          x      x      x       x        x
+//	WithInstance       x      x      x       x        x
+//	WithDrainTimeout   x      x      x       x        x
+//	OnFailure          x      x      x       x        x
+//	StopOnError        x      x      x       x        x
+//	MaxParked          x      x      x       x        x
+//	WithErrorText      x      x      x       x        x
+//	WithPolling        x      x      x       x        x
+//	WithMaxBytes       x      x      x       x        x
+//	WithBatchSize             x              x
+//	PerTx                            x                x
+//	WithIsolation                    x       x        x
+//	WithIdleTimeout                  x       x
 package consumer

@@ -76,24 +76,29 @@ func wrap(err error, what what, after time.Duration) error {
 	return &verdict{what, after, err}
 }
 
-// Permanent wraps an error that further attempts cannot change. The message is parked
-// immediately.
+// Permanent wraps an error that further attempts cannot change, such as that of a message that
+// cannot be decoded. The message is parked immediately. Like the other functions of its kind, it
+// returns nil if err is nil.
 func Permanent(err error) error { return wrap(err, toPark, 0) }
 
 // Transient wraps an error that has nothing to do with the message, such as an outage of
-// another service. The message is retried in place for as long as the handler returns such
-// errors, with waits of up to a minute. They do not count as attempts.
+// another service. The message is retried for as long as the handler returns such errors, with
+// waits of up to a minute, and is not parked. Others wait meanwhile, see [Failure.Retry]. Such
+// failures do not count as attempts.
 func Transient(err error) error { return wrap(err, toWait, 0) }
 
-// Skip wraps an error after which the message counts as handled. It is logged and counted.
+// Skip wraps an error after which the message counts as handled. The message is logged, and
+// counted in [Stats].
 func Skip(err error) error { return wrap(err, toSkip, 0) }
 
-// Stop wraps an error that ends the consumer. Run returns it in a [*mdb.HandlerError], and
-// the message is delivered again when the consumer next runs.
+// Stop wraps an error that ends the consumer in this process. Run returns it in a
+// [*mdb.HandlerError]. The message is delivered again: here when the consumer next runs, or in
+// another process that runs it.
 func Stop(err error) error { return wrap(err, toStop, 0) }
 
-// RetryAfter wraps an error after which the message is retried in place after d, and not
-// after the usual wait. It counts as an attempt, unless it wraps an error of [Transient].
+// RetryAfter wraps an error after which the message is retried after d instead of the usual
+// wait. Others wait meanwhile, see [Failure.Retry]. The failure counts as an attempt,
+// unless err is one of [Transient].
 func RetryAfter(err error, d time.Duration) error { return wrap(err, toRetry, max(d, 0)) }
 
 // A Failure is a failed attempt to handle a message.
@@ -118,16 +123,19 @@ type Action struct {
 }
 
 // Retry returns the action that calls the handler again after d, or after the usual wait
-// if d is 0. Until then, messages with the same cardinal ID wait.
+// if d is 0. Until then, messages wait that have the same cardinal ID, with [Each], or are of the
+// same partition, with the other forms.
 func (f Failure) Retry(d time.Duration) Action { return Action{toRetry, max(d, 0)} }
 
-// Park returns the action that parks the message's stream.
+// Park returns the action that parks the message's stream: the message and those after it are
+// not handled until they are replayed, and the consumer continues with other streams. While the
+// limit of [MaxParked] is reached, the message is retried instead.
 func (f Failure) Park() Action { return Action{what: toPark} }
 
-// Skip returns the action after which the message counts as handled.
+// Skip returns the action after which the message counts as handled, as after [Skip].
 func (f Failure) Skip() Action { return Action{what: toSkip} }
 
-// Stop returns the action that ends the consumer.
+// Stop returns the action that ends the consumer in this process, as after [Stop].
 func (f Failure) Stop() Action { return Action{what: toStop} }
 
 // Default returns the action of a consumer without OnFailure: what the handler has said

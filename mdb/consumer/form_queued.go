@@ -20,9 +20,9 @@ import (
 // write, such as projections.
 //
 // The messages of a partition that are waiting, up to 1,000 or what [PerTx] says, share a
-// transaction, and all their statements take one round trip, with BEGIN, the checkpoint and COMMIT. A message
-// that arrives alone is committed immediately. Partitions are handled in parallel if there are
-// several workers.
+// transaction, and all their statements take one round trip, with BEGIN, the checkpoint and
+// COMMIT. A message that arrives alone is committed immediately. Partitions are handled in
+// parallel if there are several workers.
 //
 // f does no I/O: it decodes the message and queues statements. The arguments are used after f
 // has returned, so f must not change them then. f may be called again for a message whose

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// ErrLeaseLost is the cause of the end of a handler's context if the process could not renew
-// its lease in time, or has lost the message's partition. Another process may handle the
-// message already. What the handler returns then does not count as a failure. Run does not
-// end: it joins the consumer again.
+// ErrLeaseLost is the context.Cause of a handler's context that has ended because the process
+// could not renew its lease in time, or has lost the message's partition. Another process may
+// already handle the message. The handler should return soon; what it returns does not count as
+// a failure. Run does not end: it joins the consumer again.
 var ErrLeaseLost = errors.New("consumer: the lease was lost")
 
 // An instant is a moment by two clocks.

@@ -152,10 +152,11 @@ func positive[T int | int64](c *config, argument string, value T) {
 	}
 }
 
-// WithWorkers sets how many calls of the handler may run in parallel. Messages with the same
-// cardinal ID, or with a handler that has a transaction those of the same partition, are
-// handled in their order whatever the number is. A transaction takes a connection of the
-// pool. The default is [DefaultWorkers].
+// WithWorkers sets how many calls of the handler may run in parallel in this process. Whatever
+// the number is, order is kept: with [Each] one call at a time handles messages of the same
+// cardinal ID, and with the other forms those of the same partition. Each worker of a form with
+// transactions uses a connection of the pool, and there are at most as many of them as the pool
+// has connections, minus one for reads. The default is [DefaultWorkers].
 func WithWorkers(n int) Option {
 	return Option{name: "WithWorkers", apply: func(c *config) {
 		positive(c, "workers", n)
@@ -164,10 +165,11 @@ func WithWorkers(n int) Option {
 }
 
 // WithLease sets how long a process keeps its partitions without a heartbeat, from a second to
-// an hour. After a crash, others take over that late. A process that gets no answer of the
-// server for four fifths of the lease ends its handlers' contexts. A process sends a heartbeat
-// in each fifth of the lease, and at least every two seconds. All processes should use the same
-// lease. The default is [DefaultLease].
+// an hour. After a crash, other processes take over when its lease has ended. A process that
+// gets no answer from the server for four fifths of its lease ends the contexts of its handlers,
+// before others take over. It sends a heartbeat in each fifth of the lease, and at least every
+// two seconds. All processes of a consumer should use the same lease. The default is
+// [DefaultLease].
 func WithLease(d time.Duration) Option {
 	return Option{name: "WithLease", apply: func(c *config) {
 		if d < minLease || d > maxLease {
@@ -190,10 +192,11 @@ func WithDrainTimeout(d time.Duration) Option {
 	}}
 }
 
-// WithInstance names the process, with at most 200 bytes, by a name that its successor has
-// too, such as that of a pod of a StatefulSet. After a restart, even after a crash, the
-// successor continues with the partitions immediately, and no other process is involved. No
-// two processes may run with the same instance: the older one ends with [ErrReplaced].
+// WithInstance names the process, with at most 200 bytes, by a name that it has again after a
+// restart, such as that of a pod of a StatefulSet. The restarted process then continues with the
+// partitions of the old one immediately, even after a crash, and other processes keep theirs. No
+// two processes may run with the same instance: the older one ends with [ErrReplaced]. Without
+// this option, a process has a new random name in each run.
 func WithInstance(name string) Option {
 	return Option{name: "WithInstance", apply: func(c *config) {
 		c.text("instance", name, "a name", ledger.MaxName)
@@ -201,10 +204,11 @@ func WithInstance(name string) Option {
 	}}
 }
 
-// WithPartitions sets the number of partitions, 1 to 1,024, when the consumer first runs. It
-// limits how many processes can share the work, and how many transactions can run in
-// parallel. Run fails with a [*mdb.SetupError] if the consumer has another number already.
-// Without this option, a new consumer has [DefaultPartitions].
+// WithPartitions sets the number of partitions, 1 to 1,024, into which the messages are divided
+// by their cardinal IDs. It limits how many processes can share the work, and how many calls of
+// a form other than [Each] can run in parallel. It is fixed when the consumer first runs: Run
+// fails with a [*mdb.SetupError] if the consumer has another number. Without this option, a new
+// consumer has [DefaultPartitions], and an existing one keeps its number.
 func WithPartitions(n int) Option {
 	return Option{name: "WithPartitions", apply: func(c *config) {
 		if n < 1 || n > maxPartitions {
@@ -250,8 +254,9 @@ func (c *config) begin(option string, position *int64) {
 	c.started, c.start = true, position
 }
 
-// WithPolling sets the strategy by which the categories are polled. The default is that of the
-// store. With [mdb.WithNotify], a consumer waits for notifications, as a subscription does.
+// WithPolling sets the strategy by which the categories are polled when there are no new messages.
+// The default is that of the store. With [mdb.WithNotify], a consumer waits for notifications, as
+// a subscription does.
 func WithPolling(strategy poll.Strategy) Option {
 	return Option{name: "WithPolling", apply: func(c *config) {
 		if strategy == nil {
@@ -261,8 +266,8 @@ func WithPolling(strategy poll.Strategy) Option {
 	}}
 }
 
-// WithMaxBytes limits the memory for messages that wait for their handling. It is not exact.
-// The default is [DefaultMaxBytes].
+// WithMaxBytes limits the memory for messages that were read and are not handled yet. The limit
+// is not exact. The default is [DefaultMaxBytes].
 func WithMaxBytes(bytes int64) Option {
 	return Option{name: "WithMaxBytes", apply: func(c *config) {
 		positive(c, "bytes", bytes)
@@ -294,9 +299,10 @@ func StopOnError() Option {
 	return Option{name: "StopOnError", apply: func(c *config) { c.stops = true }}
 }
 
-// MaxParked limits how many cardinal IDs of the consumer may be parked. Beyond it, messages
-// that fail are retried in place, and block what comes after them. So an outage of another
-// service does not park everything. The default is [DefaultMaxParked]; 0 parks nothing.
+// MaxParked limits how many cardinal IDs of the consumer may be parked. When there are as many,
+// a message that fails is retried where it is, with waits of up to a minute, and what has to be
+// handled after it waits. So an outage of another service does not park everything. The default
+// is [DefaultMaxParked]; with 0 nothing is parked.
 func MaxParked(keys int) Option {
 	return Option{name: "MaxParked", apply: func(c *config) {
 		if keys < 0 {
@@ -306,8 +312,8 @@ func MaxParked(keys int) Option {
 	}}
 }
 
-// WithErrorText stores the texts of errors with what is parked. Without it only their types
-// are stored, because a text may contain parts of a message.
+// WithErrorText stores the texts of handlers' errors with what is parked. Without it, only the
+// types of the errors are stored, because a text may contain parts of a message.
 func WithErrorText() Option {
 	return Option{name: "WithErrorText", apply: func(c *config) { c.errorText = true }}
 }
@@ -342,8 +348,8 @@ func PerTx(messages int, handling time.Duration) Option {
 }
 
 // WithIsolation sets the isolation level of the transactions of [EachTx], [BatchTx] and
-// [EachQueued]. The default is read committed. With a stricter one, a transaction fails if
-// another one has written to the same rows, and is repeated.
+// [EachQueued]. The default is read committed. With repeatable read or serializable, a transaction
+// fails if it conflicts with another one, and is repeated: the handler is called again.
 func WithIsolation(level pgx.TxIsoLevel) Option {
 	return Option{
 		name: "WithIsolation", needs: "EachTx, BatchTx or EachQueued", fits: func(h Handler) bool { return h.transactional },

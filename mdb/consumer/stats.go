@@ -8,31 +8,34 @@ import (
 // Stats are counters of a [Consumer], for metrics. They begin at 0 when it is created, and
 // are those of this process.
 type Stats struct {
-	// Partitions is the number of partitions that this process has.
+	// Partitions is the number of partitions that belong to this process now.
 	Partitions int
-	// Handled, Failed, Retried, Parked and Skipped count messages: those that were handled;
-	// failed calls of the handler; retries; messages whose streams were parked; and those that
-	// were skipped by [Skip] or by [OnFailure].
+	// Handled counts messages that were handled, and Skipped those that were skipped by [Skip]
+	// or [OnFailure]. Parked counts messages whose failure has parked their streams; those that
+	// wait for them are not counted. Failed counts failed attempts, see [Failure], and Retried
+	// retries, including those after failures that do not count as attempts.
 	Handled, Failed, Retried, Parked, Skipped int64
-	// Waiting is the number of messages in memory, and Bytes their size, about. Running is the
-	// number of calls of the handler that have not returned.
+	// Waiting is the number of messages in memory that are not handled, and Bytes about their
+	// size. Running is the number of calls of the handler that have not returned.
 	Waiting int
 	Bytes   int64
 	Running int
-	// Joins counts how often the process has joined the consumer, Ticks its heartbeats, and
-	// Losses how often it has lost its lease.
+	// Joins counts how often the process has joined the consumer, Ticks its heartbeats, which
+	// renew the lease and store progress, and Losses how often it has lost its lease.
 	Joins, Ticks, Losses int64
-	// Claims and Releases count partitions that the process has taken, and that it has given
-	// to other processes. The latter counts each category.
+	// Claims counts partitions that the process has taken, and Releases those that it has given
+	// back while it was running, for other processes. Releases counts a partition once for each
+	// category.
 	Claims, Releases int64
-	// Rewound counts checkpoints that were found before the position at which the server had
-	// confirmed them, after a failover or a restore. Messages were handled again then.
+	// Rewound counts checkpoints that were found at an earlier position than the server had
+	// confirmed, after a failover or a restore. The messages since then are handled again.
 	Rewound int64
-	// Forks counts how often messages that were read are no longer in the store.
+	// Forks counts how often messages that were read were found to be missing from the store,
+	// after a failover or a restore.
 	Forks int64
-	// LeaseMargin is the shortest time that was left of the lease when it was renewed. If it
-	// comes near 0, choose a longer lease, or find out why the server answers late. It is 0
-	// before the first heartbeat.
+	// LeaseMargin is the shortest time for which handlers could still have been called when the
+	// lease was renewed. If it comes near 0, choose a longer lease, or find out why the server
+	// answers late. It is 0 before the first heartbeat.
 	LeaseMargin time.Duration
 }
 

@@ -122,8 +122,8 @@ func (c *Consumer) Replay(streams ...mdb.StreamName) Result {
 }
 
 // Redeliver calls the handler again with all messages, but not with parked ones, as after a
-// crash that has lost the stored progress. [consumer.Delivery.ID] returns the same IDs. Use it to test
-// that a handler is idempotent.
+// crash that has lost the stored progress. [consumer.Delivery.ID] returns the same IDs. Use it
+// to test that a handler is idempotent.
 func (c *Consumer) Redeliver() Result {
 	c.t.Helper()
 	c.memory.Redeliver()

@@ -1,0 +1,62 @@
+package consumer_test
+
+import (
+	"io"
+	"os"
+	"testing"
+
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// TestExamples checks the output of the examples in the documentation. They need a server,
+// so go test does not run them itself.
+func TestExamples(t *testing.T) {
+	store := withConsumers.Store(t)
+	// With it, Message DB's own functions work with any search path.
+	if _, err := schema.PinSearchPath(t.Context(), store.Pool()); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DATABASE_URL", store.Pool().Config().ConnString())
+	t.Setenv("POD_NAME", "visits-0")
+	for name, example := range map[string]struct {
+		run  func()
+		want string
+	}{
+		"package":               {Example, "welcome, ann\nended: shutdown\n"},
+		"EachQueued":            {ExampleEachQueued, "balance: 42 <nil>\n"},
+		"EachTx":                {ExampleEachTx, "version: 0 <nil>\n"},
+		"EachTx_processManager": {ExampleEachTx_processManager, "60 of 100 paid\n90 of 100 paid\n100 of 100 paid\nthe last position of the shipment: 0 <nil>\n"},
+		"Delivery_ID":           {ExampleDelivery_ID, "an email to ann@example.com\nan email to cid@example.com\nhandled: 2 parked: 1\n"},
+		"Consumer_Run":          {ExampleConsumer_Run, "shut down: SIGTERM handled: 1\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := output(t, example.run); got != example.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, example.want)
+			}
+		})
+	}
+}
+
+// output returns what f prints. No other test runs at the same time, because this one is
+// not parallel.
+func output(t *testing.T, f func()) string {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout := os.Stdout
+	os.Stdout = w
+	func() {
+		defer func() { os.Stdout = stdout }()
+		f()
+	}()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	printed, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(printed)
+}
