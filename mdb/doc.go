@@ -43,10 +43,15 @@
 // subscription ends, and the error, never nil, says why. Transient errors of reads, such as a
 // lost connection, are retried. An error of a callback ends the subscription.
 //
+// A subscription does not store how far it is. Package
+// [github.com/messagedb-go/messagedb/mdb/consumer] does that, and also shares the messages among
+// processes, and sets messages aside that fail. Use a subscription if you store the position
+// yourself, or need none.
+//
 // [OnProgress] receives a checkpoint to store, from which a later call resumes with
 // [AfterCheckpoint]. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint]. A
 // handler that stores the checkpoint in the transaction of its effects makes it with
-// [CategoryCheckpoint.After].
+// [CategoryCheckpoint.After], and has one worker, see below.
 // [OnLive] reports whether the subscription has caught up. After that it polls, as a strategy
 // of [github.com/messagedb-go/messagedb/mdb/poll] says, see [WithPolling], or waits for
 // notifications, see [WithNotify].
@@ -85,10 +90,16 @@
 // [OnProgress]. It helps handlers that wait, for a database or another service, as well as
 // those that compute.
 //
-// If one process is not enough, or must not be the only one, use [AsConsumerGroup]. Each
-// member is a subscription with its own checkpoint, which is only valid for that size of the
-// group. For each member the server examines every message of the category, so n members
-// cost it n times as much. A member may have workers too.
+// Do not store a position or checkpoint in the handler if there are several workers. They handle
+// later messages before an earlier one is finished, so after a crash the stored position would
+// skip messages that were still in a handler. OnProgress waits for all of them.
+//
+// If one process is not enough, or must not be the only one, use package consumer, whose
+// processes share the messages without any configuration, or [AsConsumerGroup]. Each member of
+// a group is a subscription with its own checkpoint, which is only valid for that size of the
+// group: if the size changes, streams move to members that are at other positions, and messages
+// are repeated or skipped. For each member the server examines every message of the category,
+// so n members cost it n times as much. A member may have workers too.
 //
 // # Transactions
 //

@@ -32,15 +32,18 @@ func Example() {
 		log.Panic(err)
 	}
 
-	greeter, err := consumer.New(store, "greeter", "signup", consumer.Each(func(_ context.Context, m mdb.Message) error {
+	welcome := func(_ context.Context, m mdb.Message) error {
 		fmt.Println("welcome,", m.Stream.ID())
 		stop(errors.New("shutdown")) // for this example
 		return nil
-	}))
+	}
+
+	greeter, err := consumer.New(store, "greeter", "signup", consumer.Each(welcome))
 	if err != nil {
 		log.Panic(err)
 	}
-	fmt.Println("ended:", greeter.Run(ctx))
+	err = greeter.Run(ctx)
+	fmt.Println("ended:", err)
 }
 
 // A process manager reads the payments of an order, and requests the shipment when the order is
