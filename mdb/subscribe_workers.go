@@ -26,7 +26,9 @@ const (
 // of the message in the handler, not even in the transaction of its result: workers are at
 // different positions, so a position stored by one of them says nothing about messages
 // that others have not handled, and a call that resumes there loses these. Handlers must
-// expect that messages are delivered again, as described below.
+// expect that messages are delivered again, as described below. Package
+// [github.com/messagedb-go/messagedb/mdb/consumer] stores positions itself, and has forms of
+// handlers whose effects happen exactly once, also with several workers.
 //
 // The handler must be safe for concurrent use. The other callbacks are still called one
 // at a time, from the caller's goroutine, but while workers handle messages:
