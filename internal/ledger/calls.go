@@ -21,7 +21,8 @@ FROM message_store_consumers.tick($1::bigint, $2::uuid, NULLIF($3::text, ''), NU
 	sqlRows    = `SELECT c.category, c.partition, c.position, c.epoch, c.anchor, c.anchor_time
 FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1::bigint AND c.member = $2::uuid
 ORDER BY c.partition, c.category`
-	sqlParked = `SELECT p.category, p.partition, p.key, p.stream, p.position, p.upto, p.global_position, p.attempts, p.due
+	parkedColumns = `p.category, p.partition, p.key, p.stream, p.position, p.upto, p.global_position, p.attempts, p.replays, p.due`
+	sqlParked     = `SELECT ` + parkedColumns + `
 FROM message_store_consumers.parked AS p
 JOIN message_store_consumers.checkpoints AS c ON c.consumer = p.consumer AND c.category = p.category AND c.partition = p.partition
 WHERE p.consumer = $1::bigint AND c.member = $2::uuid
@@ -33,7 +34,8 @@ ORDER BY p.global_position, p.stream, p.position`
 	sqlLeave = `SELECT message_store_consumers.leave($1::bigint, $2::uuid,
 	$3::text[], $4::integer[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[], $9::timestamptz[])`
 	sqlPark = `SELECT message_store_consumers.park($1::bigint, $2::text, $3::integer, $4::uuid, $5::bigint,
-	$6::text, $7::text, $8::bigint, $9::bigint, $10::bigint, $11::integer, NULLIF($12::text, ''), $13::timestamptz)`
+	$6::text, $7::text, $8::bigint, $9::bigint, $10::bigint, $11::integer, NULLIF($12::text, ''),
+	coalesce($13::timestamptz, pg_catalog.clock_timestamp() + $14::interval))`
 	sqlReplayed = `SELECT message_store_consumers.replayed($1::bigint, $2::text, $3::integer, $4::uuid, $5::bigint,
 	$6::text, $7::bigint, $8::bigint)`
 	sqlUnpark = `SELECT message_store_consumers.unpark($1::bigint, $2::text, $3::integer, $4::uuid, $5::bigint,
@@ -122,11 +124,13 @@ func (h *Held) queue(b *pgx.Batch, m Member) {
 		return err
 	})
 	b.Queue(sqlParked, m.Consumer, pgUUID(m.ID)).Query(func(rows pgx.Rows) (err error) {
-		h.Parked, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Parked, err error) {
-			return p, row.Scan(&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Due)
-		})
+		h.Parked, err = pgx.CollectRows(rows, toParked)
 		return err
 	})
+}
+
+func toParked(row pgx.CollectableRow) (p Parked, err error) {
+	return p, row.Scan(&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Replays, &p.Due)
 }
 
 // Release makes the moves and frees their partitions. A partition is released as a whole, with all its categories, or not at all: if
@@ -158,10 +162,21 @@ func QueueMove(b *pgx.Batch, m Member, mv Move) *pgx.QueuedQuery {
 // Park parks a stream, or adds an attempt to what is parked at the position. The checkpoint may
 // pass the message after this has committed. An error text of more than 1,000 characters is cut.
 func Park(ctx context.Context, q Querier, m Member, epoch int64, p Parked, errText string) error {
-	var b pgx.Batch
-	b.Queue(sqlPark, m.Consumer, p.Category, p.Number, pgUUID(m.ID), epoch,
-		p.Key, p.Stream, p.Position, p.Upto, p.GlobalPosition, p.Attempts, clean(errText), p.Due)
-	return q.SendBatch(ctx, &b).Close()
+	_, err := ParkFor(ctx, q, m, epoch, p, errText, 0)
+	return err
+}
+
+// ParkFor is like Park, but if p.Due is nil and wait is greater than 0, the stream is due after that time by the server's clock.
+// It reports whether the stream was not yet parked at the position.
+func ParkFor(ctx context.Context, q Querier, m Member, epoch int64, p Parked, errText string, wait time.Duration) (created bool, err error) {
+	rows, _ := q.Query(ctx, sqlPark, m.Consumer, p.Category, p.Number, pgUUID(m.ID), epoch,
+		p.Key, p.Stream, p.Position, p.Upto, p.GlobalPosition, p.Attempts, clean(errText), p.Due, interval(wait))
+	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[bool])
+}
+
+// interval returns a time for PostgreSQL, or NULL if it is not greater than 0.
+func interval(d time.Duration) pgtype.Interval {
+	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: d > 0}
 }
 
 // CountParked returns how many keys of the consumer are parked, but at most a number.

@@ -126,6 +126,7 @@ type Parked struct {
 	Upto           *int64 // the last position that is parked; nil: all that follow
 	GlobalPosition int64  // of the message that was parked first
 	Attempts       int    // of the message at the position; 0: it only waits for its key
+	Replays        int    // those of the attempts that were made since it was parked
 	Due            *time.Time
 }
 

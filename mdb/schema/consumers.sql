@@ -1,7 +1,7 @@
 -- The state of consumers. A consumer's row is also its mutex: join, balance, release and leave
 -- lock it first, so that each of them sees what the one before it did. Everybody locks in the
--- order consumers, members, checkpoints, parked. Only move, park, replayed and unpark wait for the lock of a
--- checkpoint. The others skip checkpoints that are locked, so a transaction that hangs delays
+-- order consumers, members, checkpoints, parked. Only move, park, replayed, postpone and unpark wait for the lock
+-- of a checkpoint. The others skip checkpoints that are locked, so a transaction that hangs delays
 -- neither heartbeats nor those who wait for the mutex.
 --
 -- The functions refer to their parameters by number, because columns have the same names.
@@ -57,6 +57,7 @@ CREATE TABLE message_store_consumers.parked (
   upto            bigint,                     -- to here; NULL: to the checkpoint
   global_position bigint NOT NULL,            -- of the message that was parked first
   attempts        integer NOT NULL,           -- of the message at the position; 0: it only waits for its key
+  replays         integer NOT NULL DEFAULT 0, -- those of the attempts that were made since it was parked
   error           text CHECK (char_length(error) <= 1000),
   due             timestamptz,                -- when it is retried; NULL: when somebody asks for it
   parked          timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -79,16 +80,26 @@ EXCEPTION WHEN undefined_function OR feature_not_supported OR insufficient_privi
 END
 $$;
 
--- Counts a change, and notifies the consumer's members. It does not notify if the notification queue is half
--- full, because a full queue would fail the commit. Members then see the change when they tick.
+-- Notifies a consumer's members, unless the notification queue is half full, because a full queue would
+-- fail the commit. Members then see what has changed when they tick.
+CREATE FUNCTION message_store_consumers.notify_members(name text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_catalog.pg_notification_queue_usage() < 0.5 THEN
+    PERFORM pg_catalog.pg_notify('message_store_consumers', $1);
+  END IF;
+END
+$$;
+
+-- Counts a change, and notifies the consumer's members.
 CREATE FUNCTION message_store_consumers.ring(consumer bigint)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   payload text;
 BEGIN
   UPDATE message_store_consumers.consumers AS c SET changes = c.changes + 1 WHERE c.id = $1 RETURNING c.name INTO payload;
-  IF payload IS NOT NULL AND pg_catalog.pg_notification_queue_usage() < 0.5 THEN
-    PERFORM pg_catalog.pg_notify('message_store_consumers', payload);
+  IF FOUND THEN
+    PERFORM message_store_consumers.notify_members(payload);
   END IF;
 END
 $$;
@@ -463,18 +474,24 @@ BEGIN
 END
 $$;
 
--- Parks a stream from the position on, or adds an attempt. The checkpoint may pass the message
--- after this has committed.
+-- Parks a stream from the position on, or adds an attempt if it is parked there, and returns whether it was not. The
+-- checkpoint may pass the message after this has committed.
 CREATE FUNCTION message_store_consumers.park(consumer bigint, category text, partition integer, member uuid, epoch bigint,
   key text, stream text, "position" bigint, upto bigint, global_position bigint, attempts integer, error text, due timestamptz)
-RETURNS void LANGUAGE plpgsql AS $$
+RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
   INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, upto, global_position, attempts, error, due)
   VALUES ($1, $2, $3, $6, $7, $8, $9, $10, $11, pg_catalog.left($12, 1000), $13)
-  ON CONFLICT ON CONSTRAINT parked_pkey DO UPDATE
-  SET upto = excluded.upto, attempts = excluded.attempts, error = excluded.error, due = excluded.due, tried = pg_catalog.clock_timestamp();
+  ON CONFLICT ON CONSTRAINT parked_pkey DO NOTHING;
+  IF FOUND THEN
+    RETURN true;
+  END IF;
+  UPDATE message_store_consumers.parked AS p
+  SET upto = $9, attempts = $11, error = pg_catalog.left($12, 1000), due = $13, tried = pg_catalog.clock_timestamp()
+  WHERE p.consumer = $1 AND p.category = $2 AND p.stream = $7 AND p.position = $8;
+  RETURN false;
 END
 $$;
 
@@ -490,12 +507,65 @@ BEGIN
   DELETE FROM message_store_consumers.parked AS p
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = $6 AND p.position = $7 AND p.upto < $8;
   IF NOT FOUND THEN
-    UPDATE message_store_consumers.parked AS p SET position = $8, attempts = 0, error = NULL, tried = pg_catalog.clock_timestamp()
+    UPDATE message_store_consumers.parked AS p SET position = $8, attempts = 0, replays = 0, error = NULL, tried = pg_catalog.clock_timestamp()
     WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = $6 AND p.position = $7 AND $8 > $7;
     IF NOT FOUND THEN
       RAISE EXCEPTION 'stream % is not parked at position %', pg_catalog.to_json($6), $7 USING ERRCODE = 'MC001';
     END IF;
   END IF;
+END
+$$;
+
+-- Adds an attempt to a parked stream after a replay has failed, which is retried after a time, or when somebody asks for it if
+-- that is NULL. The key's other streams are not due any more, because they are replayed with it.
+CREATE FUNCTION message_store_consumers.postpone(consumer bigint, category text, partition integer, member uuid, epoch bigint,
+  stream text, "position" bigint, attempts integer, replays integer, error text, wait interval)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  own text;     -- the key
+  alone boolean; -- nothing waits for the message
+BEGIN
+  PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
+  UPDATE message_store_consumers.parked AS p
+  SET attempts = $8, replays = $9, error = pg_catalog.left($10, 1000), due = pg_catalog.clock_timestamp() + $11, tried = pg_catalog.clock_timestamp()
+  WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = $6 AND p.position = $7
+  RETURNING p.key, p.upto IS NOT NULL INTO own, alone;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'stream % is not parked at position %', pg_catalog.to_json($6), $7 USING ERRCODE = 'MC001';
+  END IF;
+  IF NOT alone THEN
+    UPDATE message_store_consumers.parked AS p SET due = NULL
+    WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.key = own AND p.upto IS NULL AND p.due IS NOT NULL
+      AND (p.stream <> $6 OR p.position <> $7);
+  END IF;
+END
+$$;
+
+-- Lets the consumer's parked streams, or those of them that are given, be replayed immediately, and notifies its members. It
+-- returns their number.
+CREATE FUNCTION message_store_consumers.replay(name text, streams text[])
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint; -- the consumer
+  n bigint;
+BEGIN
+  SELECT c.id INTO own FROM message_store_consumers.consumers AS c WHERE c.name = $1;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no consumer %', pg_catalog.to_json($1) USING ERRCODE = 'MC004';
+  END IF;
+  WITH locked AS MATERIALIZED (
+    SELECT p.category, p.stream, p.position FROM message_store_consumers.parked AS p
+    WHERE p.consumer = own AND ($2 IS NULL OR p.stream = ANY ($2))
+    ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE
+  )
+  UPDATE message_store_consumers.parked AS p SET due = pg_catalog.clock_timestamp()
+  FROM locked AS l
+  WHERE p.consumer = own AND p.category = l.category AND p.stream = l.stream AND p.position = l.position;
+  GET DIAGNOSTICS n = ROW_COUNT;
+  IF n > 0 THEN
+    PERFORM message_store_consumers.notify_members($1);
+  END IF;
+  RETURN n;
 END
 $$;
 
