@@ -95,6 +95,7 @@ func (c *Consumer) stats() Stats {
 	s.Retried += e.retried
 	s.Parked += e.parked
 	s.Skipped += e.skipped
+	s.Replayed += e.replayed
 	s.Waiting, s.Bytes, s.Running = e.messages, e.bytes, e.running
 	s.Joins += m.joins.Load()
 	s.Ticks += m.ticks.Load()
@@ -177,7 +178,7 @@ func (r *running) begin(line *line, toEnd bool, adjust func(*engineConfig)) (*me
 	}
 	config := engineConfig{
 		form: handled, workers: workers, maxBytes: c.maxBytes, inOrder: c.inOrder,
-		maxParked: c.maxParked, policy: policy, park: r.park,
+		maxParked: c.maxParked, policy: policy, park: r.park, parkAlone: c.parkAlone, replays: r, errorText: r.errorText,
 		mayBegin: func() error { return r.member.lease.mayBegin() },
 		changed:  func() { r.member.changed() },
 		decided:  r.decided,
@@ -245,6 +246,11 @@ func stopOnError(f Failure) Action {
 // decided logs what happens to a message whose handling has failed.
 func (r *running) decided(f Failure, a Action) {
 	message := ""
+	if f.Replayed && a.what != toSkip && a.what != toStop {
+		r.link.Logger.Warn("a consumer could not handle a message of a parked stream, which remains parked", "consumer", r.config.name,
+			"stream", f.Message.Stream, "position", f.Message.Position, "attempts", f.Attempt, "error", typeOf(f.Err))
+		return
+	}
 	switch a.what {
 	case toPark:
 		message = "a consumer parks a stream, because a message could not be handled"
@@ -272,26 +278,4 @@ func typeOf(err error) string {
 		text += " with SQLSTATE " + pgErr.Code
 	}
 	return text
-}
-
-// park parks a message's stream.
-func (r *running) park(ctx context.Context, d *delivery, f Failure) error {
-	pool, self := r.store.Pool(), *r.member.self.Load()
-	text := ""
-	if f.Attempt > 0 {
-		n, err := ledger.CountParked(ctx, pool, self, r.config.maxParked)
-		if err != nil {
-			return err
-		}
-		if n >= r.config.maxParked {
-			return errParkedFull
-		}
-		if text = typeOf(f.Err); r.config.errorText {
-			text = f.Err.Error()
-		}
-	}
-	return ledger.Park(ctx, pool, self, d.epoch, ledger.Parked{
-		Partition: d.partition, Key: d.key, Stream: string(d.message.Stream),
-		Position: d.message.Position, GlobalPosition: d.message.GlobalPosition, Attempts: f.Attempt,
-	}, text)
 }

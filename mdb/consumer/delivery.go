@@ -18,7 +18,8 @@ type Delivery struct {
 	// smaller one, is safe from a process that has lost the partition and has not noticed yet.
 	Epoch int64
 	// Attempt is 1 in the first call of the handler with the message, and greater in later
-	// ones. It counts the calls of this process only.
+	// ones. It counts the calls of this process only, and, if the message was parked, also the
+	// attempts before that.
 	Attempt int
 	// Replayed is true if the message's stream was parked, and its messages are delivered again.
 	Replayed bool
@@ -58,7 +59,7 @@ func (d Delivery) ID(i int) uuid.UUID {
 }
 
 func (c *formConfig) context(ctx context.Context, d *delivery) context.Context {
-	return context.WithValue(ctx, deliveryKey{}, Delivery{c.consumer, d.partition.Number, d.epoch, d.attempt, d.replayed, d.message.ID})
+	return context.WithValue(ctx, deliveryKey{}, Delivery{c.consumer, d.partition.Number, d.epoch, d.attempt, d.replayed != nil, d.message.ID})
 }
 
 func (c *formConfig) batchContext(ctx context.Context, ds []delivery) context.Context {

@@ -19,7 +19,7 @@ func TestDelivery(t *testing.T) {
 		return nil
 	})
 	c := formConfig{consumer: "mailer"}
-	d := delivery{message: mdb.Message{ID: id}, partition: partition{Category: "signup", Number: 3}, epoch: 7, attempt: 2, replayed: true}
+	d := delivery{message: mdb.Message{ID: id}, partition: partition{Category: "signup", Number: 3}, epoch: 7, attempt: 2, replayed: &replayed{}}
 	if done, err := h.form(c).call(t.Context(), call{deliveries: []delivery{d}}); done != 1 || err != nil {
 		t.Fatal(done, err)
 	}

@@ -35,11 +35,12 @@ type engine struct {
 	spares [11]*chunk // lists of chunks that may be used again, by the binary logarithm of their capacities
 	spared int        // the sum of their capacities
 
-	wake *sync.Cond // what idle workers wait for
-	idle int        // workers that wait, and were not woken
-	held bool       // mayBegin has said no
-	over bool       // no further call begins
-	err  error      // of the failure that has stopped the consumer
+	wake  *sync.Cond // what idle workers wait for
+	idle  int        // workers that wait, and were not woken
+	held  bool       // mayBegin has said no
+	still bool       // nothing is replayed
+	over  bool       // no further call begins
+	err   error      // of the failure that has stopped the consumer
 
 	ctx    context.Context //nolint:containedctx // of run, of which the contexts of partitions are derived
 	cancel context.CancelCauseFunc
@@ -62,6 +63,9 @@ func newEngine(c engineConfig) *engine {
 	c.form.most = max(c.form.most, 1)
 	if c.form.moves {
 		c.form.lane = nil
+	}
+	if c.errorText == nil {
+		c.errorText = typeOf
 	}
 	if c.policy == nil {
 		c.policy = Failure.Default
@@ -217,6 +221,7 @@ func (e *engine) surrender(ps []partition) {
 	for _, id := range ps {
 		if p := e.parts[id]; p != nil && !p.surrendered {
 			p.surrendered = true
+			e.dropReplays(p)
 			e.trim(p)
 			e.checkDrained(p)
 		}
@@ -270,6 +275,7 @@ func (e *engine) forgetPart(p *part, cause error) {
 		e.full--
 	}
 	e.keys -= len(p.blocked)
+	e.dropReplays(p)
 	e.removeItems(p, func(*item) bool { return true })
 	for _, c := range p.chunks {
 		for i := range c.items[c.first:] {

@@ -34,7 +34,7 @@ func (e *engine) fail(w *worker, done int, err error) {
 		it.delivery().attempt++
 	}
 	if done > 0 {
-		l.conflicts, l.losses, l.outages = 0, 0, 0
+		l.streaks = streaks{}
 	}
 	if d, repeat := l.repeat(err); repeat {
 		e.finishLater(w, done, d)
@@ -140,7 +140,12 @@ func ofMessage(err error) error {
 
 // exited deals with a function that has called runtime.Goexit. It returns with mu.
 func (e *engine) exited(w *worker) {
-	if w.handling {
+	switch {
+	case w.handling && w.replay != nil:
+		w.handling = false
+		e.failReplay(w, 0, errHandlerExits)
+		return
+	case w.handling:
 		w.handling = false
 		e.fail(w, 0, errHandlerExits)
 		return
@@ -174,7 +179,13 @@ func (e *engine) park(w *worker) {
 	case p.gone:
 		e.finish(w, 0)
 	case err == nil:
-		e.block(p, d.key, ledger.Parked{Stream: string(d.message.Stream), Position: d.message.Position})
+		row := ledger.Parked{Stream: string(d.message.Stream), Position: d.message.Position}
+		if e.config.parkAlone {
+			upto := row.Position
+			row.Upto = &upto
+		}
+		e.block(p, d.key, row)
+		p.blocked[d.key].passed = d.message.GlobalPosition
 		if f.Attempt > 0 {
 			e.counters.parked++
 		}
@@ -196,13 +207,16 @@ func (e *engine) park(w *worker) {
 // block records that a stream of a partition is parked.
 func (e *engine) block(p *part, key string, row ledger.Parked) {
 	if p.blocked == nil {
-		p.blocked = make(map[string][]ledger.Parked)
+		p.blocked = make(map[string]*blocked)
 	}
-	if p.blocked[key] == nil {
+	b := p.blocked[key]
+	if b == nil {
+		b = &blocked{}
+		p.blocked[strings.Clone(key)] = b
 		e.keys++
 	}
-	key, row.Stream = strings.Clone(key), strings.Clone(row.Stream)
-	p.blocked[key] = append(p.blocked[key], row)
+	row.Stream = strings.Clone(row.Stream)
+	b.rows = append(b.rows, row)
 }
 
 type parkedness int
@@ -217,7 +231,11 @@ const (
 // stream before its position is done with, and everything from it on waits.
 func (p *part) parkedOf(d *delivery) parkedness {
 	is := isFree
-	for _, row := range p.blocked[d.key] {
+	b := p.blocked[d.key]
+	if b == nil {
+		return is
+	}
+	for _, row := range b.rows {
 		switch {
 		case row.Stream == string(d.message.Stream):
 			if row.Upto == nil || row.Position <= d.message.Position && d.message.Position <= *row.Upto {

@@ -18,11 +18,15 @@ type lane struct {
 	load       gauge       // of its messages
 	timer      *time.Timer // while it waits
 
-	suspects  int // that many messages from the first on were in a call that failed
-	conflicts int // serialization failures and deadlocks in a row
-	losses    int // lost connections in a row
-	outages   int // failures in a row that never count
+	streaks
+	suspects int // that many messages from the first on were in a call that failed
+
+	replays []*replay // of parked keys, in turns with the messages
+	turn    bool      // a replay is next
 }
+
+// isEmpty reports whether nothing is to be done in a lane.
+func (l *lane) isEmpty() bool { return l.head == nil && len(l.replays) == 0 }
 
 type laneState uint8
 
@@ -31,7 +35,7 @@ const (
 	laneReady                    // it is in the queue
 	laneRunning                  // a worker has it
 	laneWaiting                  // for its timer
-	laneHeld                     // until its first message's partition is not paused any more
+	laneHeld                     // until what is next may begin
 )
 
 // A laneQueue is a queue of lanes.
@@ -146,7 +150,7 @@ func (e *engine) enqueue(l *lane) {
 // release frees a lane that has no messages.
 func (e *engine) release(l *lane) {
 	e.set(l, laneIdle)
-	l.suspects, l.conflicts, l.losses, l.outages = 0, 0, 0, 0
+	l.suspects, l.streaks, l.turn = 0, streaks{}, false
 	if l.part == nil || l == l.part.only {
 		return
 	}
@@ -224,7 +228,7 @@ func (e *engine) removeItems(p *part, remove func(*item) bool) {
 
 // proceed makes a lane ready, or frees it if it has no messages.
 func (e *engine) proceed(l *lane) {
-	if l.head != nil {
+	if !l.isEmpty() {
 		e.enqueue(l)
 	} else {
 		e.release(l)

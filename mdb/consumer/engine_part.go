@@ -24,7 +24,8 @@ type part struct {
 	only   *lane // instead of lanes, if the partition is one lane
 	gauge  *gauge
 
-	blocked map[string][]ledger.Parked // the parked streams, by key
+	blocked map[string]*blocked // the parked streams, by key
+	waits   []*lane             // those of replays that wait until done has moved
 
 	running     int  // calls
 	offered     bool // a move was offered, and is not settled
@@ -213,6 +214,9 @@ func (e *engine) advance(p *part) {
 	}
 	if len(p.chunks) == 0 && p.end.position > p.done.position {
 		p.done = p.end
+	}
+	if len(p.waits) > 0 {
+		e.endWaits(p)
 	}
 	if p.full {
 		e.checkRoom(p)

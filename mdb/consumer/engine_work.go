@@ -65,7 +65,9 @@ type worker struct {
 	item  *item // the first one of the call
 	moved int   // messages that the form is done with
 
-	pending  *Failure   // what is to be parked, instead of calling the handler
+	pending *Failure // what is to be parked, instead of calling the handler
+	replay  *replay  // what is to be replayed, instead
+	replayTurn
 	reserved bool       // the parked key counts already
 	buffer   []delivery // of a call whose messages are of several chunks
 	handling bool       // the handler is running
@@ -86,9 +88,12 @@ func (e *engine) work(w *worker) {
 	}
 	for e.take(w) {
 		e.mu.Unlock()
-		if w.pending != nil {
+		switch {
+		case w.replay != nil:
+			e.takeTurn(w)
+		case w.pending != nil:
 			e.park(w)
-		} else {
+		default:
 			e.handle(w)
 		}
 		if e.notify {
@@ -122,7 +127,10 @@ func (e *engine) take(w *worker) bool {
 
 // prepare makes the next call of a lane, if it has one.
 func (e *engine) prepare(w *worker, l *lane) bool {
-	for l.head != nil {
+	for !l.isEmpty() {
+		if len(l.replays) > 0 && (l.turn || l.head == nil) {
+			return e.beginReplay(w, l)
+		}
 		it := l.head
 		p, d := it.chunk.part, it.delivery()
 		if e.paused(p) {
@@ -132,6 +140,7 @@ func (e *engine) prepare(w *worker, l *lane) bool {
 		if p.blocked != nil && it.pending == nil {
 			switch p.parkedOf(d) {
 			case isParked:
+				p.blocked[d.key].passed = d.message.GlobalPosition
 				e.complete(l)
 				continue
 			case isFollower:
@@ -191,6 +200,7 @@ func (e *engine) begin(w *worker, l *lane) {
 	if p.ctx == nil {
 		p.ctx, p.cancel = context.WithCancelCause(e.ctx)
 	}
+	l.turn = true
 	e.set(l, laneRunning)
 	p.running++
 	e.counters.running++
@@ -247,13 +257,18 @@ func (e *engine) invoke(w *worker) (done int, err error) {
 // finish ends a call of which the first messages are done with. The others are queued
 // again. It is called with mu.
 func (e *engine) finish(w *worker, done int) {
-	if l := e.end(w, done); l.head == nil {
+	e.next(e.end(w, done))
+}
+
+// next lets a lane continue.
+func (e *engine) next(l *lane) {
+	if l.isEmpty() {
 		e.release(l)
-	} else {
-		e.set(l, laneReady)
-		if e.ready.push(l); e.ready.head != l { // else this worker takes it
-			e.wakeOne()
-		}
+		return
+	}
+	e.set(l, laneReady)
+	if e.ready.push(l); e.ready.head != l { // else this worker takes it
+		e.wakeOne()
 	}
 }
 
@@ -261,7 +276,7 @@ func (e *engine) finish(w *worker, done int) {
 func (e *engine) finishLater(w *worker, done int, d time.Duration) {
 	l := e.end(w, done)
 	if l.head == nil {
-		e.release(l)
+		e.proceed(l)
 		return
 	}
 	e.counters.retried++
@@ -276,7 +291,7 @@ func (e *engine) end(w *worker, done int) *lane {
 	}
 	if done > 0 {
 		l.suspects = max(0, l.suspects-done)
-		l.conflicts, l.losses, l.outages = 0, 0, 0
+		l.streaks = streaks{}
 	}
 	n := len(w.call.deliveries)
 	for range done {

@@ -77,7 +77,8 @@ func wrap(err error, what what, after time.Duration) error {
 }
 
 // Permanent wraps an error that further attempts cannot change, such as that of a message that
-// cannot be decoded. The message is parked immediately. Like the other functions of its kind, it
+// cannot be decoded. The message is parked immediately. It is replayed as others are, because
+// another version of the program may handle it. Like the other functions of its kind, Permanent
 // returns nil if err is nil.
 func Permanent(err error) error { return wrap(err, toPark, 0) }
 
@@ -111,6 +112,10 @@ type Failure struct {
 	// process began with the message. Errors wrapped by [Transient] do not count. Nor do the
 	// first serialization failures, deadlocks and lost connections in a row.
 	Attempt int
+	// Replayed says that the message is of a parked stream. Attempt counts the attempts before it was parked,
+	// too, then. After [Failure.Retry] and [Failure.Park] the stream remains parked, and is replayed later: after the time that was
+	// passed to Retry, or else as the schedule says.
+	Replayed bool
 	// Err is the error that the handler returned, or a [*mdb.PanicError].
 	Err error
 }
@@ -142,6 +147,9 @@ func (f Failure) Stop() Action { return Action{what: toStop} }
 // with [Permanent], [Skip], [Stop] or [RetryAfter], or else a retry after 100 ms, and
 // after twice as long each further time, up to 1.6 s, and [Failure.Park] after the sixth
 // attempt. All waits vary at random.
+//
+// A parked stream is replayed after a minute. If that fails, it is replayed after 5 minutes more, then after 30
+// minutes, 2, 8 and 24 hours, and then when [Consumer.Replay] is called.
 func (f Failure) Default() Action {
 	what, after := said(f.Err)
 	switch {

@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -132,7 +131,7 @@ func (f *queuedForm) flush(ctx context.Context, conn *pgx.Conn, c call, statemen
 	for i := range statements {
 		b.QueuedQueries = append(b.QueuedQueries, statements[i].QueuedQuery)
 	}
-	ledger.QueueMove(&b, c.member, c.move())
+	moves := c.queue(&b)
 	b.Queue("commit")
 
 	results := conn.SendBatch(ctx, &b)
@@ -155,7 +154,7 @@ func (f *queuedForm) flush(ctx context.Context, conn *pgx.Conn, c call, statemen
 			return &BatchError{statements[i].delivery, err}
 		}
 	}
-	return endBatch(conn, results)
+	return endBatch(conn, results, moves)
 }
 
 // notBegun returns the error of a batch whose first statement has failed: the connection is

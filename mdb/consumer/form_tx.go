@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -131,7 +132,8 @@ func (f *movingForm) call(ctx context.Context, c call) (done int, err error) {
 			n, err = f.settle(ctx, c, err)
 		}
 		if n > 0 {
-			c.from.From = c.deliveries[n-1].message.GlobalPosition
+			committed := call{deliveries: c.deliveries[:n], from: c.from}
+			c.from.From = committed.move().To
 			c.deliveries = c.deliveries[n:]
 			done += n
 		}
@@ -178,6 +180,11 @@ func (f *movingForm) settle(ctx context.Context, c call, err error) (done int, _
 		if row.Partition != c.from.Partition || row.Epoch != c.from.Epoch {
 			continue
 		}
+		if c.isReplay() && (row.Position == c.from.From || row.Position == c.from.To) {
+			if done = c.replayed(held.Parked); done > 0 {
+				return done, nil
+			}
+		}
 		if row.Position == c.from.From {
 			return 0, err
 		}
@@ -191,6 +198,26 @@ func (f *movingForm) settle(ctx context.Context, c call, err error) (done int, _
 		return 0, err
 	}
 	return 0, errFenced
+}
+
+// replayed returns how many deliveries from the front are done with, as what is parked says.
+func (c *call) replayed(parked []ledger.Parked) (done int) {
+	positions := make(map[string][]int64)
+	for _, p := range parked {
+		if p.Partition == c.from.Partition {
+			positions[p.Stream] = append(positions[p.Stream], p.Position)
+		}
+	}
+	for i := range c.deliveries {
+		d := &c.deliveries[i]
+		rows := positions[string(d.message.Stream)]
+		moved := slices.ContainsFunc(rows, func(p int64) bool { return p > d.message.Position })
+		if slices.Contains(rows, d.replayed.from) || !moved && !d.replayed.ends {
+			break
+		}
+		done++
+	}
+	return done
 }
 
 // errFenced is the error of a failed attempt on a partition that is not this member's any more,

@@ -106,6 +106,7 @@ type protocol interface {
 	rebalance(ctx context.Context, m ledger.Member) (ledger.Balance, ledger.Held, error)
 	release(ctx context.Context, m ledger.Member, moves []ledger.Move) ([]int, error)
 	leave(ctx context.Context, m ledger.Member, moves []ledger.Move) error
+	due(ctx context.Context, m ledger.Member) ([]ledger.Key, error)
 	// ends returns the positions of the categories' last messages, or 0.
 	ends(ctx context.Context, categories []string) ([]int64, error)
 	// reached reports whether all checkpoints of the consumer are at least at the positions,
@@ -139,6 +140,10 @@ func (c onConn) release(ctx context.Context, m ledger.Member, moves []ledger.Mov
 
 func (c onConn) leave(ctx context.Context, m ledger.Member, moves []ledger.Move) error {
 	return ledger.Leave(ctx, c.conn, m, moves)
+}
+
+func (c onConn) due(ctx context.Context, m ledger.Member) ([]ledger.Key, error) {
+	return ledger.Due(ctx, c.conn, m)
 }
 
 const sqlEnds = `SELECT coalesce((

@@ -52,6 +52,8 @@ type handling interface {
 	refused(moves []ledger.Move, cause error)
 	fenced() []partition
 	surrender(ps []partition)
+	replay(keys []ledger.Key)
+	pause(paused bool)
 	drained() []ledger.Move
 	drop(ps []partition, cause error)
 	forget(cause error)
@@ -461,6 +463,10 @@ func (m *member) tick(ctx context.Context) {
 	for _, r := range m.reads {
 		r.limit(t.Barrier, t.Paused)
 	}
+	m.engine.pause(t.Paused)
+	if t.Due && !t.Paused && !m.stopping && m.doubt == nil {
+		m.replay(ctx)
+	}
 	if now := time.Now(); t.Changes != m.changes {
 		m.changes, m.balanceAt = t.Changes, now
 	} else if t.Suspects && m.balanceAt.IsZero() {
@@ -468,6 +474,18 @@ func (m *member) tick(ctx context.Context) {
 	}
 	if m.toEnd && !m.stopping && m.doubt == nil {
 		m.checkTargets(ctx)
+	}
+}
+
+// replay lets the engine replay what is due. If that fails, the next tick says it again.
+func (m *member) replay(ctx context.Context) {
+	var keys []ledger.Key
+	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		keys, err = p.due(ctx, *m.self.Load())
+		return err
+	})
+	if err == nil && m.doubt == nil {
+		m.engine.replay(keys)
 	}
 }
 

@@ -169,6 +169,9 @@ func (h *hall) beat(_ context.Context, m ledger.Member, _ string, moves []ledger
 				t.Refused = append(t.Refused, i)
 			}
 		}
+		for _, p := range h.held(m).Parked {
+			t.Due = t.Due || p.Due != nil && !p.Due.After(now)
+		}
 		for _, other := range h.members {
 			t.Suspects = t.Suspects || now.Sub(other.seen) > other.lease
 		}
@@ -271,6 +274,17 @@ func (h *hall) leave(_ context.Context, m ledger.Member, moves []ledger.Move) er
 			}
 		}
 		h.ring()
+		return nil
+	})
+}
+
+func (h *hall) due(_ context.Context, m ledger.Member) (keys []ledger.Key, err error) {
+	return keys, h.statement("due", func() error {
+		for _, p := range h.held(m).Parked {
+			if p.Due != nil && !p.Due.After(time.Now()) {
+				keys = append(keys, ledger.Key{Partition: p.Partition, Key: p.Key})
+			}
+		}
 		return nil
 	})
 }

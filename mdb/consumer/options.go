@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -57,6 +58,8 @@ type config struct {
 	maxParked  int
 	maxBytes   int64
 	errorText  bool
+	parkAlone  bool
+	onPark     func(ctx context.Context, tx pgx.Tx, p Parked) error
 
 	faults []mdb.Fault
 }
@@ -312,8 +315,9 @@ func MaxParked(keys int) Option {
 	}}
 }
 
-// WithErrorText stores the texts of handlers' errors with what is parked. Without it, only the
-// types of the errors are stored, because a text may contain parts of a message.
+// WithErrorText stores the texts of handlers' errors with what is parked, up to 1,000 characters.
+// Without it, only the types of the errors are stored, because a text may contain parts of a
+// message.
 func WithErrorText() Option {
 	return Option{name: "WithErrorText", apply: func(c *config) { c.errorText = true }}
 }

@@ -18,11 +18,16 @@ func (r *running) room(p partition) bool { return r.engine.room(p) }
 // unreadable passes on what is known of a message that cannot be read. The handler is not
 // called with it.
 func (r *running) unreadable(p partition, epoch int64, err *mdb.UnreadableError, end source.Checkpoint) {
+	r.engine.feed(p, epoch, []mdb.Message{r.placeholder(err)}, end)
+}
+
+// placeholder returns what is known of a message that cannot be read.
+func (r *running) placeholder(err *mdb.UnreadableError) mdb.Message {
 	m := mdb.Message{ID: err.ID, Stream: err.Stream, Type: err.Type, Position: err.Position, GlobalPosition: err.GlobalPosition}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.unread[placeOfMessage(&m)] = err
-	r.mu.Unlock()
-	r.engine.feed(p, epoch, []mdb.Message{m}, end)
+	return m
 }
 
 func placeOfMessage(m *mdb.Message) place {

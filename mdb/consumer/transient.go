@@ -17,25 +17,32 @@ const (
 	lossesUncounted    = 2
 )
 
+// streaks count failures in a row that are not a message's.
+type streaks struct {
+	conflicts int // serialization failures and deadlocks
+	losses    int // lost connections
+	outages   int // failures that never count
+}
+
 // repeat reports whether a failure does not count as an attempt, and how long to wait then.
-func (l *lane) repeat(err error) (d time.Duration, repeat bool) {
+func (s *streaks) repeat(err error) (d time.Duration, repeat bool) {
 	what, after := said(err)
 	switch {
 	case what == toWait || what == byDefault && isOutage(err):
-		l.outages++
-		d = patient.Delay(l.outages)
+		s.outages++
+		d = patient.Delay(s.outages)
 		if after > 0 {
 			d = after
 		}
 		return d, true
 	case what == byDefault && isConflict(err):
-		l.conflicts++
-		return patient.Delay(l.conflicts), l.conflicts <= conflictsUncounted
+		s.conflicts++
+		return patient.Delay(s.conflicts), s.conflicts <= conflictsUncounted
 	case what == byDefault && isLoss(err):
-		l.losses++
-		return patient.Delay(l.losses), l.losses <= lossesUncounted
+		s.losses++
+		return patient.Delay(s.losses), s.losses <= lossesUncounted
 	}
-	l.conflicts, l.losses, l.outages = 0, 0, 0
+	*s = streaks{}
 	return 0, false
 }
 

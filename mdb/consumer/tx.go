@@ -84,9 +84,9 @@ func (t *openTx) commit(ctx context.Context, c call, begun time.Time) error {
 	took := time.Since(begun)
 	conn := t.conn.Conn()
 	var b pgx.Batch
-	ledger.QueueMove(&b, c.member, c.move())
+	moves := c.queue(&b)
 	b.Queue("commit")
-	err := endBatch(conn, conn.SendBatch(ctx, &b))
+	err := endBatch(conn, conn.SendBatch(ctx, &b), moves)
 	if conn.IsClosed() && (isIdle(err) || t.idle > 0 && took >= t.idle) {
 		// The server's reason may not arrive: it closes the connection.
 		return &idleError{took, t.idle, err.Error()}
@@ -96,15 +96,41 @@ func (t *openTx) commit(ctx context.Context, c call, begun time.Time) error {
 
 // move returns the move that the deliveries of the call make.
 func (c *call) move() ledger.Move {
-	last := &c.deliveries[len(c.deliveries)-1].message
 	move := c.from
+	if c.isReplay() {
+		return move
+	}
+	last := &c.deliveries[len(c.deliveries)-1].message
 	move.To, move.Anchor = last.GlobalPosition, ledger.Anchor{ID: last.ID, Time: last.Time}
 	return move
 }
 
-// endBatch reads the results of the move and of COMMIT.
-func endBatch(conn *pgx.Conn, results pgx.BatchResults) error {
-	_, moveErr := results.Exec()
+func (c *call) isReplay() bool { return c.deliveries[0].replayed != nil }
+
+// queue queues the statements after which the deliveries are done with, and returns their number.
+func (c *call) queue(b *pgx.Batch) int {
+	ledger.QueueMove(b, c.member, c.move())
+	if !c.isReplay() {
+		return 1
+	}
+	t := replayTurn{}
+	for i := range c.deliveries {
+		t.take(&c.deliveries[i], true)
+	}
+	for _, s := range t.steps {
+		ledger.QueueReplayed(b, c.member, c.from.Partition, c.from.Epoch, s.stream, s.from, s.next)
+	}
+	return 1 + len(t.steps)
+}
+
+// endBatch reads the results of the statements of queue, and of COMMIT.
+func endBatch(conn *pgx.Conn, results pgx.BatchResults, moves int) error {
+	var moveErr error
+	for range moves {
+		if _, moveErr = results.Exec(); moveErr != nil {
+			break
+		}
+	}
 	var tag pgconn.CommandTag
 	err := moveErr
 	if err == nil {

@@ -16,9 +16,15 @@ type delivery struct {
 	message   mdb.Message
 	partition partition
 	epoch     int64
-	key       string // the cardinal ID
-	attempt   int    // 1 for the first call of the handler
-	replayed  bool
+	key       string    // the cardinal ID
+	attempt   int       // 1 for the first call of the handler
+	replayed  *replayed // nil if it comes from the live flow
+}
+
+// A replayed says where a message of a parked stream comes from.
+type replayed struct {
+	from int64 // the position at which the stream is parked until the message is handled
+	ends bool  // nothing of the stream is parked then
 }
 
 // A form says how messages are handled.
@@ -51,8 +57,8 @@ type form struct {
 
 // A call is what a form handles.
 type call struct {
-	deliveries []delivery // at least one
-	from       ledger.Move
+	deliveries []delivery    // at least one
+	from       ledger.Move   // if the deliveries are replayed, its To is where the checkpoint is moved
 	member     ledger.Member // set by forms, not by the engine
 }
 
@@ -77,9 +83,18 @@ type engineConfig struct {
 	// it returns nil, the partition is gone, or an error for which ledger.IsFenced is true.
 	park func(ctx context.Context, d *delivery, f Failure) error
 
+	// parkAlone says that park parks single messages.
+	parkAlone bool
+
+	// errorText returns what is stored of an error; nil: its type.
+	errorText func(error) string
+
 	// mayBegin returns nil, or why no handler may be called. It is called before each call.
 	// After an error, stored lets the engine ask again.
 	mayBegin func() error
+
+	// replays is what the engine needs to replay parked streams. If it is nil, it does not.
+	replays replays
 
 	// changed is called, without locks and by any goroutine, when a partition has room
 	// again, is drained, or was fenced. It must not block.
@@ -95,11 +110,11 @@ var errParkedFull = errors.New("too many keys are parked")
 
 // stats are counts since the engine's beginning, and what it contains now.
 type engineStats struct {
-	handled, failed, retried, parked, skipped int64 // messages
-	messages                                  int   // in memory
-	bytes                                     int64 // of these, about
-	running                                   int   // calls of handlers
-	waiting                                   int   // lanes that wait for a retry
-	parkedKeys                                int   // of the partitions
-	full                                      bool  // maxParked is reached
+	handled, failed, retried, parked, skipped, replayed int64 // messages
+	messages                                            int   // in memory
+	bytes                                               int64 // of these, about
+	running                                             int   // calls of handlers
+	waiting                                             int   // lanes that wait for a retry
+	parkedKeys                                          int   // of the partitions
+	full                                                bool  // maxParked is reached
 }

@@ -1,0 +1,135 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// A Parked is a stream that is parked because a message could not be handled.
+type Parked struct {
+	// Consumer is the consumer's name, and Partition the number of the message's partition.
+	Consumer  string
+	Partition int
+	// Stream, Position and GlobalPosition identify the message. Unless the consumer has the option
+	// [ParkAlone], the messages after it that have the same cardinal ID wait for it.
+	Stream                   mdb.StreamName
+	Position, GlobalPosition int64
+	// Attempts is the number of calls of the handler that have failed.
+	Attempts int
+	// Error is the type of the handler's error, or with [WithErrorText] its text.
+	Error string
+}
+
+// OnPark sets a function that is called in the transaction that parks a stream, for example to write an alert.
+// What it writes with tx is committed together with the parking, once for each message that is parked. The rules for tx are those of
+// [EachTx]; [mdb.Store.WithTx] writes messages in it. f is called for the message that could not be handled, not for those that wait for it, nor
+// after a failed replay.
+//
+// If f returns an error, it is called again, in another transaction. After three errors, the stream is parked without
+// it, and the error is logged.
+func OnPark(f func(ctx context.Context, tx pgx.Tx, p Parked) error) Option {
+	return Option{name: "OnPark", apply: func(c *config) {
+		if f == nil {
+			c.fault("OnPark", "nil", "a function")
+		}
+		c.onPark = f
+	}}
+}
+
+// ParkAlone parks single messages: those after them are handled, also of the same stream. It is for handlers to which
+// the order of messages is nothing.
+func ParkAlone() Option {
+	return Option{name: "ParkAlone", apply: func(c *config) { c.parkAlone = true }}
+}
+
+const onParkAttempts = 3
+
+// park parks a message's stream.
+func (r *running) park(ctx context.Context, d *delivery, f Failure) error {
+	c := r.config
+	parked := ledger.Parked{
+		Partition: d.partition, Key: d.key, Stream: string(d.message.Stream),
+		Position: d.message.Position, GlobalPosition: d.message.GlobalPosition, Attempts: f.Attempt,
+	}
+	if c.parkAlone {
+		parked.Upto = &d.message.Position
+	}
+	pool, self := r.store.Pool(), *r.member.self.Load()
+	if f.Attempt == 0 { // it waits for its key
+		return ledger.Park(ctx, pool, self, d.epoch, parked, "")
+	}
+	n, err := ledger.CountParked(ctx, pool, self, c.maxParked)
+	if err != nil {
+		return err
+	}
+	if n >= c.maxParked {
+		return errParkedFull
+	}
+	text := r.errorText(f.Err)
+	for attempt := 1; c.onPark != nil; attempt++ {
+		err := r.parkInTx(ctx, self, d.epoch, parked, text)
+		var failed *onParkError
+		if !errors.As(err, &failed) {
+			return err
+		}
+		if attempt == onParkAttempts {
+			r.link.Logger.Warn("the function of OnPark failed: a consumer parks a stream without it", "consumer", c.name,
+				"stream", parked.Stream, "position", parked.Position, "error", typeOf(failed.err))
+			break
+		}
+		if err := patient.Wait(ctx, attempt); err != nil {
+			return err
+		}
+	}
+	_, err = ledger.ParkFor(ctx, pool, self, d.epoch, parked, text, schedule[0])
+	return err
+}
+
+// errorText returns what is stored of an error.
+func (r *running) errorText(err error) string {
+	if r.config.errorText {
+		return err.Error()
+	}
+	return typeOf(err)
+}
+
+// An onParkError is that of the function of OnPark.
+type onParkError struct{ err error }
+
+func (e *onParkError) Error() string { return fmt.Sprintf("OnPark: %v", e.err) }
+
+// parkInTx parks a stream in a transaction in which the function of OnPark is called. If the stream is parked already, the
+// outcome of an earlier attempt was unknown, and it was committed.
+func (r *running) parkInTx(ctx context.Context, self ledger.Member, epoch int64, parked ledger.Parked, text string) error {
+	tx, err := beginTx(ctx, r.store.Pool(), pgx.ReadCommitted, defaultIdle)
+	if err != nil {
+		return err
+	}
+	defer tx.close(ctx)
+	created, err := ledger.ParkFor(ctx, tx.tx, self, epoch, parked, text, schedule[0])
+	if err != nil {
+		return err
+	}
+	if created {
+		p := Parked{
+			Consumer: r.config.name, Partition: parked.Number, Stream: mdb.StreamName(parked.Stream),
+			Position: parked.Position, GlobalPosition: parked.GlobalPosition, Attempts: parked.Attempts, Error: text,
+		}
+		given := tx.given(r.store)
+		err := tx.check(protect(func() error { return r.config.onPark(ctx, given, p) }))
+		if err != nil && ctx.Err() == nil && !errors.As(err, new(*lostError)) {
+			return &onParkError{err}
+		} else if err != nil {
+			return err
+		}
+	}
+	tx.over.Store(true)
+	tag, err := tx.conn.Exec(ctx, "commit")
+	return commitError(tx.conn.Conn(), tag, err)
+}

@@ -1,0 +1,88 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// Replay lets parked streams be replayed immediately, instead of when it is their time: those that are named, or all that
+// are parked. Call it when the cause of the failures is mended. Streams with the same cardinal ID
+// are replayed together.
+//
+// Replay returns before the messages are handled. The processes that run the consumer do that, whether this one is among them
+// or not; if none runs, it happens when the next one does. Streams that are not parked are ignored. The error is an
+// [*mdb.ArgumentError] if a stream is not of the consumer's categories, and an [*mdb.SetupError] if the
+// consumer has never run.
+func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error {
+	var names []string // nil: all
+	var faults []mdb.Fault
+	for _, s := range streams {
+		if !slices.Contains(c.config.categories, string(s.Category())) {
+			faults = append(faults, mdb.Fault{Argument: "streams", Given: string(s), Allowed: "streams of the consumer's categories"})
+		}
+		names = append(names, string(s))
+	}
+	if len(faults) > 0 {
+		return &mdb.ArgumentError{Faults: faults}
+	}
+	_, err := ledger.Replay(ctx, c.store.Pool(), c.config.name, names)
+	if err == nil {
+		return nil
+	}
+	explain := besideOf(c.store).Explain
+	if ctx.Err() == nil {
+		if err := fatal(c.config.name, explain, err); err != nil {
+			return err
+		}
+	}
+	return explain("replay what is parked of the consumer "+c.config.name, err)
+}
+
+func (r *running) self() ledger.Member { return *r.member.self.Load() }
+
+// beginTurn makes the move, unless it is nil, and returns what is parked of the key.
+func (r *running) beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) (parked []ledger.Parked, err error) {
+	var b pgx.Batch
+	if mv != nil {
+		ledger.QueueMove(&b, r.self(), *mv)
+	}
+	ledger.QueueKey(&b, r.self(), k, func(ps []ledger.Parked) { parked = ps })
+	return parked, r.store.Pool().SendBatch(ctx, &b).Close()
+}
+
+// read reads messages of a stream. One that cannot be read is returned with what is known of it, and the handler is
+// not called with it.
+func (r *running) read(ctx context.Context, stream string, from int64, most int) ([]mdb.Message, error) {
+	ms, err := r.store.GetStreamMessages(ctx, mdb.StreamName(stream), mdb.FromPosition(from), mdb.WithBatchSize(most))
+	var unreadable *mdb.UnreadableError
+	if errors.As(err, &unreadable) && unreadable.Position >= from && unreadable.GlobalPosition > 0 {
+		return append(ms, r.placeholder(unreadable)), nil
+	}
+	return ms, err
+}
+
+func (r *running) record(ctx context.Context, mv *ledger.Move, p partition, epoch int64, steps []step, failed *ledger.Postponed) error {
+	var b pgx.Batch
+	if mv != nil {
+		ledger.QueueMove(&b, r.self(), *mv)
+	}
+	for _, s := range steps {
+		ledger.QueueReplayed(&b, r.self(), p, epoch, s.stream, s.from, s.next)
+	}
+	if failed != nil {
+		ledger.QueuePostpone(&b, r.self(), p, epoch, *failed)
+	}
+	return r.store.Pool().SendBatch(ctx, &b).Close()
+}
+
+func (r *running) unpark(ctx context.Context, mv ledger.Move, key string) error {
+	var b pgx.Batch
+	ledger.QueueUnpark(&b, r.self(), mv, key)
+	return r.store.Pool().SendBatch(ctx, &b).Close()
+}
