@@ -45,6 +45,8 @@ type world struct {
 	ticks  int
 	healed bool // all handlers succeed
 	broken map[string]bool
+
+	unparked int
 }
 
 type worldRow struct {
@@ -146,6 +148,10 @@ func (w *world) begin(d *delivery, first int64) *fate {
 	if f.effects > 0 && !f.repeatable {
 		w.fail("message %d of %v is handled twice", m.GlobalPosition, d.partition)
 	}
+	if d.replayed != nil {
+		w.beginReplayed(d, first)
+		return f
+	}
 	for i := range w.log[d.partition] {
 		before := &w.log[d.partition][i]
 		if before.GlobalPosition >= first { // those of the same call come in order
@@ -214,6 +220,7 @@ func (w *world) handle(ctx context.Context, d *delivery, first int64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.effect(f, d.message.GlobalPosition)
+	f.repeatable = f.repeatable || d.replayed != nil // until it is recorded
 	return nil
 }
 
@@ -243,7 +250,7 @@ func (w *world) call(ctx context.Context, c call) (int, error) {
 		}
 		if err := w.handle(ctx, &c.deliveries[i], first); err != nil {
 			if !w.tx {
-				w.setRepeatable(c.deliveries[:i], ctx.Err() != nil)
+				w.setRepeatable(c.deliveries[:i], ctx.Err() != nil || c.isReplay())
 				return i, err
 			}
 			if i%2 == 0 {
@@ -252,7 +259,7 @@ func (w *world) call(ctx context.Context, c call) (int, error) {
 			return 0, &BatchError{i, err}
 		}
 	}
-	w.setRepeatable(c.deliveries, ctx.Err() != nil && !w.tx)
+	w.setRepeatable(c.deliveries, (ctx.Err() != nil || c.isReplay()) && !w.tx)
 	if !w.tx {
 		return len(c.deliveries), nil
 	}
@@ -278,6 +285,15 @@ func (w *world) commit(c call) (int, error) {
 	if r.position != m.From {
 		w.fail("a transaction moves %v from %d, want %d", m.Partition, m.From, r.position)
 		return 0, errFence
+	}
+	if c.isReplay() {
+		t := replayTurn{}
+		for i := range c.deliveries {
+			t.take(&c.deliveries[i], true)
+		}
+		if !w.step(m.Partition, m.To, t.steps) {
+			return 0, errFence
+		}
 	}
 	for i := range c.deliveries {
 		gp := c.deliveries[i].message.GlobalPosition
@@ -314,6 +330,7 @@ func (w *world) park(ctx context.Context, d *delivery, f Failure) error {
 	}
 	r.parked = append(r.parked, ledger.Parked{
 		Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), Position: d.message.Position, Attempts: f.Attempt,
+		GlobalPosition: d.message.GlobalPosition,
 	})
 	return ctx.Err() // sometimes the answer is lost
 }

@@ -219,7 +219,6 @@ func (e *engine) endTurn(w *worker, again bool) {
 	}
 	p.running--
 	e.counters.running--
-	clear(w.call.deliveries)
 	w.busy, w.replay, w.replayTurn, w.call.deliveries = false, nil, replayTurn{}, nil
 	switch {
 	case p.gone:

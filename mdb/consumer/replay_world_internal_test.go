@@ -1,0 +1,298 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// beginReplayed checks that a parked message is handled after all before it of its key.
+func (w *world) beginReplayed(d *delivery, first int64) {
+	for i := range w.log[d.partition] {
+		before := &w.log[d.partition][i]
+		if before.GlobalPosition >= d.message.GlobalPosition || w.tx && before.GlobalPosition >= first { // of the same call
+			break
+		}
+		if f := w.fate[before.GlobalPosition]; before.Stream.CardinalID() == d.key && f.effects == 0 && !f.skipped {
+			w.fail("message %d is replayed before %d of its key", d.message.GlobalPosition, before.GlobalPosition)
+		}
+	}
+}
+
+// beginTurn, read, record and unpark are the statements of replays.
+func (w *world) beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) (parked []ledger.Parked, err error) {
+	w.pause(ctx, 20)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.random.IntN(10) == 0 {
+		return nil, errBroken
+	}
+	if mv != nil {
+		if !w.fences(*mv) {
+			return nil, errFence
+		}
+		w.moveRow(*mv)
+	}
+	for _, r := range w.rows[k.Partition].parked {
+		if r.Key == k.Key {
+			parked = append(parked, r)
+		}
+	}
+	return parked, nil
+}
+
+func (w *world) fences(mv ledger.Move) bool {
+	r := w.rows[mv.Partition]
+	if r.epoch == mv.Epoch && r.position != mv.From {
+		w.fail("a replay moves %v from %d, want %d", mv.Partition, mv.From, r.position)
+	}
+	return r.epoch == mv.Epoch && r.position == mv.From
+}
+
+func (w *world) read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, err error) {
+	w.pause(ctx, 20)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.random.IntN(20) == 0 {
+		return nil, errBroken
+	}
+	for _, log := range w.log {
+		for _, m := range log {
+			if string(m.Stream) == stream && m.Position >= from && len(ms) < min(most, 3) {
+				ms = append(ms, m)
+			}
+		}
+	}
+	return ms, nil
+}
+
+// step lets parked streams move on. It checks that the checkpoint has reached what was replayed.
+func (w *world) step(p partition, checkpoint int64, steps []step) bool {
+	rows := w.rows[p].parked
+	for _, s := range steps {
+		i := slices.IndexFunc(rows, func(r ledger.Parked) bool { return r.Stream == s.stream && r.Position == s.from })
+		if i < 0 {
+			w.fail("stream %s is not parked at %d", s.stream, s.from)
+			return false
+		}
+		for _, m := range w.log[p] {
+			if string(m.Stream) == s.stream && m.Position >= s.from && m.Position < s.next && m.GlobalPosition > checkpoint {
+				w.fail("message %d is replayed, and the checkpoint is at %d", m.GlobalPosition, checkpoint)
+			}
+		}
+		rows[i].Position, rows[i].Attempts = s.next, 0
+	}
+	return true
+}
+
+func (w *world) record(ctx context.Context, mv *ledger.Move, p partition, epoch int64, steps []step, failed *ledger.Postponed) error {
+	w.pause(ctx, 20)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.rows[p]
+	switch {
+	case r.epoch != epoch:
+		return errFence
+	case w.random.IntN(10) == 0:
+		return errBroken
+	}
+	if mv != nil {
+		if !w.fences(*mv) {
+			return errFence
+		}
+		r.position = mv.To
+	}
+	if !w.step(p, r.position, steps) {
+		return errFence
+	}
+	if mv != nil {
+		w.moveRow(*mv)
+	}
+	for _, s := range steps {
+		for _, m := range w.log[p] {
+			if string(m.Stream) == s.stream && m.Position >= s.from && m.Position < s.next {
+				w.fate[m.GlobalPosition].repeatable = false
+			}
+		}
+	}
+	if failed != nil {
+		i := slices.IndexFunc(r.parked, func(r ledger.Parked) bool { return r.Stream == failed.Stream && r.Position == failed.Position })
+		if i < 0 {
+			w.fail("stream %s is not parked at %d", failed.Stream, failed.Position)
+			return errFence
+		}
+		r.parked[i].Attempts, r.parked[i].Replays = failed.Attempts, failed.Replays
+	}
+	return ctx.Err()
+}
+
+func (w *world) unpark(ctx context.Context, mv ledger.Move, key string) error {
+	w.pause(ctx, 20)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case !w.fences(mv):
+		return errFence
+	case w.random.IntN(10) == 0:
+		return errBroken
+	}
+	r := w.rows[mv.Partition]
+	r.parked = slices.DeleteFunc(r.parked, func(r ledger.Parked) bool { return r.Key == key })
+	w.moveRow(mv) // it checks that everything up to there is handled
+	w.unparked++
+	return ctx.Err()
+}
+
+// replayAll lets the engine replay what is parked of a partition.
+func (w *world) replayAll(p partition) {
+	w.mu.Lock()
+	var keys []ledger.Key
+	for _, r := range w.rows[p].parked {
+		keys = append(keys, ledger.Key{Partition: p, Key: r.Key})
+	}
+	w.mu.Unlock()
+	w.e.replay(keys)
+}
+
+// TestReplayProperties checks with random messages, failures, claims, losses and replays that the messages of parked keys
+// are handled in order, that none is lost or has two effects unless its claim was lost, that none is replayed which the
+// checkpoint has not reached, and that nothing is parked in the end.
+func TestReplayProperties(t *testing.T) {
+	t.Parallel()
+	seeds := 30
+	if testing.Short() {
+		seeds = 4
+	}
+	for _, form := range []string{"each", "each in order", "batch", "batch by key", "tx", "tx in order"} {
+		for seed := range seeds {
+			t.Run(fmt.Sprint(form, "/", seed), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { liveAndReplay(t, form, uint64(seed)) })
+			})
+		}
+	}
+}
+
+func liveAndReplay(t *testing.T, kind string, seed uint64) {
+	w := newWorld(t, seed, 3, 12, 300)
+	c := engineConfig{workers: 1 + int(seed%5), maxParked: 3 + int(seed%7), queue: 20, park: w.park, decided: w.decided, replays: w}
+	byKey := func(d *delivery) string { return d.key }
+	c.form = form{call: w.call, most: 1, lane: byKey}
+	switch kind {
+	case "each in order":
+		c.inOrder = true
+	case "batch":
+		c.form.most, c.form.lane = 7, nil
+	case "batch by key":
+		c.form.most = 7
+	case "tx":
+		c.form.most, c.form.moves, c.form.lane, w.tx = 7, true, nil, true
+	case "tx in order":
+		c.form.most, c.form.moves, w.tx, c.inOrder = 7, true, true, true
+	}
+	w.e = newEngine(c)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.e.run(ctx) }()
+	var all []partition
+	for p := range w.rows {
+		all = append(all, p)
+	}
+	roll := func(n int) int { w.mu.Lock(); defer w.mu.Unlock(); return w.random.IntN(n) }
+	for range 600 {
+		p := orders(roll(len(all)))
+		switch roll(12) {
+		case 0:
+			w.claim(p)
+		case 1, 2, 3:
+			w.replayAll(p)
+		case 4:
+			if roll(8) == 0 {
+				w.mu.Lock()
+				w.rows[p].surrendered = w.rows[p].claimed
+				w.mu.Unlock()
+				w.e.surrender([]partition{p})
+			}
+		case 5:
+			if roll(15) == 0 {
+				w.drop(p)
+			}
+		case 6, 7:
+			w.tick(ctx, true)
+		case 8:
+			w.pause(ctx, 2000)
+		case 9:
+			w.e.pause(roll(6) == 0)
+		default:
+			w.feed(p, 1+roll(10))
+		}
+		if roll(100) == 0 {
+			w.setHealed(true)
+		} else if roll(20) == 0 {
+			w.setHealed(false)
+		}
+		w.reread()
+		w.release()
+	}
+	w.setHealed(true)
+	w.e.pause(false)
+	for turn := 0; !w.caughtUp() || w.isParked(); turn++ {
+		if turn == 5000 || t.Failed() {
+			t.Fatalf("not caught up, or something is parked: %+v", w.e.stats())
+		}
+		for _, p := range all {
+			w.claim(p)
+			w.feed(p, 10)
+			w.replayAll(p)
+		}
+		w.reread()
+		w.release()
+		w.tick(ctx, false)
+	}
+	for p, log := range w.log {
+		for _, m := range log {
+			if f := w.fate[m.GlobalPosition]; f.effects == 0 && !f.skipped {
+				t.Errorf("message %d of %v is lost", m.GlobalPosition, p)
+			}
+		}
+	}
+	w.e.surrender(all)
+	synctest.Wait()
+	w.release()
+	if s := w.e.stats(); s.messages != 0 || s.bytes != 0 || s.running != 0 || s.waiting != 0 || s.parkedKeys != 0 || len(w.e.parts) != 0 || w.e.parking != 0 || len(w.e.lingering) != 0 {
+		t.Errorf("something is left: %+v, %d partitions", s, len(w.e.parts))
+	}
+	if w.unparked == 0 {
+		t.Error("nothing was unparked")
+	}
+	cancel(errEnd)
+	if err := <-ended; !errors.Is(err, errEnd) {
+		t.Errorf("run returned %v", err)
+	}
+	if testing.Verbose() {
+		t.Logf("%d calls, %d parks, %d unparked, %d replayed", w.calls, w.parks, w.unparked, w.e.stats().replayed)
+	}
+}
+
+func (w *world) setHealed(healed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.healed = healed
+}
+
+func (w *world) isParked() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.rows {
+		if len(r.parked) > 0 {
+			return true
+		}
+	}
+	return false
+}
