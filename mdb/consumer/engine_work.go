@@ -129,6 +129,10 @@ func (e *engine) take(w *worker) bool {
 func (e *engine) prepare(w *worker, l *lane) bool {
 	for !l.isEmpty() {
 		if len(l.replays) > 0 && (l.turn || l.head == nil) {
+			if r := l.replays[0]; !r.goesOn() {
+				l.replays = l.replays[1:]
+				continue
+			}
 			return e.beginReplay(w, l)
 		}
 		it := l.head

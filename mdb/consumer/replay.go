@@ -49,6 +49,7 @@ type replays interface {
 type step struct {
 	stream     string
 	from, next int64
+	ends       bool // it is no longer parked then
 }
 
 // blocked is what is parked of a key. The engine's mu guards it.
@@ -140,6 +141,12 @@ func (e *engine) dropReplays(p *part) {
 			e.proceed(l)
 		}
 	}
+}
+
+// goesOn reports whether a replay was not dropped.
+func (r *replay) goesOn() bool {
+	b := r.part.blocked[r.key]
+	return !r.part.gone && !r.part.fenced && b != nil && b.replay == r
 }
 
 // beginReplay gives a worker the next turn of a lane, if it may begin.

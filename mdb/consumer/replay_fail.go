@@ -88,7 +88,7 @@ func (e *engine) failReplay(w *worker, done int, err error) {
 		}
 		e.mu.Lock()
 		e.counters.failed++
-		if e.isReplayed(w) {
+		if w.replay.goesOn() {
 			p.blocked[r.key].replay = nil
 		}
 		e.endTurn(w, false)
@@ -97,7 +97,7 @@ func (e *engine) failReplay(w *worker, done int, err error) {
 
 // postponeReplay ends a turn whose replay goes on after a time. It is called with mu.
 func (e *engine) postponeReplay(w *worker, d time.Duration) {
-	if d == 0 || !e.isReplayed(w) {
+	if d == 0 || !w.replay.goesOn() {
 		e.endTurn(w, true)
 		return
 	}

@@ -96,13 +96,7 @@ func (e *engine) takeTurn(w *worker) {
 func (e *engine) dropped(w *worker) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !e.isReplayed(w)
-}
-
-// isReplayed reports whether the worker's replay goes on.
-func (e *engine) isReplayed(w *worker) bool {
-	b := w.part.blocked[w.replay.key]
-	return !w.part.gone && !w.part.fenced && b != nil && b.replay == w.replay
+	return !w.replay.goesOn()
 }
 
 // endOffer ends a move that a turn has made or not made.
@@ -154,12 +148,12 @@ func (t *replayTurn) take(d *delivery, record bool) {
 		return
 	}
 	for i := range t.steps {
-		if s := &t.steps[i]; s.stream == stream && s.next == d.replayed.from {
-			s.next = next
+		if s := &t.steps[i]; s.stream == stream && s.next == d.replayed.from && !s.ends {
+			s.next, s.ends = next, d.replayed.ends
 			return
 		}
 	}
-	t.steps = append(t.steps, step{stream, d.replayed.from, next})
+	t.steps = append(t.steps, step{stream, d.replayed.from, next, d.replayed.ends})
 }
 
 // recordSteps records what the turn has done, and what has failed unless it is nil. After an error the turn
@@ -200,7 +194,7 @@ func (e *engine) failTurn(w *worker, err error, moved bool) {
 	case w.ctx.Err() != nil:
 	case ledger.IsFenced(err), moved && !isAnswer(err):
 		e.fence(p)
-	case e.isReplayed(w):
+	case w.replay.goesOn():
 		r.outages++
 		e.scheduleLater(r, patient.Delay(r.outages))
 		e.endTurn(w, false)
@@ -212,7 +206,7 @@ func (e *engine) failTurn(w *worker, err error, moved bool) {
 // endTurn ends a turn. If the replay goes on, its next turn is queued if again is true. It is called with mu.
 func (e *engine) endTurn(w *worker, again bool) {
 	l, p, r := w.lane, w.part, w.replay
-	if again && e.isReplayed(w) && !p.surrendered {
+	if again && w.replay.goesOn() && !p.surrendered {
 		l.replays = append(l.replays, r)
 	} else if b := p.blocked[r.key]; again && b != nil && b.replay == r {
 		b.replay = nil
@@ -237,7 +231,7 @@ func (e *engine) finishReplay(w *worker) {
 	}
 	e.mu.Lock()
 	p, r := w.part, w.replay
-	if !e.isReplayed(w) {
+	if !w.replay.goesOn() {
 		e.endTurn(w, true)
 		return
 	}
