@@ -12,7 +12,7 @@ import (
 )
 
 // Replay lets parked streams be replayed immediately, instead of when it is their time: those that are named, or all that
-// are parked. Call it when the cause of the failures is mended. Streams with the same cardinal ID
+// are parked. Call it when the cause of the failures is fixed. Streams with the same cardinal ID
 // are replayed together.
 //
 // Replay returns before the messages are handled. The processes that run the consumer do that, whether this one is among them
