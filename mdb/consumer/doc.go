@@ -142,6 +142,8 @@
 //	StopOnError        x      x      x       x        x
 //	MaxParked          x      x      x       x        x
 //	WithErrorText      x      x      x       x        x
+//	OnPark             x      x      x       x        x
+//	ParkAlone          x      x      x       x        x
 //	WithPolling        x      x      x       x        x
 //	WithMaxBytes       x      x      x       x        x
 //	WithBatchSize             x              x

@@ -36,6 +36,8 @@ func TestOptionTable(t *testing.T) {
 		"StopOnError":      consumer.StopOnError(),
 		"MaxParked":        consumer.MaxParked(1),
 		"WithErrorText":    consumer.WithErrorText(),
+		"OnPark":           consumer.OnPark(func(context.Context, pgx.Tx, consumer.Parked) error { return nil }),
+		"ParkAlone":        consumer.ParkAlone(),
 		"WithPolling":      consumer.WithPolling(poll.Constant(time.Second)),
 		"WithMaxBytes":     consumer.WithMaxBytes(1),
 		"WithBatchSize":    consumer.WithBatchSize(1),

@@ -120,7 +120,7 @@ func (e *engine) runHere(ctx context.Context, stuck func(position int64) bool) e
 	e.ctx, e.cancel = ctx, cancel
 	for !e.over {
 		if e.ready.head == nil {
-			if !e.endWaits(stuck) {
+			if !e.endRetryWaits(stuck) {
 				break
 			}
 			continue
@@ -140,8 +140,8 @@ func (e *engine) runHere(ctx context.Context, stuck func(position int64) bool) e
 	return err
 }
 
-// endWaits makes the lanes ready that wait for a retry, and reports whether there are any.
-func (e *engine) endWaits(stuck func(position int64) bool) bool {
+// endRetryWaits makes the lanes ready that wait for a retry, and reports whether there are any.
+func (e *engine) endRetryWaits(stuck func(position int64) bool) bool {
 	lanes := e.waitingLanes()
 	lanes = slices.DeleteFunc(lanes, func(l *lane) bool { return stuck(l.first()) })
 	for _, l := range lanes {

@@ -38,6 +38,12 @@ func inMemory(h Handler, opts []Option, report func(trial.Event, Failure)) (tria
 	if h.transactional {
 		c.fault("handler", h.name, "Each or Batch: a transaction needs a database, see CatchUp")
 	}
+	if c.onPark != nil {
+		c.fault("OnPark", "a function", "none: a transaction needs a database, see CatchUp")
+	}
+	if c.parkAlone {
+		c.fault("ParkAlone", "set", "not in memory, see CatchUp")
+	}
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -131,7 +137,7 @@ func rowOf(p partition, key string, m *mdb.Message, attempts int) ledger.Parked 
 
 // run calls the handler with messages that come after the positions, and returns how many were
 // handled, and up to where each partition is done with.
-func (t *memory) run(ctx context.Context, ms []mdb.Message, positions map[partition]int64, parked []ledger.Parked, replayed bool) (handled int, done map[partition]int64, err error) {
+func (t *memory) run(ctx context.Context, ms []mdb.Message, positions map[partition]int64, parked []ledger.Parked, again bool) (handled int, done map[partition]int64, err error) {
 	forms := t.config.forms
 	forms.consumer = t.config.name
 	config := engineConfig{
@@ -149,7 +155,9 @@ func (t *memory) run(ctx context.Context, ms []mdb.Message, positions map[partit
 	config.form.call = func(ctx context.Context, call call) (int, error) {
 		call.deliveries = slices.Clone(call.deliveries)
 		for i := range call.deliveries {
-			call.deliveries[i].replayed = replayed
+			if again {
+				call.deliveries[i].replayed = new(replayed)
+			}
 		}
 		return handle(ctx, call)
 	}
