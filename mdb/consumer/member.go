@@ -523,7 +523,6 @@ func (m *member) die(replaced bool) {
 		cause = ErrReplaced
 	}
 	m.forget(cause)
-	clear(m.before)
 	m.counts.losses.Add(1)
 	if replaced {
 		m.logger.Warn("a consumer ends, because another process has joined with its instance", m.attrs()...)

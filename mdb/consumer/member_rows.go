@@ -75,6 +75,7 @@ func (m *member) rejoin(ctx context.Context) {
 		return
 	}
 	if m.partitions != m.join.Partitions {
+		clear(m.before) // of other partitions
 		m.startReaders(ctx)
 	}
 }
