@@ -119,8 +119,8 @@ func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*eng
 	link := besideOf(c.store)
 	line, hangUp := lineOf(c.store) //nolint:contextcheck // closing has a timeout of its own
 	defer hangUp()
-	r := &running{Consumer: c, link: link, unread: make(map[place]error)}
-	m, err := r.begin(line, toEnd, adjust)
+	r := &running{Consumer: c, link: link, line: line, unread: make(map[place]error)}
+	m, err := r.begin(toEnd, adjust)
 	if err != nil {
 		return err
 	}
@@ -139,12 +139,13 @@ type running struct {
 	*Consumer
 
 	link beside.Store
+	line *line
 
 	mu     sync.Mutex
 	unread map[place]error // the errors of messages that cannot be read
 }
 
-func (r *running) begin(line *line, toEnd bool, adjust func(*engineConfig)) (*member, error) {
+func (r *running) begin(toEnd bool, adjust func(*engineConfig)) (*member, error) {
 	c := r.config
 	r.Consumer.mu.Lock()
 	defer r.Consumer.mu.Unlock()
@@ -192,7 +193,7 @@ func (r *running) begin(line *line, toEnd bool, adjust func(*engineConfig)) (*me
 		},
 		drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
 		random: rand.N[time.Duration],
-		do:     line.do,
+		do:     r.line.do,
 		fatal:  func(err error) error { return fatal(c.name, r.link.Explain, err) },
 		engine: r.engine, readers: r.readers,
 	})

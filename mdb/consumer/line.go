@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,7 @@ const closeTimeout = time.Second
 type line struct {
 	connect func(ctx context.Context) (*pgx.Conn, error)
 	turn    chan struct{} // has a buffer of one; who has put a value in it uses the following
+	stale   atomic.Bool   // the connection may lead to a server that is not the primary any more
 
 	conn    *pgx.Conn // nil: none
 	session int64     // counts the connections
@@ -73,6 +75,9 @@ func (l *line) do(ctx context.Context, f func(protocol) error) (session int64, e
 		return 0, context.Cause(ctx)
 	}
 	defer func() { <-l.turn }()
+	if l.stale.Swap(false) {
+		l.hangUp() //nolint:contextcheck // closing has a timeout of its own
+	}
 	if l.conn == nil {
 		if l.conn, err = l.connect(ctx); err != nil {
 			l.conn = nil
@@ -81,11 +86,13 @@ func (l *line) do(ctx context.Context, f func(protocol) error) (session int64, e
 		l.session++
 	}
 	defer func() { //nolint:contextcheck // closing has a timeout of its own
-		if l.conn.IsClosed() || l.conn.PgConn().IsBusy() || l.conn.PgConn().TxStatus() != 'I' {
+		// A session that may not write is on a standby, or on a primary that is no longer one.
+		if isReadOnly(err) || l.conn.IsClosed() || l.conn.PgConn().IsBusy() || l.conn.PgConn().TxStatus() != 'I' {
 			l.hangUp()
 		}
 	}()
-	return l.session, f(onConn{l.conn})
+	err = f(onConn{l.conn})
+	return l.session, err
 }
 
 // hangUp closes the connection.

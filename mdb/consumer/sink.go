@@ -53,5 +53,7 @@ func (r *running) cannotRead(ds []delivery) error {
 func (r *running) rewound(category string, end int64, gone []source.Anchor) {
 	r.link.Logger.Warn("messages that a consumer has read are no longer in the store: it continues with its checkpoints",
 		slog.String("consumer", r.config.name), slog.String("category", category), slog.Int64("last", end), slog.Int("missing", len(gone)))
+	// The connection of the ticks may still be to the server that has these messages.
+	r.line.stale.Store(true)
 	r.member.forked()
 }
