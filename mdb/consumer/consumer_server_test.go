@@ -84,7 +84,12 @@ type shift struct {
 // start runs a consumer until end is called, or the test ends.
 func start(t *testing.T, s *mdb.Store, h consumer.Handler, opts ...consumer.Option) *shift {
 	t.Helper()
-	c, err := consumer.New(s, "mailer", "signup", h, opts...)
+	return startNamed(t, s, "mailer", "signup", h, opts...)
+}
+
+func startNamed(t *testing.T, s *mdb.Store, name string, category mdb.Category, h consumer.Handler, opts ...consumer.Option) *shift {
+	t.Helper()
+	c, err := consumer.New(s, name, category, h, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
