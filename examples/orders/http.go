@@ -1,0 +1,54 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// handlers serve the shop's customers.
+func handlers(store *mdb.Store) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("PUT /orders/{id}", func(w http.ResponseWriter, r *http.Request) {
+		var order placed
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&order); err != nil {
+			http.Error(w, "the order is not valid JSON", http.StatusBadRequest)
+			return
+		}
+		answer(w, place(r.Context(), store, r.PathValue("id"), order), http.StatusAccepted, nil)
+	})
+	mux.HandleFunc("GET /orders/{id}", func(w http.ResponseWriter, r *http.Request) {
+		var order struct {
+			Customer string `json:"customer"`
+			Cents    int64  `json:"cents"`
+			State    string `json:"state"`
+		}
+		err := store.Pool().QueryRow(r.Context(), "SELECT customer, cents, state FROM shop.orders WHERE id = $1", r.PathValue("id")).
+			Scan(&order.Customer, &order.Cents, &order.State)
+		answer(w, err, http.StatusOK, order)
+	})
+	return mux
+}
+
+// answer writes the response to a request, or the status that its error has.
+func answer(w http.ResponseWriter, err error, status int, body any) {
+	switch {
+	case err == nil:
+		w.WriteHeader(status)
+		if body != nil {
+			_ = json.NewEncoder(w).Encode(body) // the customer has gone away
+		}
+	case errors.Is(err, pgx.ErrNoRows):
+		http.Error(w, "no such order", http.StatusNotFound)
+	case errors.Is(err, errNoAmount), errors.As(err, new(*mdb.ArgumentError)):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	case errors.Is(err, mdb.ErrUnavailable):
+		http.Error(w, "the store is unavailable, retry later", http.StatusServiceUnavailable)
+	default:
+		http.Error(w, "internal error", http.StatusInternalServerError)
+	}
+}
