@@ -231,8 +231,9 @@ func TestSoak(t *testing.T) {
 			"chaos": chaos, "terminations": terminations,
 			"restarts":  func(t *testing.T, seed uint64) { restarts(t, seed, 4) },
 			"consumers": killedConsumers, "writers": killedWriters, "handlers": failingHandlers, "notifications": lostNotifications,
-			"outages": func(t *testing.T, seed uint64) { longOutages(t, seed, time.Minute) },
-			"model":   func(t *testing.T, seed uint64) { model(t, seed, 1000) },
+			"processes": func(t *testing.T, seed uint64) { killedProcesses(t, seed, 1000) },
+			"outages":   func(t *testing.T, seed uint64) { longOutages(t, seed, time.Minute) },
+			"model":     func(t *testing.T, seed uint64) { model(t, seed, 1000) },
 		} {
 			seed := rng.Uint64()
 			t.Run(name, func(t *testing.T) { t.Logf("seed %d", seed); f(t, seed) })

@@ -24,12 +24,14 @@ import (
 // process with the task in it.
 const childVariable = "MDB_CHAOS_CHILD"
 
-// A childTask is what a child process does: write to a stream, or consume.
+// A childTask is what a child process does: write to a stream, subscribe, or run a durable
+// consumer.
 type childTask struct {
-	URL    string
-	Writes mdb.StreamName
-	Sub    *subscriber
-	From   int64
+	URL     string
+	Writes  mdb.StreamName
+	Sub     *subscriber
+	From    int64
+	Durable *durableTask
 }
 
 // A childReport is a line that a child prints about each step. The child waits for an
@@ -60,6 +62,9 @@ func child(text string) int {
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
+	}
+	if o.Durable != nil {
+		return durableChild(o.Durable)
 	}
 	ctx := context.Background()
 	s, err := mdb.Connect(ctx, o.URL)

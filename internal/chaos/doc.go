@@ -30,6 +30,10 @@
 //     category, under an ID derived from the message's.
 //   - A history is the record of what all clients did and received. A validator finds
 //     contradictions between a history and the store: violations.
+//   - A durable consumer is one of package consumer. Its processes are child processes, or
+//     goroutines where nothing is killed. Its handler writes an effect for each message, into
+//     a table that is compared with the store. A snapshot compares effects and checkpoints
+//     while the processes work.
 //   - A proxy forwards messages of PostgreSQL's protocol between clients and the
 //     server. Before and after each one it can cut the connection, reset it, or make it
 //     a black hole, which forwards nothing and closes nothing. A cut point is a message

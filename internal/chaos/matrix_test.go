@@ -43,6 +43,7 @@ var matrix = []matrixRow{
 	{"T18", "years without messages, long retries", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "internal/doorbell.TestSleep", "mdb/poll.FuzzStrategies"}, "a jump of the wall clock, which has no effect, because timers are monotonic"},
 	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"internal/names.FuzzNames"}, ""},
 	{"T20", "the primary fails, and a standby takes over: see the table of failovers", []string{"TestFailover"}, nil, ""},
+	{"T21", "processes of durable consumers are killed", []string{"TestKilledProcesses", "TestKilledProcess"}, []string{"mdb/consumer.TestTakeover", "mdb/consumer.TestInstance"}, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }
@@ -52,7 +53,7 @@ var matrix = []matrixRow{
 func TestMatrix(t *testing.T) {
 	found := make(map[string]bool)
 	declaration := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	for _, folder := range []string{"internal/chaos", "internal/doorbell", "internal/names", "mdb", "mdb/poll"} {
+	for _, folder := range []string{"internal/chaos", "internal/doorbell", "internal/names", "mdb", "mdb/consumer", "mdb/poll"} {
 		files, err := filepath.Glob(filepath.Join("../..", folder, "*_test.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -49,8 +49,12 @@ func (a *tally) recovered(percent int) time.Duration {
 func (a *tally) lost() int       { return a.violations["Durable"] }
 func (a *tally) ghosts() int     { return a.violations["NoGhost"] }
 func (a *tally) duplicates() int { return a.violations["Once"] }
-func (a *tally) holes() int      { return a.violations["Reliable"] + a.violations["Resumable"] }
-func (a *tally) disorder() int   { return a.violations["Ordered"] + a.violations["Isolation"] }
+func (a *tally) holes() int {
+	return a.violations["Reliable"] + a.violations["Resumable"] + a.violations["NoHole"]
+}
+func (a *tally) disorder() int {
+	return a.violations["Ordered"] + a.violations["Isolation"] + a.violations["OneOwner"]
+}
 
 // line returns the report line.
 func (a *tally) line() string {
@@ -171,7 +175,8 @@ In words:
 - **Writes.** Of %d acknowledged messages, %d are missing from the store and %d are in it twice. %d messages of failed
   writes are in the store. %d writes ended with an unknown outcome; repeating them resolved %d.
 - **Subscriptions.** They missed %d messages and received %d out of order. %d messages were delivered again, after a
-  process was killed or could not keep its progress: at most a page each time, which allows %d in all.
+  process was killed or could not keep its progress: at most a page of a subscription each time, and what a durable
+  consumer had not stored, which allows %d in all.
 - **Recovery.** Of the writes that a fault interrupted, half were acknowledged within %v of the fault, 99 %% within %v,
   and all within %v. This does not count writes whose outcome was unknown first.
 
@@ -180,9 +185,9 @@ without figures is tested in other folders only.
 
 - Lost: acknowledged messages that are not in the store.
 - Ghosts: messages in the store whose write failed, and writes whose outcome stayed unknown.
-- Duplicates: messages that are in the store twice.
-- Holes: messages that a subscription missed.
-- Disorder: messages delivered in the wrong order, or to two members of a group.
+- Duplicates: messages that are in the store twice, and effects that are there twice although a consumer's transaction made them.
+- Holes: messages that a subscription or consumer missed.
+- Disorder: messages delivered in the wrong order, or to two members of a group or processes of a consumer.
 - Redelivered: messages delivered again.
 
 `, *sizeFlag, all.line(),
