@@ -6,6 +6,7 @@ import (
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // TestKilledProcesses checks durable consumers of each form whose processes are killed while
@@ -60,6 +61,79 @@ func (w *durableWork) murder(ctx context.Context, h *durableHistory, number int)
 	if err := h.sample(ctx, w.pool, w.category, w.partitions); err != nil {
 		return err
 	}
-	h.unsaved += h.samples[len(h.samples)-1].ahead
 	return w.launch(h, number)
+}
+
+// TestSilentProcesses checks durable consumers of each form while the connections of one of
+// their two processes become black holes, so that it can neither renew its lease nor learn
+// that it was lost.
+func TestSilentProcesses(t *testing.T) {
+	pgtest.NeedTime(t)
+	silentProcesses(t, *seedFlag, scaled(1, 5))
+}
+
+func silentProcesses(t *testing.T, seed uint64, times int) {
+	url := testdb.Consumers(t)
+	p := newProxy(t, url)
+	w := newDurableWork(url, seed)
+	w.proxies = func(number int) string {
+		if number == 0 {
+			return p.url()
+		}
+		return url
+	}
+	violations, store := w.run(t, func(ctx context.Context) error {
+		for range times {
+			// Before, both have partitions, and afterwards the silent one gets some again.
+			for _, h := range w.histories {
+				if err := w.untilMore(ctx, w.running[h]...); err != nil {
+					return err
+				}
+			}
+			if err := w.sample(ctx); err != nil {
+				return err
+			}
+			p.blackHoleAll()
+		}
+		for _, h := range w.histories {
+			if err := w.untilMore(ctx, w.running[h]...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	w.faults = int(p.injected.Load())
+	w.evaluate(t, "T23", violations, store)
+}
+
+// TestProcessesOutliveRestarts checks durable consumers of each form while the server is
+// restarted in each mode, or killed.
+func TestProcessesOutliveRestarts(t *testing.T) {
+	pgtest.NeedTime(t)
+	processesOutliveRestarts(t, *seedFlag, scaled(1, 2))
+}
+
+func processesOutliveRestarts(t *testing.T, seed uint64, times int) {
+	s, url := ownServer(t, pgtest.Setting("max_connections", "200"))
+	if err := schema.InstallConsumers(t.Context(), connect(t, url)); err != nil {
+		t.Fatal(err)
+	}
+	w := newDurableWork(url, seed)
+	violations, store := w.run(t, func(ctx context.Context) error {
+		for range times {
+			for _, mode := range []string{"fast", "immediate", "kill"} {
+				for _, h := range w.histories {
+					if err := w.untilMore(ctx, w.running[h]...); err != nil {
+						return err
+					}
+				}
+				if err := s.Restart(mode); err != nil {
+					return err
+				}
+				w.faults++
+			}
+		}
+		return nil
+	})
+	w.evaluate(t, "T23", violations, store)
 }

@@ -51,7 +51,6 @@ type durableHistory struct {
 	effects        []effect // by n
 	samples        []durableSample
 	parked         int
-	unsaved        int // effects after the checkpoints at the times of faults
 }
 
 func (h *durableHistory) sample(ctx context.Context, pool *pgxpool.Pool, category mdb.Category, partitions int) error {

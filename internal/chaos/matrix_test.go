@@ -44,6 +44,8 @@ var matrix = []matrixRow{
 	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"internal/names.FuzzNames"}, ""},
 	{"T20", "the primary fails, and a standby takes over: see the table of failovers", []string{"TestFailover"}, nil, ""},
 	{"T21", "processes of durable consumers are killed", []string{"TestKilledProcesses", "TestKilledProcess"}, []string{"mdb/consumer.TestTakeover", "mdb/consumer.TestInstance"}, ""},
+	{"T22", "the connection breaks at each message of a durable consumer", []string{"TestCutConsumers"}, []string{"mdb/consumer.TestUnknownOutcomes"}, ""},
+	{"T23", "connections of durable consumers become black holes, the server restarts or is killed", []string{"TestSilentProcesses", "TestProcessesOutliveRestarts"}, nil, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }
