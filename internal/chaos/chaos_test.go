@@ -232,7 +232,7 @@ func TestSoak(t *testing.T) {
 			"restarts":  func(t *testing.T, seed uint64) { restarts(t, seed, 4) },
 			"consumers": killedConsumers, "writers": killedWriters, "handlers": failingHandlers, "notifications": lostNotifications,
 			"processes":               func(t *testing.T, seed uint64) { killedProcesses(t, seed, 1000) },
-			"silent processes":        func(t *testing.T, seed uint64) { silentProcesses(t, seed, 20) },
+			"silent processes":        func(t *testing.T, seed uint64) { silentProcesses(t, seed, 5) },
 			"processes over restarts": func(t *testing.T, seed uint64) { processesOutliveRestarts(t, seed, 5) },
 			"outages":                 func(t *testing.T, seed uint64) { longOutages(t, seed, time.Minute) },
 			"model":                   func(t *testing.T, seed uint64) { model(t, seed, 1000) },

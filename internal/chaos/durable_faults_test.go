@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
@@ -69,13 +70,14 @@ func (w *durableWork) murder(ctx context.Context, h *durableHistory, number int)
 // that it was lost.
 func TestSilentProcesses(t *testing.T) {
 	pgtest.NeedTime(t)
-	silentProcesses(t, *seedFlag, scaled(1, 5))
+	silentProcesses(t, *seedFlag, scaled(1, 3))
 }
 
 func silentProcesses(t *testing.T, seed uint64, times int) {
 	url := testdb.Consumers(t)
 	p := newProxy(t, url)
 	w := newDurableWork(url, seed)
+	w.pause = 25 * time.Millisecond // leases have to end
 	w.proxies = func(number int) string {
 		if number == 0 {
 			return p.url()

@@ -32,6 +32,7 @@ CREATE TABLE public.effects (
 	n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, consumer text NOT NULL, process integer NOT NULL, message uuid NOT NULL,
 	stream text NOT NULL, global_position bigint NOT NULL, partition integer NOT NULL, epoch bigint NOT NULL);
 CREATE INDEX ON public.effects (consumer, message);
+CREATE INDEX ON public.effects (consumer, global_position);
 CREATE INDEX ON public.effects (process);
 CREATE TABLE public.once (consumer text NOT NULL, message uuid NOT NULL, PRIMARY KEY (consumer, message))`
 

@@ -35,15 +35,16 @@ const takeSample = `
 WITH points AS (
 	SELECT c.partition, c.position FROM message_store_consumers.checkpoints AS c
 	JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1
+), hashed AS MATERIALIZED (
+	SELECT m.id, m.global_position, mod(abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), $3::bigint) AS partition
+	FROM message_store.messages AS m WHERE split_part(m.stream_name, '-', 1) = $2 AND m.global_position > $4
 ), passed AS (
-	SELECT m.id FROM message_store.messages AS m
-	JOIN points AS p ON p.partition = mod(abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), $3::bigint)
-	WHERE split_part(m.stream_name, '-', 1) = $2 AND m.global_position <= p.position
+	SELECT h.id FROM hashed AS h JOIN points AS p USING (partition) WHERE h.global_position <= p.position
 )
 SELECT coalesce((SELECT max(n) FROM public.effects WHERE consumer = $1), 0),
 	coalesce((SELECT array_agg(position ORDER BY partition) FROM points), '{}'),
 	(SELECT count(*) FROM passed WHERE NOT EXISTS (SELECT FROM public.effects AS e WHERE e.consumer = $1 AND e.message = passed.id)),
-	(SELECT count(*) FROM public.effects AS e JOIN points AS p USING (partition) WHERE e.consumer = $1 AND e.global_position > p.position)`
+	(SELECT count(*) FROM public.effects AS e JOIN points AS p USING (partition) WHERE e.consumer = $1 AND e.global_position > greatest(p.position, $4))`
 
 // A durableHistory is what is known of a durable consumer.
 type durableHistory struct {
@@ -55,7 +56,11 @@ type durableHistory struct {
 
 func (h *durableHistory) sample(ctx context.Context, pool *pgxpool.Pool, category mdb.Category, partitions int) error {
 	var s durableSample
-	row := pool.QueryRow(ctx, takeSample, h.consumer, category, partitions)
+	looked := int64(0) // up to here the snapshot before has looked
+	if n := len(h.samples); n > 0 && len(h.samples[n-1].checkpoints) > 0 {
+		looked = slices.Min(h.samples[n-1].checkpoints)
+	}
+	row := pool.QueryRow(ctx, takeSample, h.consumer, category, partitions, looked)
 	if err := row.Scan(&s.last, &s.checkpoints, &s.holes, &s.ahead); err != nil {
 		return fmt.Errorf("sample: %w", err)
 	}

@@ -26,7 +26,8 @@ type durableWork struct {
 	forms      []string
 	processes  int // of each consumer
 	writers    int
-	messages   int // to be written, at least
+	messages   int           // to be written, at least
+	pause      time.Duration // of each writer after each write
 	partitions int
 	inside     bool // the processes are goroutines of this one
 	bug        string
@@ -48,7 +49,7 @@ type durableWork struct {
 
 func newDurableWork(url string, seed uint64) *durableWork {
 	return &durableWork{
-		url: url, forms: forms, processes: 2, writers: 2, messages: 500, partitions: 8, timeout: scaled(testTimeout, 10*time.Minute),
+		url: url, forms: forms, processes: 2, writers: 2, messages: 500, pause: 5 * time.Millisecond, partitions: 8, timeout: scaled(testTimeout, 10*time.Minute),
 		rng: rand.New(rand.NewPCG(seed, 8)), running: make(map[*durableHistory][]*durableProcess),
 	}
 }
@@ -168,7 +169,7 @@ func (w *durableWork) writes(ctx, injecting context.Context, s *mdb.Store, rng *
 		case err == nil:
 			w.written.Add(int64(len(ms)))
 		}
-		_ = backoff.Sleep(ctx, 5*time.Millisecond)
+		_ = backoff.Sleep(ctx, w.pause)
 	}
 	return nil
 }
