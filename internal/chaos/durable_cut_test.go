@@ -81,7 +81,7 @@ func cutConsumer(t *testing.T, seed uint64, form string, v verdict) {
 		}
 	})
 	t.Logf("%d cuts: %v", w.faults, cuts)
-	if least := 30 / scaled(5, 1); w.faults < least {
+	if least := 20 / scaled(5, 1); w.faults < least {
 		t.Errorf("%d cuts, want at least %d", w.faults, least)
 	}
 	w.evaluate(t, "T22", violations, store)
