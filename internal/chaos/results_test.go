@@ -54,6 +54,7 @@ func (a *tally) duplicates() int { return a.violations["Once"] }
 func (a *tally) holes() int {
 	return a.violations["Reliable"] + a.violations["Resumable"] + a.violations["NoHole"]
 }
+
 func (a *tally) disorder() int {
 	return a.violations["Ordered"] + a.violations["Isolation"] + a.violations["OneOwner"]
 }
