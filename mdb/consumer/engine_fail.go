@@ -172,7 +172,11 @@ func (e *engine) reserve(w *worker, it *item) bool {
 // park parks a message, and returns with mu.
 func (e *engine) park(w *worker) {
 	f, d := w.pending, &w.call.deliveries[0]
-	err := guard(func() error { return e.config.park(w.ctx, d, *f) })
+	var move *ledger.Move
+	if e.config.form.moves {
+		move = &w.call.from
+	}
+	err := guard(func() error { return e.config.park(w.ctx, d, *f, move) })
 	e.mu.Lock()
 	p, l := w.part, w.lane
 	switch {
@@ -189,6 +193,7 @@ func (e *engine) park(w *worker) {
 		if f.Attempt > 0 {
 			e.counters.parked++
 		}
+		w.moved = 1
 		e.finish(w, 1)
 	case w.ctx.Err() != nil:
 		e.finish(w, 0)

@@ -374,7 +374,7 @@ func TestDecisionAfterTheEnd(t *testing.T) {
 func TestMaxParkedTogether(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		block := make(chan error)
-		c := engineConfig{workers: 3, maxParked: 1, park: func(context.Context, *delivery, Failure) error { return <-block }}
+		c := engineConfig{workers: 3, maxParked: 1, park: func(context.Context, *delivery, Failure, *ledger.Move) error { return <-block }}
 		r := newRig(t, c)
 		defer r.stops()
 		r.begin(1)

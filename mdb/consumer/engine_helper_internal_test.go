@@ -55,7 +55,7 @@ func newRig(t *testing.T, c engineConfig) *rig {
 		}
 	}
 	if c.park == nil {
-		c.park = func(_ context.Context, d *delivery, f Failure) error {
+		c.park = func(_ context.Context, d *delivery, f Failure, _ *ledger.Move) error {
 			r.note("park %d after %d", d.message.GlobalPosition, f.Attempt)
 			r.mu.Lock()
 			defer r.mu.Unlock()

@@ -314,7 +314,7 @@ func (w *world) moveRow(m ledger.Move) {
 	w.rows[m.Partition].position = m.To
 }
 
-func (w *world) park(ctx context.Context, d *delivery, f Failure) error {
+func (w *world) park(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.parks++
@@ -324,6 +324,8 @@ func (w *world) park(ctx context.Context, d *delivery, f Failure) error {
 		return errFence
 	case w.random.IntN(3) == 0:
 		return errBroken
+	case w.tx != (move != nil):
+		w.fail("message %d is parked with the move %v", d.message.GlobalPosition, move)
 	}
 	if w.rowOf(d.partition, &d.message) != nil {
 		w.fail("message %d is parked twice", d.message.GlobalPosition)
@@ -332,6 +334,12 @@ func (w *world) park(ctx context.Context, d *delivery, f Failure) error {
 		Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), Position: d.message.Position, Attempts: f.Attempt,
 		GlobalPosition: d.message.GlobalPosition,
 	})
+	if move != nil {
+		if move.From != r.position || move.To != d.message.GlobalPosition {
+			w.fail("message %d is parked with the move %v from %d", d.message.GlobalPosition, move, r.position)
+		}
+		w.moveRow(*move)
+	}
 	return ctx.Err() // sometimes the answer is lost
 }
 

@@ -417,7 +417,7 @@ func hire(t *testing.T, h *hall, messages []mdb.Message, handle func(ctx context
 		}},
 		mayBegin: func() error { return c.lease.mayBegin() },
 		changed:  func() { c.changed() },
-		park: func(_ context.Context, d *delivery, f Failure) error {
+		park: func(_ context.Context, d *delivery, f Failure, _ *ledger.Move) error {
 			h.set(func() {
 				h.parked = append(h.parked, ledger.Parked{Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), Position: d.message.Position})
 			})

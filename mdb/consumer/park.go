@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -50,44 +51,68 @@ func ParkAlone() Option {
 
 const onParkAttempts = 3
 
-// park parks a message's stream.
-func (r *running) park(ctx context.Context, d *delivery, f Failure) error {
+// park parks a message's stream, and makes the move unless it is nil.
+func (r *running) park(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error {
 	c := r.config
-	parked := ledger.Parked{
-		Partition: d.partition, Key: d.key, Stream: string(d.message.Stream),
-		Position: d.message.Position, GlobalPosition: d.message.GlobalPosition, Attempts: f.Attempt,
+	p := parking{
+		Parked: ledger.Parked{
+			Partition: d.partition, Key: d.key, Stream: string(d.message.Stream),
+			Position: d.message.Position, GlobalPosition: d.message.GlobalPosition, Attempts: f.Attempt,
+		},
+		member: *r.member.self.Load(), epoch: d.epoch, move: move,
 	}
 	if c.parkAlone {
-		parked.Upto = &d.message.Position
+		p.Upto = &d.message.Position
 	}
-	pool, self := r.store.Pool(), *r.member.self.Load()
 	if f.Attempt == 0 { // it waits for its key
-		return ledger.Park(ctx, pool, self, d.epoch, parked, "")
+		return r.recordParking(ctx, p)
 	}
-	n, err := ledger.CountParked(ctx, pool, self, c.maxParked)
+	n, err := ledger.CountParked(ctx, r.store.Pool(), p.member, c.maxParked)
 	if err != nil {
 		return err
 	}
 	if n >= c.maxParked {
 		return errParkedFull
 	}
-	text := r.errorText(f.Err)
+	p.text, p.wait = r.errorText(f.Err), schedule[0]
 	for attempt := 1; c.onPark != nil; attempt++ {
-		err := r.parkInTx(ctx, self, d.epoch, parked, text)
+		err := r.recordInTx(ctx, p, c.onPark)
 		var failed *onParkError
 		if !errors.As(err, &failed) {
 			return err
 		}
 		if attempt == onParkAttempts {
 			r.link.Logger.Warn("the function of OnPark failed: a consumer parks a stream without it", "consumer", c.name,
-				"stream", parked.Stream, "position", parked.Position, "error", typeOf(failed.err))
+				"stream", p.Stream, "position", p.Position, "error", typeOf(failed.err))
 			break
 		}
 		if err := patient.Wait(ctx, attempt); err != nil {
 			return err
 		}
 	}
-	_, err = ledger.ParkFor(ctx, pool, self, d.epoch, parked, text, schedule[0])
+	return r.recordParking(ctx, p)
+}
+
+// A parking is what is recorded of a message that is parked.
+type parking struct {
+	ledger.Parked
+
+	member ledger.Member
+	epoch  int64
+	text   string        // of the error
+	wait   time.Duration // until it is due; 0: it is not
+	move   *ledger.Move  // nil: none
+}
+
+func (p *parking) record(ctx context.Context, q ledger.Querier) (created bool, err error) {
+	return ledger.ParkFor(ctx, q, p.member, p.epoch, p.Parked, p.text, p.wait)
+}
+
+func (r *running) recordParking(ctx context.Context, p parking) error {
+	if p.move != nil {
+		return r.recordInTx(ctx, p, nil)
+	}
+	_, err := p.record(ctx, r.store.Pool())
 	return err
 }
 
@@ -104,25 +129,33 @@ type onParkError struct{ err error }
 
 func (e *onParkError) Error() string { return fmt.Sprintf("OnPark: %v", e.err) }
 
-// parkInTx parks a stream in a transaction in which the function of OnPark is called. If the stream is parked already, the
-// outcome of an earlier attempt was unknown, and it was committed.
-func (r *running) parkInTx(ctx context.Context, self ledger.Member, epoch int64, parked ledger.Parked, text string) error {
+// recordInTx records it in a transaction in which the function of OnPark is called, if there is
+// one. If the stream is parked already, the outcome of an earlier attempt was unknown, and it was
+// committed.
+func (r *running) recordInTx(ctx context.Context, p parking, onPark func(context.Context, pgx.Tx, Parked) error) error {
 	tx, err := beginTx(ctx, r.store.Pool(), pgx.ReadCommitted, defaultIdle)
 	if err != nil {
 		return err
 	}
 	defer tx.close(ctx)
-	created, err := ledger.ParkFor(ctx, tx.tx, self, epoch, parked, text, schedule[0])
+	if p.move != nil { // first, because it locks the checkpoint exclusively
+		var b pgx.Batch
+		ledger.QueueMove(&b, p.member, *p.move)
+		if err := tx.tx.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+	}
+	created, err := p.record(ctx, tx.tx)
 	if err != nil {
 		return err
 	}
-	if created {
-		p := Parked{
-			Consumer: r.config.name, Partition: parked.Number, Stream: mdb.StreamName(parked.Stream),
-			Position: parked.Position, GlobalPosition: parked.GlobalPosition, Attempts: parked.Attempts, Error: text,
+	if created && onPark != nil {
+		parked := Parked{
+			Consumer: r.config.name, Partition: p.Number, Stream: mdb.StreamName(p.Stream),
+			Position: p.Position, GlobalPosition: p.GlobalPosition, Attempts: p.Attempts, Error: p.text,
 		}
 		given := tx.given(r.store)
-		err := tx.check(protect(func() error { return r.config.onPark(ctx, given, p) }))
+		err := tx.check(protect(func() error { return onPark(ctx, given, parked) }))
 		if err != nil && ctx.Err() == nil && !errors.As(err, new(*lostError)) {
 			return &onParkError{err}
 		} else if err != nil {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/trial"
 )
 
@@ -52,8 +53,8 @@ func (w *watcher) adjust(c *engineConfig) {
 			decided(f, a)
 		}
 	}
-	c.park = func(ctx context.Context, d *delivery, f Failure) error {
-		err := park(ctx, d, f)
+	c.park = func(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error {
+		err := park(ctx, d, f, move)
 		if err == nil && f.Attempt > 0 {
 			w.report(trial.Parked, f)
 		}

@@ -143,7 +143,7 @@ func (t *memory) run(ctx context.Context, ms []mdb.Message, positions map[partit
 	config := engineConfig{
 		form: t.config.handler.form(forms), inOrder: t.config.inOrder, policy: t.config.policy,
 		maxParked: t.config.maxParked,
-		park: func(_ context.Context, d *delivery, f Failure) error {
+		park: func(_ context.Context, d *delivery, f Failure, _ *ledger.Move) error {
 			t.parked = append(t.parked, rowOf(d.partition, d.key, &d.message, f.Attempt))
 			return nil
 		},

@@ -80,8 +80,11 @@ type engineConfig struct {
 
 	// park records that the delivery's stream waits from its message on. f.Attempt is 0 if
 	// it was not handled, because another stream with its key is parked. It is retried until
-	// it returns nil, the partition is gone, or an error for which ledger.IsFenced is true.
-	park func(ctx context.Context, d *delivery, f Failure) error
+	// it returns nil, the partition is gone, or an error for which ledger.IsFenced is true. If
+	// the form moves the checkpoint, move is that to the message, in the same transaction.
+	// Otherwise an earlier call whose outcome is unknown could still be committed, and the
+	// message would be both handled and parked.
+	park func(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error
 
 	// parkAlone says that park parks single messages.
 	parkAlone bool
