@@ -100,7 +100,7 @@
 // End the context of Run when the process is to end, for example with [os/signal.NotifyContext].
 // Run then waits for the handlers that are running, for at most [WithDrainTimeout], stores how far
 // they are, and leaves, so that other processes continue immediately. Give the process more time
-// than that: in Kubernetes, a terminationGracePeriodSeconds of 40 suits the default of 25 seconds.
+// than that: in Kubernetes, the default of 20 seconds suits its default grace period of 30.
 //
 // In a rolling deployment each process that stops hands over its partitions, and some of them move
 // several times. With [WithInstance] and a stable name, such as that of a pod of a StatefulSet, a

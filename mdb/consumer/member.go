@@ -185,12 +185,16 @@ func (m *member) forked() {
 // goroutines that it has started.
 func (m *member) run(ctx context.Context) error {
 	for m.evicted {
-		if err := m.enter(ctx); err == nil {
+		err := m.enter(ctx)
+		if err == nil {
 			break
-		} else if fatal := m.fatal(err); fatal != nil {
+		}
+		if fatal := m.fatal(err); fatal != nil {
 			return fatal
 		}
-		m.failures++
+		if m.failures++; m.failures == 1 {
+			m.logger.Warn("a consumer could not join, and retries", m.attrs("error", err)...)
+		}
 		if joinRetry.Wait(ctx, m.failures) != nil {
 			return context.Cause(ctx)
 		}
@@ -530,7 +534,7 @@ func (m *member) die(replaced bool) {
 		m.stop(ErrReplaced, ErrReplaced)
 		return
 	}
-	m.logger.Warn("a consumer was replaced by other processes, because its lease had ended: it joins again", m.attrs()...)
+	m.logger.Warn("a consumer is no longer a member, because its lease had ended or a failover has lost it: it joins again", m.attrs()...)
 }
 
 // checkTargets ends CatchUp if everything is done with.

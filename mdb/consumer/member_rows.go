@@ -299,8 +299,10 @@ func (m *member) release(ctx context.Context) {
 			m.balanceAt = time.Now().Add(m.interval())
 		}
 	}
-	if len(released) > 0 {
-		m.counts.releases.Add(int64(len(released)))
+	numbers := make(map[int]bool)
+	for p := range done {
+		numbers[p.Number] = true
 	}
+	m.counts.releases.Add(int64(len(numbers)))
 	m.counts.partitions.Store(int64(len(m.numbers())))
 }

@@ -19,7 +19,7 @@ import (
 const (
 	DefaultWorkers      = 1
 	DefaultLease        = 10 * time.Second
-	DefaultDrainTimeout = 25 * time.Second
+	DefaultDrainTimeout = 20 * time.Second
 	DefaultPartitions   = 64
 	DefaultMaxParked    = 100
 	DefaultMaxBytes     = 64 << 20

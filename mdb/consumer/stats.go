@@ -26,8 +26,7 @@ type Stats struct {
 	// renew the lease and store progress, and Losses how often it has lost its lease.
 	Joins, Ticks, Losses int64
 	// Claims counts partitions that the process has taken, and Releases those that it has given
-	// back while it was running, for other processes. Releases counts a partition once for each
-	// category.
+	// back while it was running, for other processes.
 	Claims, Releases int64
 	// Rewound counts checkpoints that were found at an earlier position than the server had
 	// confirmed, after a failover or a restore. The messages since then are handled again.
