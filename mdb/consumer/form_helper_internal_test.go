@@ -60,8 +60,8 @@ type stand struct {
 	observer *pgxpool.Pool // another pool, if the test needs one
 }
 
-func database(t testing.TB) string    { return testdb.SharedFrom(t, "consumers", installConsumers) }
-func ownDatabase(t testing.TB) string { return testdb.NewFrom(t, "consumers", installConsumers) }
+func database(t testing.TB) string    { return testdb.SharedFrom(t, "forms", installConsumers) }
+func ownDatabase(t testing.TB) string { return testdb.NewFrom(t, "forms", installConsumers) }
 
 func newPool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
