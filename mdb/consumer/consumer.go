@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -141,8 +142,9 @@ type running struct {
 	link beside.Store
 	line *line
 
-	mu     sync.Mutex
-	unread map[place]error // the errors of messages that cannot be read
+	mu        sync.Mutex
+	unread    map[place]error // the errors of messages that cannot be read
+	unreadAny atomic.Bool     // whether there are any
 }
 
 func (r *running) begin(toEnd bool, adjust func(*engineConfig)) (*member, error) {

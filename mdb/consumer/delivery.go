@@ -58,8 +58,23 @@ func (d Delivery) ID(i int) uuid.UUID {
 	return uuid.NewSHA1(deliveryIDs, name)
 }
 
+// A deliveryContext is the context of a call. It costs one allocation, and that of
+// context.WithValue two.
+type deliveryContext struct {
+	context.Context //nolint:containedctx // it is one
+
+	delivery Delivery
+}
+
+func (c *deliveryContext) Value(key any) any {
+	if key == (deliveryKey{}) {
+		return c.delivery
+	}
+	return c.Context.Value(key)
+}
+
 func (c *formConfig) context(ctx context.Context, d *delivery) context.Context {
-	return context.WithValue(ctx, deliveryKey{}, Delivery{c.consumer, d.partition.Number, d.epoch, d.attempt, d.replayed != nil, d.message.ID})
+	return &deliveryContext{ctx, Delivery{c.consumer, d.partition.Number, d.epoch, d.attempt, d.replayed != nil, d.message.ID}}
 }
 
 func (c *formConfig) batchContext(ctx context.Context, ds []delivery) context.Context {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/internal/ledger"
-	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -64,7 +63,7 @@ type handling interface {
 
 // A reading is what a member needs of the reader of a category.
 type reading interface {
-	open(p partition, epoch int64, from source.Checkpoint)
+	open(openings ...opening)
 	close(ps []partition)
 	limit(barrier *int64, paused bool)
 	wake()

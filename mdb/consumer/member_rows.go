@@ -156,6 +156,7 @@ func (m *member) apply(held ledger.Held) {
 	for _, p := range held.Parked {
 		parked[p.Partition] = append(parked[p.Partition], p)
 	}
+	openings := make(map[string][]opening, len(m.reads))
 	for p, row := range rows {
 		if _, ok := m.held[p]; ok {
 			continue
@@ -166,8 +167,11 @@ func (m *member) apply(held ledger.Held) {
 		}
 		m.held[p] = row
 		m.engine.claim(row, parked[p])
-		m.reads[p.Category].open(p, row.Epoch, source.At(row.Position))
+		openings[p.Category] = append(openings[p.Category], opening{p, row.Epoch, source.At(row.Position)})
 		delete(m.leaving, p.Number)
+	}
+	for category, o := range openings {
+		m.reads[category].open(o...)
 	}
 	clear(m.before)
 	m.counts.partitions.Store(int64(len(m.numbers())))

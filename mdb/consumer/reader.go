@@ -72,20 +72,22 @@ type reader struct {
 	gone    map[source.Anchor]bool
 
 	// The following fields belong to the goroutine of run.
-	source  *source.Opened[mdb.Message]
-	sleeper source.Sleeper
-	turn    int
-	used    int64          // the store has used the global positions up to it
-	front   bool           // the page that is being read decides whether to sleep
-	due     bool           // a poll need not wait
-	found   int            // messages of the last short page that were passed on
-	seen    poll.Seen      // what the strategy knows
-	late    int            // pages in a row that have not shown that everything is read
-	wasLive *bool          // the last value passed to live; nil: none
-	ahead   map[int64]bool // positions that the store had not used when they were first asked for
-	numbers []int          // the partitions of the page's messages
-	shares  []mdb.Message  // the page's messages by partition
-	below   []int64        // positions, of plan
+	source    *source.Opened[mdb.Message]
+	sleeper   source.Sleeper
+	turn      int
+	used      int64          // the store has used the global positions up to it
+	front     bool           // the page that is being read decides whether to sleep
+	due       bool           // a poll need not wait
+	found     int            // messages of the last short page that were passed on
+	seen      poll.Seen      // what the strategy knows
+	late      int            // pages in a row that have not shown that everything is read
+	wasLive   *bool          // the last value passed to live; nil: none
+	ahead     map[int64]bool // positions that the store had not used when they were first asked for
+	span      int64          // the positions of the last full page
+	numbering numbering
+	numbers   []int         // the partitions of the page's messages
+	shares    []mdb.Message // the page's messages by partition
+	below     []int64       // positions, of plan
 }
 
 func newReader(c readerConfig) *reader {
@@ -99,15 +101,25 @@ func newReader(c readerConfig) *reader {
 	}
 }
 
-// open begins a partition after the checkpoint, or begins it again. A page that is being read
-// is not for it: the checkpoint may be from a later history than the page.
-func (r *reader) open(p partition, epoch int64, from source.Checkpoint) {
+// An opening is a partition that begins after a checkpoint.
+type opening struct {
+	partition partition
+	epoch     int64
+	from      source.Checkpoint
+}
+
+// open begins partitions, or begins them again. A page that is being read is not for them:
+// their checkpoints may be from a later history than the page. Those of one call share their
+// reads from the beginning.
+func (r *reader) open(openings ...opening) {
 	r.mu.Lock()
-	if anchors := from.Anchors(); len(anchors) > 0 && r.gone[anchors[0]] {
-		from = source.At(from.Position) // known to be lost, and already reported
+	for _, o := range openings {
+		if anchors := o.from.Anchors(); len(anchors) > 0 && r.gone[anchors[0]] {
+			o.from = source.At(o.from.Position) // known to be lost, and already reported
+		}
+		r.cursors[o.partition.Number] = &cursor{partition: o.partition, epoch: o.epoch, at: o.from, checked: len(o.from.Anchors()) > 0}
+		r.held[o.partition.Number].Store(true)
 	}
-	r.cursors[p.Number] = &cursor{partition: p, epoch: epoch, at: from, checked: len(from.Anchors()) > 0}
-	r.held[p.Number].Store(true)
 	r.mu.Unlock()
 	r.signal()
 }
@@ -192,11 +204,4 @@ func (r *reader) caughtUp() (upto int64, ok bool) {
 
 func (r *reader) wants(stream string) bool {
 	return r.held[partitionOf(mdb.StreamName(stream), len(r.held))].Load()
-}
-
-// partitionOf returns the number of a stream's partition. Unlike the members of Message DB's
-// consumer groups, one of them also has the streams without an ID.
-func partitionOf(stream mdb.StreamName, partitions int) int {
-	hash := mdb.Hash64(stream.CardinalID())
-	return int(uint64(max(hash, -hash)) % uint64(partitions))
 }

@@ -66,7 +66,7 @@ func BenchmarkReader(b *testing.B) {
 			category: string(category), partitions: partitions, batch: mdb.DefaultBatchSize, sink: d, open: openCategory(s, category),
 		})
 		for p := range partitions {
-			r.open(partition{Category: string(category), Number: p}, 1, source.At(0))
+			r.open(opening{partition{Category: string(category), Number: p}, 1, source.At(0)})
 		}
 		ctx, cancel := context.WithCancel(b.Context())
 		ended := make(chan struct{})

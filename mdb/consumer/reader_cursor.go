@@ -48,7 +48,8 @@ type plan struct {
 // position. It gets every other page, so that it does not wait for those that have much to read.
 // Of the other pages, every other is for the lowest cohort, which gathers all cohorts that it
 // reaches: so the number of pages is at most four times that of the lowest cohort alone. The
-// rest is for the one next to the front, which has the shortest way to join it.
+// rest is for the one next to the front, which has the shortest way to join it. If that is
+// not more than a page away, it is read immediately: its page probably reaches the front.
 func (r *reader) plan() (p plan) {
 	r.starved.Store(true) // before anything is asked for room
 	starved := false
@@ -117,6 +118,9 @@ func better(a, b *cursor) bool {
 // choose returns the front, or one of the positions below it.
 func (r *reader) choose(p *plan, front int64, below []int64) int64 {
 	p.turns = len(below) > 0
+	if p.turns && front-below[len(below)-1] <= r.span {
+		return below[len(below)-1]
+	}
 	switch {
 	case !p.turns || r.turn%2 == 0:
 		p.front = true
@@ -134,7 +138,7 @@ func (r *reader) take(from source.Checkpoint, page *source.Page[mdb.Message], un
 	messages, end := page.Messages, page.End
 	r.numbers = r.numbers[:0]
 	for i := range messages {
-		r.numbers = append(r.numbers, partitionOf(messages[i].Stream, r.partitions))
+		r.numbers = append(r.numbers, r.numbering.of(messages[i].Stream, r.partitions))
 	}
 	owner := -1
 	if page.Unreadable != nil {

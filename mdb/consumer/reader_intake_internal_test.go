@@ -66,6 +66,12 @@ func (in *intake) open(p int, from int64) *claim {
 }
 
 func (in *intake) openAt(p int, from source.Checkpoint) *claim {
+	c := in.claim(p, from)
+	in.reader.open(opening{c.partition, c.epoch, from})
+	return c
+}
+
+func (in *intake) claim(p int, from source.Checkpoint) *claim {
 	c := &claim{partition: partition{Category: "category", Number: p}, epoch: time.Now().UnixNano(), from: from.Position, end: from.Position}
 	in.mu.Lock()
 	if old := in.claims[p]; old != nil {
@@ -74,15 +80,17 @@ func (in *intake) openAt(p int, from source.Checkpoint) *claim {
 	}
 	in.claims[p] = c
 	in.mu.Unlock()
-	in.reader.open(c.partition, c.epoch, from)
 	return c
 }
 
-// openAll opens all partitions after a position.
+// openAll opens all partitions after a position, in one call.
 func (in *intake) openAll(from int64) {
+	all := make([]opening, len(in.claims))
 	for p := range in.claims {
-		in.open(p, from)
+		c := in.claim(p, source.At(from))
+		all[p] = opening{c.partition, c.epoch, source.At(from)}
 	}
+	in.reader.open(all...)
 }
 
 func (in *intake) close(p int) {

@@ -113,6 +113,7 @@ func (r *reader) read(ctx context.Context, p plan) error {
 		r.turn++
 	}
 	if full {
+		r.span = page.End.Position - from.Position
 		r.seen = poll.Seen{} // the next poll follows messages, without a delay
 	} else {
 		r.due, r.found = false, found

@@ -145,7 +145,7 @@ func TestReaderOnServer(t *testing.T) {
 		return b
 	}
 	for p := range partitions {
-		of(p).open(number(p), 1, source.At(0))
+		of(p).open(opening{number(p), 1, source.At(0)})
 	}
 	received := func(p int, position int64) {
 		t.Helper()
@@ -192,7 +192,7 @@ func TestReaderLosesMessages(t *testing.T) {
 	for range 30 {
 		written = append(written, s.write(t, "category-1"))
 	}
-	s.open(p, 1, source.At(0))
+	s.open(opening{p, 1, source.At(0)})
 	s.basket.until(t, "all messages", func() bool { return len(s.basket.messages[p]) == 30 })
 	if _, err := s.Pool().Exec(t.Context(), "DELETE FROM message_store.messages WHERE global_position > $1", written[26]); err != nil {
 		t.Fatal(err)
@@ -201,18 +201,18 @@ func TestReaderLosesMessages(t *testing.T) {
 	if got, want := <-s.rewind, fmt.Sprintf("%d 3", written[26]); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	s.open(p, 2, source.At(written[20]))
+	s.open(opening{p, 2, source.At(written[20])})
 	s.basket.until(t, "the last message", func() bool { return s.basket.ends[p] == last })
 	want := append(append(slices.Clone(written), written[21:27]...), last)
 	if got := s.basket.messages[p]; !slices.Equal(got, want) {
 		t.Errorf("got %d, want %d", got, want)
 	}
 	// A position that the store has never used is not waited for.
-	s.open(p, 3, source.At(last+1_000_000))
+	s.open(opening{p, 3, source.At(last + 1_000_000)})
 	if got, want := <-s.rewind, fmt.Sprintf("%d 0", last); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	s.open(p, 4, source.At(last+1_000_000))
+	s.open(opening{p, 4, source.At(last + 1_000_000)})
 	var ahead *mdb.AheadError
 	err := <-s.ended
 	s.ended <- err

@@ -172,6 +172,25 @@ func TestReaderCohorts(t *testing.T) {
 	})
 }
 
+// TestReaderGathers checks that partitions which are less than a page apart share their reads
+// after the first ones, however much there is to read.
+func TestReaderGathers(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newShelf(t)
+		s.fill(10_000, 2)
+		in, _ := begin(t, s, 2, 100)
+		in.reader.limit(nil, true)
+		in.open(0, 0)
+		in.open(1, 90)
+		in.reader.limit(nil, false)
+		synctest.Wait()
+		in.checkAll()
+		if n := s.count(); n > 103 {
+			t.Errorf("got %d reads of 100 pages, want at most three more", n)
+		}
+	})
+}
+
 // TestReaderKeepsRing checks that a ring during a page of the front is not forgotten when a
 // page for others is read after it.
 func TestReaderKeepsRing(t *testing.T) {

@@ -27,6 +27,7 @@ func (r *running) placeholder(err *mdb.UnreadableError) mdb.Message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unread[placeOfMessage(&m)] = err
+	r.unreadAny.Store(true)
 	return m
 }
 
@@ -36,11 +37,11 @@ func placeOfMessage(m *mdb.Message) place {
 
 // cannotRead returns the error of the first message of a call that cannot be read, or nil.
 func (r *running) cannotRead(ds []delivery) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.unread) == 0 {
+	if !r.unreadAny.Load() {
 		return nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for i := range ds {
 		if err := r.unread[placeOfMessage(&ds[i].message)]; err != nil {
 			return &BatchError{i, Permanent(err)}
