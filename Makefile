@@ -141,6 +141,7 @@ stress-notify: ## run the tests that try to lose a notification a hundred times
 bench: ## compare all calls with other clients, also on Message DB's own SQL
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
 	$(GO) test -run '^$$' -bench 'BenchmarkEach$$|BenchmarkForms$$' -benchtime 10x ./mdb/consumer
+	$(GO) test -run '^$$' -bench 'BenchmarkBeat$$' -benchtime 2000x ./internal/ledger
 
 bench-report: ## write bench/results/DATE, and the README's table and chart
 	scripts/bench-report
