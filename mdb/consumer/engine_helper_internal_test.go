@@ -173,6 +173,15 @@ func (r *rig) wants(want ...string) {
 	r.diary = nil
 }
 
+// wantsTogether is like wants for what several workers do at the same time: it may have
+// happened in any order.
+func (r *rig) wantsTogether(want ...string) {
+	r.Helper()
+	synctest.Wait()
+	r.do(func() { slices.Sort(r.diary) })
+	r.wants(slices.Sorted(slices.Values(want))...)
+}
+
 // count returns how often something is in the diary.
 func (r *rig) count(what string) (n int) {
 	synctest.Wait()

@@ -238,7 +238,7 @@ func TestForget(t *testing.T) {
 		r.give(0, 0, "a", "b")
 		other := r.blocks(3)
 		r.give(1, 2, "c")
-		r.wants("1", "2", "3")
+		r.wantsTogether("1", "2", "3")
 		r.drop([]partition{orders(0)}, errDropped)
 		r.wants("1 ends: dropped")
 		r.heal()
@@ -260,7 +260,7 @@ func TestForget(t *testing.T) {
 		}
 		r.claim(ledger.Row{Partition: orders(0), Epoch: 2}, nil)
 		feed()
-		r.wants("1", "2")
+		r.wantsTogether("1", "2")
 		r.at("0: 0-2")
 		r.forget(errors.New("gone"))
 		r.wants("3 ends: gone")

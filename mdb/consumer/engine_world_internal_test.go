@@ -242,15 +242,16 @@ func (w *world) decided(f Failure, a Action) {
 // call is the form's.
 func (w *world) call(ctx context.Context, c call) (int, error) {
 	first := c.deliveries[0].message.GlobalPosition
+	again := func() bool { return ctx.Err() != nil || c.isReplay() }
 	for i := range c.deliveries {
 		// If this one panics, those before it in the call are repeated.
-		w.setRepeatable(c.deliveries[:i], true)
+		w.setRepeatable(c.deliveries[:i], func() bool { return true })
 		if i > 0 && c.deliveries[i].message.GlobalPosition <= c.deliveries[i-1].message.GlobalPosition {
 			w.fail("a call is not in order")
 		}
 		if err := w.handle(ctx, &c.deliveries[i], first); err != nil {
 			if !w.tx {
-				w.setRepeatable(c.deliveries[:i], ctx.Err() != nil || c.isReplay())
+				w.setRepeatable(c.deliveries[:i], again)
 				return i, err
 			}
 			if i%2 == 0 {
@@ -259,7 +260,7 @@ func (w *world) call(ctx context.Context, c call) (int, error) {
 			return 0, &BatchError{i, err}
 		}
 	}
-	w.setRepeatable(c.deliveries, (ctx.Err() != nil || c.isReplay()) && !w.tx)
+	w.setRepeatable(c.deliveries, func() bool { return again() && !w.tx })
 	if !w.tx {
 		return len(c.deliveries), nil
 	}
@@ -268,11 +269,13 @@ func (w *world) call(ctx context.Context, c call) (int, error) {
 	return w.commit(c)
 }
 
-func (w *world) setRepeatable(ds []delivery, repeatable bool) {
+// setRepeatable asks with the lock held, so that a claim that is lost meanwhile is noted
+// afterwards.
+func (w *world) setRepeatable(ds []delivery, repeatable func() bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range ds {
-		w.fate[ds[i].message.GlobalPosition].repeatable = repeatable
+		w.fate[ds[i].message.GlobalPosition].repeatable = repeatable()
 	}
 }
 
@@ -351,9 +354,7 @@ func (w *world) claim(p partition) {
 		w.mu.Unlock()
 		return
 	}
-	if r.zombie {
-		w.lose(p)
-	}
+	lost := r.zombie
 	r.claimed, r.surrendered, r.zombie = true, false, false
 	r.epoch++
 	r.cursor = r.position
@@ -361,6 +362,9 @@ func (w *world) claim(p partition) {
 	parked := slices.Clone(r.parked)
 	w.mu.Unlock()
 	w.e.claim(row, parked)
+	if lost {
+		w.lose(p)
+	}
 }
 
 // reread does what a member does with partitions that a fence has stopped.
@@ -369,7 +373,6 @@ func (w *world) reread() {
 		w.mu.Lock()
 		r := w.rows[p]
 		claimed := r.claimed
-		w.lose(p)
 		r.cursor = r.position
 		row := ledger.Row{Partition: p, Position: r.position, Epoch: r.epoch}
 		parked := slices.Clone(r.parked)
@@ -377,14 +380,18 @@ func (w *world) reread() {
 		w.mu.Unlock()
 		if claimed && !surrendered {
 			w.e.claim(row, parked)
+			w.lose(p)
 		} else {
 			w.drop(p)
 		}
 	}
 }
 
-// lose notes that what was not stored may be repeated.
+// lose notes that what was not stored may be repeated. The engine has ended the contexts of
+// the handlers before.
 func (w *world) lose(p partition) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, m := range w.log[p] {
 		if m.GlobalPosition > w.rows[p].position {
 			w.fate[m.GlobalPosition].repeatable = !w.tx
@@ -396,9 +403,9 @@ func (w *world) lose(p partition) {
 func (w *world) drop(p partition) {
 	w.e.drop([]partition{p}, errDropped)
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.rows[p].claimed = false
 	w.rows[p].epoch++
+	w.mu.Unlock()
 	w.lose(p)
 }
 
