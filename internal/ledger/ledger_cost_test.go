@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -33,8 +32,9 @@ func TestModes(t *testing.T) {
 			p.Start, p.Instance = nil, "pod"
 			a := g.join(p)
 			_, held := g.balance(a)
-			mv := move(held.Rows[0], 5)
-			mv.Anchor = ledger.Anchor{ID: uuid.New(), Time: held.Rows[0].Time.AddDate(2000, 0, 0)}
+			position, anchor := g.write(5)
+			mv := move(held.Rows[0], position)
+			mv.Anchor = anchor
 			equal(t, "moved", g.beat(a, mv, move(held.Rows[1], 6)).Moved, []int{0, 1})
 			equal(t, "no moves", g.beat(a).Alive, true)
 			rows := g.read(a).Rows
@@ -44,10 +44,10 @@ func TestModes(t *testing.T) {
 				t.Fatal(err)
 			}
 			err := g.send(func(b *pgx.Batch) {
-				ledger.QueueMove(b, a, move(rows[0], 6))
+				ledger.QueueMove(b, a, move(rows[0], position+1))
 				ledger.QueueReplayed(b, a, rows[0].Partition, rows[0].Epoch, "one-1", 0, 1)
-				next := move(rows[0], 7)
-				next.From = 6
+				next := move(rows[0], position+2)
+				next.From = position + 1
 				ledger.QueueUnpark(b, a, next, "1")
 			})
 			if err != nil {
@@ -55,7 +55,7 @@ func TestModes(t *testing.T) {
 			}
 			held = g.read(a)
 			equal(t, "parked", len(held.Parked), 1)
-			released, err := ledger.Release(t.Context(), g, a, moves(held.Rows[:2], 8))
+			released, err := ledger.Release(t.Context(), g, a, moves(held.Rows[:2], position+3))
 			equal(t, fmt.Sprint("released ", err), released, []int{0, 1})
 			if err := ledger.Leave(t.Context(), g, a, moves(held.Rows[2:], 8)); err != nil {
 				t.Fatal(err)
@@ -190,12 +190,12 @@ func TestUpdatesAreHOT(t *testing.T) {
 	a := g.join(p)
 	_, held := g.balance(a)
 	const beats = 40
-	at := int64(0)
+	at, anchor := g.write(0)
 	for range beats {
 		ms := moves(held.Rows, at+1)
 		at++
 		for i := range ms {
-			ms[i].Anchor = ledger.Anchor{ID: uuid.New(), Time: time.Now()}
+			ms[i].Anchor = anchor
 			held.Rows[i].Position = at
 		}
 		equal(t, "moved", len(g.beat(a, ms...).Moved), len(ms))

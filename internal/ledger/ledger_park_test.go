@@ -196,7 +196,7 @@ func TestUnpark(t *testing.T) {
 		t.Helper()
 		return g.send(func(b *pgx.Batch) { ledger.QueueUnpark(b, a, mv, "1") })
 	}
-	for what, mv := range forged(r) {
+	for what, mv := range forged(g, r) {
 		if err := unpark(mv); !ledger.IsFenced(err) {
 			t.Errorf("%s: got %v, want that the fence refuses it", what, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
@@ -90,6 +91,25 @@ func (g *group) read(m ledger.Member) ledger.Held {
 		g.Fatal(err)
 	}
 	return held
+}
+
+// write writes messages until there is one after the position, and returns that one's position, and an anchor of it.
+func (g *group) write(after int64) (position int64, a ledger.Anchor) {
+	g.Helper()
+	stream := "ledger-" + uuid.NewString()
+	for position <= after {
+		if _, err := g.Exec(g.Context(), `SELECT message_store.write_message($1, $2, 'Happened', '{}')`, uuid.NewString(), stream); err != nil {
+			g.Fatal(err)
+		}
+		row := g.QueryRow(g.Context(), `SELECT m.global_position, m.id, m.time AT TIME ZONE 'UTC' FROM message_store.messages AS m
+			WHERE m.stream_name = $1 ORDER BY m.position DESC LIMIT 1`, stream)
+		var id pgtype.UUID
+		if err := row.Scan(&position, &id, &a.Time); err != nil {
+			g.Fatal(err)
+		}
+		a.ID = id.Bytes
+	}
+	return position, a
 }
 
 // exec runs a statement, with the consumer as its first argument.

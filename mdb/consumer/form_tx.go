@@ -34,6 +34,7 @@ import (
 // Begin creates a savepoint, which works as usual. [mdb.Store.WithTx] writes messages in it; if f
 // writes to several categories, call [mdb.Tx.LockCategories] first. Its Conn returns the
 // connection: do not begin or end a transaction on it. tx must not be used after f has returned.
+// Do not delete the message with tx, because the checkpoint moves past messages of the store only.
 //
 // The isolation level is read committed, see [WithIsolation]. The server ends the transaction if
 // it waits for a statement for a minute, so that a process that was stopped holds no locks, see

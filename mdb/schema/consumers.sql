@@ -69,14 +69,31 @@ CREATE INDEX parked_due ON message_store_consumers.parked (consumer, due) WHERE 
 CREATE FUNCTION message_store_consumers.version()
 RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
 
--- The timeline of the server's write-ahead log, which a failover changes, or NULL if this server is not
--- an ordinary PostgreSQL.
+-- The timeline of the server's write-ahead log, which a failover changes, and the database, which a restore
+-- into another one changes, or NULL if this server is not an ordinary PostgreSQL.
 CREATE FUNCTION message_store_consumers.timeline()
 RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8);
+  RETURN pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) || '/' || (
+    SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()
+  );
 EXCEPTION WHEN undefined_function OR feature_not_supported OR insufficient_privilege THEN
   RETURN NULL;
+END
+$$;
+
+-- Reports whether the store has the message. The position of another history may belong to another message here, or
+-- to none yet, and a checkpoint that has moved there would pass those that get the positions before it. An anchor that is
+-- NULL is not compared, nor is any if the caller cannot read the messages.
+CREATE FUNCTION message_store_consumers.has(anchor uuid, anchor_time timestamptz, upto bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN $1 IS NULL OR EXISTS (
+    SELECT FROM message_store.messages AS m
+    WHERE m.id = $1 AND m.global_position <= $3 AND ($2 IS NULL OR m.time = pg_catalog.timezone('UTC', $2))
+  );
+EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
+  RETURN true;
 END
 $$;
 
@@ -325,7 +342,8 @@ BEGIN
       SET position = l."to", anchor = l.anchor, anchor_time = l.anchor_time, moved = pg_catalog.clock_timestamp()
       FROM locked AS l
       WHERE c.consumer = $1 AND c.category = l.category AND c.partition = l.partition
-        AND c.member = $2 AND c.epoch = l.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline AND c.position = l."from" AND l."to" >= l."from"
+        AND c.member = $2 AND c.epoch = l.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline AND c.position = l."from"
+        AND (l."to" = l."from" OR l."to" > l."from" AND message_store_consumers.has(l.anchor, l.anchor_time, l."to"))
       RETURNING l.n
     )
     SELECT (SELECT pg_catalog.array_agg(d.n ORDER BY d.n) FROM done AS d),
@@ -359,9 +377,9 @@ BEGIN
   UPDATE message_store_consumers.checkpoints AS c
   SET position = $7, anchor = $8, anchor_time = $9, moved = pg_catalog.clock_timestamp()
   WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5 AND c.position = $6 AND $7 >= $6
-    AND c.timeline IS NOT DISTINCT FROM message_store_consumers.timeline();
+    AND c.timeline IS NOT DISTINCT FROM message_store_consumers.timeline() AND ($7 = $6 OR message_store_consumers.has($8, $9, $7));
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'partition % of category % is not at position % for this member of consumer %', $3, pg_catalog.to_json($2), $6, $1 USING ERRCODE = 'MC001';
+    RAISE EXCEPTION 'partition % of category % is not at position % for this member of consumer %, or the last message is not in the store', $3, pg_catalog.to_json($2), $6, $1 USING ERRCODE = 'MC001';
   END IF;
 END
 $$;
@@ -384,8 +402,9 @@ BEGIN
     FOR NO KEY UPDATE SKIP LOCKED
   ), ready AS (
     SELECT w.partition FROM wanted AS w
-    LEFT JOIN locked AS l ON l.category = w.category AND l.partition = w.partition AND l.epoch = w.epoch AND l.position = w."from" AND w."to" >= w."from"
+    LEFT JOIN locked AS l ON l.category = w.category AND l.partition = w.partition AND l.epoch = w.epoch AND l.position = w."from"
       AND l.timeline IS NOT DISTINCT FROM message_store_consumers.timeline()
+      AND (w."to" = w."from" OR w."to" > w."from" AND message_store_consumers.has(w.anchor, w.anchor_time, w."to"))
     GROUP BY w.partition HAVING pg_catalog.count(*) = pg_catalog.count(l.partition)
     INTERSECT
     SELECT a.partition FROM (
@@ -439,8 +458,9 @@ BEGIN
     moved = CASE WHEN s."to" > c.position THEN pg_catalog.clock_timestamp() ELSE c.moved END
   FROM (
     SELECT l.category, l.partition, w.n, w."to", w.anchor, w.anchor_time FROM locked AS l
-    LEFT JOIN wanted AS w ON w.category = l.category AND w.partition = l.partition AND w.epoch = l.epoch AND w."from" = l.position AND w."to" >= w."from"
+    LEFT JOIN wanted AS w ON w.category = l.category AND w.partition = l.partition AND w.epoch = l.epoch AND w."from" = l.position
       AND l.timeline IS NOT DISTINCT FROM message_store_consumers.timeline()
+      AND (w."to" = w."from" OR w."to" > w."from" AND message_store_consumers.has(w.anchor, w.anchor_time, w."to"))
   ) AS s
   WHERE c.consumer = $1 AND c.category = s.category AND c.partition = s.partition;
   IF deleted OR FOUND THEN
