@@ -14,10 +14,11 @@ func init() { beside.Of = besideStore }
 
 func besideStore(s *Store) beside.Store {
 	return beside.Store{
-		Logger:  s.config.logger,
-		Connect: func(ctx context.Context) (*pgx.Conn, error) { return connectBeside(ctx, s.pool) },
-		Watch:   s.bell.Watch,
-		Explain: explain,
+		Logger:   s.config.logger,
+		Connect:  func(ctx context.Context) (*pgx.Conn, error) { return connectBeside(ctx, s.pool) },
+		Watch:    s.bell.Watch,
+		ReadOnly: s.readOnly.rejectedInPool,
+		Explain:  explain,
 	}
 }
 

@@ -63,10 +63,41 @@ func (o *readOnly) replace(err error) {
 // cannot be asked. Servers since version 14 report what they are. The pool does not reuse the
 // connection. The store does not see whether the caller's transactions succeed later.
 func (o *readOnly) rejectedInTx(conn *pgx.Conn, err error) {
-	status := conn.PgConn().ParameterStatus
-	if status("in_hot_standby") != "on" && status("default_transaction_read_only") != "on" {
-		return
+	if saysReadOnly(conn) {
+		o.replaceSoon(err)
 	}
+}
+
+// rejectedInPool reports whether a connection of the pool leads to a server that is a standby or
+// read-only, or none can be opened. It is for a write that has failed on an unknown connection. It sends nothing.
+func (o *readOnly) rejectedInPool(ctx context.Context, err error) (found bool) {
+	conns := o.pool.AcquireAllIdle(ctx)
+	if len(conns) == 0 {
+		conn, acquireErr := o.pool.Acquire(ctx)
+		if acquireErr != nil {
+			return true
+		}
+		conns = append(conns, conn)
+	}
+	for _, conn := range conns {
+		found = found || saysReadOnly(conn.Conn())
+		conn.Release()
+	}
+	if found {
+		o.replaceSoon(err)
+	}
+	return found
+}
+
+// saysReadOnly reports whether the server has said that it is a standby or read-only, as servers
+// since version 14 do.
+func saysReadOnly(conn *pgx.Conn) bool {
+	status := conn.PgConn().ParameterStatus
+	return status("in_hot_standby") == "on" || status("default_transaction_read_only") == "on"
+}
+
+// replaceSoon replaces the pool's connections, unless that was done just now.
+func (o *readOnly) replaceSoon(err error) {
 	if replace, _ := o.begin(time.Now().Add(-replaceAgain), true); replace {
 		o.replace(err)
 	}

@@ -20,6 +20,9 @@ type Store struct {
 	// name if there may have been one of any consumer. f must not block. stop ends the calls.
 	// If the store does not listen for notifications, f is never called.
 	Watch func(f func(consumer string)) (stop func())
+	// ReadOnly is called with the error of a write on a connection of the pool that the server has
+	// rejected because it is read-only. It reports whether there are such connections, which it replaces.
+	ReadOnly func(ctx context.Context, err error) bool
 	// Explain returns the error of a statement as a user should see it, without texts of the
 	// server that can quote a row.
 	Explain func(what string, err error) error

@@ -169,7 +169,8 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig)) (*member, error)
 		if err := r.cannotRead(call.deliveries); err != nil {
 			return 0, err
 		}
-		return handle(ctx, call)
+		done, err := handle(ctx, call)
+		return done, r.readOnly(ctx, err)
 	}
 	workers := c.workers
 	if handled.moves { // reads need a connection, too

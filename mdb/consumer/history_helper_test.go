@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,8 +117,14 @@ func (r *road) set(cfg *pgx.ConnConfig) {
 	r.to.Store(&[2]string{network, address})
 }
 
+// close lets it lead nowhere.
+func (r *road) close() { r.to.Store(nil) }
+
 func (r *road) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	to := r.to.Load()
+	if to == nil {
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	}
 	return new(net.Dialer).DialContext(ctx, to[0], to[1])
 }
 

@@ -1,11 +1,16 @@
 package consumer_test
 
 import (
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb/consumer"
+	"github.com/messagedb-go/messagedb/mdb/poll"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
@@ -15,6 +20,9 @@ var historyTables = []string{
 	"message_store_consumers.checkpoints", "message_store_consumers.parked", "public.effects",
 }
 
+// sqlTerminate ends all sessions but those of directPool.
+const sqlTerminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'history'"
+
 // TestHistoryRestore checks that after a restore to an earlier point, which has the same
 // timeline and the same epochs, consumers go back to what is there, also if nothing is written.
 func TestHistoryRestore(t *testing.T) {
@@ -22,12 +30,22 @@ func TestHistoryRestore(t *testing.T) {
 	url := testdb.Consumers(t)
 	db := directPool(t, url)
 	sqlExec(t, db, sqlEffects)
-	var kept, lost []*course
+	var kept, lost, queued []*course
+	var asleep atomic.Int64 // readers of queued
+	var tired atomic.Bool
+	sleepy := consumer.WithPolling(func(poll.Seen) time.Duration {
+		if !tired.Load() {
+			return 10 * time.Millisecond
+		}
+		asleep.Add(1)
+		return time.Hour
+	})
 	for _, form := range historyForms {
 		kept = append(kept, newCourse(t, "kept", form, url))
 		lost = append(lost, newCourse(t, "lost", form, url))
+		queued = append(queued, newCourse(t, "queued", form, url, sleepy))
 	}
-	all := append(kept, lost...)
+	all := slices.Concat(kept, lost, queued)
 	for _, c := range all {
 		c.run(t)
 		c.write(t, db, 20)
@@ -48,6 +66,12 @@ func TestHistoryRestore(t *testing.T) {
 		save = append(save, "CREATE TABLE "+backup(table)+" AS TABLE "+table)
 	}
 	sqlExec(t, db, strings.Join(append(save, "COMMIT"), ";"))
+	for _, c := range queued { // are read, and lost before they are handled
+		c.hold()
+		c.write(t, db, 30)
+		c.until(t, "all is read", func() bool { return c.runs[0].Stats().Waiting == 30 })
+	}
+	tired.Store(true)
 	for _, c := range kept {
 		c.open()
 	}
@@ -61,6 +85,18 @@ func TestHistoryRestore(t *testing.T) {
 		c.settled(t, db, 0)
 	}
 
+	for _, c := range queued {
+		c.until(t, "the readers wait", func() bool { return asleep.Load() == int64(len(queued)) })
+	}
+	tired.Store(false)
+
+	for _, c := range all {
+		c.road.close()
+	}
+	ended := func() bool {
+		return sqlValue[int](t, db, "SELECT count(*) FROM ("+sqlTerminate+") AS o") == 0
+	}
+	all[0].until(t, "all sessions have ended", ended)
 	tables := strings.Join(historyTables, ", ")
 	restore := []string{"BEGIN", "LOCK TABLE " + tables + " IN ACCESS EXCLUSIVE MODE", "TRUNCATE " + tables}
 	for _, table := range historyTables {
@@ -70,21 +106,48 @@ func TestHistoryRestore(t *testing.T) {
 		}
 		restore = append(restore, "INSERT INTO "+table+into+"TABLE "+backup(table))
 	}
-	restore = append(restore, "SELECT setval('message_store.messages_global_position_seq', (SELECT last_value FROM backup.used))",
-		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'history'", "COMMIT")
-	for _, c := range lost { // with positions of the lost ones
-		restore = append(restore[:len(restore)-1], `SELECT message_store.write_message(gen_random_uuid()::varchar, '`+c.name+`-' || i % 10, 'Happened', '{}') FROM generate_series(1, 20) AS i`, "COMMIT")
-	}
+	restore = append(restore, "SELECT setval('message_store.messages_global_position_seq', (SELECT last_value FROM backup.used))", "COMMIT")
 	sqlExec(t, db, strings.Join(restore, ";"))
+	for _, c := range queued { // with positions of the lost ones
+		c.write(t, db, 40)
+	}
+	for _, c := range lost {
+		c.write(t, db, 20)
+	}
+	ticks, err := db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ticks.Exec(t.Context(), "LOCK TABLE message_store_consumers.consumers, message_store_consumers.members IN EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		c.road.set(c.store.Pool().Config().ConnConfig)
+	}
+	for _, c := range queued {
+		c.open()
+	}
+	for _, c := range queued {
+		rested := 0 // for longer than the first retry waits, so that it would be there before a tick
+		c.until(t, "no handler runs", func() bool {
+			if rested++; c.runs[0].Stats().Running > 0 {
+				rested = 0
+			}
+			return rested == 50
+		})
+	}
+	if err := ticks.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 
 	for _, c := range kept {
 		c.settled(t, db, 1)
 	}
-	for _, c := range lost {
+	for _, c := range slices.Concat(lost, queued) {
 		c.settled(t, db, 0)
 	}
 	for _, c := range all {
-		if c.rewound() == 0 {
+		if c.rewound() == 0 && !slices.Contains(queued, c) {
 			t.Errorf("%s: no checkpoint was counted as rewound\n%s", c.name, c.journal.String())
 		}
 		c.write(t, db, 10)
@@ -93,7 +156,7 @@ func TestHistoryRestore(t *testing.T) {
 		c.settled(t, db, 1)
 		c.check(t, db)
 	}
-	for _, c := range lost {
+	for _, c := range slices.Concat(lost, queued) {
 		c.settled(t, db, 0)
 		c.check(t, db)
 	}
@@ -191,28 +254,46 @@ func TestHistorySplit(t *testing.T) {
 	}
 }
 
-// TestHistoryReadOnly checks that the tick does not stay on a session that may not write, as
-// that of a client that was led to a standby for a while.
+// TestHistoryReadOnly checks that consumers outlast a server that is read-only for a while, as that of a client that
+// was led to a standby: nothing is parked, and no connection that was opened meanwhile is kept.
 func TestHistoryReadOnly(t *testing.T) {
 	t.Parallel()
 	url := testdb.Consumers(t)
 	db := directPool(t, url)
 	sqlExec(t, db, sqlEffects)
-	c := newCourse(t, "read only", "Each", url)
-	r := c.run(t)
-	c.write(t, db, 20)
-	c.settled(t, db, 0)
+	var courses []*course
+	for _, form := range historyForms {
+		c := newCourse(t, "read only", form, url)
+		courses = append(courses, c)
+		c.run(t)
+		c.write(t, db, 20)
+	}
+	for _, c := range courses {
+		c.settled(t, db, 0)
+	}
 	alter := func(sql string) {
 		t.Helper()
 		sqlExec(t, db, "DO $$BEGIN EXECUTE format('ALTER DATABASE %I "+sql+"', current_database()); END$$")
 	}
 	alter("SET default_transaction_read_only = on")
-	sqlExec(t, db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'history'")
-	ticks := r.Stats().Ticks
-	c.until(t, "ticks have failed", func() bool { return r.Stats().Ticks > ticks+2 })
+	sqlExec(t, db, sqlTerminate)
+	before := make(map[*course]consumer.Stats)
+	for _, c := range courses {
+		before[c] = c.runs[0].Stats()
+		c.write(t, db, 20) // on a connection that was open before
+	}
+	for _, c := range courses {
+		c.until(t, "ticks and handlers have failed", func() bool {
+			s := c.runs[0].Stats()
+			return s.Ticks > before[c].Ticks+1 && s.Retried > before[c].Retried
+		})
+	}
 	alter("RESET default_transaction_read_only")
-	sqlExec(t, db, "SET default_transaction_read_only = off")
-	c.write(t, db, 20)
-	c.settled(t, db, 0)
-	c.check(t, db)
+	for _, c := range courses {
+		c.settled(t, db, 0)
+		c.check(t, db)
+		if s := c.runs[0].Stats(); s.Failed != 0 || s.Parked != 0 {
+			t.Errorf("%s: got %d failures and %d parked streams, want none\n%s", c.name, s.Failed, s.Parked, c.journal.String())
+		}
+	}
 }

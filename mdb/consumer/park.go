@@ -53,6 +53,10 @@ const onParkAttempts = 3
 
 // park parks a message's stream, and makes the move unless it is nil.
 func (r *running) park(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error {
+	return r.readOnly(ctx, r.tryPark(ctx, d, f, move))
+}
+
+func (r *running) tryPark(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error {
 	c := r.config
 	p := parking{
 		Parked: ledger.Parked{

@@ -53,7 +53,7 @@ func (r *running) beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) 
 		ledger.QueueMove(&b, r.self(), *mv)
 	}
 	ledger.QueueKey(&b, r.self(), k, func(ps []ledger.Parked) { parked = ps })
-	return parked, r.store.Pool().SendBatch(ctx, &b).Close()
+	return parked, r.readOnly(ctx, r.store.Pool().SendBatch(ctx, &b).Close())
 }
 
 // read reads messages of a stream. One that cannot be read is returned with what is known of it, and the handler is
@@ -78,11 +78,11 @@ func (r *running) record(ctx context.Context, mv *ledger.Move, p partition, epoc
 	if failed != nil {
 		ledger.QueuePostpone(&b, r.self(), p, epoch, *failed)
 	}
-	return r.store.Pool().SendBatch(ctx, &b).Close()
+	return r.readOnly(ctx, r.store.Pool().SendBatch(ctx, &b).Close())
 }
 
 func (r *running) unpark(ctx context.Context, mv ledger.Move, key string) error {
 	var b pgx.Batch
 	ledger.QueueUnpark(&b, r.self(), mv, key)
-	return r.store.Pool().SendBatch(ctx, &b).Close()
+	return r.readOnly(ctx, r.store.Pool().SendBatch(ctx, &b).Close())
 }

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -68,6 +69,18 @@ func isLoss(err error) bool {
 	default:
 		return code[:min(2, len(code))] == "08"
 	}
+}
+
+// readOnly returns the error of a write. If the server has rejected it because the store's pool leads to a
+// standby or a read-only server, that is nobody's fault, however often it happens.
+func (r *running) readOnly(ctx context.Context, err error) error {
+	if !isReadOnly(err) || !r.link.ReadOnly(ctx, err) {
+		return err
+	}
+	if what, _ := said(err); what == byDefault {
+		return Transient(err)
+	}
+	return err
 }
 
 func codeOf(err error) string {
