@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,7 +41,8 @@ ORDER BY p.global_position, p.stream, p.position`
 	$6::text, $7::bigint, $8::bigint)`
 	sqlUnpark = `SELECT message_store_consumers.unpark($1::bigint, $2::text, $3::integer, $4::uuid, $5::bigint,
 	$6::bigint, $7::bigint, $8::uuid, $9::timestamptz, $10::text)`
-	sqlCount = `SELECT pg_catalog.count(*)::integer FROM (
+	sqlLockTimeout = `SELECT pg_catalog.set_config('lock_timeout', $1::text, true)`
+	sqlCount       = `SELECT pg_catalog.count(*)::integer FROM (
 	SELECT DISTINCT p.category, p.key FROM message_store_consumers.parked AS p WHERE p.consumer = $1::bigint LIMIT $2::integer
 ) AS k`
 )
@@ -48,10 +50,28 @@ ORDER BY p.global_position, p.stream, p.position`
 // Join adds a member, and creates its consumer and the checkpoints that are missing. A member of
 // the same instance is replaced, and its partitions pass to the new one. The error has the
 // SQLSTATE [Partitions] if the consumer has another number of partitions.
-func Join(ctx context.Context, q Querier, p JoinParams) (Joined, error) {
-	rows, _ := q.Query(ctx, sqlJoin, p.Name, pgUUID(p.Member), p.Instance, p.Info,
-		pgtype.Interval{Microseconds: p.Lease.Microseconds(), Valid: true}, p.Categories, p.Partitions, p.Start)
-	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Joined])
+func Join(ctx context.Context, q Querier, p JoinParams) (j Joined, err error) {
+	b := limited(ctx)
+	b.Queue(sqlJoin, p.Name, pgUUID(p.Member), p.Instance, p.Info,
+		pgtype.Interval{Microseconds: p.Lease.Microseconds(), Valid: true}, p.Categories, p.Partitions, p.Start).Query(func(rows pgx.Rows) (err error) {
+		j, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Joined])
+		return err
+	})
+	err = q.SendBatch(ctx, b).Close()
+	return j, err
+}
+
+// limited returns a batch for a function that locks the consumer's row. Whoever has that lock may be stopped, and a
+// context that ends would leave a session that waits, on a connection that is lost. So the server stops the wait
+// first, with the SQLSTATE 55P03: a third of the time until the deadline of ctx, because the functions wait for locks
+// of members, too. Without a deadline there is no limit.
+func limited(ctx context.Context) *pgx.Batch {
+	var b pgx.Batch
+	if deadline, ok := ctx.Deadline(); ok {
+		limit := max(time.Until(deadline)/3, time.Millisecond) // 0 would be no limit
+		b.Queue(sqlLockTimeout, strconv.FormatInt(limit.Milliseconds(), 10))
+	}
+	return &b
 }
 
 // Beat renews the lease of a member and makes the moves. An empty info leaves the stored one
@@ -90,13 +110,13 @@ func Beat(ctx context.Context, q Querier, m Member, info string, moves []Move) (
 // the member must release the rest. After a failover, and only then, it also gives the member new
 // epochs for what it had before: call it when a tick reports another timeline, or when the fence refuses a move.
 func Rebalance(ctx context.Context, q Querier, m Member) (balance Balance, held Held, err error) {
-	var b pgx.Batch
+	b := limited(ctx)
 	b.Queue(sqlBalance, m.Consumer, pgUUID(m.ID)).Query(func(rows pgx.Rows) (err error) {
 		balance, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Balance])
 		return err
 	})
-	held.queue(&b, m)
-	err = q.SendBatch(ctx, &b).Close()
+	held.queue(b, m)
+	err = q.SendBatch(ctx, b).Close()
 	return balance, held, err
 }
 
@@ -137,8 +157,12 @@ func toParked(row pgx.CollectableRow) (p Parked, err error) {
 // the fence refuses one of its moves, or one of its checkpoints is locked. It returns the indexes of
 // the moves that were made.
 func Release(ctx context.Context, q Querier, m Member, moves []Move) (released []int, err error) {
-	rows, _ := q.Query(ctx, sqlRelease, append([]any{m.Consumer, pgUUID(m.ID)}, arrays(moves)...)...)
-	released, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[[]int])
+	b := limited(ctx)
+	b.Queue(sqlRelease, append([]any{m.Consumer, pgUUID(m.ID)}, arrays(moves)...)...).Query(func(rows pgx.Rows) (err error) {
+		released, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[[]int])
+		return err
+	})
+	err = q.SendBatch(ctx, b).Close()
 	for i := range released {
 		released[i]--
 	}
@@ -148,9 +172,9 @@ func Release(ctx context.Context, q Querier, m Member, moves []Move) (released [
 // Leave deletes the member, which frees all its partitions, and makes those moves that the fence
 // allows. It can be repeated.
 func Leave(ctx context.Context, q Querier, m Member, moves []Move) error {
-	var b pgx.Batch
+	b := limited(ctx)
 	b.Queue(sqlLeave, append([]any{m.Consumer, pgUUID(m.ID)}, arrays(moves)...)...)
-	return q.SendBatch(ctx, &b).Close()
+	return q.SendBatch(ctx, b).Close()
 }
 
 // QueueMove queues a move in a batch, whose last statement should be COMMIT: if the fence refuses

@@ -53,7 +53,9 @@
 // away from it. [Beat], [QueueMove] and [Park] do not lock that row.
 //
 // Only moves and parks wait for a checkpoint that is locked. The other functions leave it out, and
-// get it the next time. So neither a lease nor the group depends on a transaction that hangs.
+// get it the next time. So neither a lease nor the group depends on a transaction that hangs. If the
+// lock of the consumer's row is held, the server ends the four functions before the deadline of their
+// context, with SQLSTATE 55P03.
 //
 // The functions need transactions with the isolation level READ COMMITTED. In a stricter one they
 // do nothing wrong, but fail with SQLSTATE 40001.

@@ -39,7 +39,7 @@ const (
 
 var (
 	tickRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: time.Second}
-	joinRetry = backoff.Policy{Min: 100 * time.Millisecond, Max: 5 * time.Second}
+	joinRetry = backoff.Policy{Min: 100 * time.Millisecond, Max: 5 * time.Second} // also of balances and releases
 )
 
 // A handling is what a member needs of its engine.
@@ -129,6 +129,8 @@ type member struct {
 
 	changes   int64
 	balanceAt time.Time // when the share and the rows are looked at; zero: no reason to
+	releaseAt time.Time // when partitions may be released
+	rejected  int       // balances and releases in a row that the server has not executed
 
 	held    map[partition]ledger.Row  // of which messages are handled
 	before  map[partition]ledger.Row  // what was held before it was forgotten, to be compared
@@ -288,6 +290,9 @@ func (m *member) untilNext() time.Duration {
 	}
 	if !m.balanceAt.IsZero() && !m.stopping && m.ticked {
 		next = min(next, time.Until(m.balanceAt))
+	}
+	if len(m.leaving) > 0 && !m.stopping && m.ticked && time.Until(m.releaseAt) > 0 {
+		next = min(next, time.Until(m.releaseAt))
 	}
 	if !m.lapsed && !m.evicted {
 		next = min(next, m.lease.left())

@@ -205,7 +205,7 @@ func (m *member) balance(ctx context.Context) {
 		m.nextTick, m.lastBeat = time.Now(), time.Time{} // it says why
 		return
 	case err != nil && isAnswer(err):
-		m.balanceAt = time.Now().Add(m.interval())
+		m.balanceAt = time.Now().Add(m.reject(err))
 		return
 	case err != nil:
 		m.balanceAt = time.Now()
@@ -215,10 +215,19 @@ func (m *member) balance(ctx context.Context) {
 		m.balanceAt = time.Now()
 		return
 	}
-	m.balanceAt = time.Time{}
+	m.balanceAt, m.rejected = time.Time{}, 0
 	m.counts.claims.Add(int64(b.Claimed))
 	m.apply(held)
 	m.surrender(b.Quota)
+}
+
+// reject returns how long to wait after the server has answered a balance or a release with an error, for
+// example because somebody else holds the lock of the consumer.
+func (m *member) reject(err error) time.Duration {
+	if m.rejected++; m.rejected == 1 {
+		m.logger.Warn("a consumer could not take or give back partitions, and retries", m.attrs("error", err)...)
+	}
+	return joinRetry.Delay(m.rejected)
 }
 
 // surrender stops the partitions beyond the quota, those with the fewest messages first.
@@ -278,7 +287,7 @@ func (m *member) release(ctx context.Context) {
 		}
 		moves = append(moves, all...)
 	}
-	if len(moves) == 0 || !m.ticked {
+	if len(moves) == 0 || !m.ticked || time.Now().Before(m.releaseAt) {
 		return
 	}
 	var released []int
@@ -286,10 +295,15 @@ func (m *member) release(ctx context.Context) {
 		released, err = p.release(ctx, *m.self.Load(), moves)
 		return err
 	})
-	if err != nil {
+	switch {
+	case err != nil && isAnswer(err):
+		m.releaseAt = time.Now().Add(m.reject(err))
+		return
+	case err != nil:
 		m.tickSoon()
 		return
 	}
+	m.rejected = 0
 	done := make(map[partition]bool)
 	for _, i := range released {
 		done[moves[i].Partition] = true
