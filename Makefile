@@ -130,9 +130,11 @@ test-promotions: ## promote standbys that lack messages, in every way, on VERSIO
 
 test-consumers: ## check the consumers' protocol in a million schedules, and in every order of its locks on VERSIONS
 	MDB_TEST_SCHEDULES=1000000 $(GO) test -count=1 -timeout 1h -run '^TestModel$$' ./internal/ledger
-	@for version in $(VERSIONS); do \
-		echo "# PostgreSQL $$version" && \
-		MDB_TEST_SCHEDULES=20000 MDB_TEST_POSTGRES=$$version $(GO) test -count=1 -timeout 2h -run '^Test(Model|Walk|Lock|Held|Claims)' ./internal/ledger || exit 1; \
+	@set -o pipefail; for version in $(VERSIONS); do \
+		echo "# PostgreSQL $$version" && { \
+			MDB_TEST_SCHEDULES=20000 MDB_TEST_POSTGRES=$$version $(GO) test -v -count=1 -timeout 2h -run '^Test(Model|Walk|Lock|Held|Claims)' ./internal/ledger && \
+			MDB_TEST_POSTGRES=$$version $(GO) test -v -count=1 -timeout 1h -run '^Test(UnknownOutcomes|ReplayWalk)' ./mdb/consumer; \
+		} | grep -Ev '^ *(===|---) ?(RUN|PAUSE|CONT|PASS)' || exit 1; \
 	done
 
 stress-notify: ## run the tests that try to lose a notification a hundred times

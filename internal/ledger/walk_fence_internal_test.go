@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -57,10 +58,10 @@ func (s *stage) count(sql string, args ...any) (n int64) {
 	return n
 }
 
+const endLease = "UPDATE message_store_consumers.members SET seen = seen - interval '1 hour' WHERE id = $1"
+
 // dies makes the member's lease end.
-func (s *stage) dies(m Member) {
-	s.exec("UPDATE message_store_consumers.members SET seen = seen - interval '1 hour' WHERE id = $1", m.ID.String())
-}
+func (s *stage) dies(m Member) { s.exec(endLease, m.ID.String()) }
 
 func sql(text string, args ...any) func(context.Context, *pgx.Conn) error {
 	return func(ctx context.Context, conn *pgx.Conn) error {
@@ -107,32 +108,39 @@ func (w *fenceWalk) name() (name string) {
 
 // transaction handles a message as A, in a transaction that moves the checkpoint.
 func (w *fenceWalk) transaction(row Row) program {
+	return inTransaction(func(ctx context.Context, conn *pgx.Conn) error {
+		claimed := w.begins >= 0
+		err := sql("COMMIT")(ctx, conn)
+		w.committed, w.claimed = err == nil, claimed
+		return err
+	}, sql("INSERT INTO public.effects VALUES ($1, 900, 'A')", w.a.Consumer), sendMove(w.a, row, 900))
+}
+
+// inTransaction returns statements in a transaction, which commit ends unless one of them fails.
+func inTransaction(commit func(context.Context, *pgx.Conn) error, statements ...func(context.Context, *pgx.Conn) error) (p program) {
 	var failed error
-	step := func(do func(context.Context, *pgx.Conn) error) func(context.Context, *pgx.Conn) error {
-		return func(ctx context.Context, conn *pgx.Conn) error {
+	for _, do := range slices.Insert(statements, 0, sql("BEGIN")) {
+		p = append(p, func(ctx context.Context, conn *pgx.Conn) error {
 			if failed == nil {
 				failed = do(ctx, conn)
 			}
 			return failed
-		}
+		})
 	}
-	return program{
-		step(sql("BEGIN")),
-		step(sql("INSERT INTO public.effects VALUES ($1, 900, 'A')", w.a.Consumer)),
-		step(func(ctx context.Context, conn *pgx.Conn) error {
-			var b pgx.Batch
-			QueueMove(&b, w.a, Move{Partition: row.Partition, Epoch: row.Epoch, From: 880, To: 900})
-			return conn.SendBatch(ctx, &b).Close()
-		}),
-		func(ctx context.Context, conn *pgx.Conn) error {
-			if failed != nil {
-				return sql("ROLLBACK")(ctx, conn)
-			}
-			claimed := w.begins >= 0
-			err := sql("COMMIT")(ctx, conn)
-			w.committed, w.claimed = err == nil, claimed
-			return err
-		},
+	return append(p, func(ctx context.Context, conn *pgx.Conn) error {
+		if failed != nil {
+			return sql("ROLLBACK")(ctx, conn)
+		}
+		return commit(ctx, conn)
+	})
+}
+
+// sendMove moves the checkpoint of a row.
+func sendMove(m Member, row Row, to int64) func(context.Context, *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		var b pgx.Batch
+		QueueMove(&b, m, Move{Partition: row.Partition, Epoch: row.Epoch, From: row.Position, To: to})
+		return conn.SendBatch(ctx, &b).Close()
 	}
 }
 

@@ -65,7 +65,7 @@ BEGIN
 	PERFORM pg_advisory_unlock_shared(18, key);
 END $$;
 CREATE SEQUENCE public.walk_pauses_0; CREATE SEQUENCE public.walk_pauses_1; CREATE SEQUENCE public.walk_pauses_2;
-CREATE TABLE public.effects (consumer bigint, message bigint, member text);`
+CREATE TABLE public.effects (consumer bigint, message bigint, member text, n bigint GENERATED ALWAYS AS IDENTITY);`
 
 var functionBody = regexp.MustCompile(`(?s)CREATE FUNCTION message_store_consumers\.(join|balance|tick|release|leave|take|move|park)\(.*?\nEND\n\$\$;`)
 
