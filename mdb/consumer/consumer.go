@@ -72,8 +72,9 @@ func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts .
 func (c *Consumer) Run(ctx context.Context) error { return c.run(ctx, false) }
 
 // CatchUp is like Run, but returns nil when all messages that were in the store at the call are
-// handled, skipped or parked, by this process or by others. It is for programs that run once in
-// a while, such as a nightly job. For tests see package
+// handled, skipped or parked, by this process or by others, and no replay of a parked stream is
+// due: those that [Consumer.Replay] has asked for have been made. It is for programs that run once
+// in a while, such as a nightly job. For tests see package
 // [github.com/messagedb-go/messagedb/mdb/consumer/consumertest].
 func (c *Consumer) CatchUp(ctx context.Context) error { return c.run(ctx, true) }
 

@@ -117,7 +117,7 @@ type protocol interface {
 	// ends returns the positions of the categories' last messages, or 0.
 	ends(ctx context.Context, categories []string) ([]int64, error)
 	// reached reports whether all checkpoints of the consumer are at least at the positions,
-	// or at the categories' ends if these are lower.
+	// or at the categories' ends if these are lower, and no replay is due.
 	reached(ctx context.Context, consumer int64, categories []string, positions []int64) (bool, error)
 }
 
@@ -171,7 +171,10 @@ const sqlReached = `SELECT NOT EXISTS (
 		SELECT m.global_position FROM message_store.messages AS m
 		WHERE message_store.category(m.stream_name) = w.category
 		ORDER BY m.global_position DESC LIMIT 1
-	), 0)))`
+	), 0))
+) AND NOT EXISTS (
+	SELECT FROM message_store_consumers.parked AS p
+	WHERE p.consumer = $1::bigint AND p.category = ANY ($2::text[]) AND p.due <= pg_catalog.clock_timestamp())`
 
 func (c onConn) reached(ctx context.Context, consumer int64, categories []string, positions []int64) (yes bool, err error) {
 	err = c.conn.QueryRow(ctx, sqlReached, consumer, categories, positions).Scan(&yes)

@@ -73,6 +73,43 @@ parked: a-1/1 Happened, attempt 1: no`)
 	}
 }
 
+// TestCatchUpReplays checks that replays that were asked for are made before it returns, whether
+// they succeed or fail, and that others are not.
+func TestCatchUpReplays(t *testing.T) {
+	t.Parallel()
+	s := withConsumers.Store(t)
+	var fixed atomic.Bool
+	c := newConsumer(t, s, consumer.EachQueued(func(b *pgx.Batch, m mdb.Message) error {
+		if m.Position == 0 && !fixed.Load() {
+			return consumer.Permanent(errNo)
+		}
+		b.Queue("INSERT INTO public.seen VALUES ($1, $2)", m.Stream, m.Position)
+		return nil
+	}), consumer.WithPartitions(2))
+	for _, stream := range []mdb.StreamName{"a-1", "a-2", "a-3"} {
+		write(t, s, stream, 3)
+	}
+	if r := consumertest.CatchUp(t, c); len(r.Parked) != 3 {
+		t.Fatalf("got %v", r)
+	}
+	replay := func(streams ...mdb.StreamName) {
+		t.Helper()
+		if err := c.Replay(t.Context(), streams...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replay("a-1")
+	if r := consumertest.CatchUp(t, c); r.Handled != 0 || len(r.Failures) != 1 {
+		t.Errorf("got %v, want a replay that fails", r)
+	}
+	fixed.Store(true)
+	check(t, consumertest.CatchUp(t, c), "0 handled")
+	replay("a-1")
+	check(t, consumertest.CatchUp(t, c), "3 handled")
+	replay()
+	check(t, consumertest.CatchUp(t, c), "6 handled")
+}
+
 // TestCatchUpStops checks that the error of a handler that stops the consumer is a result.
 func TestCatchUpStops(t *testing.T) {
 	t.Parallel()

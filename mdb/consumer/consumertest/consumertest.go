@@ -131,7 +131,8 @@ func (c *Consumer) Redeliver() Result {
 }
 
 // CatchUp runs a consumer until all messages that are in the store are handled, skipped or
-// parked, as [consumer.Consumer.CatchUp] does. The consumer has stopped when CatchUp returns,
+// parked, as [consumer.Consumer.CatchUp] does. To replay parked streams, call
+// [consumer.Consumer.Replay] before it. The consumer has stopped when CatchUp returns,
 // and continues where it was when it is run again.
 //
 // The test fails immediately if that is not possible, for example because the schema of
