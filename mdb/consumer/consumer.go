@@ -15,6 +15,7 @@ import (
 
 	"github.com/messagedb-go/messagedb/internal/beside"
 	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -121,12 +122,15 @@ func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*eng
 	link := besideOf(c.store)
 	line, hangUp := lineOf(c.store) //nolint:contextcheck // closing has a timeout of its own
 	defer hangUp()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	r := &running{Consumer: c, link: link, line: line, unread: make(map[place]error)}
-	m, err := r.begin(toEnd, adjust)
+	m, err := r.begin(toEnd, adjust, cancel)
 	if err != nil {
 		return err
 	}
 	defer r.end()
+	defer m.observer.close()
 	stop := link.Watch(func(consumer string) {
 		if consumer == "" || consumer == c.config.name {
 			m.ring()
@@ -148,7 +152,7 @@ type running struct {
 	unreadAny atomic.Bool     // whether there are any
 }
 
-func (r *running) begin(toEnd bool, adjust func(*engineConfig)) (*member, error) {
+func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.CancelCauseFunc) (*member, error) {
 	c := r.config
 	r.Consumer.mu.Lock()
 	defer r.Consumer.mu.Unlock()
@@ -200,6 +204,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig)) (*member, error)
 		do:     r.line.do,
 		fatal:  func(err error) error { return fatal(c.name, r.link.Explain, err) },
 		engine: r.engine, readers: r.readers,
+		observer: newObserver(c.observed, len(c.categories), func(err error) error { return r.link.Explain("take part in the consumer "+c.name, err) }, cancel),
 	})
 	return r.member, nil
 }
@@ -227,11 +232,23 @@ func (r *running) readers(partitions int) map[string]reading {
 	for _, category := range r.config.categories {
 		readers[category] = newReader(readerConfig{
 			category: category, partitions: partitions, batch: pageSize, polling: r.config.polling,
-			open: openCategory(r.store, mdb.Category(category)),
-			sink: r, rewound: r.rewound,
+			open: r.openCategory(category),
+			sink: r, rewound: r.rewound, live: r.member.observer.read,
 		})
 	}
 	return readers
+}
+
+// openCategory returns readerConfig.open.
+func (r *running) openCategory(category string) func(source.Hooks) (*source.Opened[mdb.Message], error) {
+	open := openCategory(r.store, mdb.Category(category))
+	return func(hooks source.Hooks) (*source.Opened[mdb.Message], error) {
+		hooks.Retried = func(_ context.Context, attempt int, err error) error {
+			r.member.observer.retried(category, attempt, err)
+			return nil
+		}
+		return open(hooks)
+	}
 }
 
 // stopOnError is the policy of StopOnError.

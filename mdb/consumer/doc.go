@@ -144,6 +144,9 @@
 //	WithErrorText      x      x      x       x        x
 //	OnPark             x      x      x       x        x
 //	ParkAlone          x      x      x       x        x
+//	OnLive             x      x      x       x        x
+//	OnPartitions       x      x      x       x        x
+//	OnRetry            x      x      x       x        x
 //	WithPolling        x      x      x       x        x
 //	WithMaxBytes       x      x      x       x        x
 //	WithBatchSize             x              x

@@ -86,6 +86,8 @@ type memberConfig struct {
 	fatal   func(err error) error
 	engine  handling
 	readers func(partitions int) map[string]reading
+
+	observer *observer // may be nil
 }
 
 // A member is one run of a consumer. Its methods are called by the goroutine of run, unless
@@ -193,7 +195,7 @@ func (m *member) run(ctx context.Context) error {
 		if fatal := m.fatal(err); fatal != nil {
 			return fatal
 		}
-		if m.failures++; m.failures == 1 {
+		if m.fails(err); m.failures == 1 {
 			m.logger.Warn("a consumer could not join, and retries", m.attrs("error", err)...)
 		}
 		if joinRetry.Wait(ctx, m.failures) != nil {
@@ -270,6 +272,7 @@ func (m *member) loop(ctx context.Context) {
 			m.stop(err, err)
 		}
 		m.step(ctx)
+		m.observer.stepped(m.held, m.engine.checkpoints)
 		if m.stopping && m.finished(engineEnds == nil) {
 			m.leave(ctx)
 			m.endEngine(m.cause)
@@ -446,7 +449,7 @@ func (m *member) tick(ctx context.Context) {
 	if err != nil {
 		m.engine.kept(moves) // if they were made nevertheless, the fence refuses them the next time
 		m.ticked = false
-		m.failures++
+		m.fails(err)
 		if m.failures == 1 {
 			m.logger.Warn("a tick of a consumer failed, and is retried", m.attrs("error", err)...)
 		}
@@ -483,6 +486,12 @@ func (m *member) tick(ctx context.Context) {
 	if m.toEnd && !m.stopping && m.doubt == nil {
 		m.checkTargets(ctx)
 	}
+}
+
+// fails counts a failure of a statement that is retried.
+func (m *member) fails(err error) {
+	m.failures++
+	m.observer.retried("", m.failures, err)
 }
 
 // replay lets the engine replay what is due. If that fails, the next tick says it again.

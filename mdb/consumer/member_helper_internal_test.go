@@ -441,7 +441,7 @@ func hire(t *testing.T, h *hall, messages []mdb.Message, handle func(ctx context
 	mc.readers = func(partitions int) map[string]reading {
 		return map[string]reading{"category": newReader(readerConfig{
 			category: "category", partitions: partitions, batch: 10, open: c.shelf.open, sink: c,
-			rewound: func(string, int64, []source.Anchor) { c.forked() },
+			rewound: func(string, int64, []source.Anchor) { c.forked() }, live: mc.observer.read,
 		})}
 	}
 	c.member = newMember(mc)

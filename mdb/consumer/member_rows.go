@@ -67,7 +67,7 @@ func (m *member) enter(ctx context.Context) error {
 // rejoin joins again after the member was deleted.
 func (m *member) rejoin(ctx context.Context) {
 	if err := m.enter(ctx); err != nil {
-		m.failures++
+		m.fails(err)
 		if m.failures == 1 {
 			m.logger.Warn("a consumer could not join again, and retries", m.attrs("error", err)...)
 		}
@@ -124,9 +124,9 @@ func (m *member) countRewound(p partition, confirmed int64) {
 }
 
 // tickSoon lets a tick follow a failure.
-func (m *member) tickSoon() {
+func (m *member) tickSoon(err error) {
 	m.ticked = false
-	m.failures++
+	m.fails(err)
 	m.nextTick = time.Now().Add(min(tickRetry.Delay(m.failures), m.interval()))
 }
 
@@ -209,7 +209,7 @@ func (m *member) balance(ctx context.Context) {
 		return
 	case err != nil:
 		m.balanceAt = time.Now()
-		m.tickSoon()
+		m.tickSoon(err)
 		return
 	case m.doubt != nil: // another connection
 		m.balanceAt = time.Now()
@@ -300,7 +300,7 @@ func (m *member) release(ctx context.Context) {
 		m.releaseAt = time.Now().Add(m.reject(err))
 		return
 	case err != nil:
-		m.tickSoon()
+		m.tickSoon(err)
 		return
 	}
 	m.rejected = 0

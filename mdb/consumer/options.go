@@ -60,6 +60,7 @@ type config struct {
 	errorText  bool
 	parkAlone  bool
 	onPark     func(ctx context.Context, tx pgx.Tx, p Parked) error
+	observed   observed
 
 	faults []mdb.Fault
 }

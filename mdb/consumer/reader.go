@@ -24,9 +24,10 @@ type readerConfig struct {
 	// opens them. gone are the messages, as far as they are known.
 	rewound func(category string, end int64, gone []source.Anchor)
 
-	// live is called with true when all partitions have been read to the end, and with false
-	// when two pages in a row have shown that they have not. It may be nil.
-	live func(category string, live bool)
+	// live is called with true when all partitions have been read to the end, which is at a
+	// position, and with false when two pages in a row have shown that they have not. It may be
+	// nil.
+	live func(category string, live bool, upto int64)
 }
 
 // A readerSink receives what a reader has read. It is called with the reader's lock held, so

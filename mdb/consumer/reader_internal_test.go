@@ -124,7 +124,7 @@ func TestReaderContinuesDuringRead(t *testing.T) {
 		streams := streamsOf(2)
 		var in *intake
 		in, _ = begin(t, s, 2, 100, func(c *readerConfig) {
-			c.live = func(_ string, live bool) {
+			c.live = func(_ string, live bool, _ int64) {
 				if !live {
 					in.limit(nil, false)
 				}
@@ -264,7 +264,7 @@ func TestReaderReportsLive(t *testing.T) {
 		s.fill(95, 4)
 		var calls []bool
 		in, _ := begin(t, s, 4, 10, func(c *readerConfig) {
-			c.live = func(_ string, live bool) { calls = append(calls, live) }
+			c.live = func(_ string, live bool, _ int64) { calls = append(calls, live) }
 		})
 		expect := func(want ...bool) {
 			t.Helper()

@@ -151,7 +151,7 @@ func (r *reader) report() {
 	}
 	r.wasLive = &live
 	if r.live != nil {
-		r.live(r.category, live)
+		r.live(r.category, live, upto)
 	}
 }
 
