@@ -1,0 +1,62 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestRounded checks that rates have three digits that count.
+func TestRounded(t *testing.T) {
+	t.Parallel()
+	for rate, want := range map[float64]string{7.9: "7", 999: "999", 1234: "1,230", 9_999: "10,000", 123_456: "123,000", 1_234_567: "1,230,000"} {
+		if got := rounded(rate); got != want {
+			t.Errorf("%v is %s, want %s", rate, got, want)
+		}
+	}
+}
+
+// TestBlock checks the table, and that a bound which does not hold is reported.
+func TestBlock(t *testing.T) {
+	t.Parallel()
+	b := &bench{rounds: 6, env: &environment{version: "18.0"}, rates: map[string]map[int][]float64{
+		nothingEach:         {1: {900, 900, 900, 900, 900, 900}, 4: {1000, 1000, 1000, 1000, 1000, 1000}},
+		nothingSubscription: {1: {1000, 1000, 1000, 1000, 1000, 1000}, 4: {1000, 1000, 1000, 1000, 1000, 1000}},
+	}}
+	block := b.block([]way{{name: nothingEach}, {name: nothingSubscription}, {name: "not run"}})
+	for _, want := range []string{"| " + nothingEach + " | 900 | 1,000 |\n", "PostgreSQL 18.0"} {
+		if !strings.Contains(block, want) {
+			t.Errorf("got:\n%s\nwant it to contain %q", block, want)
+		}
+	}
+	text, failed := b.bounds()
+	if !failed || strings.Count(text, "does not hold") != 1 || !strings.Contains(text, "| 0.90: does not hold |") {
+		t.Errorf("got %v:\n%s", failed, text)
+	}
+}
+
+// TestDoc checks that docs/consumers.md has a place for the table, and that a newer one replaces it.
+func TestDoc(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../../docs/consumers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "consumers.md")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range []string{"old\n", "new\n"} {
+		if err := updateDoc(file, block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(got), docBegin+"new\n"+docEnd) || strings.Contains(string(got), "old\n"+docEnd) {
+		t.Errorf("got:\n%s", got)
+	}
+}
