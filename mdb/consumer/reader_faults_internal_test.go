@@ -191,9 +191,7 @@ func TestReaderAsksForAnchorsOnce(t *testing.T) {
 				s := newShelf(t)
 				s.fill(written, 4)
 				in, _ := begin(t, s, 4, 5)
-				in.reader.limit(nil, true)
 				in.openAll(50)
-				in.reader.limit(nil, false)
 				synctest.Wait()
 				s.next = max(s.next, 51)
 				for range 10 {
@@ -346,9 +344,7 @@ func TestReaderUnreadable(t *testing.T) {
 			s := newShelf(t)
 			arrange(t, s, "")
 			in, ended := begin(t, s, 2, 100)
-			in.reader.limit(nil, true)
 			in.openAll(0)
-			in.reader.limit(nil, false)
 			if err := <-ended; err == nil || !strings.Contains(err.Error(), "cannot be read") {
 				t.Errorf("got %v, want the error of the message", err)
 			}

@@ -131,8 +131,8 @@ func TestReaderContinuesDuringRead(t *testing.T) {
 			}
 		})
 		in.openAll(0)
-		in.fill(1, true)
 		synctest.Wait()
+		in.fill(1, true)
 		s.write(streams[1], 0)
 		synctest.Wait()
 		s.during = func(int64) { s.during = nil; in.limit(nil, true) }

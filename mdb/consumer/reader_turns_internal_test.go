@@ -49,6 +49,7 @@ func TestReaderMovesOnWithoutRoom(t *testing.T) {
 		s := newShelf(t)
 		in, _ := begin(t, s, 2, 10)
 		in.openAll(0)
+		synctest.Wait()
 		in.fill(1, true)
 		for range 100 {
 			s.write(streamsOf(2)[0], 0)
