@@ -23,10 +23,15 @@ func BenchmarkBeat(b *testing.B) {
 			p.Partitions = 64
 			m := g.join(p)
 			_, held := g.balance(m)
-			rows, position := held.Rows[:n], int64(0)
+			rows := held.Rows[:n]
+			position, anchor := g.write(0)
 			beat := func() {
 				position += 100
-				if tick := g.beat(m, moves(rows, position)...); len(tick.Moved) != n {
+				ms := moves(rows, position)
+				for i := range ms {
+					ms[i].Anchor = anchor
+				}
+				if tick := g.beat(m, ms...); len(tick.Moved) != n {
 					b.Fatal(tick)
 				}
 				for i := range rows {

@@ -337,17 +337,23 @@ BEGIN
       JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1 AND c.category = w.category AND c.partition = w.partition
       WHERE c.member = $2 AND c.epoch = w.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline
       FOR NO KEY UPDATE OF c SKIP LOCKED
+    ), newest AS MATERIALIZED ( -- history is lost from its end, so if the store has this message, it has those before it
+      SELECT w.category, message_store_consumers.has(w.anchor, w.anchor_time, w."to") AS known FROM (
+        SELECT DISTINCT ON (w.category) w.* FROM wanted AS w WHERE w.anchor IS NOT NULL ORDER BY w.category, w."to" DESC
+      ) AS w
     ), done AS (
       UPDATE message_store_consumers.checkpoints AS c
       SET position = l."to", anchor = l.anchor, anchor_time = l.anchor_time, moved = pg_catalog.clock_timestamp()
-      FROM locked AS l
+      FROM locked AS l LEFT JOIN newest AS o ON o.category = l.category
       WHERE c.consumer = $1 AND c.category = l.category AND c.partition = l.partition
         AND c.member = $2 AND c.epoch = l.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline AND c.position = l."from"
-        AND (l."to" = l."from" OR l."to" > l."from" AND message_store_consumers.has(l.anchor, l.anchor_time, l."to"))
+        AND (l."to" = l."from" OR l."to" > l."from" AND (o.known OR message_store_consumers.has(l.anchor, l.anchor_time, l."to")))
       RETURNING l.n
     )
     SELECT (SELECT pg_catalog.array_agg(d.n ORDER BY d.n) FROM done AS d),
-      (SELECT pg_catalog.array_agg(o.n ORDER BY o.n) FROM own AS o WHERE o.n NOT IN (SELECT l.n FROM locked AS l))
+      CASE WHEN (SELECT pg_catalog.count(*) FROM locked AS l) < pg_catalog.cardinality($6) THEN
+        (SELECT pg_catalog.array_agg(o.n ORDER BY o.n) FROM own AS o WHERE o.n NOT IN (SELECT l.n FROM locked AS l))
+      END
     INTO moved, skipped;
   END IF;
 
