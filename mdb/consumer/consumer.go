@@ -188,7 +188,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 	config := engineConfig{
 		form: handled, workers: workers, maxBytes: c.maxBytes, inOrder: c.inOrder,
 		maxParked: c.maxParked, policy: policy, park: r.park, parkAlone: c.parkAlone, replays: r, errorText: r.errorText,
-		mayBegin: func() error { return r.member.lease.mayBegin() },
+		mayBegin: func() error { return r.member.mayBegin() },
 		changed:  func() { r.member.changed() },
 		decided:  r.decided,
 	}
@@ -201,7 +201,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 		},
 		drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
 		random: rand.N[time.Duration],
-		do:     r.line.do,
+		do:     r.line.do, reconnect: r.reconnect,
 		fatal:  func(err error) error { return fatal(c.name, r.link.Explain, err) },
 		engine: r.engine, readers: r.readers,
 		observer: newObserver(c.observed, len(c.categories), func(err error) error { return r.link.Explain("take part in the consumer "+c.name, err) }, cancel),

@@ -117,7 +117,7 @@ func (r *road) set(cfg *pgx.ConnConfig) {
 	r.to.Store(&[2]string{network, address})
 }
 
-// close lets it lead nowhere.
+// close lets new connections fail.
 func (r *road) close() { r.to.Store(nil) }
 
 func (r *road) dial(ctx context.Context, _, _ string) (net.Conn, error) {

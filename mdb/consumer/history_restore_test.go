@@ -254,6 +254,37 @@ func TestHistorySplit(t *testing.T) {
 	}
 }
 
+// TestHistorySplitWithoutLoss checks that consumers whose tick reaches the old primary, while their pool
+// reaches the new one, do not call handlers in vain for ever: although no message is lost, and the old primary goes on,
+// they reach the new one.
+func TestHistorySplitWithoutLoss(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	p := newPast(t)
+	for _, form := range historyForms {
+		c := p.course(t, "split", form)
+		c.run(t)
+		c.write(t, p.old, 20)
+	}
+	for _, c := range p.courses {
+		c.settled(t, p.old, 0)
+	}
+	p.Hold(t)
+	p.promote(t)
+	for _, c := range p.courses {
+		c.road.lead(p.Standby)
+		c.store.Pool().Reset()
+		c.write(t, p.next, 20)
+	}
+	for _, c := range p.courses {
+		c.settled(t, p.next, 0)
+		if _, most := c.called(); most > 20 {
+			t.Errorf("%s: a handler was called %d times with a message", c.name, most)
+		}
+		c.check(t, p.next)
+	}
+}
+
 // TestHistoryReadOnly checks that consumers outlast a server that is read-only for a while, as that of a client that
 // was led to a standby: nothing is parked, and no connection that was opened meanwhile is kept.
 func TestHistoryReadOnly(t *testing.T) {

@@ -40,6 +40,8 @@ const (
 var (
 	tickRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: time.Second}
 	joinRetry = backoff.Policy{Min: 100 * time.Millisecond, Max: 5 * time.Second} // also of balances and releases
+	// fenceRetry is the wait after a move that the fence has rejected although the row is as it was.
+	fenceRetry = backoff.Policy{Min: 100 * time.Millisecond, Max: 30 * time.Second}
 )
 
 // A handling is what a member needs of its engine.
@@ -80,7 +82,10 @@ type memberConfig struct {
 
 	// do calls f with the connection of the ticks. session says which connection it is, and
 	// is 0 if there is none.
-	do func(ctx context.Context, f func(protocol) error) (session int64, err error)
+	do func(ctx context.Context, f func(session int64, p protocol) error) (session int64, err error)
+	// reconnect lets new connections replace those of the store's pool, which may lead to another
+	// server than the ticks, and that of the ticks too if ticks is set.
+	reconnect func(ticks bool)
 	// fatal returns the error with which Run ends because of an error of the first join, or
 	// nil if it is transient.
 	fatal   func(err error) error
@@ -101,7 +106,12 @@ type memberConfig struct {
 // over to a standby without the last transactions, or was restored. So the member ends the
 // handlers, forgets everything that it knows of its partitions, reads their checkpoints and
 // what is parked, and continues from there. Messages that are still there do not show whether
-// checkpoints are, nor the other way round.
+// checkpoints are, nor the other way round. Until then no handler is called and no checkpoint is moved:
+// what is parked may be lost although a checkpoint is where the member knows it.
+//
+// If the fence rejects a move although the row is as the member knows it, the ticks and the
+// pool lead to different servers, or the message is not in the store. The member waits before it continues
+// with the partition, and both get new connections.
 type member struct {
 	memberConfig
 
@@ -119,13 +129,14 @@ type member struct {
 	reads                  map[string]reading
 	partitions             int // for which there are readers
 
-	session  int64  // of the connection that has answered last; 0: none
-	timeline string // of the server; empty: not known
-	doubt    error  // why what is known may be wrong; nil: there is no doubt
-	ticked   bool   // the last tick was answered, or the join
-	evicted  bool   // the member is deleted, or has never joined
-	lapsed   bool   // the lease has ended, and everything is forgotten
-	failures int    // ticks or joins in a row
+	session  int64       // of the connection that has answered last; 0: none
+	timeline string      // of the server; empty: not known
+	doubt    error       // why what is known may be wrong; nil: there is no doubt
+	doubtful atomic.Bool // there is a doubt; read by others
+	ticked   bool        // the last tick was answered, or the join
+	evicted  bool        // the member is deleted, or has never joined
+	lapsed   bool        // the lease has ended, and everything is forgotten
+	failures int         // ticks or joins in a row
 	lastBeat time.Time
 	nextTick time.Time
 
@@ -133,9 +144,11 @@ type member struct {
 	balanceAt time.Time // when the share and the rows are looked at; zero: no reason to
 	releaseAt time.Time // when partitions may be released
 	rejected  int       // balances and releases in a row that the server has not executed
+	astray    bool      // the ticks and the pool seem to lead to different servers
 
 	held    map[partition]ledger.Row  // of which messages are handled
 	before  map[partition]ledger.Row  // what was held before it was forgotten, to be compared
+	fences  map[partition]fenced      // the last time that the fence has rejected something of it
 	leaving map[int]bool              // numbers of partitions that are to be released
 	drained map[partition]ledger.Move // what is to be released
 
@@ -158,6 +171,7 @@ func newMember(c memberConfig) *member {
 		readerEnds:   make(chan error, len(c.join.Categories)),
 		held:         make(map[partition]ledger.Row),
 		before:       make(map[partition]ledger.Row),
+		fences:       make(map[partition]fenced),
 		leaving:      make(map[int]bool),
 		drained:      make(map[partition]ledger.Move),
 		evicted:      true,
@@ -374,18 +388,10 @@ func (m *member) collect() {
 		m.drained[mv.Partition] = mv
 	}
 	if fenced := m.engine.fenced(); len(fenced) > 0 {
-		m.lose(fenced)
-		m.balanceAt = time.Now()
+		m.fence(fenced)
 		if m.stopping {
 			m.engine.drop(fenced, errMoved)
 		}
-	}
-}
-
-// suspect records that what the server has confirmed may be lost.
-func (m *member) suspect(why error) {
-	if m.doubt == nil {
-		m.doubt = why
 	}
 }
 
@@ -402,13 +408,15 @@ func (m *member) send(ctx context.Context, f func(ctx context.Context, p protoco
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	session, err := m.do(ctx, func(p protocol) error { return f(ctx, p) })
-	if session != 0 && session != m.session {
-		if m.session != 0 {
-			m.suspect(errReread)
+	session, err := m.do(ctx, func(session int64, p protocol) error {
+		if session != m.session {
+			if m.session != 0 {
+				m.suspect(errReread)
+			}
+			m.session = session
 		}
-		m.session = session
-	}
+		return f(ctx, p)
+	})
 	if err != nil && session != 0 && !isAnswer(err) {
 		m.suspect(errReread)
 	}
@@ -442,6 +450,10 @@ func (m *member) tick(ctx context.Context) {
 	sent := m.now()
 	m.lastBeat = time.Now()
 	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		if m.doubt != nil { // another connection
+			m.engine.kept(moves)
+			moves = nil
+		}
 		t, err = p.beat(ctx, *m.self.Load(), "", moves)
 		return err
 	})
@@ -467,6 +479,7 @@ func (m *member) tick(ctx context.Context) {
 	if t.Timeline != m.timeline {
 		if m.timeline != "" {
 			m.suspect(errReread)
+			m.reconnect(false)
 		}
 		m.timeline = t.Timeline
 	}
@@ -525,9 +538,8 @@ func (m *member) settle(moves []ledger.Move, t ledger.Tick) {
 	for _, mv := range refused {
 		ps = append(ps, mv.Partition)
 	}
-	m.lose(ps)
+	m.fence(ps)
 	m.engine.refused(refused, errMoved)
-	m.balanceAt = time.Now()
 }
 
 // die forgets everything, because the member was deleted.

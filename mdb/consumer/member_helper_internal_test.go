@@ -75,7 +75,7 @@ func newHall(t *testing.T, partitions int) *hall {
 var errNoAnswer = errors.New("the connection was lost")
 
 // do is memberConfig.do.
-func (h *hall) do(ctx context.Context, f func(protocol) error) (int64, error) {
+func (h *hall) do(ctx context.Context, f func(int64, protocol) error) (int64, error) {
 	h.mu.Lock()
 	down, silent, session := h.down, h.silent, h.session
 	h.mu.Unlock()
@@ -89,7 +89,7 @@ func (h *hall) do(ctx context.Context, f func(protocol) error) (int64, error) {
 		h.session++
 		return session, ctx.Err()
 	}
-	return session, f(h)
+	return session, f(session, h)
 }
 
 // statement runs a statement.
@@ -368,7 +368,7 @@ type clerkOption func(*memberConfig, *engineConfig)
 func cutting(cut *atomic.Bool) clerkOption {
 	return func(mc *memberConfig, _ *engineConfig) {
 		do := mc.do
-		mc.do = func(ctx context.Context, f func(protocol) error) (int64, error) {
+		mc.do = func(ctx context.Context, f func(int64, protocol) error) (int64, error) {
 			if cut.Load() {
 				return 0, errNoAnswer
 			}
@@ -415,7 +415,7 @@ func hire(t *testing.T, h *hall, messages []mdb.Message, handle func(ctx context
 			}
 			return 1, nil
 		}},
-		mayBegin: func() error { return c.lease.mayBegin() },
+		mayBegin: func() error { return c.mayBegin() },
 		changed:  func() { c.changed() },
 		park: func(_ context.Context, d *delivery, f Failure, _ *ledger.Move) error {
 			h.set(func() {
@@ -430,8 +430,8 @@ func hire(t *testing.T, h *hall, messages []mdb.Message, handle func(ctx context
 		drain: 25 * time.Second, logger: slog.New(slog.DiscardHandler),
 		now:    func() instant { return instant{time.Since(begun), time.Now()} },
 		random: func(most time.Duration) time.Duration { return most / 2 },
-		do:     h.do,
-		fatal:  func(err error) error { return fatal("consumer", func(_ string, err error) error { return err }, err) },
+		do:     h.do, reconnect: func(bool) {},
+		fatal: func(err error) error { return fatal("consumer", func(_ string, err error) error { return err }, err) },
 	}
 	for _, opt := range opts {
 		opt(&mc, &ec)

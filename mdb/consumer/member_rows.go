@@ -30,7 +30,8 @@ func (m *member) enter(ctx context.Context) error {
 	var joined ledger.Joined
 	var targets []int64
 	sent := m.now()
-	m.doubt, m.session, m.timeline = nil, 0, ""
+	m.trust()
+	m.session, m.timeline = 0, ""
 	err := m.send(ctx, func(ctx context.Context, p protocol) error {
 		version, err := p.version(ctx)
 		if err != nil {
@@ -144,14 +145,8 @@ func (m *member) apply(held ledger.Held) {
 			lost = append(lost, p)
 		}
 	}
-	if len(lost) > 0 {
-		m.close(lost)
-		m.engine.drop(lost, ErrLeaseLost)
-		for _, p := range lost {
-			delete(m.held, p)
-			delete(m.drained, p)
-		}
-	}
+	m.lose(lost)
+	m.engine.drop(lost, ErrLeaseLost)
 	parked := make(map[partition][]ledger.Parked)
 	for _, p := range held.Parked {
 		parked[p.Partition] = append(parked[p.Partition], p)
@@ -192,7 +187,12 @@ func (m *member) numbers() map[int]bool {
 func (m *member) balance(ctx context.Context) {
 	if m.doubt != nil {
 		m.forget(m.doubt)
-		m.doubt = nil
+		m.trust()
+	}
+	if m.astray {
+		m.astray = false
+		m.logger.Warn("a checkpoint of a consumer cannot be moved although nobody else has moved it: new connections are opened", m.attrs()...)
+		m.reconnect(true)
 	}
 	var b ledger.Balance
 	var held ledger.Held
@@ -218,6 +218,7 @@ func (m *member) balance(ctx context.Context) {
 	m.balanceAt, m.rejected = time.Time{}, 0
 	m.counts.claims.Add(int64(b.Claimed))
 	m.apply(held)
+	m.engine.stored(nil)
 	m.surrender(b.Quota)
 }
 
@@ -292,6 +293,9 @@ func (m *member) release(ctx context.Context) {
 	}
 	var released []int
 	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		if m.doubt != nil { // another connection
+			return m.doubt
+		}
 		released, err = p.release(ctx, *m.self.Load(), moves)
 		return err
 	})

@@ -67,15 +67,22 @@ func (m *member) leave(ctx context.Context) {
 			moves = append(moves, mv)
 		}
 	}
+	known := func() []ledger.Move {
+		if m.doubt != nil {
+			return nil
+		}
+		return moves
+	}
 	self := *m.self.Load()
 	m.insist(ctx, func(ctx context.Context, p protocol) error {
+		moves = known()
 		t, err := p.beat(ctx, self, "", moves)
 		for _, i := range t.Moved {
 			moves[i].From = moves[i].To
 		}
 		return err
 	})
-	m.insist(ctx, func(ctx context.Context, p protocol) error { return p.leave(ctx, self, moves) })
+	m.insist(ctx, func(ctx context.Context, p protocol) error { return p.leave(ctx, self, known()) })
 	m.lease.end()
 }
 

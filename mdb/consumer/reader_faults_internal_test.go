@@ -182,6 +182,37 @@ func TestReaderAhead(t *testing.T) {
 	})
 }
 
+// TestReaderAheadLater checks that a position which the store has used meanwhile is reported
+// again: that is another failover.
+func TestReaderAheadLater(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newShelf(t)
+		s.fill(10, 2)
+		used := int64(10)
+		s.after = func(position int64) (source.Checkpoint, error) {
+			if position > used {
+				return source.Checkpoint{}, &mdb.AheadError{Category: "category", Position: position, Last: used}
+			}
+			return source.At(position), nil
+		}
+		var r rewinds
+		in, _ := begin(t, s, 2, 100, r.note)
+		in.open(0, 15)
+		r.want(t, "category 10 0")
+		in.open(0, 10)
+		synctest.Wait()
+		used = 20
+		s.fill(10, 2)
+		synctest.Wait()
+		used = 12
+		in.open(1, 15)
+		synctest.Wait()
+		in.reader.forget(nil) // as after a fork, so that nothing is known to be used
+		in.open(1, 15)
+		r.want(t, "category 12 0")
+	})
+}
+
 // TestReaderAsksForAnchorsOnce checks that the message before a stored position is looked up
 // once, and not for each poll, also if there is none.
 func TestReaderAsksForAnchorsOnce(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime/debug"
 	"time"
@@ -109,6 +110,7 @@ func (r *reader) read(ctx context.Context, p plan) error {
 		return err
 	}
 	r.used = max(r.used, page.End.Position)
+	maps.DeleteFunc(r.ahead, func(position int64, _ bool) bool { return position <= r.used })
 	if p.turns {
 		r.turn++
 	}

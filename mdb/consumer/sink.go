@@ -50,6 +50,14 @@ func (r *running) cannotRead(ds []delivery) error {
 	return nil
 }
 
+// reconnect lets new connections replace those of the pool, and that of the ticks.
+func (r *running) reconnect(ticks bool) {
+	r.store.Pool().Reset()
+	if ticks {
+		r.line.stale.Store(true)
+	}
+}
+
 // rewound is called by a reader that has found that messages are lost.
 func (r *running) rewound(category string, end int64, gone []source.Anchor) {
 	r.link.Logger.Warn("messages that a consumer has read are no longer in the store: it continues with its checkpoints",

@@ -1,0 +1,182 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestMemberMovesNothingInDoubt checks that no statement moves a checkpoint by a new connection before the rows and what is parked
+// were read: here all rows are as before, and a stream that the process has parked is not parked any more.
+func TestMemberMovesNothingInDoubt(t *testing.T) {
+	const partitions = 4
+	for name, leave := range map[string]bool{"a tick": false, "the end": true} {
+		inSubBubble(t, name, func(t *testing.T) {
+			h := newHall(t, partitions)
+			c := hire(t, h, letters(t, 40, partitions), nil)
+			pass(5*time.Second + 10*time.Millisecond)
+			c.take()
+			write(4, partitions, c)
+			pass(10 * time.Millisecond)
+			if got := c.take(); !slices.Equal(got, []int64{41, 42, 43, 44}) {
+				t.Fatalf("got %d handled before, want all", got)
+			}
+			h.set(func() { h.session++ })
+			if leave {
+				c.cancel(errClosing)
+				if err := c.wait(); !errors.Is(err, errClosing) {
+					t.Error(err)
+				}
+				if got := h.positions(); !slices.Equal(got, []int64{40, 40, 40, 40}) || h.size() != 0 {
+					t.Errorf("got the checkpoints %v, want those before", got)
+				}
+				return
+			}
+			pass(5 * time.Second)
+			if got := c.take(); !slices.Equal(got, []int64{41, 42, 43, 44}) {
+				t.Errorf("got %d handled again, want all", got)
+			}
+			if got := h.positions(); got[0] != 44 {
+				t.Errorf("got the checkpoints %v", got)
+			}
+		})
+	}
+}
+
+// TestMemberReleasesNothingInDoubt checks the same for partitions that are released.
+func TestMemberReleasesNothingInDoubt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		ms := letters(t, 20, 2)
+		a := hire(t, h, ms, nil)
+		pass(5*time.Second + 10*time.Millisecond)
+		a.take()
+		write(2, 2, a)
+		pass(10 * time.Millisecond)
+		moved := -1
+		h.set(func() {
+			h.after = func(statement string) error {
+				if statement == "balance" {
+					h.set(func() { h.after, moved = nil, len(h.moves); h.session++ })
+				}
+				return nil
+			}
+			h.changes++
+		})
+		hire(t, h, ms, nil)
+		for moved < 0 {
+			pass(time.Millisecond)
+		}
+		pass(100 * time.Millisecond)
+		h.set(func() {
+			for _, mv := range h.moves[moved:] {
+				if mv.To > 20 {
+					t.Errorf("%d was moved to %d before the rows were read", mv.Number, mv.To)
+				}
+			}
+		})
+	})
+}
+
+// TestMemberCallsNothingInDoubt checks that no handler is called between a doubt and the look at the rows, which the
+// server delays here, and that handlers are called again then.
+func TestMemberCallsNothingInDoubt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 4)
+		c := hire(t, h, letters(t, 40, 4), nil, func(mc *memberConfig, _ *engineConfig) { mc.join.Lease = time.Minute })
+		pass(5*time.Second + 10*time.Millisecond)
+		c.take()
+		h.set(func() {
+			h.after = func(string) error {
+				h.set(func() { h.down = errNoAnswer })
+				return errNoAnswer
+			}
+		})
+		pass(3 * time.Second)
+		write(4, 4, c)
+		pass(10 * time.Second)
+		if got := c.take(); len(got) != 0 {
+			t.Errorf("got %d handled, want none", got)
+		}
+		h.set(func() { h.down, h.after = nil, nil })
+		pass(2 * time.Second)
+		if got := c.take(); !slices.Equal(got, []int64{41, 42, 43, 44}) {
+			t.Errorf("got %d handled then, want all", got)
+		}
+	})
+}
+
+// TestMemberAstray checks what happens while the fence rejects everything although the rows stay as they are, as if the
+// ticks and the pool led to different servers: the member waits longer and longer, gets new connections, and continues
+// when these lead to one server.
+func TestMemberAstray(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		calls, times := 0, 0
+		one := false // server
+		c := hire(t, h, letters(t, 20, 2), nil, func(mc *memberConfig, ec *engineConfig) {
+			ec.form.moves = true
+			ec.form.call = func(_ context.Context, call call) (int, error) {
+				mv := call.from
+				done := false
+				h.set(func() {
+					if calls++; one || calls > 1000 {
+						h.move(h.rows[mv.Partition].member, mv)
+						done = true
+					}
+				})
+				if done {
+					return len(call.deliveries), nil
+				}
+				return 0, errFenced
+			}
+			mc.reconnect = func(ticks bool) {
+				h.set(func() {
+					if times++; ticks {
+						h.session++
+					}
+				})
+			}
+		})
+		pass(10 * time.Minute)
+		h.set(func() {
+			if calls > 150 || times < 10 {
+				t.Errorf("got %d calls and %d new connections", calls, times)
+			}
+			one = true
+		})
+		pass(time.Minute)
+		if got := h.positions(); got[0] < 19 {
+			t.Errorf("got the checkpoints %v, want the end", got)
+		}
+		if n := c.counts.losses.Load(); n != 0 {
+			t.Errorf("the lease was lost %d times", n)
+		}
+	})
+}
+
+// TestMemberCountsClaimedAgain checks that a checkpoint counts that has gone back, also if the process finds it with
+// another epoch when it looks at its share.
+func TestMemberCountsClaimedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		c := hire(t, h, letters(t, 20, 2), nil)
+		pass(5 * time.Second)
+		c.take()
+		h.set(func() {
+			row := h.rows[partition{Category: "category"}]
+			h.epochs++
+			row.position, row.epoch = 10, h.epochs
+			h.changes++
+		})
+		pass(5 * time.Second)
+		if n := c.counts.rewound.Load(); n != 1 {
+			t.Errorf("got %d, want 1", n)
+		}
+		if got, want := c.take(), c.shelf.between(0, 2, 10, 20); !slices.Equal(got, want) {
+			t.Errorf("got %d handled again, want %d", got, want)
+		}
+	})
+}
