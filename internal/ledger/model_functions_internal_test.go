@@ -85,8 +85,14 @@ func (d *database) balance(b mutant, now int64, id int) balanced {
 	}
 	for i := range d.members {
 		m := &d.members[i]
-		if m.seen > now+second || m.woke > now+second {
-			m.seen = min(m.seen, now)
+		switch {
+		case m.seen > now+second:
+			if m.seen = now; !b.has(judgeFromFuture) {
+				m.woke = now
+				break
+			}
+			fallthrough
+		case m.woke > now+second:
 			if !b.has(wokeInFuture) {
 				m.woke = min(m.woke, now)
 			}

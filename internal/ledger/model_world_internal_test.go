@@ -29,6 +29,7 @@ const (
 	timelineInAnswer
 	wokeInFuture
 	seenInFuture
+	judgeFromFuture
 )
 
 func (b mutant) has(rule mutant) bool { return b == rule }

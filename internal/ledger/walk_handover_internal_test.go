@@ -109,13 +109,10 @@ func (h *handler) handles() program {
 	return program{next, step(sql("BEGIN")), step(effect), step(func(ctx context.Context, conn *pgx.Conn) error {
 		return sendMove(h.Member, h.row, h.message)(ctx, conn)
 	}), h.unless(func(ctx context.Context, conn *pgx.Conn) error {
-		err := sql("COMMIT")(ctx, conn) // which is a rollback after an error
-		if h.failed != nil {
+		if h.row.Position, h.done = h.message, h.message; h.failed != nil {
 			h.row = Row{}
-			return nil
 		}
-		h.row.Position, h.done = h.message, h.message
-		return err
+		return sql("COMMIT")(ctx, conn) // which is a rollback after an error
 	})}
 }
 

@@ -240,9 +240,13 @@ BEGIN
     RAISE EXCEPTION '% is not a member of consumer %', $2, $1 USING ERRCODE = 'MC002';
   END IF;
 
-  -- A clock that was set back must not keep a dead member, and must not keep anybody from judging.
+  -- A clock that was set back must not keep a dead member, and must not keep anybody from judging for longer
+  -- than a lease. Nobody knows how long a member was silent that has not ticked since then.
   UPDATE message_store_consumers.members AS m
-  SET seen = least(m.seen, pg_catalog.clock_timestamp()), woke = CASE WHEN m.woke IS NOT NULL THEN least(m.woke, pg_catalog.clock_timestamp()) END
+  SET seen = least(m.seen, pg_catalog.clock_timestamp()), woke = CASE
+    WHEN m.seen > pg_catalog.clock_timestamp() + interval '1 second' THEN pg_catalog.clock_timestamp()
+    WHEN m.woke IS NOT NULL THEN least(m.woke, pg_catalog.clock_timestamp())
+  END
   WHERE m.consumer = $1 AND (m.seen > pg_catalog.clock_timestamp() + interval '1 second' OR m.woke > pg_catalog.clock_timestamp() + interval '1 second');
   -- Nobody is evicted for a silence that this member has shared.
   DELETE FROM message_store_consumers.members AS m
