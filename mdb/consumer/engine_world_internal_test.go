@@ -104,6 +104,17 @@ func newWorld(t *testing.T, seed uint64, partitions, keys, messages int) *world 
 	return w
 }
 
+// run runs the engine until stop is called, which returns its error.
+func (w *world) run() (ctx context.Context, stop func() error) {
+	ctx, cancel := context.WithCancelCause(w.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.e.run(ctx) }()
+	return ctx, sync.OnceValue(func() error {
+		cancel(errEnd)
+		return <-ended
+	})
+}
+
 func orders(n int) partition { return partition{Category: "order", Number: n} }
 
 func (w *world) fail(what string, args ...any) {

@@ -208,9 +208,8 @@ func liveAndReplay(t *testing.T, kind string, seed uint64) int64 {
 		c.form.most, c.form.moves, w.tx, c.inOrder = 7, true, true, true
 	}
 	w.e = newEngine(c)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- w.e.run(ctx) }()
+	ctx, stop := w.run()
+	defer stop() // also after a failure: calls that are running may find more, which is an error after the test
 	var all []partition
 	for p := range w.rows {
 		all = append(all, p)
@@ -279,8 +278,7 @@ func liveAndReplay(t *testing.T, kind string, seed uint64) int64 {
 	if s := w.e.stats(); s.messages != 0 || s.bytes != 0 || s.running != 0 || s.waiting != 0 || s.parkedKeys != 0 || len(w.e.parts) != 0 || w.e.parking != 0 || len(w.e.lingering) != 0 {
 		t.Errorf("something is left: %+v, %d partitions", s, len(w.e.parts))
 	}
-	cancel(errEnd)
-	if err := <-ended; !errors.Is(err, errEnd) {
+	if err := stop(); !errors.Is(err, errEnd) {
 		t.Errorf("run returned %v", err)
 	}
 	if testing.Verbose() {
