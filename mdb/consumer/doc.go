@@ -33,7 +33,8 @@
 //     that the message is handled. Two round trips are added for each transaction, and one
 //     transaction handles many messages if many are waiting.
 //   - [EachQueued] lets the handler only queue statements. It has the same guarantee, and sends the
-//     statements of many messages in one round trip. Choose it for projections to tables.
+//     statements of many messages in one round trip. Choose it for projections to tables. Its
+//     handlers have no context, and so no [Delivery].
 //
 // Exactly once holds for what is written through the transaction, and for nothing else. A handler
 // may still be called several times for a message, and all transactions but one are rolled back.
@@ -50,6 +51,7 @@
 //
 // [WithWorkers] sets how many calls of the handler run in parallel in a process. With Each, one
 // call at a time handles messages of a cardinal ID; with the other forms, those of a partition.
+// A call of Batch or BatchTx has messages of one partition only.
 // No connection is in use while a handler of Each or Batch runs. Each worker of the other forms
 // uses one of the pool.
 //
@@ -74,14 +76,20 @@
 // a tenth of a second to one or two seconds. Meanwhile messages with the same cardinal ID wait
 // with [Each], and those of the same partition with the other forms. After the sixth attempt
 // its stream is parked: a row in the database records that the stream is not handled from this
-// message on, and all other messages go on. Messages that follow in a parked stream, or have
-// its cardinal ID, are not handled either, so that their order is kept.
+// message on, and the consumer continues with other messages. Messages that follow in a parked
+// stream, or have its cardinal ID, wait, so that their order is kept. With [ParkAlone], only the
+// message itself is parked. [OnPark] is called in the transaction that parks, for example to write
+// an alert.
+//
+// A parked stream is replayed after a minute, and if that fails, up to five times more, at growing
+// intervals, see [Failure.Default]. [Consumer.Replay] replays it immediately. In a replay, the
+// handler is called with the message that was parked, and then with those that waited for it, in
+// order. When all of them are handled, the stream is no longer parked.
 //
 // The handler can say more about an error: [Permanent] parks immediately, [Transient] is for
 // outages of other services and retries for as long as they last, [RetryAfter] sets the wait,
 // [Skip] gives the message up, and [Stop] ends the consumer. [OnFailure] decides in one place.
-// [StopOnError] ends Run instead of parking, and so stops the partition in each process that takes
-// over.
+// [StopOnError] ends Run instead of parking, in each process that takes over the partition.
 //
 // At most [MaxParked] cardinal IDs are parked. Beyond it, failures are retried in place, so that an
 // outage does not park everything.
@@ -90,7 +98,7 @@
 //
 // If the server fails over to a standby that has not received the last transactions, the messages
 // and the state of the consumer may both have gone back. A process notices that its connection or
-// the server's timeline is another one, or that messages which it has read are gone. It then ends
+// the server's timeline has changed, or that messages which it has read are missing. It then ends
 // its handlers, forgets what it has in memory, and continues with what the server has. What a
 // handler wrote in its transaction has gone back with it, and is written again. Effects elsewhere
 // are repeated. [Stats] counts such cases as Rewound and Forks.
@@ -106,7 +114,10 @@
 // several times. With [WithInstance] and a stable name, such as that of a pod of a StatefulSet, a
 // process that is started again within the lease after a crash continues with its partitions.
 //
-// In a role with few rights: members of the role message_store may run consumers.
+// Members of the role message_store may run consumers. They need no other privileges.
+//
+// [OnLive] reports whether a process has caught up, [OnPartitions] which partitions it has, and
+// [OnRetry] that the server cannot be reached.
 //
 // # What not to do
 //
@@ -123,7 +134,8 @@
 //   - Do not rename a consumer to change its handler. A new name begins at the beginning.
 //   - Do not change the rows of the schema by hand while a process runs.
 //
-// docs/consumers.md in the repository says more about deploying, parked messages and failovers.
+// docs/consumers.md in the repository says more about deploying, parked streams and failovers, and
+// how fast the forms are.
 // Package [github.com/messagedb-go/messagedb/mdb/consumer/consumertest] tests handlers.
 //
 // # Options

@@ -27,6 +27,7 @@ func TestExamples(t *testing.T) {
 		"EachTx":                {ExampleEachTx, "version: 0 <nil>\n"},
 		"EachTx_processManager": {ExampleEachTx_processManager, "60 of 100 paid\n90 of 100 paid\n100 of 100 paid\nthe last position of the shipment: 0 <nil>\n"},
 		"Delivery_ID":           {ExampleDelivery_ID, "an email to ann@example.com\nan email to cid@example.com\nhandled: 2 parked: 1\n"},
+		"Consumer_Replay":       {ExampleConsumer_Replay, "a label for tea\nparcel-7 is parked at position 1\na label for unicorn\na label for salt\n"},
 		"Consumer_Run":          {ExampleConsumer_Run, "shut down: SIGTERM handled: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

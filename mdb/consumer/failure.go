@@ -112,9 +112,10 @@ type Failure struct {
 	// process began with the message. Errors wrapped by [Transient] do not count. Nor do the
 	// first serialization failures, deadlocks and lost connections in a row.
 	Attempt int
-	// Replayed says that the message is of a parked stream. Attempt counts the attempts before it was parked,
-	// too, then. After [Failure.Retry] and [Failure.Park] the stream remains parked, and is replayed later: after the time that was
-	// passed to Retry, or else as the schedule says.
+	// Replayed is true if the message is of a parked stream that is being replayed. Then Attempt
+	// also counts the attempts before it was parked. After [Failure.Retry] and [Failure.Park] the
+	// stream remains parked, and is replayed later: after the time that was passed to Retry, or
+	// else as the schedule of [Failure.Default] says.
 	Replayed bool
 	// Err is the error that the handler returned, or a [*mdb.PanicError].
 	Err error
@@ -148,8 +149,9 @@ func (f Failure) Stop() Action { return Action{what: toStop} }
 // after twice as long each further time, up to 1.6 s, and [Failure.Park] after the sixth
 // attempt. All waits vary at random.
 //
-// A parked stream is replayed after a minute. If that fails, it is replayed after 5 minutes more, then after 30
-// minutes, 2, 8 and 24 hours, and then when [Consumer.Replay] is called.
+// A parked stream is replayed after a minute. If that fails, it is replayed after 5 minutes more,
+// then after 30 minutes, 2, 8 and 24 hours. After that it is replayed only if [Consumer.Replay] is
+// called.
 func (f Failure) Default() Action {
 	what, after := said(f.Err)
 	switch {

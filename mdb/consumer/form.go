@@ -91,8 +91,9 @@ func Each(f mdb.Handler) Handler {
 // least once. It is for systems that take many changes in one request, such as a search
 // engine.
 //
-// A batch contains the messages that are waiting, up to [WithBatchSize]. A single message does
-// not wait for others. Progress is stored as with [Each], and after a crash whole batches are
+// A batch contains the messages of a partition that are waiting, up to [WithBatchSize]. A single
+// message does not wait for others, and messages of two partitions are never in one call: if
+// batches are too small, make the consumer with fewer partitions, see [WithPartitions]. Progress is stored as with [Each], and after a crash whole batches are
 // repeated.
 //
 // If f fails because of one message, let it return a [*BatchError]: then only that message is

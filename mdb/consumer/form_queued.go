@@ -23,7 +23,8 @@ import (
 // COMMIT. A message that arrives alone is committed immediately. Partitions are handled in
 // parallel if there are several workers.
 //
-// f does no I/O: it decodes the message and queues statements. The arguments are used after f
+// f does no I/O: it decodes the message and queues statements. It has no context, and so no
+// [Delivery]: statements that take effect exactly once need no key. The arguments are used after f
 // has returned, so f must not change them then. f may be called again for a message whose
 // statements were not committed. If f or a statement fails, the statements of the messages before
 // it are executed without it, and only its message is retried and parked. If the connection is

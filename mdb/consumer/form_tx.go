@@ -66,8 +66,8 @@ func EachTx(f func(ctx context.Context, tx pgx.Tx, m mdb.Message) error) Handler
 // BatchTx returns a Handler that calls f with messages of one partition, in their order, in a
 // transaction that also moves the checkpoint: what f writes with tx happens exactly once.
 //
-// A batch contains the messages that are waiting, up to [WithBatchSize]. A single message does
-// not wait for others. With k statements, a batch takes k + 2 round trips. The rules for tx are
+// A batch contains the messages of a partition that are waiting, up to [WithBatchSize], as in
+// [Batch]. A single message does not wait for others. With k statements, a batch takes k + 2 round trips. The rules for tx are
 // those of [EachTx], and those for errors are those of [Batch].
 //
 // The slice is valid during the call only.

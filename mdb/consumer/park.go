@@ -27,13 +27,14 @@ type Parked struct {
 	Error string
 }
 
-// OnPark sets a function that is called in the transaction that parks a stream, for example to write an alert.
-// What it writes with tx is committed together with the parking, once for each message that is parked. The rules for tx are those of
-// [EachTx]; [mdb.Store.WithTx] writes messages in it. f is called for the message that could not be handled, not for those that wait for it, nor
+// OnPark sets a function that is called in the transaction that parks a stream, for example to
+// write an alert. What f writes with tx is committed together with the parking, once for each
+// message that is parked. The rules for tx are those of [EachTx]; [mdb.Store.WithTx] writes messages
+// in it. f is called for the message that could not be handled, not for those that wait for it, nor
 // after a failed replay.
 //
-// If f returns an error, it is called again, in another transaction. After three errors, the stream is parked without
-// it, and the error is logged.
+// If f returns an error or panics, it is called again, in another transaction. After three errors,
+// the stream is parked without f, and the type of the error is logged.
 func OnPark(f func(ctx context.Context, tx pgx.Tx, p Parked) error) Option {
 	return Option{name: "OnPark", apply: func(c *config) {
 		if f == nil {
@@ -43,8 +44,8 @@ func OnPark(f func(ctx context.Context, tx pgx.Tx, p Parked) error) Option {
 	}}
 }
 
-// ParkAlone parks single messages: those after them are handled, also of the same stream. It is for handlers to which
-// the order of messages is nothing.
+// ParkAlone parks single messages instead of streams: the messages after them are handled, even those
+// of the same stream. Use it if the handler does not depend on the order of messages.
 func ParkAlone() Option {
 	return Option{name: "ParkAlone", apply: func(c *config) { c.parkAlone = true }}
 }

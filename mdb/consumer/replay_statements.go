@@ -11,14 +11,15 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// Replay lets parked streams be replayed immediately, instead of when it is their time: those that are named, or all that
-// are parked. Call it when the cause of the failures is fixed. Streams with the same cardinal ID
-// are replayed together.
+// Replay replays parked streams immediately, instead of when the schedule says (see
+// [Failure.Default]): those that are named, or all that are parked. Call it when the cause of the
+// failures is fixed. Streams with the same cardinal ID are replayed together. If a replay fails, the
+// stream remains parked, and the schedule continues.
 //
-// Replay returns before the messages are handled. The processes that run the consumer do that, whether this one is among them
-// or not; if none runs, it happens when the next one does. Streams that are not parked are ignored. The error is an
-// [*mdb.ArgumentError] if a stream is not of the consumer's categories, and an [*mdb.SetupError] if the
-// consumer has never run.
+// Replay returns before the messages are handled. The processes that run the consumer handle them,
+// whether this one is among them or not. If none is running, the next one that starts does. Streams
+// that are not parked are ignored. The error is an [*mdb.ArgumentError] if a stream is not of the
+// consumer's categories, and an [*mdb.SetupError] if the consumer has never run.
 func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error {
 	var names []string // nil: all
 	var faults []mdb.Fault
