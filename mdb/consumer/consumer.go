@@ -37,8 +37,7 @@ type Consumer struct {
 //
 // The name, of at most 200 bytes, identifies the consumer: all processes that run one of this
 // name in the same database share its progress and its messages. Use another name for another
-// purpose, or to handle all messages from the
-// beginning.
+// purpose, or to handle all messages from the beginning.
 func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts ...Option) (*Consumer, error) {
 	c := newConfig(store, name, category, h, opts)
 	if err := c.err(); err != nil {
@@ -58,10 +57,12 @@ func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts .
 //   - a [*mdb.SetupError], if the schema of consumers is missing or too old, or the consumer
 //     has another number of partitions;
 //   - [ErrReplaced], see [WithInstance];
+//   - an [*mdb.AheadError], if the consumer is to begin after a position that the store has not
+//     used, see [FromPosition];
 //   - another error of the server or of a read, if a retry cannot help.
 //
 // Run waits while the server cannot be reached, also when it starts. If its lease ends meanwhile,
-// the contexts of handlers end with [ErrLeaseLost], and Run goes on when it has joined the consumer
+// the contexts of handlers end with [ErrLeaseLost], and Run continues when it has joined the consumer
 // again.
 //
 // When ctx ends, the handler is not called any more. Calls that are running finish: their contexts

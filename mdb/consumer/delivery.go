@@ -21,7 +21,7 @@ type Delivery struct {
 	// ones. It counts the calls of this process only, and, if the message was parked, also the
 	// attempts before that.
 	Attempt int
-	// Replayed is true if the message's stream was parked, and its messages are delivered again.
+	// Replayed is true if the message is of a parked stream that is being replayed.
 	Replayed bool
 
 	message uuid.UUID

@@ -1,4 +1,4 @@
-// Package consumer runs a handler for each message of a category. It stores how far it is in the
+// Package consumer runs a handler for each message of a category. It stores its progress in the
 // database, and shares the messages among all processes that run the same consumer. If a process
 // stops or crashes, others continue where it was.
 //
@@ -15,9 +15,9 @@
 // category and a handler, and call [Consumer.Run], as the example does.
 //
 // A new consumer begins with the first message of its category, or where [FromEnd] or
-// [FromPosition] says. Later it continues where it was, in whichever process. The name is what
-// counts: a consumer with another name begins at the beginning, and two consumers with different
-// names both receive all messages.
+// [FromPosition] says. Later it continues where it was, in any process. The name identifies it:
+// a consumer with another name begins at the beginning, and two consumers with different names
+// both receive all messages.
 //
 // # At least once, or exactly once
 //
@@ -44,7 +44,7 @@
 //
 // Messages with the same cardinal ID (see [mdb.StreamName.CardinalID]), and so those of one stream,
 // are handled in their order, one after the other, even if another process takes over. One
-// exception: if a process loses its lease, a handler that goes on although its context has ended
+// exception: if a process loses its lease, a handler that continues although its context has ended
 // may run at the same time as the handler of the process that has taken over. [Delivery.Epoch] lets
 // other systems reject its effects. Between different cardinal IDs there is no order, unless the
 // consumer is made with [InOrder].
@@ -106,8 +106,8 @@
 // # Deploying
 //
 // End the context of Run when the process is to end, for example with [os/signal.NotifyContext].
-// Run then waits for the handlers that are running, for at most [WithDrainTimeout], stores how far
-// they are, and leaves, so that other processes continue immediately. Give the process more time
+// Run then waits for the handlers that are running, for at most [WithDrainTimeout], stores their
+// progress, and leaves, so that other processes continue immediately. Give the process more time
 // than that: in Kubernetes, the default of 20 seconds suits its default grace period of 30.
 //
 // In a rolling deployment each process that stops hands over its partitions, and some of them move
@@ -126,10 +126,10 @@
 //   - Do not give different handlers the same name: they would share the messages.
 //   - Do not wait in a handler of [EachTx] or [BatchTx] for another service. The transaction holds
 //     locks and a connection.
-//   - Do not ignore the handler's context. A handler that goes on after it has ended delays the end
+//   - Do not ignore the handler's context. A handler that continues after it has ended delays the end
 //     of the process, and after a lost lease it overlaps with another process.
-//   - Do not start goroutines in a handler that go on after it has returned. The message then
-//     counts as handled.
+//   - Do not start goroutines that outlive the call of a handler. The message counts as handled
+//     when the handler returns nil.
 //   - Do not use [Stop] for an error of one message. The next process stops at the same message.
 //   - Do not rename a consumer to change its handler. A new name begins at the beginning.
 //   - Do not change the rows of the schema by hand while a process runs.

@@ -241,7 +241,8 @@ func FromEnd() Option {
 	return Option{name: "FromEnd", apply: func(c *config) { c.begin("FromEnd", nil) }}
 }
 
-// FromPosition is like [FromEnd], but begins after a global position.
+// FromPosition is like [FromEnd], but begins after a global position. Run fails with an
+// [*mdb.AheadError] if the store has not used the position yet.
 func FromPosition(position int64) Option {
 	return Option{name: "FromPosition", apply: func(c *config) {
 		if position < 0 {

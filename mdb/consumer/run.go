@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"strconv"
 	"sync"
 
 	"github.com/messagedb-go/messagedb/mdb"
@@ -10,10 +11,10 @@ import (
 // Run runs consumers, as a service does, until ctx ends. If one of them ends earlier, the others
 // end as if ctx had ended: they finish the messages that are being handled, and leave. Run
 // returns after all of them have, with the error of the one that ended first, see
-// [Consumer.Run].
+// [Consumer.Run]. Two consumers of a Store must have different names.
 func Run(ctx context.Context, consumers ...*Consumer) error {
-	if len(consumers) == 0 {
-		return &mdb.ArgumentError{Faults: []mdb.Fault{{Argument: "consumers", Given: "none", Allowed: "at least one"}}}
+	if err := checkConsumers(consumers); err != nil {
+		return err
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -31,4 +32,32 @@ func Run(ctx context.Context, consumers ...*Consumer) error {
 	}
 	running.Wait()
 	return err
+}
+
+// checkConsumers returns an error if they cannot run together.
+func checkConsumers(consumers []*Consumer) error {
+	var faults []mdb.Fault
+	if len(consumers) == 0 {
+		faults = append(faults, mdb.Fault{Argument: "consumers", Given: "none", Allowed: "at least one"})
+	}
+	type identity struct {
+		store *mdb.Store
+		name  string
+	}
+	known := make(map[identity]bool)
+	for _, c := range consumers {
+		if c == nil {
+			faults = append(faults, mdb.Fault{Argument: "consumers", Given: "nil", Allowed: "what New has returned"})
+			continue
+		}
+		id := identity{c.store, c.config.name}
+		if known[id] { // with different handlers, each would receive some of the messages
+			faults = append(faults, mdb.Fault{Argument: "consumers", Given: strconv.Quote(id.name) + " twice", Allowed: "each name once"})
+		}
+		known[id] = true
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return &mdb.ArgumentError{Faults: faults}
 }

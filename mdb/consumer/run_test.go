@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/messagedb-go/messagedb/mdb"
@@ -53,4 +54,28 @@ func mustNew(t *testing.T, s *mdb.Store, name string, h mdb.Handler) *consumer.C
 		t.Fatal(err)
 	}
 	return c
+}
+
+// TestRunArguments checks what consumer.Run rejects, before it does anything.
+func TestRunArguments(t *testing.T) {
+	t.Parallel()
+	each := func(store *mdb.Store, name string) *consumer.Consumer {
+		c, err := consumer.New(store, name, "signup", consumer.Each(func(context.Context, mdb.Message) error { return nil }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	store := new(mdb.Store) // which does no I/O, and panics if it is used
+	for want, consumers := range map[string][]*consumer.Consumer{
+		"consumers: got none, want at least one":                                              nil,
+		"consumers: got nil, want what New has returned":                                      {each(store, "a"), nil},
+		`consumers: got "a" twice, want each name once`:                                       {each(store, "a"), each(store, "b"), each(store, "a")},
+		`consumers: got nil, want what New has returned; consumers: got "a" twice, want each`: {nil, each(store, "a"), each(store, "a")},
+	} {
+		err := consumer.Run(t.Context(), consumers...)
+		if !errors.As(err, new(*mdb.ArgumentError)) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
 }

@@ -15,7 +15,7 @@ type Stats struct {
 	// wait for them are not counted. Failed counts failed attempts, see [Failure], and Retried
 	// retries, including those after failures that do not count as attempts.
 	Handled, Failed, Retried, Parked, Skipped int64
-	// Replayed counts those of the handled messages whose streams were parked.
+	// Replayed counts the handled messages that were handled in a replay of a parked stream.
 	Replayed int64
 	// Waiting is the number of messages in memory that are not handled, and Bytes about their
 	// size. Running is the number of calls of the handler that have not returned.
