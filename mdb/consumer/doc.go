@@ -64,9 +64,9 @@
 // partitions continue meanwhile.
 //
 // Each process has a lease, which it renews with a heartbeat every one or two seconds, on a
-// connection of its own beside the pool. If it does not for [WithLease], others take over. It ends
-// the contexts of its handlers, with the cause [ErrLeaseLost], a fifth of the lease before that,
-// and joins again later.
+// connection of its own beside the pool. If the lease ends, see [WithLease], others take over. A
+// process that cannot renew its lease ends the contexts of its handlers, with the cause
+// [ErrLeaseLost], a fifth of the lease before that, and joins again later.
 //
 // With [mdb.WithNotify], a process also notices immediately that another one has joined or left.
 //
