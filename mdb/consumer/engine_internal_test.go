@@ -271,6 +271,29 @@ func TestForget(t *testing.T) {
 	})
 }
 
+// TestForgetBeforeCall checks that a handler is not called if its partition is forgotten while a
+// worker asks whether it may begin: what it waited for has ended, and the rows are not read yet.
+func TestForgetBeforeCall(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var r *rig
+		asked := 0
+		r = newRig(t, engineConfig{workers: 1, mayBegin: func() error {
+			if asked++; asked == 1 {
+				r.forget(errDropped)
+			}
+			return nil
+		}})
+		defer r.stops()
+		r.begin(1)
+		r.give(0, 0, "a")
+		r.wants()
+		r.claim(ledger.Row{Partition: orders(0), Epoch: 1}, nil)
+		r.give(0, 0, "a")
+		r.wants("1")
+		r.at("0: 0-1")
+	})
+}
+
 // TestRefused checks that a partition whose move is refused is forgotten, unless it has been
 // claimed again since.
 func TestRefused(t *testing.T) {

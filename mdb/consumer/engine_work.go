@@ -233,6 +233,11 @@ func (e *engine) handle(w *worker) {
 		e.finish(w, 0)
 		return
 	}
+	if w.ctx.Err() != nil { // looked at afterwards: before mayBegin agrees again, partitions are forgotten
+		e.mu.Lock()
+		e.finish(w, 0)
+		return
+	}
 	w.handling = true
 	done, err := e.invoke(w)
 	w.handling = false

@@ -500,21 +500,24 @@ func upTo(n int64) (positions []int64) {
 	return positions
 }
 
-// write appends messages to the shelves of processes.
+// write appends messages to the shelves of processes, in one step.
 func write(n, partitions int, clerks ...*clerk) {
 	streams := streamsOf(partitions)
-	for i := range n {
-		m := mdb.Message{ID: uuid.New(), Stream: streams[i%partitions], Time: time.Now()}
-		for _, c := range clerks {
-			c.shelf.mu.Lock()
+	ms := make([]mdb.Message, n)
+	for i := range ms {
+		ms[i] = mdb.Message{ID: uuid.New(), Stream: streams[i%partitions], Time: time.Now()}
+	}
+	for _, c := range clerks {
+		c.shelf.mu.Lock()
+		for _, m := range ms {
 			m.GlobalPosition = c.shelf.next
 			c.shelf.next++
 			c.shelf.messages = append(c.shelf.messages, m)
-			c.shelf.mu.Unlock()
-			select {
-			case c.shelf.rung <- struct{}{}:
-			default:
-			}
+		}
+		c.shelf.mu.Unlock()
+		select {
+		case c.shelf.rung <- struct{}{}:
+		default:
 		}
 	}
 }

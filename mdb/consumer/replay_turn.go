@@ -69,6 +69,11 @@ func (e *engine) takeTurn(w *worker) {
 			}
 			return
 		}
+		if w.ctx.Err() != nil { // as before other calls
+			e.mu.Lock()
+			e.endTurn(w, true)
+			return
+		}
 		w.call = call{deliveries: ds, from: w.move}
 		w.handling = true
 		done, err := e.invoke(w)
