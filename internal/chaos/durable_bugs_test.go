@@ -94,18 +94,7 @@ func TestDurableValidators(t *testing.T) {
 					defer p.onMessage(nil)
 					return w.untilDoubled(ctx)
 				}
-				h := w.histories[0]
-				if err := w.untilHandled(ctx, w.running[h][0], 20); err != nil {
-					return err
-				}
-				if err := w.running[h][0].end(ctx); err != nil {
-					return err
-				}
-				if err := w.sample(ctx); err != nil {
-					return err
-				}
-				w.running[h] = w.running[h][1:]
-				return w.untilHandled(ctx, w.running[h][0], 20)
+				return w.takeOver(ctx, w.histories[0])
 			})
 			t.Log(len(violations[tt.validator]), "violations, stuck", w.stuck)
 			if tt.validator == "none" && (len(violations) > 0 || w.stuck != nil) || tt.validator != "none" && len(violations[tt.validator]) == 0 {
@@ -115,12 +104,41 @@ func TestDurableValidators(t *testing.T) {
 	}
 }
 
+// takeOver ends the first process after checkpoints of its partitions have moved, and waits
+// until the second one has handled messages of one of these partitions.
+func (w *durableWork) takeOver(ctx context.Context, h *durableHistory) error {
+	first, second := w.running[h][0], w.running[h][1]
+	if err := w.untilHandled(ctx, first, 20); err != nil {
+		return err
+	}
+	if err := w.until(ctx, `SELECT EXISTS (SELECT FROM public.effects AS e JOIN message_store_consumers.checkpoints AS c USING (partition)
+WHERE e.process = $1 AND e.global_position <= c.position)`, first.task.Process); err != nil {
+		return err
+	}
+	if err := w.sample(ctx); err != nil {
+		return err
+	}
+	if err := first.end(ctx); err != nil {
+		return err
+	}
+	if err := w.sample(ctx); err != nil {
+		return err
+	}
+	w.running[h] = w.running[h][1:]
+	return w.until(ctx, `SELECT EXISTS (SELECT FROM public.effects AS a JOIN public.effects AS b USING (partition)
+WHERE a.process = $1 AND b.process = $2 AND b.n > a.n)`, first.task.Process, second.task.Process)
+}
+
 // untilDoubled waits until a message has two effects.
 func (w *durableWork) untilDoubled(ctx context.Context) error {
+	return w.until(ctx, "SELECT EXISTS (SELECT FROM public.effects GROUP BY consumer, message HAVING count(*) > 1)")
+}
+
+// until waits until a query returns true.
+func (w *durableWork) until(ctx context.Context, sql string, args ...any) error {
 	for {
-		var doubled bool
-		err := w.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM public.effects GROUP BY consumer, message HAVING count(*) > 1)").Scan(&doubled)
-		if err != nil || doubled {
+		var is bool
+		if err := w.pool.QueryRow(ctx, sql, args...).Scan(&is); err != nil || is {
 			return err
 		}
 		tick()
