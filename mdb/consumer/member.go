@@ -152,7 +152,8 @@ type member struct {
 	leaving map[int]bool              // numbers of partitions that are to be released
 	drained map[partition]ledger.Move // what is to be released
 
-	targets []int64 // of CatchUp, by category
+	targets []int64          // of CatchUp, by category
+	begun   map[string]int64 // where the process has first seen the categories' checkpoints, at least
 
 	stopping bool
 	result   error     // of run, once it is stopping
@@ -172,6 +173,7 @@ func newMember(c memberConfig) *member {
 		held:         make(map[partition]ledger.Row),
 		before:       make(map[partition]ledger.Row),
 		fences:       make(map[partition]fenced),
+		begun:        make(map[string]int64),
 		leaving:      make(map[int]bool),
 		drained:      make(map[partition]ledger.Move),
 		evicted:      true,

@@ -140,6 +140,16 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 				row.member, row.epoch = p.Member, h.epochs
 			}
 		}
+		for _, category := range p.Categories {
+			for n := range h.partitions {
+				if id := (partition{Category: category, Number: n}); h.rows[id] == nil {
+					h.rows[id] = &hallRow{position: h.last}
+					if p.Start != nil {
+						h.rows[id].position = *p.Start
+					}
+				}
+			}
+		}
 		h.epochs++
 		h.members[p.Member] = &hallMember{instance: p.Instance, joined: h.epochs, seen: time.Now(), lease: p.Lease}
 		h.ring()
@@ -433,17 +443,17 @@ func hire(t *testing.T, h *hall, messages []mdb.Message, handle func(ctx context
 		do:     h.do, reconnect: func(bool) {},
 		fatal: func(err error) error { return fatal("consumer", func(_ string, err error) error { return err }, err) },
 	}
-	for _, opt := range opts {
-		opt(&mc, &ec)
-	}
-	c.engine = newEngine(ec)
-	mc.engine = c.engine
 	mc.readers = func(partitions int) map[string]reading {
 		return map[string]reading{"category": newReader(readerConfig{
 			category: "category", partitions: partitions, batch: 10, open: c.shelf.open, sink: c,
 			rewound: func(string, int64, []source.Anchor) { c.forked() }, live: mc.observer.read,
 		})}
 	}
+	for _, opt := range opts {
+		opt(&mc, &ec)
+	}
+	c.engine = newEngine(ec)
+	mc.engine = c.engine
 	c.member = newMember(mc)
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
 	c.cancel = cancel

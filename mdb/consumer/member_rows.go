@@ -8,12 +8,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/source"
-	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // isAnswer reports whether err is the answer of a server that goes on serving the connection:
@@ -21,64 +19,6 @@ import (
 func isAnswer(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && cmp.Or(pgErr.SeverityUnlocalized, pgErr.Severity) == "ERROR"
-}
-
-// enter joins the consumer as a new member.
-func (m *member) enter(ctx context.Context) error {
-	params := m.join
-	params.Member = uuid.New()
-	var joined ledger.Joined
-	var targets []int64
-	sent := m.now()
-	m.trust()
-	m.session, m.timeline = 0, ""
-	err := m.send(ctx, func(ctx context.Context, p protocol) error {
-		version, err := p.version(ctx)
-		if err != nil {
-			return err
-		}
-		if version < schema.ConsumersVersion {
-			return &oldSchemaError{version}
-		}
-		if m.toEnd && m.targets == nil {
-			if targets, err = p.ends(ctx, params.Categories); err != nil {
-				return err
-			}
-		}
-		joined, err = p.join(ctx, params)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if targets != nil {
-		m.targets = targets
-	}
-	m.join.Partitions = joined.Partitions
-	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: params.Member, Instance: params.Instance})
-	m.lease.renew(sent)
-	m.counts.joins.Add(1)
-	now := time.Now()
-	m.evicted, m.lapsed, m.ticked, m.failures = false, false, true, 0
-	m.changes, m.balanceAt = joined.Changes, now
-	m.lastBeat, m.nextTick = now, now.Add(m.interval())
-	return nil
-}
-
-// rejoin joins again after the member was deleted.
-func (m *member) rejoin(ctx context.Context) {
-	if err := m.enter(ctx); err != nil {
-		m.fails(err)
-		if m.failures == 1 {
-			m.logger.Warn("a consumer could not join again, and retries", m.attrs("error", err)...)
-		}
-		m.nextTick = time.Now().Add(joinRetry.Delay(m.failures))
-		return
-	}
-	if m.partitions != m.join.Partitions {
-		clear(m.before) // of other partitions
-		m.startReaders(ctx)
-	}
 }
 
 // forget ends the handlers of all partitions, and forgets what is in memory of them, but for
@@ -153,6 +93,9 @@ func (m *member) apply(held ledger.Held) {
 	}
 	openings := make(map[string][]opening, len(m.reads))
 	for p, row := range rows {
+		if from, ok := m.begun[p.Category]; !ok || row.Position < from {
+			m.begun[p.Category] = row.Position
+		}
 		if _, ok := m.held[p]; ok {
 			continue
 		}

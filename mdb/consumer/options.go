@@ -237,6 +237,9 @@ func WithCategories(categories ...mdb.Category) Option {
 // FromEnd lets a consumer, and each category that is added to it, begin after the messages
 // that exist when it first runs. Later it continues where it was. Without this option or
 // [FromPosition], it begins at the beginning.
+//
+// If a failover loses the whole consumer, it begins where the first process that joins again has first seen it. A process that
+// starts after the failover begins after the messages that exist then.
 func FromEnd() Option {
 	return Option{name: "FromEnd", apply: func(c *config) { c.begin("FromEnd", nil) }}
 }

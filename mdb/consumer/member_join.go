@@ -1,0 +1,95 @@
+package consumer
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// enter joins the consumer as a new member.
+func (m *member) enter(ctx context.Context) error {
+	params := m.join
+	params.Member = uuid.New()
+	var joined ledger.Joined
+	var targets []int64
+	sent := m.now()
+	m.trust()
+	m.session, m.timeline = 0, ""
+	err := m.send(ctx, func(ctx context.Context, p protocol) error {
+		version, err := p.version(ctx)
+		if err != nil {
+			return err
+		}
+		if version < schema.ConsumersVersion {
+			return &oldSchemaError{version}
+		}
+		if m.toEnd && m.targets == nil {
+			if targets, err = p.ends(ctx, params.Categories); err != nil {
+				return err
+			}
+		}
+		if params.Start, err = m.restart(ctx, p); err != nil {
+			return err
+		}
+		joined, err = p.join(ctx, params)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if targets != nil {
+		m.targets = targets
+	}
+	m.join.Partitions = joined.Partitions
+	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: params.Member, Instance: params.Instance})
+	m.lease.renew(sent)
+	m.counts.joins.Add(1)
+	now := time.Now()
+	m.evicted, m.lapsed, m.ticked, m.failures = false, false, true, 0
+	m.changes, m.balanceAt = joined.Changes, now
+	m.lastBeat, m.nextTick = now, now.Add(m.interval())
+	return nil
+}
+
+// restart returns the start of the last category, after it has created the checkpoints of the others that are missing.
+// A consumer that begins at the end may be lost by a failover: then it begins
+// where this process has first seen it, because what was written since may not be handled.
+func (m *member) restart(ctx context.Context, p protocol) (start *int64, err error) {
+	if m.join.Start != nil || len(m.begun) < len(m.join.Categories) {
+		return m.join.Start, nil
+	}
+	last := len(m.join.Categories) - 1
+	for _, category := range m.join.Categories[:last] {
+		params, from := m.join, m.begun[category]
+		params.Member, params.Instance, params.Categories, params.Start = uuid.New(), "", []string{category}, &from
+		joined, err := p.join(ctx, params)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.leave(ctx, ledger.Member{Consumer: joined.Consumer, ID: params.Member}, nil); err != nil {
+			return nil, err
+		}
+	}
+	from := m.begun[m.join.Categories[last]]
+	return &from, nil
+}
+
+// rejoin joins again after the member was deleted.
+func (m *member) rejoin(ctx context.Context) {
+	if err := m.enter(ctx); err != nil {
+		m.fails(err)
+		if m.failures == 1 {
+			m.logger.Warn("a consumer could not join again, and retries", m.attrs("error", err)...)
+		}
+		m.nextTick = time.Now().Add(joinRetry.Delay(m.failures))
+		return
+	}
+	if m.partitions != m.join.Partitions {
+		clear(m.before) // of other partitions
+		m.startReaders(ctx)
+	}
+}
