@@ -128,6 +128,7 @@ type member struct {
 	running                []<-chan struct{} // the goroutines of readers
 	reads                  map[string]reading
 	partitions             int // for which there are readers
+	joined                 int // the number of partitions, as of the last join
 
 	session  int64       // of the connection that has answered last; 0: none
 	timeline string      // of the server; empty: not known
@@ -238,7 +239,7 @@ var errHandlerEnds = errors.New("consumer: a callback has ended a goroutine of t
 func (m *member) startReaders(ctx context.Context) {
 	m.stopReaders()
 	ctx, m.endReaders = context.WithCancelCause(context.WithoutCancel(ctx))
-	m.partitions = m.join.Partitions
+	m.partitions = m.joined
 	m.reads = m.readers(m.partitions)
 	for _, r := range m.reads {
 		done := make(chan struct{})

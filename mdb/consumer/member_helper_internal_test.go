@@ -127,6 +127,9 @@ func (h *hall) version(context.Context) (int, error) { return schema.ConsumersVe
 
 func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, err error) {
 	return j, h.statement("join", func() error {
+		if p.Partitions != 0 && p.Partitions != h.partitions {
+			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Partitions}
+		}
 		var old []uuid.UUID
 		for id, m := range h.members {
 			if p.Instance != "" && m.instance == p.Instance {

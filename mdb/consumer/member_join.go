@@ -44,7 +44,7 @@ func (m *member) enter(ctx context.Context) error {
 	if targets != nil {
 		m.targets = targets
 	}
-	m.join.Partitions = joined.Partitions
+	m.joined = joined.Partitions
 	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: params.Member, Instance: params.Instance})
 	m.lease.renew(sent)
 	m.counts.joins.Add(1)
@@ -78,9 +78,14 @@ func (m *member) restart(ctx context.Context, p protocol) (start *int64, err err
 	return &from, nil
 }
 
-// rejoin joins again after the member was deleted.
+// rejoin joins again after the member was deleted. The consumer may have another number of partitions now.
 func (m *member) rejoin(ctx context.Context) {
 	if err := m.enter(ctx); err != nil {
+		if codeOf(err) == ledger.Partitions {
+			err = m.fatal(err)
+			m.stop(err, err)
+			return
+		}
 		m.fails(err)
 		if m.failures == 1 {
 			m.logger.Warn("a consumer could not join again, and retries", m.attrs("error", err)...)
@@ -88,7 +93,7 @@ func (m *member) rejoin(ctx context.Context) {
 		m.nextTick = time.Now().Add(joinRetry.Delay(m.failures))
 		return
 	}
-	if m.partitions != m.join.Partitions {
+	if m.partitions != m.joined {
 		clear(m.before) // of other partitions
 		m.startReaders(ctx)
 	}

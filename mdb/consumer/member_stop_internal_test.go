@@ -246,61 +246,6 @@ func TestMemberJoinRetries(t *testing.T) {
 	})
 }
 
-// TestMemberWithoutMutex checks that a process whose balances or releases the server ends, because somebody holds the
-// lock of the consumer, retries them less and less often, goes on with what it has, and completes them when
-// the lock is released.
-func TestMemberWithoutMutex(t *testing.T) {
-	for _, held := range []string{"balance", "release"} {
-		inSubBubble(t, held, func(t *testing.T) {
-			h := newHall(t, 4)
-			ms := letters(t, 20, 4)
-			a := hire(t, h, ms, nil)
-			pass(5 * time.Second)
-			a.take()
-			attempts := 0
-			h.set(func() {
-				h.before = func(statement string) error {
-					h.mu.Lock()
-					defer h.mu.Unlock()
-					if statement != held {
-						return nil
-					}
-					attempts++
-					return &pgconn.PgError{Severity: "ERROR", Code: "55P03"}
-				}
-			})
-			b := hire(t, h, ms, nil)
-			pass(2 * time.Minute)
-			write(4, 4, a, b)
-			pass(5 * time.Second)
-			want := 4
-			if held == "release" {
-				want = 2 // the others are drained
-			}
-			if n := a.counts.partitions.Load() + b.counts.partitions.Load(); n != 4 || len(a.take()) != want {
-				t.Errorf("got %d partitions, want 4, of which %d go on", n, want)
-			}
-			// At most twice in the longest delay, by each process, and some more at first.
-			if attempts < 20 || attempts > 2*(2*125/5+10) {
-				t.Errorf("got %d attempts in two minutes", attempts)
-			}
-			if n := a.counts.losses.Load() + b.counts.losses.Load(); n != 0 || a.counts.joins.Load()+b.counts.joins.Load() != 2 {
-				t.Errorf("got %d losses", n)
-			}
-			h.set(func() { h.before = nil })
-			pass(15 * time.Second)
-			if got := h.owned(); !slices.Equal(got, []int{2, 2}) {
-				t.Errorf("got %v partitions for two processes, want 2 each", got)
-			}
-			write(4, 4, a, b)
-			pass(3 * time.Second)
-			if x, y := a.take(), b.take(); len(x) != 2 || len(y) != 6-want {
-				t.Errorf("got %v and %v afterwards", x, y)
-			}
-		})
-	}
-}
-
 // TestMemberSuspects checks that the partitions of a process that has crashed are taken over
 // after its lease has ended, and not before.
 func TestMemberSuspects(t *testing.T) {
