@@ -13,7 +13,7 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list of modules comes from git: use a clone))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers bench bench-report bench-notify bench-consumers compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,7 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) stress-notify
 	$(MAKE) test-promotions
 	$(MAKE) test-consumers
+	$(MAKE) test-mutants
 	$(MAKE) test-matrix
 	$(MAKE) fuzz FUZZTIME=5000000x
 
@@ -136,6 +137,9 @@ test-consumers: ## check the consumers' protocol in a million schedules, and in 
 			MDB_TEST_POSTGRES=$$version $(GO) test -v -count=1 -timeout 1h -run '^Test(UnknownOutcomes|ReplayWalk)' ./mdb/consumer; \
 		} | grep -Ev '^ *(===|---) ?(RUN|PAUSE|CONT|PASS)' || exit 1; \
 	done
+
+test-mutants: ## break each rule of consumers, and check that a test notices it
+	$(GO) run ./scripts/mutants
 
 stress-notify: ## run the tests that try to lose a notification a hundred times
 	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -66,6 +67,24 @@ func TestMemberWithoutMutex(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMemberDeleted checks that the handlers of a process end when it learns that it is no member any more, also if its
+// lease has not ended, and that it joins again.
+func TestMemberDeleted(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 4)
+		c := hire(t, h, letters(t, 4, 4), func(ctx context.Context, _ mdb.Message) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		pass(5 * time.Second)
+		h.set(func() { clear(h.members) })
+		pass(3 * time.Second) // less than a lease
+		if got := c.endings(); len(got) != 4 || !errors.Is(got[0], ErrLeaseLost) || c.counts.joins.Load() != 2 {
+			t.Errorf("got the causes %v, want those of 4 handlers", got)
+		}
+	})
 }
 
 // TestMemberResized checks that a process which joins again takes over another number of partitions, unless it is configured

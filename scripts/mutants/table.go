@@ -1,0 +1,215 @@
+package main
+
+const (
+	consumers = "./mdb/consumer"
+	protocol  = "./internal/ledger"
+)
+
+// Those without a file are rules of the SQL functions, or of the model of the protocol.
+var mutants = []mutant{
+	{rule: "the fence does not compare the member", in: protocol, test: "TestModelMutants|TestModelIsServerMutants"},
+	{rule: "the fence does not compare the epoch", in: protocol, test: "TestModelMutants|TestModelIsServerMutants"},
+	{rule: "the fence does not compare the position", in: consumers, test: "TestUnknownOutcomesNeedPosition"},
+	{rule: "the fence looks at another row; the position is read before the claim", in: protocol, test: "TestWalkFenceMutants"},
+	{rule: "claims without the mutex; a partition is free if one of its rows is", in: protocol, test: "TestWalkMembersMutants"},
+	{rule: "released while a handler has a message; released, and then moved", in: protocol, test: "TestWalkHandoverMutants"},
+	{rule: "passed before parked; parked without a move; parked keys read before the claim; unfenced parks", in: protocol, test: "TestWalkParkMutants"},
+	{rule: "a consumer begins at the last position that any transaction has got", in: protocol, test: "TestWalkCreationMutants"},
+	{rule: "a tick waits for a checkpoint; a park takes the mutex after a checkpoint", in: protocol, test: "TestLockMutants"},
+
+	{
+		"a partition is drained while a handler has a message of it", "mdb/consumer/engine_part.go",
+		"p.surrendered && len(p.chunks) == 0 && p.running == 0 &&", "p.surrendered &&",
+		consumers, "TestSurrender|TestMemberSurrenders",
+	},
+	{
+		"a partition is released where it was, and its checkpoint moved after that", "mdb/consumer/member_rows.go",
+		"released, err = p.release(ctx, *m.self.Load(), moves)",
+		"for i := range moves {\n moves[i].To = moves[i].From\n }\n released, err = p.release(ctx, *m.self.Load(), moves)",
+		consumers, "TestMemberSurrenders|TestHandover",
+	},
+	{
+		"a member judges others for a silence that it has shared", "mdb/schema/consumers.sql",
+		"      AND (me.woke IS NULL OR me.woke < pg_catalog.clock_timestamp() - m.lease)\n", "",
+		protocol, "TestEviction",
+	},
+	{
+		"a member that has not ticked since the clock was set back judges others", "mdb/schema/consumers.sql",
+		"    WHEN m.seen > pg_catalog.clock_timestamp() + interval '1 second' THEN pg_catalog.clock_timestamp()\n", "",
+		protocol, "TestEviction",
+	},
+	{
+		"a lease counts from the answer of a tick", "mdb/consumer/member.go",
+		"m.lease.renew(sent)", "_ = sent\n	m.lease.renew(m.now())",
+		consumers, "TestMemberDeadline",
+	},
+	{
+		"the wall clock does not count", "mdb/consumer/lease.go",
+		"max(now.mono-i.mono, now.wall.Sub(i.wall))", "now.mono-i.mono",
+		consumers, "TestMemberSuspended",
+	},
+	{
+		"the checkpoint is the highest message that is handled", "mdb/consumer/engine_part.go",
+		"	default:\n		e.uncountPayload(it)",
+		"	default:\n		c.part.done.position = max(c.part.done.position, it.delivery().message.GlobalPosition)\n		e.uncountPayload(it)",
+		consumers, "TestPrefix|TestEngineProperties",
+	},
+	{
+		"the checkpoint passes a message that is about to be parked", "mdb/consumer/engine_part.go",
+		"func (p *part) move() ledger.Move {\n	return",
+		`func (p *part) move() ledger.Move {
+	if len(p.chunks) > 0 {
+		c := p.chunks[0]
+		for i := c.first; i < len(c.items) && (c.items[i].state == itemDone || c.items[i].pending != nil); i++ {
+			p.done.position = c.deliveries[i].message.GlobalPosition
+		}
+	}
+	return`,
+		consumers, "TestPark|TestEngineProperties",
+	},
+	{
+		"a park whose outcome is unknown counts as done", "mdb/consumer/engine_fail.go",
+		"	case err == nil:\n		row :=", "	case err == nil || !ledger.IsFenced(err) && !errors.Is(err, errParkedFull):\n		row :=",
+		consumers, "TestPark|TestEngineProperties",
+	},
+	{
+		"messages of a parked key are handled", "mdb/consumer/engine_work.go",
+		"if p.blocked != nil && it.pending == nil {", "if false {",
+		consumers, "TestPark|TestEngineProperties",
+	},
+	{
+		"a key is unparked before everything that was passed over is replayed", "mdb/consumer/replay_turn.go",
+		"!open || w.move.To < b.passed || p.offered", "!open || p.offered",
+		consumers, "TestReplayProperties",
+	},
+	{
+		"a key is unparked without a move to what was replayed", "mdb/consumer/replay_turn.go",
+		"	mv := p.move()\n", "	mv := p.move()\n	mv.To = mv.From\n",
+		consumers, "TestReplayProperties",
+	},
+	{
+		"a replay in a transaction does not move the checkpoint", "mdb/consumer/tx.go",
+		"	ledger.QueueMove(b, c.member, c.move())\n	if !c.isReplay() {\n		return 1\n	}\n",
+		"	if !c.isReplay() {\n		ledger.QueueMove(b, c.member, c.move())\n		return 1\n	}\n	b.Queue(\"SELECT\")\n",
+		consumers, "TestUnknownOutcomes",
+	},
+	{
+		"a transaction that parks does not move the checkpoint", "mdb/consumer/park.go",
+		"if p.move != nil { // first, because it locks the checkpoint exclusively", "if false {",
+		consumers, "TestUnknownOutcomes",
+	},
+	{
+		"moves that the fence has refused count as made", "mdb/consumer/member.go",
+		"	m.fence(ps)\n	m.engine.refused(refused, errMoved)", "	m.engine.stored(refused)",
+		consumers, "TestMemberRefused",
+	},
+	{
+		"ticks move the checkpoint while a transaction that moves it runs", "mdb/consumer/engine.go",
+		"!p.offered && !p.fenced && !p.stale && !e.movesSoon(p) {", "!p.offered && !p.fenced && !p.stale {",
+		consumers, "TestMoves|TestEngineProperties",
+	},
+	{
+		"a transaction whose outcome is unknown counts as committed", "mdb/consumer/form_tx.go",
+		"		n, err := f.attempt(ctx, c)\n		if err != nil {",
+		"		n, err := f.attempt(ctx, c)\n		if what, _ := said(err); what == toWait {\n			n, err = len(c.deliveries), nil\n		}\n		if err != nil {",
+		consumers, "TestUnknownOutcomes",
+	},
+	{
+		"a commit that the fence has made a rollback counts as done", "mdb/consumer/tx.go",
+		"	case err != nil:\n		return err\n	case tag.String()", "	case err != nil:\n		return nil\n	case tag.String()",
+		consumers, "TestFormFenced|TestClaimedAgain",
+	},
+	{
+		"a process joins again as the member that was evicted", "mdb/consumer/member_rows.go",
+		"	params.Member = uuid.New()\n", "	if params.Member = uuid.New(); m.self.Load() != nil {\n		params.Member = m.self.Load().ID\n	}\n",
+		consumers, "TestMemberEvicted",
+	},
+	{
+		"the handlers of an evicted member go on", "mdb/consumer/member.go",
+		"	m.forget(cause)\n	m.counts.losses.Add(1)\n", "	_ = cause\n	m.counts.losses.Add(1)\n",
+		consumers, "TestMemberDeleted",
+	},
+	{
+		"a member that was replaced joins again", "mdb/consumer/member.go",
+		"	m.counts.losses.Add(1)\n	if replaced {", "	m.counts.losses.Add(1)\n	if false {",
+		consumers, "TestMemberReplaced",
+	},
+	{
+		"ticks need a connection of the pool", "mdb/consumer/consumer.go",
+		"		do:     r.line.do, ",
+		`		do: func(ctx context.Context, f func(protocol) error) (int64, error) {
+			conn, err := r.store.Pool().Acquire(ctx)
+			if err != nil {
+				return 0, err
+			}
+			defer conn.Release()
+			return 1, f(onConn{conn.Conn()})
+		}, `,
+		consumers, "TestBusyPool",
+	},
+	{
+		"another timeline is ignored", "mdb/consumer/member.go",
+		"	if t.Timeline != m.timeline {", "	if false {",
+		consumers, "TestMemberDoubts",
+	},
+	{
+		"rows are read again only if messages are missing", "mdb/consumer/member_doubt.go",
+		"func (m *member) suspect(why error) {\n", "func (m *member) suspect(why error) {\n	if !m.rewound.Load() {\n		return\n	}\n",
+		consumers, "TestMemberDoubts",
+	},
+	{
+		"a page is read without the anchors of the one before", "mdb/consumer/reader_cursor.go",
+		"return source.Anchor{Position: m.GlobalPosition, ID: m.ID, Time: scan.Micros(m.Time)}", "return source.Anchor{}",
+		consumers, "TestReaderFork|TestReaderLosesMessages",
+	},
+	{
+		"transactions have the isolation level of the session", "mdb/consumer/tx.go",
+		`return "begin isolation level " + string(isolation)`, `return "begin"`,
+		consumers, "TestBegin|TestFormsOnce",
+	},
+	{
+		"handlers may queue commands of transactions", "mdb/consumer/form_queued.go",
+		"	if err := checkQueued(sql); err != nil {", "	if err := checkQueued(sql); false {",
+		consumers, "TestQueuedCommandsRejected",
+	},
+	{
+		"lost connections never count", "mdb/consumer/transient.go",
+		"lossesUncounted    = 2", "lossesUncounted    = 1 << 30",
+		consumers, "TestUncounted|TestUncountedInARow",
+	},
+	{
+		"the first message of a batch is to blame", "mdb/consumer/engine_fail.go",
+		"b.Index >= done && b.Index < done+left", "false",
+		consumers, "TestBatchError",
+	},
+	{
+		"joins, balances, releases and leaves wait for a held lock until their context ends", "internal/ledger/calls.go",
+		"if deadline, ok := ctx.Deadline(); ok {", "if deadline, ok := ctx.Deadline(); ok && false {",
+		protocol, "TestHeldMutex",
+	},
+	{
+		"ticks wait for the disk", "mdb/schema/consumers.sql",
+		"  PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);\n", "",
+		protocol, "TestBeatWaitsForNoDisk|TestIdle",
+	},
+	{
+		"a process joins again with the number of partitions that it had", "mdb/consumer/member_rows.go",
+		"	m.joined = joined.Partitions\n", "	m.joined, m.join.Partitions = joined.Partitions, joined.Partitions\n",
+		consumers, "TestMemberResized",
+	},
+	{
+		"balances that the server has rejected are repeated each second", "mdb/consumer/member_rows.go",
+		"	return joinRetry.Delay(m.rejected)", "	return time.Second",
+		consumers, "TestMemberWithoutMutex",
+	},
+	{
+		"the limit for locks is set by a statement of its own", "internal/ledger/calls.go",
+		"	var b pgx.Batch\n	if deadline,", "	var b pgx.Batch\n	b.Queue(\"COMMIT\")\n	if deadline,",
+		consumers, "TestLineRoundTrips",
+	},
+	{
+		"idle members tick each second", "mdb/consumer/member.go",
+		"quiet := min(quietInterval, m.lease.length/5)", "quiet := min(busyInterval, m.lease.length/5)",
+		consumers, "TestMemberIdle",
+	},
+}
