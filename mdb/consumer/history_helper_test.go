@@ -333,6 +333,18 @@ func (c *course) until(t *testing.T, what string, f func() bool) {
 	}
 }
 
+// rest waits until no handler runs for longer than a first retry waits.
+func (c *course) rest(t *testing.T) {
+	t.Helper()
+	rested := 0
+	c.until(t, "no handler runs", func() bool {
+		if rested++; c.runs[0].Stats().Running > 0 {
+			rested = 0
+		}
+		return rested == 50
+	})
+}
+
 // check ends the processes, and checks the effects on a server: each message has one, or at
 // least one with Each, and no others have one, unless with Each.
 func (c *course) check(t *testing.T, db *pgxpool.Pool) {

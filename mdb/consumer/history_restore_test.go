@@ -128,13 +128,7 @@ func TestHistoryRestore(t *testing.T) {
 		c.open()
 	}
 	for _, c := range queued {
-		rested := 0 // for longer than the first retry waits, so that it would be there before a tick
-		c.until(t, "no handler runs", func() bool {
-			if rested++; c.runs[0].Stats().Running > 0 {
-				rested = 0
-			}
-			return rested == 50
-		})
+		c.rest(t)
 	}
 	if err := ticks.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
@@ -314,9 +308,9 @@ func TestHistoryReadOnly(t *testing.T) {
 		c.write(t, db, 20) // on a connection that was open before
 	}
 	for _, c := range courses {
-		c.until(t, "ticks and handlers have failed", func() bool {
+		c.until(t, "ticks have failed, and the pool has a new connection", func() bool {
 			s := c.runs[0].Stats()
-			return s.Ticks > before[c].Ticks+1 && s.Retried > before[c].Retried
+			return s.Ticks > before[c].Ticks+1 && s.Waiting == 20
 		})
 	}
 	alter("RESET default_transaction_read_only")
