@@ -70,7 +70,7 @@ func TestMemberWithoutMutex(t *testing.T) {
 }
 
 // TestMemberDeleted checks that the handlers of a process end when it learns that it is no member any more, also if its
-// lease has not ended, and that it joins again.
+// lease has not ended and it cannot join again yet.
 func TestMemberDeleted(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		h := newHall(t, 4)
@@ -79,10 +79,23 @@ func TestMemberDeleted(t *testing.T) {
 			return ctx.Err()
 		})
 		pass(5 * time.Second)
-		h.set(func() { clear(h.members) })
+		h.set(func() {
+			clear(h.members)
+			h.before = func(statement string) error {
+				if statement == "join" {
+					return &pgconn.PgError{Severity: "ERROR", Code: "55P03"}
+				}
+				return nil
+			}
+		})
 		pass(3 * time.Second) // less than a lease
-		if got := c.endings(); len(got) != 4 || !errors.Is(got[0], ErrLeaseLost) || c.counts.joins.Load() != 2 {
+		if got := c.endings(); len(got) != 4 || !errors.Is(got[0], ErrLeaseLost) {
 			t.Errorf("got the causes %v, want those of 4 handlers", got)
+		}
+		h.set(func() { h.before = nil })
+		pass(10 * time.Second)
+		if c.counts.joins.Load() != 2 || c.counts.partitions.Load() != 4 {
+			t.Error("the process has not joined again")
 		}
 	})
 }
