@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -34,8 +35,8 @@ func TestBehindPgBouncer(t *testing.T) {
 	}
 	want := signUp(t, direct, 100)
 	var a, b record
-	first := start(t, connect(), a.handler())
-	second := start(t, connect(), b.handler())
+	first := start(t, connect(), a.handler(), consumer.WithLease(time.Hour))
+	second := start(t, connect(), b.handler(), consumer.WithLease(time.Hour))
 	eventually(t, "each has its share", func() bool {
 		return first.Stats().Partitions == consumer.DefaultPartitions/2 && second.Stats().Partitions == consumer.DefaultPartitions/2
 	})

@@ -227,14 +227,14 @@ func TestTakeover(t *testing.T) {
 			return ctx.Err()
 		}
 		return insert(ctx, tx, m)
-	}), consumer.WithLease(3*time.Second), consumer.PerTx(1, 0), consumer.WithPartitions(1))
+	}), consumer.WithLease(5*time.Second), consumer.PerTx(1, 0), consumer.WithPartitions(1))
 	eventually(t, "the process is cut off", func() bool { return handled.Load() == 50 })
 	b := start(t, plantOn(t, store).Store, consumer.EachTx(func(ctx context.Context, tx pgx.Tx, m mdb.Message) error {
 		if !lost.Load() {
 			overlap.Store(true)
 		}
 		return insert(ctx, tx, m)
-	}), consumer.WithLease(3*time.Second))
+	}), consumer.WithLease(5*time.Second))
 	eventually(t, "everything is handled", func() bool { return b.Stats().Handled == 51 })
 	if overlap.Load() {
 		t.Error("both processes have handled messages of the partition at the same time")
@@ -274,8 +274,8 @@ func TestInstance(t *testing.T) {
 	third.end(t)
 }
 
-// TestBusyPool checks that handlers which hold all connections of the pool for longer than a
-// lease do not cost the lease, also if there is only one connection.
+// TestBusyPool checks that the lease is renewed while handlers hold all connections of the
+// pool, also if there is only one.
 func TestBusyPool(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int32{1, 3} {
@@ -283,33 +283,30 @@ func TestBusyPool(t *testing.T) {
 			t.Parallel()
 			store := withConsumers.Store(t)
 			signUp(t, store, 10)
-			p := plantOn(t, store, func(cfg *pgxpool.Config) { cfg.MaxConns = size })
+			pool := plantOn(t, store, func(cfg *pgxpool.Config) { cfg.MaxConns = size }).Pool()
+			busy, err := mdb.New(pool, mdb.WithNotify())
+			if err != nil {
+				t.Fatal(err)
+			}
 			var handled atomic.Int64
-			var r *shift
-			ready := make(chan struct{})
-			r = start(t, p.Store, consumer.Each(func(ctx context.Context, _ mdb.Message) error {
-				<-ready
+			r := start(t, busy, consumer.Each(func(ctx context.Context, _ mdb.Message) error {
 				if handled.Add(1) > 1 {
 					return nil
 				}
 				for range size {
-					conn, err := p.Pool().Acquire(ctx)
+					conn, err := pool.Acquire(ctx)
 					if err != nil {
 						return err
 					}
 					defer conn.Release()
 				}
-				ticks := r.Stats().Ticks // five in a lease
-				for r.Stats().Ticks < ticks+8 {
-					select {
-					case <-time.After(5 * time.Millisecond):
-					case <-ctx.Done():
-						return ctx.Err()
+				for range 3 { // the first heartbeat may have been sent before
+					if err := awaitHeartbeat(ctx, store); err != nil {
+						return err
 					}
 				}
 				return nil
-			}), consumer.WithLease(time.Second))
-			close(ready)
+			}), consumer.WithLease(time.Hour))
 			eventually(t, "all is handled", func() bool { return r.Stats().Handled == 10 })
 			r.end(t)
 			if s := r.Stats(); s.Losses != 0 || s.Handled != 10 || s.Joins != 1 {
@@ -317,6 +314,25 @@ func TestBusyPool(t *testing.T) {
 			}
 		})
 	}
+}
+
+// awaitHeartbeat notifies the processes of the consumer until the server has received a
+// heartbeat.
+func awaitHeartbeat(ctx context.Context, store *mdb.Store) error {
+	var before time.Time
+	const seen = "SELECT seen FROM message_store_consumers.members"
+	if err := store.Pool().QueryRow(ctx, seen).Scan(&before); err != nil {
+		return err
+	}
+	for at := before; at.Equal(before); {
+		if _, err := store.Pool().Exec(ctx, "NOTIFY message_store_consumers, 'mailer'"); err != nil {
+			return err
+		}
+		if err := store.Pool().QueryRow(ctx, seen).Scan(&at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // TestSetup checks that Run names what to install if the schema is missing or too old, and
