@@ -137,13 +137,13 @@ var mutants = []mutant{
 	{
 		"ticks need a connection of the pool", "mdb/consumer/consumer.go",
 		"		do:     r.line.do, ",
-		`		do: func(ctx context.Context, f func(protocol) error) (int64, error) {
+		`		do: func(ctx context.Context, f func(int64, protocol) error) (int64, error) {
 			conn, err := r.store.Pool().Acquire(ctx)
 			if err != nil {
 				return 0, err
 			}
 			defer conn.Release()
-			return 1, f(onConn{conn.Conn()})
+			return 1, f(1, onConn{conn.Conn()})
 		}, `,
 		consumers, "TestBusyPool",
 	},
@@ -159,7 +159,7 @@ var mutants = []mutant{
 	},
 	{
 		"a page is read without the anchors of the one before", "mdb/consumer/reader_cursor.go",
-		"return source.Anchor{Position: m.GlobalPosition, ID: m.ID, Time: scan.Micros(m.Time)}", "return source.Anchor{}",
+		"return source.Anchor{Position: m.GlobalPosition, ID: m.ID, Time: scan.Micros(m.Time)}", "_ = scan.Micros(m.Time)\n		return source.Anchor{}",
 		consumers, "TestReaderFork|TestReaderLosesMessages",
 	},
 	{
@@ -204,7 +204,7 @@ var mutants = []mutant{
 	},
 	{
 		"the limit for locks is set by a statement of its own", "internal/ledger/calls.go",
-		"	var b pgx.Batch\n	if deadline,", "	var b pgx.Batch\n	b.Queue(\"COMMIT\")\n	if deadline,",
+		"	b := limited(ctx)\n	b.Queue(sqlLeave,", "	_ = q.SendBatch(ctx, limited(ctx)).Close()\n	b := &pgx.Batch{}\n	b.Queue(sqlLeave,",
 		consumers, "TestLineRoundTrips",
 	},
 	{
