@@ -120,7 +120,7 @@ var mutants = []mutant{
 		consumers, "TestFormFenced|TestClaimedAgain",
 	},
 	{
-		"a process joins again as the member that was evicted", "mdb/consumer/member_rows.go",
+		"a process joins again as the member that was evicted", "mdb/consumer/member_join.go",
 		"	params.Member = uuid.New()\n", "	if params.Member = uuid.New(); m.self.Load() != nil {\n		params.Member = m.self.Load().ID\n	}\n",
 		consumers, "TestMemberEvicted",
 	},
@@ -193,7 +193,7 @@ var mutants = []mutant{
 		protocol, "TestBeatWaitsForNoDisk|TestIdle",
 	},
 	{
-		"a process joins again with the number of partitions that it had", "mdb/consumer/member_rows.go",
+		"a process joins again with the number of partitions that it had", "mdb/consumer/member_join.go",
 		"	m.joined = joined.Partitions\n", "	m.joined, m.join.Partitions = joined.Partitions, joined.Partitions\n",
 		consumers, "TestMemberResized",
 	},
