@@ -19,12 +19,22 @@ func TestBehindPgBouncer(t *testing.T) {
 	if len(found) == 0 {
 		t.Skip("there is no PgBouncer")
 	}
+	for _, bouncer := range found {
+		t.Run("PgBouncer "+bouncer.Version, func(t *testing.T) {
+			t.Parallel()
+			shareBehind(t, bouncer)
+		})
+	}
+}
+
+func shareBehind(t *testing.T, bouncer pgtest.PgBouncer) {
+	t.Helper()
 	direct := withConsumers.Store(t)
 	// PgBouncer does not pass on the search path.
 	if _, err := schema.PinSearchPath(t.Context(), direct.Pool()); err != nil {
 		t.Fatal(err)
 	}
-	url := found[0].Start(t, direct.Pool().Config().ConnString(), "transaction")
+	url := bouncer.Start(t, direct.Pool().Config().ConnString(), "transaction")
 	connect := func() *mdb.Store {
 		store, err := mdb.Connect(t.Context(), url, mdb.BehindPooler())
 		if err != nil {
