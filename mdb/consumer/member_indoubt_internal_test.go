@@ -74,8 +74,9 @@ func TestMemberReleasesNothingInDoubt(t *testing.T) {
 			}
 		})
 		hire(t, h, ms, nil)
-		for reread < 0 {
+		for done := false; !done; {
 			pass(time.Millisecond)
+			h.set(func() { done = reread >= 0 })
 		}
 		h.set(func() {
 			if len(h.moves[moved:reread]) > 0 {
