@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
@@ -109,7 +110,10 @@ func TestOrders(t *testing.T) {
 	defer pool.Close()
 	const all = orders + 40
 	deadline := time.Now().Add(time.Minute)
-	for paid := 0; paid < all; time.Sleep(20 * time.Millisecond) {
+	for paid := 0; paid < all; {
+		if err := backoff.Sleep(t.Context(), 20*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
 		if err := pool.QueryRow(t.Context(), "SELECT count(*) FROM shop.orders WHERE state = 'paid'").Scan(&paid); err != nil {
 			t.Fatal(err)
 		}

@@ -119,7 +119,8 @@ func (e *environment) measure(ctx context.Context, w way, workers int) (rate flo
 	done := func() (int64, error) { return e.handled.Load(), nil }
 	if !w.nothing {
 		done = func() (n int64, err error) {
-			return n, e.watch.QueryRow(ctx, "SELECT sum(balance)::bigint FROM public.balances").Scan(&n)
+			err = e.watch.QueryRow(ctx, "SELECT sum(balance)::bigint FROM public.balances").Scan(&n)
+			return n, err
 		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -145,7 +146,7 @@ func (e *environment) measure(ctx context.Context, w way, workers int) (rate flo
 	if err := <-ended; err != nil && !errors.Is(err, errEnough) {
 		return 0, err
 	}
-	if n, err = e.effects(n, w); err != nil || n != int64(r.messages) {
+	if n, err = e.effects(ctx, w); err != nil || n != int64(r.messages) {
 		return 0, errors.Join(err, fmt.Errorf("there are %d effects of %d messages", n, r.messages))
 	}
 	return float64(r.messages) / took.Seconds(), nil
@@ -160,10 +161,10 @@ func (e *environment) begin() {
 }
 
 // effects returns how many there are in the end.
-func (e *environment) effects(n int64, w way) (int64, error) {
+func (e *environment) effects(ctx context.Context, w way) (n int64, err error) {
 	if w.nothing {
 		return e.handled.Load(), nil
 	}
-	err := e.watch.QueryRow(context.Background(), "SELECT sum(balance)::bigint FROM public.balances").Scan(&n)
+	err = e.watch.QueryRow(context.WithoutCancel(ctx), "SELECT sum(balance)::bigint FROM public.balances").Scan(&n)
 	return n, err
 }

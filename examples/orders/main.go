@@ -57,8 +57,10 @@ func main() {
 		log.Fatal("set DATABASE_URL to the URL of a database")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	if err := run(ctx, url, cmp.Or(os.Getenv("ADDRESS"), "localhost:8080")); ctx.Err() == nil {
+	err := run(ctx, url, cmp.Or(os.Getenv("ADDRESS"), "localhost:8080"))
+	stopped := ctx.Err() != nil
+	stop()
+	if !stopped {
 		log.Fatal(err)
 	}
 }

@@ -18,7 +18,6 @@ type scenario struct {
 	begin  func(t *testing.T, p *past, c *course) // the standby receives everything
 	lose   func(t *testing.T, p *past, c *course) // the standby receives nothing more
 	before func(t *testing.T, p *past, c *course) // the standby is promoted, and the consumers do not know it
-	after  func(t *testing.T, p *past, c *course) // the consumers reach the new primary
 	opts   []consumer.Option
 	parked int // on the new primary, at the end
 	// rewound says that confirmed checkpoints are lost.

@@ -273,17 +273,6 @@ func (c *course) writePoison(t *testing.T, db *pgxpool.Pool) {
 	sqlExec(t, db, `SELECT message_store.write_message(gen_random_uuid()::varchar, $1 || '-poisoned', CASE i WHEN 1 THEN 'Poison' ELSE 'Happened' END, '{}') FROM generate_series(1, 3) AS i`, c.name)
 }
 
-func (c *course) messages(t *testing.T, db *pgxpool.Pool) int {
-	t.Helper()
-	return sqlValue[int](t, db, `SELECT count(*) FROM message_store.messages WHERE message_store.category(stream_name) = $1 AND stream_name NOT LIKE '%poisoned'`, c.name)
-}
-
-// effects returns how many messages have an effect.
-func (c *course) effects(t *testing.T, db *pgxpool.Pool) int {
-	t.Helper()
-	return sqlValue[int](t, db, `SELECT count(DISTINCT id) FROM public.effects WHERE consumer = $1`, c.name)
-}
-
 func (c *course) parked(t *testing.T, db *pgxpool.Pool) int {
 	t.Helper()
 	return sqlValue[int](t, db, `SELECT count(*) FROM message_store_consumers.parked AS p JOIN message_store_consumers.consumers AS c ON c.id = p.consumer WHERE c.name = $1`, c.name)

@@ -26,6 +26,7 @@ const sqlTerminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHE
 // TestHistoryRestore checks that after a restore to an earlier point, which has the same
 // timeline and the same epochs, consumers go back to what is there, also if nothing is written.
 func TestHistoryRestore(t *testing.T) {
+	pgtest.NeedTime(t)
 	t.Parallel()
 	url := testdb.Consumers(t)
 	db := directPool(t, url)

@@ -305,7 +305,7 @@ func TestReplayWalk(t *testing.T) {
 			n := walk(t, 0, false)
 			step := 1
 			if testing.Short() {
-				step = 9
+				step = 24
 			}
 			for at := 1; at <= n+1; at += step {
 				for _, after := range []bool{false, true} {
