@@ -59,8 +59,13 @@ type engine struct {
 func newEngine(c engineConfig) *engine {
 	c.workers = cmp.Or(c.workers, 1)
 	c.maxBytes = cmp.Or(c.maxBytes, 64<<20)
-	c.queue = cmp.Or(c.queue, 2000)
 	c.form.most = max(c.form.most, 1)
+	if c.queue == 0 {
+		c.queue = 2000
+		if c.form.most > 1 {
+			c.queue = 16_000 // a call has messages of one partition, so those in memory make calls of a few hundred
+		}
+	}
 	if c.form.moves {
 		c.form.lane = nil
 	}

@@ -66,7 +66,7 @@ type engineConfig struct {
 	form     form
 	workers  int           // 0: 1
 	maxBytes int64         // of messages in memory; 0: 64 MiB
-	queue    int           // messages of a partition in memory; 0: 2,000
+	queue    int           // messages of a partition in memory; 0: 2,000, or 16,000 if calls have several
 	inOrder  bool          // one call at a time, in the order of feed
 	maxWait  time.Duration // between the calls of a lane; 0: no limit
 
