@@ -314,3 +314,18 @@ func TestNames(t *testing.T) {
 		wantCode(t, what, err, "23514")
 	}
 }
+
+// TestTickLooksForEachMessage checks that a tick makes no move to a message that the store does not
+// have, also if it has a later one: a process may have read both, from two servers.
+func TestTickLooksForEachMessage(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	m := g.join(g.params("one"))
+	_, held := g.balance(m)
+	position, anchor := g.write(10)
+	there, lost := move(held.Rows[0], position), move(held.Rows[1], position-1)
+	there.Anchor, lost.Anchor = anchor, ledger.Anchor{ID: uuid.New(), Time: anchor.Time}
+	tick := g.beat(m, there, lost)
+	equal(t, "moved", tick.Moved, []int{0})
+	equal(t, "refused", tick.Refused, []int{1})
+}

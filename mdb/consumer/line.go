@@ -153,25 +153,29 @@ func (c onConn) due(ctx context.Context, m ledger.Member) ([]ledger.Key, error) 
 	return ledger.Due(ctx, c.conn, m)
 }
 
-const sqlEnds = `SELECT coalesce((
+// sqlEnd is the last position of a category. It is not an equality, with which PostgreSQL may scan
+// the whole table by its primary key.
+const sqlEnd = `coalesce((
 	SELECT m.global_position FROM message_store.messages AS m
-	WHERE message_store.category(m.stream_name) = w.category
-	ORDER BY m.global_position DESC LIMIT 1
-), 0) FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS w(category, n) ORDER BY w.n`
+	WHERE message_store.category(m.stream_name) >= w.category AND message_store.category(m.stream_name) <= w.category
+	ORDER BY message_store.category(m.stream_name) DESC, m.global_position DESC LIMIT 1
+), 0)`
+
+const sqlEnds = `SELECT ` + sqlEnd + ` FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS w(category, n) ORDER BY w.n`
 
 func (c onConn) ends(ctx context.Context, categories []string) ([]int64, error) {
 	rows, _ := c.conn.Query(ctx, sqlEnds, categories)
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
-const sqlReached = `SELECT NOT EXISTS (
-	SELECT FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bigint[])) AS w(category, position)
-	JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1::bigint AND c.category = w.category
-	WHERE c.position < least(w.position, coalesce((
-		SELECT m.global_position FROM message_store.messages AS m
-		WHERE message_store.category(m.stream_name) = w.category
-		ORDER BY m.global_position DESC LIMIT 1
-	), 0))
+const sqlReached = `WITH ends AS MATERIALIZED (
+	SELECT w.category, least(w.position, ` + sqlEnd + `) AS position
+	FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bigint[])) AS w(category, position)
+)
+SELECT NOT EXISTS (
+	SELECT FROM ends AS e
+	JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1::bigint AND c.category = e.category
+	WHERE c.position < e.position
 ) AND NOT EXISTS (
 	SELECT FROM message_store_consumers.parked AS p
 	WHERE p.consumer = $1::bigint AND p.category = ANY ($2::text[]) AND p.due <= pg_catalog.clock_timestamp())`

@@ -82,18 +82,30 @@ EXCEPTION WHEN undefined_function OR feature_not_supported OR insufficient_privi
 END
 $$;
 
--- Reports whether the store has the message. The position of another history may belong to another message here, or
--- to none yet, and a checkpoint that has moved there would pass those that get the positions before it. An anchor that is
--- NULL is not compared, nor is any if the caller cannot read the messages.
+-- Returns the ordinals of the messages that the store does not have. The position of another history may belong to another
+-- message here, or to none yet, and a checkpoint that has moved there would pass those that get the positions before it. An
+-- anchor that is NULL is not compared, nor is any if the caller cannot read the messages. The count makes PostgreSQL look
+-- for each by its ID, and never read the whole table.
+CREATE FUNCTION message_store_consumers.lost(anchors uuid[], anchor_times timestamptz[], uptos bigint[])
+RETURNS bigint[] LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN ARRAY(
+    SELECT w.n FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) WITH ORDINALITY AS w(anchor, anchor_time, upto, n)
+    WHERE w.anchor IS NOT NULL AND 0 = (
+      SELECT pg_catalog.count(*) FROM message_store.messages AS m
+      WHERE m.id = w.anchor AND m.global_position <= w.upto AND (w.anchor_time IS NULL OR m.time = pg_catalog.timezone('UTC', w.anchor_time))
+    )
+  );
+EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
+  RETURN '{}';
+END
+$$;
+
+-- Reports whether the store has the message.
 CREATE FUNCTION message_store_consumers.has(anchor uuid, anchor_time timestamptz, upto bigint)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN $1 IS NULL OR EXISTS (
-    SELECT FROM message_store.messages AS m
-    WHERE m.id = $1 AND m.global_position <= $3 AND ($2 IS NULL OR m.time = pg_catalog.timezone('UTC', $2))
-  );
-EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
-  RETURN true;
+  RETURN message_store_consumers.lost(ARRAY[$1], ARRAY[$2], ARRAY[$3]) = '{}';
 END
 $$;
 
@@ -314,6 +326,8 @@ CREATE FUNCTION message_store_consumers.tick(consumer bigint, member uuid, insta
   OUT alive boolean, OUT replaced boolean, OUT changes bigint, OUT paused boolean, OUT barrier bigint, OUT suspects boolean, OUT due boolean,
   OUT timeline text, OUT moved integer[], OUT skipped integer[])
 LANGUAGE plpgsql AS $$
+DECLARE
+  unknown bigint[];
 BEGIN
   PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
   UPDATE message_store_consumers.members AS m SET info = coalesce($4, m.info), seen = pg_catalog.clock_timestamp(),
@@ -329,6 +343,7 @@ BEGIN
   timeline := message_store_consumers.timeline();
 
   IF pg_catalog.cardinality($6) > 0 THEN
+    unknown := message_store_consumers.lost($10, $11, $9);
     WITH wanted AS (
       SELECT w.* FROM ROWS FROM (pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11))
         WITH ORDINALITY AS w(category, partition, epoch, "from", "to", anchor, anchor_time, n)
@@ -341,17 +356,13 @@ BEGIN
       JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1 AND c.category = w.category AND c.partition = w.partition
       WHERE c.member = $2 AND c.epoch = w.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline
       FOR NO KEY UPDATE OF c SKIP LOCKED
-    ), newest AS MATERIALIZED ( -- history is lost from its end, so if the store has this message, it has those before it
-      SELECT w.category, message_store_consumers.has(w.anchor, w.anchor_time, w."to") AS known FROM (
-        SELECT DISTINCT ON (w.category) w.* FROM wanted AS w WHERE w.anchor IS NOT NULL ORDER BY w.category, w."to" DESC
-      ) AS w
     ), done AS (
       UPDATE message_store_consumers.checkpoints AS c
       SET position = l."to", anchor = l.anchor, anchor_time = l.anchor_time, moved = pg_catalog.clock_timestamp()
-      FROM locked AS l LEFT JOIN newest AS o ON o.category = l.category
+      FROM locked AS l
       WHERE c.consumer = $1 AND c.category = l.category AND c.partition = l.partition
         AND c.member = $2 AND c.epoch = l.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline AND c.position = l."from"
-        AND (l."to" = l."from" OR l."to" > l."from" AND (o.known OR message_store_consumers.has(l.anchor, l.anchor_time, l."to")))
+        AND (l."to" = l."from" OR l."to" > l."from" AND l.n <> ALL (unknown))
       RETURNING l.n
     )
     SELECT (SELECT pg_catalog.array_agg(d.n ORDER BY d.n) FROM done AS d),
