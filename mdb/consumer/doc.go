@@ -23,10 +23,11 @@
 //
 // The function that makes the [Handler] decides what happens if a process crashes:
 //
-//   - [Each] and [Batch] call the handler at least once. After a crash, messages of about the last
-//     second are handled again, and so are those that a handler had. Nothing else is repeated. A
-//     message costs no statement. Choose them for effects outside of the database, such as emails,
-//     and make the handler idempotent if you can: [Delivery.ID] is the same each time.
+//   - [Each] and [Batch] call the handler at least once. After a crash, and after the connection
+//     that stores progress was lost, messages of about the last second are handled again, and so
+//     are those that a handler had. A message costs no statement. Choose them for effects outside of
+//     the database, such as emails, and make the handler idempotent if you can: [Delivery.ID] is the
+//     same each time.
 //   - [EachTx] and [BatchTx] pass a transaction to the handler. Choose them for handlers that read
 //     before they write, such as process managers. What it writes there, to tables or
 //     with [mdb.Store.WithTx] to streams, happens exactly once, because the same transaction stores

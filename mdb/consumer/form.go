@@ -66,9 +66,9 @@ func defaultForms() formConfig {
 //
 // Messages with the same cardinal ID are handled in their order, one after the other; others
 // in parallel if there are several workers. The consumer stores its progress about once a
-// second and when it stops, so a call costs no statement. After a crash, or after another
-// process has taken over the partition, f is called again for the messages since then. Make
-// what f does idempotent, for example with [Delivery.ID].
+// second and when it stops, so a call costs no statement. After a crash, after another process has
+// taken over the partition, or after the connection that stores progress was lost, f is called
+// again for the messages since then. Make what f does idempotent, for example with [Delivery.ID].
 //
 // No connection is used while f is running.
 func Each(f mdb.Handler) Handler {
