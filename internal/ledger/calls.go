@@ -136,8 +136,8 @@ func (h *Held) queue(b *pgx.Batch, m Member) {
 			var id pgtype.UUID
 			var at *time.Time
 			err = row.Scan(&r.Category, &r.Number, &r.Position, &r.Epoch, &id, &at)
-			if id.Valid && at != nil {
-				r.Anchor = Anchor{id.Bytes, *at}
+			if r.ID = id.Bytes; at != nil {
+				r.Time = *at
 			}
 			return r, err
 		})
@@ -242,8 +242,7 @@ func arrays(moves []Move) []any {
 }
 
 func (a Anchor) values() (pgtype.UUID, pgtype.Timestamptz) {
-	known := a != Anchor{}
-	return pgtype.UUID{Bytes: a.ID, Valid: known}, pgtype.Timestamptz{Time: a.Time, Valid: known}
+	return pgtype.UUID{Bytes: a.ID, Valid: a.ID != uuid.Nil}, pgtype.Timestamptz{Time: a.Time, Valid: !a.Time.IsZero()}
 }
 
 func pgUUID(id uuid.UUID) pgtype.UUID { return pgtype.UUID{Bytes: id, Valid: true} }

@@ -110,7 +110,7 @@ type Partition struct {
 // An Anchor identifies the last message that is known up to a position. The zero value is none.
 type Anchor struct {
 	ID   uuid.UUID
-	Time time.Time
+	Time time.Time // zero: not known
 }
 
 // A Row is a checkpoint that a member has.
