@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -158,7 +160,7 @@ func (e *engine) exited(w *worker) {
 // reserve reports whether a message may be parked.
 func (e *engine) reserve(w *worker, it *item) bool {
 	d := it.delivery()
-	if it.pending.Attempt == 0 || it.chunk.part.blocked[d.key] != nil {
+	if it.pending.Attempt == 0 || it.pending.unanswered || it.chunk.part.blocked[d.key] != nil {
 		return true
 	}
 	if e.keys+e.parking >= e.config.maxParked {
@@ -200,13 +202,19 @@ func (e *engine) park(w *worker) {
 	case ledger.IsFenced(err):
 		e.fence(p)
 		e.finish(w, 0)
-	case errors.Is(err, errParkedFull) && f.Attempt > 0:
+	case errors.Is(err, errParkedFull) && f.Attempt > 0 && !f.unanswered:
 		w.item.pending = nil
 		e.finishLater(w, 0, patient.Delay(f.Attempt))
 	default:
+		f.unanswered = f.unanswered || mayBeDone(err)
 		l.outages++
 		e.finishLater(w, 0, patient.Delay(l.outages))
 	}
+}
+
+// mayBeDone reports whether what has failed may have been committed, or will be.
+func mayBeDone(err error) bool {
+	return !isAnswer(err) && !pgconn.SafeToRetry(err) && !errors.As(err, new(*pgconn.ConnectError)) && !errors.Is(err, errParkedFull)
 }
 
 // block records that a stream of a partition is parked.

@@ -293,6 +293,67 @@ func TestMaxParked(t *testing.T) {
 	})
 }
 
+// TestParkUnanswered checks that a handler is not called any more for a message that may be parked, because an
+// attempt to park it got no answer, although the budget is full afterwards: by the message's own row, or by another key of
+// the process. If the attempt has surely failed, the handler is called again.
+func TestParkUnanswered(t *testing.T) {
+	for name, test := range map[string]struct {
+		first error
+		calls int
+	}{
+		"a lost connection":      {io.ErrUnexpectedEOF, 1},
+		"the end of the session": {&pgconn.PgError{Severity: "FATAL", Code: "57P01"}, 1},
+		"an answer":              {&pgconn.PgError{Severity: "ERROR", Code: "57014"}, 2},
+		"no connection":          {&pgconn.ConnectError{}, 2},
+	} {
+		for _, full := range []string{"the store", "the process"} {
+			t.Run(name+", "+full, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
+					r := newRig(t, engineConfig{maxParked: 1})
+					defer r.stops()
+					r.begin(1)
+					parks := 0
+					r.do(func() {
+						r.parks = func(d *delivery, f Failure) error {
+							if d.message.GlobalPosition != 1 {
+								return nil
+							}
+							switch parks++; {
+							case parks == 1:
+								return test.first
+							case test.calls == 1 && !f.unanswered:
+								t.Errorf("attempt %d to park it does not know of the first one", parks)
+							case full == "the store" && parks == 2:
+								return errParkedFull
+							}
+							return nil
+						}
+					})
+					r.fails(1, 1, Permanent(errBroken))
+					r.fails(2, 1, Permanent(errBroken))
+					if r.give(0, 0, "a"); full == "the process" {
+						r.give(0, 1, "b")
+					}
+					pass(time.Hour)
+					if n := r.count("1"); n != test.calls {
+						t.Errorf("got %d calls, want %d: %q", n, test.calls, r.diary)
+					}
+					want := 2
+					if full == "the store" {
+						want = 3
+					}
+					if n := r.count("park 1 after 1"); test.calls == 1 && n != want {
+						t.Errorf("got %q, want that it is parked", r.diary)
+					}
+					if r.stats().waiting != 0 {
+						t.Error("something waits")
+					}
+				})
+			})
+		}
+	}
+}
+
 // TestFenced checks that a partition stops when the fence refuses to park, that it is
 // reported, and that it begins again when it is claimed again with the same epoch.
 func TestFenced(t *testing.T) {

@@ -119,6 +119,8 @@ type Failure struct {
 	Replayed bool
 	// Err is the error that the handler returned, or a [*mdb.PanicError].
 	Err error
+
+	unanswered bool // the message may be parked, because an attempt to park it got no answer
 }
 
 // An Action says what happens to a message that could not be handled. The methods of

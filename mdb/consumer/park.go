@@ -72,12 +72,14 @@ func (r *running) tryPark(ctx context.Context, d *delivery, f Failure, move *led
 	if f.Attempt == 0 { // it waits for its key
 		return r.recordParking(ctx, p)
 	}
-	n, err := ledger.CountParked(ctx, r.store.Pool(), p.member, c.maxParked)
-	if err != nil {
-		return err
-	}
-	if n >= c.maxParked {
-		return errParkedFull
+	if !f.unanswered {
+		n, err := ledger.CountParked(ctx, r.store.Pool(), p.member, c.maxParked)
+		if err != nil {
+			return err
+		}
+		if n >= c.maxParked {
+			return errParkedFull
+		}
 	}
 	p.text, p.wait = r.errorText(f.Err), schedule[0]
 	for attempt := 1; c.onPark != nil; attempt++ {

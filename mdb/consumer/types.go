@@ -83,7 +83,8 @@ type engineConfig struct {
 	// it returns nil, the partition is gone, or an error for which ledger.IsFenced is true. If
 	// the form moves the checkpoint, move is that to the message, in the same transaction.
 	// Otherwise an earlier call whose outcome is unknown could still be committed, and the
-	// message would be both handled and parked.
+	// message would be both handled and parked. For the same reason, a message is parked whatever
+	// the budget is, and not handled any more, once f.unanswered is true.
 	park func(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error
 
 	// parkAlone says that park parks single messages.

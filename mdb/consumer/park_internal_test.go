@@ -1,0 +1,41 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// TestParkUnansweredOnServer checks that a message that may be parked already is parked, although there are as many parked keys as
+// MaxParked allows, because one of them may be its own.
+func TestParkUnansweredOnServer(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, 0, ownDatabase(t))
+	s.observer = s.store.Pool()
+	s.next()
+	c, err := New(s.store, s.config.consumer, s.category, Each(func(context.Context, mdb.Message) error { return nil }), MaxParked(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.member = newMember(memberConfig{})
+	c.member.self.Store(&s.member)
+	r := &running{Consumer: c, link: besideOf(s.store)}
+	d := s.calling(s.messages).deliveries[0]
+	park := func(unanswered bool) error {
+		return r.park(t.Context(), &d, Failure{Message: d.message, Attempt: 1, Err: errBroken, unanswered: unanswered}, nil)
+	}
+	if err := park(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := park(false); !errors.Is(err, errParkedFull) {
+		t.Fatalf("got %v, want that there are too many", err)
+	}
+	if err := park(true); err != nil {
+		t.Error(err)
+	}
+	if position, times := s.parkedAt(); position != d.message.Position || times != 1 {
+		t.Errorf("the stream is parked %d times, at %d", times, position)
+	}
+}
