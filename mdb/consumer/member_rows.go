@@ -86,6 +86,11 @@ func (m *member) apply(held ledger.Held) {
 		}
 	}
 	m.lose(lost)
+	for p := range m.engine.checkpoints() { // also those that the fence has stopped, which are not in held
+		if _, ok := rows[p]; !ok {
+			lost = append(lost, p)
+		}
+	}
 	m.engine.drop(lost, ErrLeaseLost)
 	parked := make(map[partition][]ledger.Parked)
 	for _, p := range held.Parked {
@@ -215,8 +220,19 @@ func (m *member) stopFeeding(which func(partition) bool) {
 
 // release frees the partitions that are to be released and of which no handler runs.
 func (m *member) release(ctx context.Context) {
+	// The server frees those of all categories with a number, also one that the fence has stopped.
+	stopped := make(map[int]bool)
+	for p := range m.before {
+		stopped[p.Number] = true
+	}
+	for p := range m.engine.checkpoints() {
+		stopped[p.Number] = true
+	}
 	var moves []ledger.Move
 	for n := range m.leaving {
+		if stopped[n] {
+			continue
+		}
 		var all []ledger.Move
 		for p := range m.held {
 			if p.Number != n {
