@@ -51,7 +51,8 @@ type engine struct {
 	full     int         // partitions that room has said no to
 	parking  int         // keys that are being parked
 	keys     int         // parked keys of the partitions
-	strange  []partition // to be returned by fenced
+	strange  []partition // whose moves or parks were refused, to be returned by fenced
+	outdated []partition // of which calls of an earlier claim have returned, to be returned by fenced
 	notify   bool        // call changed after mu is released
 	counters engineStats
 }
@@ -201,20 +202,23 @@ func (e *engine) settle(moves []ledger.Move, how func(*part, ledger.Move)) {
 	}
 }
 
-// fenced returns partitions that have stopped because the fence has refused a form's move
-// or a park, or for the reason that claim has, once each. The caller reads their rows, and
-// drops or claims them: a claim with the same epoch begins such a partition again.
-func (e *engine) fenced() []partition {
+// fenced returns partitions that have stopped, once each: those of which the fence has refused a
+// form's move or a park, and those that are stale, for the reason that claim has. The caller reads
+// their rows, and drops or claims them: a claim with the same epoch begins such a partition again.
+func (e *engine) fenced() (refused, stale []partition) {
 	e.mu.Lock()
 	defer e.unlock()
-	var found []partition
-	for _, id := range e.strange {
-		if p := e.parts[id]; p != nil && p.fenced {
-			found = append(found, id)
+	stopped := func(ids []partition) (found []partition) {
+		for _, id := range ids {
+			if p := e.parts[id]; p != nil && p.fenced {
+				found = append(found, id)
+			}
 		}
+		return found
 	}
-	e.strange = nil
-	return found
+	refused, stale = stopped(e.strange), stopped(e.outdated)
+	e.strange, e.outdated = nil, nil
+	return refused, stale
 }
 
 // surrender stops partitions: messages that no handler has are forgotten. A message is

@@ -239,7 +239,7 @@ func TestMoves(t *testing.T) {
 		r.at("1: 0-10")
 		block <- errFence
 		r.wants()
-		if got := r.fenced(); !slices.Equal(got, []partition{orders(0)}) {
+		if got, _ := r.fenced(); !slices.Equal(got, []partition{orders(0)}) {
 			t.Errorf("got %v", got)
 		}
 		var got []string

@@ -249,14 +249,14 @@ func TestForget(t *testing.T) {
 		feed()
 		pass(time.Hour)
 		r.wants()
-		if got := r.fenced(); got != nil {
-			t.Errorf("%v are reported", got)
+		if refused, stale := r.fenced(); refused != nil || stale != nil {
+			t.Errorf("%v and %v are reported", refused, stale)
 		}
 		close(go1)
 		r.wants()
 		r.at()
-		if got := r.fenced(); !slices.Equal(got, []partition{orders(0)}) {
-			t.Errorf("got %v", got)
+		if refused, stale := r.fenced(); refused != nil || !slices.Equal(stale, []partition{orders(0)}) {
+			t.Errorf("got %v and %v, want it as stale", refused, stale)
 		}
 		r.claim(ledger.Row{Partition: orders(0), Epoch: 2}, nil)
 		feed()

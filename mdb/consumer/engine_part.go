@@ -141,11 +141,14 @@ func (e *engine) resume(p *part) {
 	}
 }
 
-// fence stops a partition until the member has looked at its row.
-func (e *engine) fence(p *part) {
+// fence stops a partition until the member has looked at its row, because a move or a park was refused.
+func (e *engine) fence(p *part) { e.halt(p, &e.strange) }
+
+// halt stops a partition until the member has looked at its row. list is the one that says why.
+func (e *engine) halt(p *part, list *[]partition) {
 	if !p.fenced && !p.gone {
 		p.fenced = true
-		e.strange = append(e.strange, p.id)
+		*list = append(*list, p.id)
 		e.notify = true
 	}
 }

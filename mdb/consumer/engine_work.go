@@ -339,6 +339,6 @@ func (e *engine) leave(p *part, l *lane, left int) {
 	delete(e.lingering, p.id)
 	if p := e.parts[p.id]; p != nil && p.stale {
 		p.stale = false
-		e.fence(p)
+		e.halt(p, &e.outdated) // the server has refused nothing
 	}
 }

@@ -380,7 +380,8 @@ func (w *world) claim(p partition) {
 
 // reread does what a member does with partitions that a fence has stopped.
 func (w *world) reread() {
-	for _, p := range w.e.fenced() {
+	refused, stale := w.e.fenced()
+	for _, p := range append(refused, stale...) {
 		w.mu.Lock()
 		r := w.rows[p]
 		claimed := r.claimed

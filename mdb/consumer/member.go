@@ -51,7 +51,7 @@ type handling interface {
 	stored(moves []ledger.Move)
 	kept(moves []ledger.Move)
 	refused(moves []ledger.Move, cause error)
-	fenced() []partition
+	fenced() (refused, stale []partition)
 	surrender(ps []partition)
 	replay(keys []ledger.Key)
 	pause(paused bool)
@@ -390,11 +390,11 @@ func (m *member) collect() {
 	for _, mv := range m.engine.drained() {
 		m.drained[mv.Partition] = mv
 	}
-	if fenced := m.engine.fenced(); len(fenced) > 0 {
-		m.fence(fenced)
-		if m.stopping {
-			m.engine.drop(fenced, errMoved)
-		}
+	refused, stale := m.engine.fenced()
+	m.fence(refused)
+	m.reread(stale)
+	if m.stopping {
+		m.engine.drop(append(refused, stale...), errMoved)
 	}
 }
 

@@ -1,6 +1,10 @@
 package consumer
 
-import "time"
+import (
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+)
 
 // suspect records that what the server has confirmed may be lost.
 func (m *member) suspect(why error) {
@@ -27,34 +31,60 @@ func (m *member) mayBegin() error {
 	return nil
 }
 
-// fenced is where a partition was when the fence has rejected something of it, and how often it
-// was there before.
+// fenced is where a partition was when the fence has rejected something of it, how often it
+// was there before, and how long it waits.
 type fenced struct {
 	epoch, position int64
 	again           int
+	until           time.Time
 }
 
 // fence stops partitions of which the fence has rejected something, until their rows are read. It was right
-// if a row has changed. The second time that it has not, the row is not what was compared.
+// if a row has changed. The second time that it has not, the row is not what was compared, and the partition waits.
 func (m *member) fence(ps []partition) {
 	stored := m.engine.checkpoints()
-	at := time.Now()
 	for _, p := range ps {
 		row, ok := m.held[p]
 		if !ok {
+			m.balanceBy(time.Now())
 			continue
 		}
 		f := fenced{epoch: row.Epoch, position: max(row.Position, stored[p])}
 		if last := m.fences[p]; last.epoch == f.epoch && last.position == f.position {
 			f.again = last.again + 1
 		}
-		m.fences[p] = f
 		if f.again > 1 {
 			m.astray = true
-			at = time.Now().Add(fenceRetry.Delay(f.again - 1))
+			f.until = time.Now().Add(fenceRetry.Delay(f.again - 1))
 		}
+		m.fences[p] = f
+		m.balanceBy(f.until)
 	}
 	m.lose(ps)
+}
+
+// reread stops partitions until their rows are read.
+func (m *member) reread(ps []partition) {
+	if len(ps) > 0 {
+		m.lose(ps)
+		m.balanceBy(time.Now())
+	}
+}
+
+// waits returns until when a partition waits whose row is still as it was when the fence has rejected a
+// move of it, or the zero time.
+func (m *member) waits(row ledger.Row) time.Time {
+	if f := m.fences[row.Partition]; f.epoch == row.Epoch && f.position == row.Position && time.Now().Before(f.until) {
+		return f.until
+	}
+	return time.Time{}
+}
+
+// balanceBy lets the rows be read at the given time, at the latest.
+func (m *member) balanceBy(at time.Time) {
+	if now := time.Now(); at.Before(now) {
+		at = now
+	}
 	if m.balanceAt.IsZero() || at.Before(m.balanceAt) {
 		m.balanceAt = at
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/messagedb-go/messagedb/mdb"
 )
 
 // TestMemberMovesNothingInDoubt checks that no statement moves a checkpoint by a new connection before the rows and what is parked
@@ -160,6 +163,91 @@ func TestMemberAstray(t *testing.T) {
 		if n := c.counts.losses.Load(); n != 0 {
 			t.Errorf("the lease was lost %d times", n)
 		}
+	})
+}
+
+// TestMemberSlowInDoubts checks that doubts which end a slow handler again and again, so that its checkpoint does not
+// move, are no rejections by the fence: the process opens no new connections, and does not wait, and the handler that is called again
+// finishes.
+func TestMemberSlowInDoubts(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 1)
+		var begun, connections, finished atomic.Int32
+		c := hire(t, h, letters(t, 1, 1), func(ctx context.Context, _ mdb.Message) error {
+			begun.Add(1)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(20 * time.Second):
+				finished.Add(1)
+				return nil
+			}
+		}, func(mc *memberConfig, _ *engineConfig) {
+			mc.reconnect = func(ticks bool) {
+				connections.Add(1)
+				if ticks {
+					h.set(func() { h.session++ })
+				}
+			}
+		})
+		pass(5 * time.Second)
+		const doubts = 6
+		for range doubts {
+			h.set(func() { h.session++ })
+			pass(5 * time.Second)
+		}
+		if n := begun.Load(); n != doubts+1 {
+			t.Errorf("got %d calls, want one immediately after each doubt", n)
+		}
+		pass(20 * time.Second)
+		if connections.Load() != 0 || finished.Load() != 1 || begun.Load() != doubts+1 {
+			t.Errorf("got %d new connections, and %d calls of %d finished", connections.Load(), finished.Load(), begun.Load())
+		}
+		if got := h.positions(); !slices.Equal(got, []int64{1}) || len(c.endings()) != doubts {
+			t.Errorf("got the checkpoint %v", got)
+		}
+	})
+}
+
+// TestMemberAstrayAlone checks that a partition whose moves the fence rejects although its row stays as it is waits alone:
+// another one continues immediately after a rejection, and its balances do not end the wait of the first.
+func TestMemberAstrayAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		calls := make(map[int]int)
+		reject := false
+		c := hire(t, h, letters(t, 2, 2), nil, func(_ *memberConfig, ec *engineConfig) {
+			ec.form.moves = true
+			ec.form.call = func(_ context.Context, call call) (int, error) {
+				mv := call.from
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				calls[mv.Number]++
+				if mv.Number == 0 || reject {
+					reject = false
+					return 0, errFenced
+				}
+				h.move(h.rows[mv.Partition].member, mv)
+				return len(call.deliveries), nil
+			}
+		})
+		pass(2 * time.Minute) // the delay is half a minute, about
+		h.set(func() { clear(calls) })
+		for range 60 {
+			h.set(func() { reject = true })
+			write(2, 2, c)
+			pass(time.Second)
+			h.set(func() {
+				if got := h.rows[partition{Category: "category", Number: 1}].position; got != c.shelf.next-1 && got != c.shelf.next-2 {
+					t.Errorf("got the checkpoint %d of %d", got, c.shelf.next-1)
+				}
+			})
+		}
+		h.set(func() {
+			if calls[0] == 0 || calls[0] > 5 || calls[1] != 120 {
+				t.Errorf("got %d calls in a minute of the partition that waits, and %d of the other one", calls[0], calls[1])
+			}
+		})
 	})
 }
 

@@ -104,6 +104,10 @@ func (m *member) apply(held ledger.Held) {
 		if _, ok := m.held[p]; ok {
 			continue
 		}
+		if until := m.waits(row); !until.IsZero() {
+			m.balanceBy(until)
+			continue
+		}
 		// After a failover, the epoch is another one.
 		if known, ok := m.before[p]; ok && row.Position < known.Position {
 			m.countRewound(p, known.Position)
