@@ -302,7 +302,11 @@ func (h *hall) due(_ context.Context, m ledger.Member) (keys []ledger.Key, err e
 	})
 }
 
-func (h *hall) ends(context.Context, []string) ([]int64, error) { return []int64{h.last}, nil }
+func (h *hall) ends(_ context.Context, categories []string) ([]int64, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Repeat([]int64{h.last}, len(categories)), nil
+}
 
 func (h *hall) reached(_ context.Context, _ int64, _ []string, positions []int64) (yes bool, err error) {
 	return yes, h.statement("reached", func() error {

@@ -276,9 +276,67 @@ func TestMemberCountsClaimedAgain(t *testing.T) {
 }
 
 // TestMemberBeginsAgain checks that a process whose consumer began at the end and is lost by a failover begins where it
-// has first seen it, in each category, and not at the end.
+// has first seen it, in each category, and not at the end, also if it has never had a partition. If the store has gone back
+// to before that, it begins at the end that the store has then.
 func TestMemberBeginsAgain(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	inSubBubble(t, "to before it", func(t *testing.T) {
+		h := newHall(t, 2)
+		h.rows, h.last = make(map[partition]*hallRow), 10
+		c := hire(t, h, letters(t, 20, 2), nil)
+		pass(5 * time.Second)
+		if got := c.take(); len(got) != 10 {
+			t.Fatalf("got %v handled before, want those after the end", got)
+		}
+		back := func(end int64) {
+			h.set(func() {
+				clear(h.rows)
+				clear(h.members)
+				h.last, h.timeline = end, h.timeline+"2"
+				c.shelf.mu.Lock()
+				c.shelf.messages, c.shelf.next = c.shelf.messages[:end], end+1
+				c.shelf.mu.Unlock()
+			})
+			pass(5 * time.Second)
+		}
+		back(4)
+		if got := h.positions(); !slices.Equal(got, []int64{4, 4}) {
+			t.Errorf("got the checkpoints %v, want the end", got)
+		}
+		write(8, 2, c)
+		pass(5 * time.Second)
+		if got := c.take(); !slices.Equal(got, []int64{5, 6, 7, 8, 9, 10, 11, 12}) {
+			t.Errorf("got %v handled, want those that were written afterwards", got)
+		}
+		back(11) // now the process has first seen it at 4
+		if got := c.take(); !slices.Equal(got, []int64{5, 6, 7, 8, 9, 10, 11}) {
+			t.Errorf("got %v handled again", got)
+		}
+	})
+	inSubBubble(t, "without a partition", func(t *testing.T) {
+		h := newHall(t, 1)
+		h.rows, h.last = make(map[partition]*hallRow), 10
+		ms := letters(t, 20, 1)
+		var cut atomic.Bool
+		a := hire(t, h, ms, nil, cutting(&cut))
+		pass(time.Second)
+		b := hire(t, h, ms, nil)
+		pass(5 * time.Second)
+		if x, y := a.take(), b.take(); len(x) != 10 || len(y) != 0 {
+			t.Fatalf("got %v and %v handled before, want all by one process", x, y)
+		}
+		cut.Store(true)
+		h.set(func() {
+			clear(h.rows)
+			clear(h.members)
+			h.last, h.timeline = 20, "00000002"
+		})
+		pass(5 * time.Second)
+		if got := b.take(); len(got) != 10 {
+			t.Errorf("got %v handled again, want those after the first end", got)
+		}
+		cut.Store(false)
+	})
+	inSubBubble(t, "where it was", func(t *testing.T) {
 		h := newHall(t, 2)
 		h.rows, h.last = make(map[partition]*hallRow), 10
 		for n := range h.partitions {

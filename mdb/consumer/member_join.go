@@ -15,7 +15,7 @@ func (m *member) enter(ctx context.Context) error {
 	params := m.join
 	params.Member = uuid.New()
 	var joined ledger.Joined
-	var targets []int64
+	var targets, ends []int64
 	sent := m.now()
 	m.trust()
 	m.session, m.timeline = 0, ""
@@ -32,7 +32,12 @@ func (m *member) enter(ctx context.Context) error {
 				return err
 			}
 		}
-		if params.Start, err = m.restart(ctx, p); err != nil {
+		if m.join.Start == nil {
+			if ends, err = p.ends(ctx, params.Categories); err != nil {
+				return err
+			}
+		}
+		if params.Start, err = m.restart(ctx, p, ends); err != nil {
 			return err
 		}
 		joined, err = p.join(ctx, params)
@@ -44,6 +49,7 @@ func (m *member) enter(ctx context.Context) error {
 	if targets != nil {
 		m.targets = targets
 	}
+	m.begins(ends)
 	m.joined = joined.Partitions
 	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: params.Member, Instance: params.Instance})
 	m.lease.renew(sent)
@@ -55,13 +61,25 @@ func (m *member) enter(ctx context.Context) error {
 	return nil
 }
 
+// begins lowers where the process has first seen the categories' checkpoints to positions that are before it.
+func (m *member) begins(positions []int64) {
+	for i, position := range positions {
+		category := m.join.Categories[i]
+		if from, ok := m.begun[category]; !ok || position < from {
+			m.begun[category] = position
+		}
+	}
+}
+
 // restart returns the start of the last category, after it has created the checkpoints of the others that are missing.
-// A consumer that begins at the end may be lost by a failover: then it begins
-// where this process has first seen it, because what was written since may not be handled.
-func (m *member) restart(ctx context.Context, p protocol) (start *int64, err error) {
+// A consumer that begins at the end may be lost by a failover or a restore: then it begins
+// where this process has first seen it, because what was written since may not be handled. If the store now
+// ends before that, it begins at the categories' ends.
+func (m *member) restart(ctx context.Context, p protocol, ends []int64) (start *int64, err error) {
 	if m.join.Start != nil || len(m.begun) < len(m.join.Categories) {
 		return m.join.Start, nil
 	}
+	m.begins(ends)
 	last := len(m.join.Categories) - 1
 	for _, category := range m.join.Categories[:last] {
 		params, from := m.join, m.begun[category]
