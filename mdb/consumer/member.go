@@ -311,7 +311,7 @@ func (m *member) untilNext() time.Duration {
 	if !m.balanceAt.IsZero() && !m.stopping && m.ticked {
 		next = min(next, time.Until(m.balanceAt))
 	}
-	if len(m.leaving) > 0 && !m.stopping && m.ticked && time.Until(m.releaseAt) > 0 {
+	if len(m.leaving) > 0 && m.ticked && time.Until(m.releaseAt) > 0 {
 		next = min(next, time.Until(m.releaseAt))
 	}
 	if !m.lapsed && !m.evicted {
@@ -346,10 +346,10 @@ func (m *member) step(ctx context.Context) {
 	if !time.Now().Before(m.nextTick) {
 		m.tick(ctx)
 	}
-	if !m.ticked || m.evicted || m.stopping {
+	if !m.ticked || m.evicted {
 		return
 	}
-	if m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt) {
+	if !m.stopping && (m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt)) {
 		m.balance(ctx)
 	}
 	if m.doubt == nil {

@@ -222,7 +222,8 @@ func (m *member) stopFeeding(which func(partition) bool) {
 	m.engine.surrender(ps)
 }
 
-// release frees the partitions that are to be released and of which no handler runs.
+// release frees the partitions that are to be released and of which no handler runs. Before a member leaves, it does so as
+// long as a handler keeps others.
 func (m *member) release(ctx context.Context) {
 	// The server frees those of all categories with a number, also one that the fence has stopped.
 	stopped := make(map[int]bool)
@@ -251,7 +252,7 @@ func (m *member) release(ctx context.Context) {
 		}
 		moves = append(moves, all...)
 	}
-	if len(moves) == 0 || !m.ticked || time.Now().Before(m.releaseAt) {
+	if len(moves) == 0 || !m.ticked || time.Now().Before(m.releaseAt) || m.stopping && m.isDrained() {
 		return
 	}
 	var released []int
@@ -271,12 +272,18 @@ func (m *member) release(ctx context.Context) {
 		return
 	}
 	m.rejected = 0
+	if m.stopping {
+		m.releaseAt = time.Now().Add(m.interval())
+	}
 	done := make(map[partition]bool)
 	for _, i := range released {
 		done[moves[i].Partition] = true
 	}
 	for _, mv := range moves {
 		p := mv.Partition
+		if !done[p] && m.stopping {
+			continue // it is retried
+		}
 		delete(m.drained, p)
 		delete(m.held, p)
 		delete(m.leaving, p.Number)

@@ -22,8 +22,22 @@ func (m *member) stop(result, cause error) {
 	m.stopping, m.result, m.cause = true, result, cause
 	m.stopAt = time.Now().Add(m.drain)
 	m.nextTick = time.Now()
+	for n := range m.numbers() {
+		m.leaving[n] = true
+	}
+	m.releaseAt = m.nextTick.Add(m.interval()) // usually everything is released earlier, when the member leaves
 	m.stopFeeding(func(partition) bool { return true })
 	m.collect()
+}
+
+// isDrained reports whether no handler has messages any more.
+func (m *member) isDrained() bool {
+	for p := range m.held {
+		if _, ok := m.drained[p]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // finished reports whether the member may leave: when all handlers have returned, or some time
@@ -37,12 +51,7 @@ func (m *member) finished(engineEnded bool) bool {
 	if !m.leaveAt.IsZero() {
 		return !now.Before(m.leaveAt)
 	}
-	drained := true
-	for p := range m.held {
-		_, ok := m.drained[p]
-		drained = drained && ok
-	}
-	if drained || !now.Before(m.stopAt) {
+	if m.isDrained() || !now.Before(m.stopAt) {
 		m.endEngine(m.cause)
 		m.leaveAt = now.Add(handlersEnd)
 	}

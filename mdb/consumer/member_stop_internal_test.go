@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/mdb"
@@ -45,6 +46,90 @@ func TestMemberDrains(t *testing.T) {
 			t.Errorf("got %v handled, want each once", got)
 		}
 	})
+}
+
+// TestMemberReleasesWhileStopping checks that a process which ends releases the partitions of which no handler runs, with what
+// is done, while a handler keeps another one, and also if the checkpoint is locked at first. Another process that lacks partitions
+// takes them over. What ends soon takes no statement more than leaving.
+func TestMemberReleasesWhileStopping(t *testing.T) {
+	for name, locked := range map[string]bool{"free": false, "locked at first": true} {
+		inSubBubble(t, name, func(t *testing.T) {
+			const partitions = 4
+			h := newHall(t, partitions)
+			ms := letters(t, 40, partitions)
+			release := make(chan struct{})
+			a := hire(t, h, ms, func(ctx context.Context, m mdb.Message) error {
+				if m.GlobalPosition == 41 {
+					<-release
+				}
+				return ctx.Err()
+			})
+			pass(5*time.Second + 10*time.Millisecond)
+			write(4, partitions, a)
+			pass(10 * time.Millisecond)
+			slow := partition{Category: "category", Number: partitionOf(a.shelf.messages[40].Stream, partitions)}
+			if locked {
+				h.set(func() {
+					for _, row := range h.rows {
+						row.epoch += 1000
+					}
+				})
+			}
+			a.cancel(errClosing)
+			pass(2 * time.Second)
+			if locked {
+				h.set(func() {
+					for _, row := range h.rows {
+						row.epoch -= 1000
+					}
+				})
+				pass(2 * time.Second)
+			}
+			h.set(func() {
+				for p, row := range h.rows {
+					if p == slow && (row.member != a.self.Load().ID || row.position != 40) {
+						t.Errorf("got the partition of the handler at %d, of %v", row.position, row.member)
+					}
+					if p != slow && (row.member != uuid.Nil || row.position < 41) {
+						t.Errorf("got partition %d at %d, of %v, want it free", p.Number, row.position, row.member)
+					}
+				}
+			})
+			b := hire(t, h, ms, func(_ context.Context, m mdb.Message) error {
+				if m.GlobalPosition > 44 {
+					time.Sleep(time.Duration(m.GlobalPosition) * 10 * time.Millisecond)
+				}
+				return nil
+			})
+			pass(10 * time.Second)
+			if got := h.owned(); !slices.Equal(got, []int{1, 1, 2}) {
+				t.Errorf("got %v partitions, want 2 of the other process", got)
+			}
+			h.count("release")
+			close(release)
+			if err := a.wait(); !errors.Is(err, errClosing) || !slices.Equal(a.take(), upTo(44)) {
+				t.Errorf("got %v", err)
+			}
+			if h.count("release") != 0 {
+				t.Error("got a release before it leaves")
+			}
+			pass(5 * time.Second)
+			if got := h.owned(); !slices.Equal(got, []int{4}) {
+				t.Errorf("got %v partitions", got)
+			}
+			write(8, partitions, b)
+			pass(10 * time.Millisecond)
+			h.set(func() { clear(h.calls) })
+			b.cancel(errClosing)
+			b.wait()
+			if got := h.positions(); got[0] != 48 {
+				t.Errorf("got the checkpoints %v", got)
+			}
+			if h.count("release") != 0 || h.count("leave") != 1 {
+				t.Error("got more statements than are needed")
+			}
+		})
+	}
 }
 
 // TestMemberDrainTimeout checks that the contexts of handlers that take too long end, that the
