@@ -39,7 +39,7 @@ test-all: ## run all tests of all modules, except those that need a container en
 
 test-modules: # on a PostgreSQL that is there
 	@for module in $(filter-out tools/ mdbcontainer/,$(MODULES)); do \
-		echo "# $$module" && (cd $$module && $(GO) test -race ./...) || exit 1; \
+		echo "# $$module" && (cd $$module && $(GO) test -race -timeout 20m ./...) || exit 1; \
 	done
 	@# The race detector changes how much is allocated.
 	$(GO) test -run 'Alloc' ./internal/scan ./mdb
@@ -135,7 +135,7 @@ test-consumers: ## check the consumers' protocol in a million schedules, and in 
 	@set -o pipefail; for version in $(VERSIONS); do \
 		echo "# PostgreSQL $$version" && { \
 			MDB_TEST_SCHEDULES=20000 MDB_TEST_POSTGRES=$$version $(GO) test -v -count=1 -timeout 2h -run '^Test(Model|Walk|Lock|Held|Claims)' ./internal/ledger && \
-			MDB_TEST_POSTGRES=$$version $(GO) test -v -count=1 -timeout 1h -run '^Test(UnknownOutcomes|ReplayWalk)' ./mdb/consumer; \
+			MDB_TEST_WALKS=all MDB_TEST_POSTGRES=$$version $(GO) test -v -count=1 -timeout 1h -run '^Test(UnknownOutcomes|ReplayWalk)' ./mdb/consumer; \
 		} | grep -Ev '^ *(===|---) ?(RUN|PAUSE|CONT|PASS)' || exit 1; \
 	done
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -303,8 +304,11 @@ func TestReplayWalk(t *testing.T) {
 				return d.count
 			}
 			n := walk(t, 0, false)
-			step := 1
-			if testing.Short() {
+			step := 5
+			switch {
+			case os.Getenv("MDB_TEST_WALKS") == "all": // as make test-consumers does
+				step = 1
+			case testing.Short():
 				step = 24
 			}
 			for at := 1; at <= n+1; at += step {
