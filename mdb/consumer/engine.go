@@ -26,7 +26,8 @@ type engine struct {
 	mu sync.Mutex
 
 	parts     map[partition]*part
-	lingering map[partition]int // running calls of partitions that were forgotten
+	lingering map[partition]int             // running calls of partitions that were forgotten
+	left      map[partition][]ledger.Parked // what is parked of partitions that drained has returned
 
 	ready laneQueue
 	only  *lane // of all partitions, with inOrder
@@ -76,7 +77,7 @@ func newEngine(c engineConfig) *engine {
 	if c.policy == nil {
 		c.policy = Failure.Default
 	}
-	e := &engine{config: c, parts: make(map[partition]*part), lingering: make(map[partition]int)}
+	e := &engine{config: c, parts: make(map[partition]*part), lingering: make(map[partition]int), left: make(map[partition][]ledger.Parked)}
 	e.wake = sync.NewCond(&e.mu)
 	if c.inOrder {
 		e.only = &lane{}
@@ -126,6 +127,7 @@ func (e *engine) claim(row ledger.Row, parked []ledger.Parked) {
 		}
 	}
 	e.parts[row.Partition] = p
+	delete(e.left, row.Partition)
 	e.reviewRoom()
 }
 
@@ -246,6 +248,9 @@ func (e *engine) drained() []ledger.Move {
 	for _, p := range e.parts {
 		if p.isDrained() {
 			moves = append(moves, p.move())
+			if p.blocked != nil {
+				e.left[p.id] = p.parked()
+			}
 			e.forgetPart(p, nil)
 		}
 	}

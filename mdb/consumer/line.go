@@ -111,6 +111,7 @@ type protocol interface {
 	join(ctx context.Context, p ledger.JoinParams) (ledger.Joined, error)
 	beat(ctx context.Context, m ledger.Member, info string, moves []ledger.Move) (ledger.Tick, error)
 	rebalance(ctx context.Context, m ledger.Member) (ledger.Balance, ledger.Held, error)
+	read(ctx context.Context, m ledger.Member) (ledger.Held, error)
 	release(ctx context.Context, m ledger.Member, moves []ledger.Move) ([]int, error)
 	leave(ctx context.Context, m ledger.Member, moves []ledger.Move) error
 	due(ctx context.Context, m ledger.Member) ([]ledger.Key, error)
@@ -139,6 +140,10 @@ func (c onConn) beat(ctx context.Context, m ledger.Member, info string, moves []
 
 func (c onConn) rebalance(ctx context.Context, m ledger.Member) (ledger.Balance, ledger.Held, error) {
 	return ledger.Rebalance(ctx, c.conn, m)
+}
+
+func (c onConn) read(ctx context.Context, m ledger.Member) (ledger.Held, error) {
+	return ledger.Read(ctx, c.conn, m)
 }
 
 func (c onConn) release(ctx context.Context, m ledger.Member, moves []ledger.Move) ([]int, error) {

@@ -60,6 +60,7 @@ type handling interface {
 	forget(cause error)
 	inHand() map[partition]int
 	checkpoints() map[partition]int64
+	parked() map[partition][]ledger.Parked
 	run(ctx context.Context) error
 }
 
@@ -134,6 +135,8 @@ type member struct {
 	timeline string      // of the server; empty: not known
 	doubt    error       // why what is known may be wrong; nil: there is no doubt
 	doubtful atomic.Bool // there is a doubt; read by others
+	diverged bool        // there is a doubt, because the timeline is another one or messages are lost
+	answered int64       // the session of the last tick with an answer
 	ticked   bool        // the last tick was answered, or the join
 	evicted  bool        // the member is deleted, or has never joined
 	lapsed   bool        // the lease has ended, and everything is forgotten
@@ -352,6 +355,9 @@ func (m *member) step(ctx context.Context) {
 	if !m.stopping && (m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt)) {
 		m.balance(ctx)
 	}
+	if m.stopping && m.doubt != nil {
+		m.look(ctx)
+	}
 	if m.doubt == nil {
 		m.release(ctx)
 	}
@@ -386,6 +392,7 @@ func (m *member) collect() {
 	if m.rewound.Swap(false) {
 		m.counts.forks.Add(1)
 		m.suspect(errReread)
+		m.diverged = true
 	}
 	for _, mv := range m.engine.drained() {
 		m.drained[mv.Partition] = mv
@@ -479,13 +486,7 @@ func (m *member) tick(ctx context.Context) {
 	m.counts.margin(m.lease.left())
 	m.lease.renew(sent)
 	m.lapsed = false
-	if t.Timeline != m.timeline {
-		if m.timeline != "" {
-			m.suspect(errReread)
-			m.reconnect(false)
-		}
-		m.timeline = t.Timeline
-	}
+	m.see(t.Timeline)
 	m.settle(moves, t)
 	for _, r := range m.reads {
 		r.limit(t.Barrier, t.Paused)

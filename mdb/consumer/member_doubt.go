@@ -1,6 +1,8 @@
 package consumer
 
 import (
+	"context"
+	"slices"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
@@ -14,9 +16,22 @@ func (m *member) suspect(why error) {
 	}
 }
 
+// see compares the timeline of a tick with the one before.
+func (m *member) see(timeline string) {
+	m.answered = m.session
+	if timeline != m.timeline {
+		if m.timeline != "" {
+			m.suspect(errReread)
+			m.diverged = true
+			m.reconnect(false)
+		}
+		m.timeline = timeline
+	}
+}
+
 // trust ends the doubt.
 func (m *member) trust() {
-	m.doubt = nil
+	m.doubt, m.diverged = nil, false
 	m.doubtful.Store(false)
 }
 
@@ -88,4 +103,54 @@ func (m *member) balanceBy(at time.Time) {
 	if m.balanceAt.IsZero() || at.Before(m.balanceAt) {
 		m.balanceAt = at
 	}
+}
+
+// look ends the doubt of a member that stops, and so claims nothing. What is in memory of a partition stays only if the history
+// of the server is the same, and its checkpoint and what is parked are as the member knows them.
+func (m *member) look(ctx context.Context) {
+	session, known, parked := m.session, m.engine.checkpoints(), m.engine.parked()
+	if session != m.answered {
+		m.nextTick = time.Now() // it says which timeline this is
+		return
+	}
+	var held ledger.Held
+	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
+		held, err = p.read(ctx, *m.self.Load())
+		return err
+	})
+	if err != nil {
+		m.tickSoon(err)
+		return
+	}
+	if m.session != session {
+		m.nextTick = time.Now()
+		return
+	}
+	rows := make(map[partition]ledger.Row, len(held.Rows))
+	for _, row := range held.Rows {
+		rows[row.Partition] = row
+	}
+	stored := make(map[ledger.Parked]bool, len(held.Parked))
+	for _, row := range held.Parked {
+		stored[ledger.Parked{Partition: row.Partition, Key: row.Key, Stream: row.Stream, Position: row.Position}] = true
+	}
+	var lost []partition
+	for p, was := range m.held {
+		position := max(was.Position, known[p])
+		if mv, ok := m.drained[p]; ok {
+			position = mv.From
+		}
+		row, ok := rows[p]
+		if !ok || m.diverged || row.Epoch != was.Epoch || row.Position != position ||
+			slices.ContainsFunc(parked[p], func(row ledger.Parked) bool { return !stored[row] }) {
+			lost = append(lost, p)
+		}
+	}
+	for _, p := range lost {
+		delete(m.leaving, p.Number) // its handlers may be running
+	}
+	m.lose(lost)
+	m.engine.drop(lost, m.doubt)
+	m.trust()
+	m.engine.stored(nil)
 }

@@ -1,5 +1,11 @@
 package consumer
 
+import (
+	"maps"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+)
+
 // inHand returns how many messages of each partition are in memory.
 func (e *engine) inHand() map[partition]int {
 	e.mu.Lock()
@@ -22,4 +28,27 @@ func (e *engine) checkpoints() map[partition]int64 {
 		stored[id] = p.stored
 	}
 	return stored
+}
+
+// parked returns what is parked of each partition, also of those that drained has returned. Only partitions,
+// keys, streams and positions of the rows are set.
+func (e *engine) parked() map[partition][]ledger.Parked {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	rows := maps.Clone(e.left)
+	for id, p := range e.parts {
+		if p.blocked != nil {
+			rows[id] = p.parked()
+		}
+	}
+	return rows
+}
+
+func (p *part) parked() (rows []ledger.Parked) {
+	for key, b := range p.blocked {
+		for _, row := range b.rows {
+			rows = append(rows, ledger.Parked{Partition: p.id, Key: key, Stream: row.Stream, Position: row.Position})
+		}
+	}
+	return rows
 }

@@ -262,6 +262,13 @@ func (h *hall) held(m ledger.Member) (held ledger.Held) {
 	return held
 }
 
+func (h *hall) read(_ context.Context, m ledger.Member) (held ledger.Held, err error) {
+	return held, h.statement("read", func() error {
+		held = h.held(m)
+		return nil
+	})
+}
+
 func (h *hall) release(_ context.Context, m ledger.Member, moves []ledger.Move) (released []int, err error) {
 	return released, h.statement("release", func() error {
 		for i, mv := range moves {

@@ -3,10 +3,13 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -18,22 +21,27 @@ func TestMemberMovesNothingInDoubt(t *testing.T) {
 	for name, leave := range map[string]bool{"a tick": false, "the end": true} {
 		inSubBubble(t, name, func(t *testing.T) {
 			h := newHall(t, partitions)
-			c := hire(t, h, letters(t, 40, partitions), nil)
+			c := hire(t, h, letters(t, 40, partitions), func(_ context.Context, m mdb.Message) error {
+				if m.GlobalPosition == 41 {
+					return Permanent(errBroken)
+				}
+				return nil
+			})
 			pass(5*time.Second + 10*time.Millisecond)
 			c.take()
 			write(4, partitions, c)
 			pass(10 * time.Millisecond)
-			if got := c.take(); !slices.Equal(got, []int64{41, 42, 43, 44}) {
-				t.Fatalf("got %d handled before, want all", got)
+			if got := c.take(); !slices.Equal(got, []int64{41, 42, 43, 44}) || len(h.parked) != 1 {
+				t.Fatalf("got %d handled before, and %v parked, want all", got, h.parked)
 			}
-			h.set(func() { h.session++ })
+			h.set(func() { h.session, h.parked = h.session+1, nil })
 			if leave {
 				c.cancel(errClosing)
 				if err := c.wait(); !errors.Is(err, errClosing) {
 					t.Error(err)
 				}
-				if got := h.positions(); !slices.Equal(got, []int64{40, 40, 40, 40}) || h.size() != 0 {
-					t.Errorf("got the checkpoints %v, want those before", got)
+				if got := h.positions(); !slices.Equal(got, []int64{40, 44, 44, 44}) || h.size() != 0 {
+					t.Errorf("got the checkpoints %v, want that of the parked stream as it was", got)
 				}
 				return
 			}
@@ -44,6 +52,94 @@ func TestMemberMovesNothingInDoubt(t *testing.T) {
 			if got := h.positions(); got[0] != 44 {
 				t.Errorf("got the checkpoints %v", got)
 			}
+		})
+	}
+}
+
+// TestMemberLooksWhileStopping checks what becomes of a doubt while a handler of a process that stops is running: where the
+// row and what is parked are as the process knows them, the handler goes on, the messages that wait for it are handled, and everything is
+// stored; where they are not, the handler's context ends, and nothing is stored. So it is for all if the server has another timeline.
+func TestMemberLooksWhileStopping(t *testing.T) {
+	const partitions = 2
+	slow := partition{Category: "category", Number: partitionOf(letters(t, 1, partitions)[0].Stream, partitions)}
+	for name, test := range map[string]struct {
+		doubt func(h *hall, c *clerk)
+		kept  bool
+	}{
+		"as it was":      {func(*hall, *clerk) {}, true},
+		"the row":        {func(h *hall, _ *clerk) { h.rows[slow].position = 19 }, false},
+		"the epoch":      {func(h *hall, _ *clerk) { h.rows[slow].epoch++ }, false},
+		"what is parked": {func(h *hall, _ *clerk) { h.parked = nil }, false},
+		"the timeline":   {func(h *hall, _ *clerk) { h.timeline = "00000002" }, false},
+		"a reader":       {func(_ *hall, c *clerk) { c.forked() }, false},
+	} {
+		inSubBubble(t, name, func(t *testing.T) {
+			h := newHall(t, partitions)
+			release := make(chan struct{})
+			c := hire(t, h, letters(t, 20, partitions), func(ctx context.Context, m mdb.Message) error {
+				switch m.GlobalPosition {
+				case 21:
+					return Permanent(errBroken)
+				case 24:
+					select {
+					case <-release:
+					case <-ctx.Done():
+					}
+				}
+				return ctx.Err()
+			})
+			pass(5*time.Second + 10*time.Millisecond)
+			c.take()
+			streams := streamsOf(partitions)
+			var more []mdb.StreamName // of the same partition
+			for i := 0; len(more) < 2; i++ {
+				if stream := mdb.StreamName(fmt.Sprintf("category-more%d", i)); partitionOf(stream, partitions) == slow.Number {
+					more = append(more, stream)
+				}
+			}
+			c.shelf.mu.Lock()
+			for i, stream := range []mdb.StreamName{streams[0], streams[1], streams[1], more[0], more[0], more[1], streams[1]} {
+				c.shelf.messages = append(c.shelf.messages, mdb.Message{ID: uuid.New(), Stream: stream, Time: time.Now(), GlobalPosition: 21 + int64(i)})
+			}
+			c.shelf.next = 28
+			c.shelf.mu.Unlock()
+			c.shelf.rung <- struct{}{}
+			pass(10 * time.Millisecond)
+			c.cancel(errClosing)
+			pass(10 * time.Millisecond)
+			h.set(func() {
+				h.session++
+				test.doubt(h, c)
+			})
+			pass(5 * time.Second)
+			ended := c.endings()
+			if got := c.take(); !slices.Equal(got, []int64{21, 22, 23, 24, 26, 27}) {
+				t.Fatalf("got %d handled", got)
+			}
+			close(release)
+			pass(time.Second)
+			select {
+			case err := <-c.ended:
+				c.ended <- err
+			default:
+				t.Fatal("it waits")
+			}
+			if got := c.take(); slices.Contains(got, 25) != test.kept {
+				t.Errorf("got %d handled while stopping", got)
+			}
+			h.set(func() {
+				at := h.rows[slow].position
+				if test.kept && (at < 26 || len(ended) != 0) || !test.kept && (at > 21 || len(ended) != 1 || !errors.Is(ended[0], errReread)) {
+					t.Errorf("got the checkpoint %d, and contexts that ended with %v", at, ended)
+				}
+				want := int64(27)
+				if name == "the timeline" || name == "a reader" {
+					want = 20
+				}
+				if got := h.rows[partition{Category: "category", Number: 1 - slow.Number}].position; got != want {
+					t.Errorf("got the checkpoint %d of the other partition, want %d", got, want)
+				}
+			})
 		})
 	}
 }

@@ -70,27 +70,31 @@ func (m *member) leave(ctx context.Context) {
 	for _, mv := range m.engine.progress() {
 		m.drained[mv.Partition] = mv
 	}
-	moves := make([]ledger.Move, 0, len(m.drained))
-	for p, mv := range m.drained {
-		if _, ok := m.held[p]; ok {
-			moves = append(moves, mv)
-		}
-	}
-	known := func() []ledger.Move {
-		if m.doubt != nil {
-			return nil
+	known := func() (moves []ledger.Move) {
+		for p, mv := range m.drained {
+			if _, ok := m.held[p]; ok && m.doubt == nil {
+				moves = append(moves, mv)
+			}
 		}
 		return moves
 	}
 	self := *m.self.Load()
 	m.insist(ctx, func(ctx context.Context, p protocol) error {
-		moves = known()
+		moves := known()
 		t, err := p.beat(ctx, self, "", moves)
 		for _, i := range t.Moved {
-			moves[i].From = moves[i].To
+			mv := moves[i]
+			mv.From = mv.To
+			m.drained[mv.Partition] = mv
+		}
+		if err == nil && t.Alive {
+			m.see(t.Timeline)
 		}
 		return err
 	})
+	if m.doubt != nil {
+		m.look(ctx)
+	}
 	m.insist(ctx, func(ctx context.Context, p protocol) error { return p.leave(ctx, self, known()) })
 	m.lease.end()
 }

@@ -148,8 +148,8 @@ var mutants = []mutant{
 		consumers, "TestBusyPool",
 	},
 	{
-		"another timeline is ignored", "mdb/consumer/member.go",
-		"	if t.Timeline != m.timeline {", "	if false {",
+		"another timeline is ignored", "mdb/consumer/member_doubt.go",
+		"	if timeline != m.timeline {", "	if false {",
 		consumers, "TestMemberDoubts",
 	},
 	{
