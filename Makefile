@@ -24,12 +24,15 @@ demo: ## run a demo of half a minute, on a PostgreSQL of its own (with DATABASE_
 	@echo "Building the demo …"
 	@cd demo && ../scripts/with-postgres DATABASE_URL $(GO) run .
 
-test: ## run the short tests with the race detector, in about two minutes
+test: ## run the short tests with the race detector, in a few minutes
 	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-short
+
+# Many tests wait, so more packages than processors run at a time.
+PACKAGES = -p $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 test-short: # on a PostgreSQL that is there
 	@begin=$$SECONDS; $(GO) list -race -test -export ./... >/dev/null || exit; compiled=$$SECONDS; \
-	$(GO) test -race -short ./...; status=$$?; \
+	$(GO) test -race -short $(PACKAGES) ./...; status=$$?; \
 	echo "compile $$((compiled - begin)) s, tests $$((SECONDS - compiled)) s"; exit $$status
 
 ##@ To contribute
@@ -39,7 +42,7 @@ test-all: ## run all tests of all modules, except those that need a container en
 
 test-modules: # on a PostgreSQL that is there
 	@for module in $(filter-out tools/ mdbcontainer/,$(MODULES)); do \
-		echo "# $$module" && (cd $$module && $(GO) test -race -timeout 20m ./...) || exit 1; \
+		echo "# $$module" && (cd $$module && $(GO) test -race -timeout 20m $(PACKAGES) ./...) || exit 1; \
 	done
 	@# The race detector changes how much is allocated.
 	$(GO) test -run 'Alloc' ./internal/scan ./mdb

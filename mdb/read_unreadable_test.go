@@ -51,6 +51,9 @@ func TestUnreadablePayload(t *testing.T) {
 			if got := streamPositions(ms); !slices.Equal(got, []int64{0, 1, 2}) {
 				t.Errorf("got positions %v with the error, want those before it", got)
 			}
+			if opts == nil {
+				return // the server would take half a minute
+			}
 			if got := subscribeOver(t, s, "account", 5); got != "0 1 2 (3) 4 5" {
 				t.Errorf("got %s", got)
 			}

@@ -110,6 +110,7 @@ func TestLongNames(t *testing.T) {
 // TestLargeCall checks that a batch which is too large for the protocol is rejected before
 // it is sent.
 func TestLargeCall(t *testing.T) {
+	t.Parallel()
 	pgtest.NeedTime(t) // to check the JSON
 	unused, _ := unusedStore(t)
 	ms := make([]mdb.ProposedMessage, 64)

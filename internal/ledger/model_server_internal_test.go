@@ -13,7 +13,7 @@ func TestModelIsServer(t *testing.T) {
 	m := newMirror(t, consumersDatabase(t, "model", func() string { return consumersSQL(t) }))
 	n := uint64(10)
 	if !testing.Short() {
-		n = 150
+		n = 60
 	}
 	for seed := range n {
 		if w := m.schedule(seed); m.differs != "" || w.fault != "" {

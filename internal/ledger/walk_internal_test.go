@@ -230,7 +230,7 @@ func orders(walk func(choose func(of int) int) bool) (n int) {
 	case testing.Short():
 		return sample(16, walk)
 	default:
-		return sample(40, walk)
+		return sample(24, walk)
 	}
 }
 

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -261,6 +262,9 @@ func walkStand(t *testing.T, mode pgx.QueryExecMode) (*stand, *tap) {
 	return s, tap
 }
 
+// allWalks reports whether the tests should take all walks, as make test-consumers asks.
+func allWalks() bool { return os.Getenv("MDB_TEST_WALKS") == "all" }
+
 // TestUnknownOutcomes checks that a message has one effect wherever the connection breaks, while
 // the server still runs the first call, and completes it late or not at all. Some walks repeat
 // the call before the first one has ended, and wait for it; others overtake it. It checks the same of a
@@ -268,8 +272,11 @@ func walkStand(t *testing.T, mode pgx.QueryExecMode) (*stand, *tap) {
 // then.
 func TestUnknownOutcomes(t *testing.T) {
 	t.Parallel()
-	modes, effects := execModes, effectsOf
-	if testing.Short() {
+	modes, effects := []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol}, effectsOf
+	switch {
+	case allWalks():
+		modes = execModes
+	case testing.Short():
 		modes, effects = []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol}, map[string]string{"once": insertOnce}
 	}
 	for act, of := range map[string]func(t *testing.T, s *stand, tap *tap) []walk{

@@ -14,7 +14,7 @@ import (
 // wake the reader, so it must not forget one.
 func TestReaderAgainstEverything(t *testing.T) {
 	t.Parallel()
-	seeds := uint64(10_000)
+	seeds := uint64(2_000)
 	if testing.Short() {
 		seeds = 300
 	}

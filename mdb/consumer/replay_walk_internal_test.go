@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -304,9 +303,9 @@ func TestReplayWalk(t *testing.T) {
 				return d.count
 			}
 			n := walk(t, 0, false)
-			step := 5
+			step := 12
 			switch {
-			case os.Getenv("MDB_TEST_WALKS") == "all": // as make test-consumers does
+			case allWalks():
 				step = 1
 			case testing.Short():
 				step = 24
