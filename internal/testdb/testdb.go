@@ -144,7 +144,11 @@ func installConsumers(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(schema.InstallConsumers(ctx, conn), conn.Close(ctx))
+	err = schema.InstallConsumers(ctx, conn)
+	if err == nil && Official() { // for tests that configure connections as users do
+		_, err = schema.PinSearchPath(ctx, conn)
+	}
+	return errors.Join(err, conn.Close(ctx))
 }
 
 // Session opens a connection outside of any pool, with the search path that Message DB's

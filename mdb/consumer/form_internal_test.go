@@ -10,6 +10,7 @@ import (
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -41,7 +42,11 @@ func TestFormsBehindPgBouncer(t *testing.T) {
 		t.Skip("there is no PgBouncer")
 	}
 	for _, b := range bouncers {
-		url := b.Start(t, ownDatabase(t), "transaction")
+		direct := ownDatabase(t)
+		if testdb.Official() { // a pooler leads to sessions that have the server's settings
+			exec(t, newPool(t, direct), "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = message_store, public', current_database()); END$$")
+		}
+		url := b.Start(t, direct, "transaction")
 		for _, mode := range execModes {
 			if mode == pgx.QueryExecModeCacheStatement && !b.KeepsStatements {
 				continue

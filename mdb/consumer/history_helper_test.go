@@ -39,6 +39,10 @@ func newPast(t *testing.T) *past {
 	t.Helper()
 	p := &past{Pair: testdb.Pair(t)}
 	p.old = directPool(t, p.Primary.URL("postgres"))
+	if testdb.Official() {
+		sqlExec(t, p.old, `ALTER ROLE postgres SET search_path = message_store, public`)
+		p.old.Reset()
+	}
 	conn, err := p.old.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
