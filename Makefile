@@ -12,6 +12,9 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 # Evaluated where it is used, as make demo and make test work without git.
 MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list of modules comes from git: use a clone))
 
+# Most tests wait more than they compute.
+PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers compatibility test-fresh vuln release release-publish
 
@@ -27,12 +30,9 @@ demo: ## run a demo of half a minute, on a PostgreSQL of its own (with DATABASE_
 test: ## run the short tests with the race detector, in a few minutes
 	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-short
 
-# Many tests wait, so more packages than processors run at a time.
-PACKAGES = -p $$(($$(getconf _NPROCESSORS_ONLN) + 1))
-
 test-short: # on a PostgreSQL that is there
 	@begin=$$SECONDS; $(GO) list -race -test -export ./... >/dev/null || exit; compiled=$$SECONDS; \
-	$(GO) test -race -short $(PACKAGES) ./...; status=$$?; \
+	$(GO) test -race -short $(PARALLEL) ./...; status=$$?; \
 	echo "compile $$((compiled - begin)) s, tests $$((SECONDS - compiled)) s"; exit $$status
 
 ##@ To contribute
@@ -42,7 +42,7 @@ test-all: ## run all tests of all modules, except those that need a container en
 
 test-modules: # on a PostgreSQL that is there
 	@for module in $(filter-out tools/ mdbcontainer/,$(MODULES)); do \
-		echo "# $$module" && (cd $$module && $(GO) test -race -timeout 20m $(PACKAGES) ./...) || exit 1; \
+		echo "# $$module" && (cd $$module && $(GO) test -race -timeout 20m $(PARALLEL) ./...) || exit 1; \
 	done
 	@# The race detector changes how much is allocated.
 	$(GO) test -run 'Alloc' ./internal/scan ./mdb
@@ -75,11 +75,11 @@ demo-recording: ## record the demo as docs/demo.svg, by asciinema and termtosvg
 
 test-official: ## run the tests on Message DB's own SQL, fetched with npm, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
-		$(GO) test -race $(SHORT) -tags official ./mdb/...
+		$(GO) test -race $(SHORT) $(PARALLEL) -tags official ./mdb/...
 
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
-	cd mdbcontainer && $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race $(SHORT) ./...
+	cd mdbcontainer && $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race $(SHORT) $(PARALLEL) ./...
 
 test-matrix: ## run the tests of the root module on each of VERSIONS, fetched with npm (SHORT=-short)
 	$(GO) run ./scripts/matrix $(SHORT) $(VERSIONS)

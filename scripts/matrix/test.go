@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -73,7 +74,7 @@ func test(ctx context.Context, major string, short bool, show io.Writer) (result
 	}
 	// This package's own test looks at what is about to be written.
 	packages := slices.DeleteFunc(strings.Fields(string(list)), func(p string) bool { return strings.HasSuffix(p, "/scripts/matrix") })
-	args := append([]string{"test", "-race", "-count=1", "-json", fmt.Sprintf("-short=%t", short)}, packages...)
+	args := append([]string{"test", "-race", "-count=1", "-json", fmt.Sprintf("-parallel=%d", 2*runtime.NumCPU()), fmt.Sprintf("-short=%t", short)}, packages...)
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // with packages of this module
 	cmd.Env, cmd.Stderr = env, os.Stderr
 	out, err := cmd.StdoutPipe()
