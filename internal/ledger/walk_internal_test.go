@@ -204,10 +204,12 @@ type wait struct {
 	key   int32
 }
 
-// waits returns the sessions that wait for locks.
+// waits returns the sessions that wait for advisory locks and rows. Other waits, as that for an autovacuum that
+// truncates a table, end by themselves.
 func (s *stage) waits() map[uint32]wait {
 	s.t.Helper()
-	rows, _ := s.observer.Query(s.t.Context(), `SELECT pid, locktype = 'advisory' AND classid = $1, coalesce(objid, 0)::bigint FROM pg_locks WHERE NOT granted`, pauseSpace)
+	rows, _ := s.observer.Query(s.t.Context(), `SELECT pid, locktype = 'advisory' AND classid = $1, coalesce(objid, 0)::bigint FROM pg_locks
+		WHERE NOT granted AND locktype IN ('advisory', 'transactionid', 'tuple')`, pauseSpace)
 	waits := map[uint32]wait{}
 	var pid int32
 	var w wait
