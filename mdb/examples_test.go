@@ -1,8 +1,6 @@
 package mdb_test
 
 import (
-	"io"
-	"os"
 	"testing"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
@@ -57,33 +55,9 @@ func TestExamples(t *testing.T) {
 			if testing.Short() && name == "OnUnreadable" {
 				t.Skip("the server takes seconds to measure the text of 1 GiB")
 			}
-			if got := output(t, example.run); got != example.want {
+			if got := testdb.Output(t, example.run); got != example.want {
 				t.Errorf("got:\n%s\nwant:\n%s", got, example.want)
 			}
 		})
 	}
-}
-
-// output returns what f prints. No other test runs at the same time, because this one is
-// not parallel.
-func output(t *testing.T, f func()) string {
-	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout := os.Stdout
-	os.Stdout = w
-	func() {
-		defer func() { os.Stdout = stdout }()
-		f()
-	}()
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	printed, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(printed)
 }

@@ -1,10 +1,9 @@
 package consumer_test
 
 import (
-	"io"
-	"os"
 	"testing"
 
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
@@ -31,33 +30,9 @@ func TestExamples(t *testing.T) {
 		"Consumer_Run":          {ExampleConsumer_Run, "shut down: SIGTERM handled: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := output(t, example.run); got != example.want {
+			if got := testdb.Output(t, example.run); got != example.want {
 				t.Errorf("got:\n%s\nwant:\n%s", got, example.want)
 			}
 		})
 	}
-}
-
-// output returns what f prints. No other test runs at the same time, because this one is
-// not parallel.
-func output(t *testing.T, f func()) string {
-	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout := os.Stdout
-	os.Stdout = w
-	func() {
-		defer func() { os.Stdout = stdout }()
-		f()
-	}()
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	printed, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(printed)
 }

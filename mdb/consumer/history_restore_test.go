@@ -216,12 +216,9 @@ func TestHistoryRestart(t *testing.T) {
 	}
 }
 
-// TestHistorySplit checks that a consumer whose tick still reaches the old primary, while its
-// pool reaches the new one, neither ends nor loses anything: when the old one has failed, it
-// goes back to what is there.
-func TestHistorySplit(t *testing.T) {
-	t.Parallel()
-	pgtest.NeedTime(t)
+// newSplit runs consumers that have handled everything, and holds the standby back.
+func newSplit(t *testing.T) *past {
+	t.Helper()
 	p := newPast(t)
 	for _, form := range historyForms {
 		c := p.course(t, "split", form)
@@ -232,6 +229,16 @@ func TestHistorySplit(t *testing.T) {
 		c.settled(t, p.old, 0)
 	}
 	p.Hold(t)
+	return p
+}
+
+// TestHistorySplit checks that a consumer whose tick still reaches the old primary, while its
+// pool reaches the new one, neither ends nor loses anything: when the old one has failed, it
+// goes back to what is there.
+func TestHistorySplit(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	p := newSplit(t)
 	for _, c := range p.courses {
 		c.write(t, p.old, 200) // so many that the new primary has not used all of their positions
 		c.settled(t, p.old, 0)
@@ -259,16 +266,7 @@ func TestHistorySplit(t *testing.T) {
 func TestHistorySplitWithoutLoss(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
-	p := newPast(t)
-	for _, form := range historyForms {
-		c := p.course(t, "split", form)
-		c.run(t)
-		c.write(t, p.old, 20)
-	}
-	for _, c := range p.courses {
-		c.settled(t, p.old, 0)
-	}
-	p.Hold(t)
+	p := newSplit(t)
 	p.promote(t)
 	for _, c := range p.courses {
 		c.road.lead(p.Standby)

@@ -66,7 +66,7 @@ func observing(t *testing.T, d *diary) clerkOption {
 }
 
 // TestOnLive checks that a process is live when everything of its partitions is handled and
-// stored, not when it is read, and that it is not after it has fallen behind.
+// stored, not when it is read, and is no longer live when there is more to handle.
 func TestOnLive(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var d diary

@@ -192,21 +192,8 @@ func TestReplayProperties(t *testing.T) {
 // liveAndReplay returns how often something was unparked.
 func liveAndReplay(t *testing.T, kind string, seed uint64) int64 {
 	w := newWorld(t, seed, 3, 12, 300)
-	c := engineConfig{workers: 1 + int(seed%5), maxParked: 3 + int(seed%7), queue: 20, park: w.park, decided: w.decided, replays: w}
-	byKey := func(d *delivery) string { return d.key }
-	c.form = form{call: w.call, most: 1, lane: byKey}
-	switch kind {
-	case "each in order":
-		c.inOrder = true
-	case "batch":
-		c.form.most, c.form.lane = 7, nil
-	case "batch by key":
-		c.form.most = 7
-	case "tx":
-		c.form.most, c.form.moves, c.form.lane, w.tx = 7, true, nil, true
-	case "tx in order":
-		c.form.most, c.form.moves, w.tx, c.inOrder = 7, true, true, true
-	}
+	c := w.config(kind, seed)
+	c.replays = w
 	w.e = newEngine(c)
 	ctx, stop := w.run()
 	defer stop() // also after a failure: calls that are running may find more, which is an error after the test

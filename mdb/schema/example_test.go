@@ -3,7 +3,6 @@ package schema_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log"
 	"os"
 	"testing"
@@ -43,31 +42,8 @@ func TestExampleInstall(t *testing.T) {
 	t.Setenv("DATABASE_URL", testdb.Empty(t))
 	const want = "Message DB is installed, NOTIFY trigger enabled: true\n"
 	for range 2 {
-		if got := output(t, ExampleInstall); got != want {
+		if got := testdb.Output(t, ExampleInstall); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-}
-
-// output returns what f prints to the standard output.
-func output(t *testing.T, f func()) string {
-	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout := os.Stdout
-	os.Stdout = w
-	func() {
-		defer func() { os.Stdout = stdout }()
-		f()
-	}()
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	printed, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(printed)
 }
