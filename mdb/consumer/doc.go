@@ -111,8 +111,8 @@
 // progress, and leaves, so that other processes continue immediately. Give the process more time
 // than that: in Kubernetes, the default of 20 seconds suits its default grace period of 30.
 //
-// In a rolling deployment each process that stops hands over its partitions, and some of them move
-// several times. With [WithInstance] and a stable name, such as that of a pod of a StatefulSet, a
+// In a rolling deployment each process that stops hands over its partitions, and the one that is
+// started in its place gets them back, while all others keep theirs. With [WithInstance] and a stable name, such as that of a pod of a StatefulSet, a
 // process that is started again within the lease after a crash continues with its partitions.
 //
 // Members of the role message_store may run consumers. They need no other privileges.

@@ -40,6 +40,7 @@ type hall struct {
 	last       int64 // the end of the category
 	calls      map[string]int
 	moves      []ledger.Move // that were made, by whichever statement
+	claimed    []partition   // that have got another member, by whichever statement
 
 	down   error                        // of each attempt to send something
 	silent bool                         // there is no answer
@@ -137,10 +138,9 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 				delete(h.members, id)
 			}
 		}
-		for _, row := range h.rows {
+		for id, row := range h.rows {
 			if slices.Contains(old, row.member) {
-				h.epochs++
-				row.member, row.epoch = p.Member, h.epochs
+				h.give(id, p.Member)
 			}
 		}
 		for _, category := range p.Categories {
@@ -236,8 +236,7 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 		}
 		slices.SortFunc(free, func(x, y partition) int { return cmp.Compare(x.Number, y.Number) })
 		for _, p := range free[:max(0, min(len(free), b.Quota-b.Held))] {
-			h.epochs++
-			h.rows[p].member, h.rows[p].epoch = m.ID, h.epochs
+			h.give(p, m.ID)
 			b.Claimed++
 		}
 		if evicted || b.Claimed > 0 {
@@ -246,6 +245,13 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 		held = h.held(m)
 		return nil
 	})
+}
+
+// give lets a member have a partition.
+func (h *hall) give(p partition, member uuid.UUID) {
+	h.epochs++
+	h.rows[p].member, h.rows[p].epoch = member, h.epochs
+	h.claimed = append(h.claimed, p)
 }
 
 func (h *hall) held(m ledger.Member) (held ledger.Held) {

@@ -183,7 +183,8 @@ func (m *member) reject(err error) time.Duration {
 	return joinRetry.Delay(m.rejected)
 }
 
-// surrender stops the partitions beyond the quota, those with the fewest messages first.
+// surrender stops the partitions beyond the quota, those first that the member has got last: usually it has them from the
+// process that is to get them now, which was restarted. Of these, those with the fewest messages come first.
 func (m *member) surrender(quota int) {
 	numbers := m.numbers()
 	for n := range m.leaving {
@@ -200,8 +201,12 @@ func (m *member) surrender(quota int) {
 	for p, n := range m.engine.inHand() {
 		load[p.Number] += n
 	}
+	claimed := make(map[int]int64)
+	for p, row := range m.held {
+		claimed[p.Number] = max(claimed[p.Number], row.Epoch)
+	}
 	order := slices.SortedFunc(maps.Keys(numbers), func(a, b int) int {
-		return cmp.Or(cmp.Compare(load[a], load[b]), cmp.Compare(b, a))
+		return cmp.Or(cmp.Compare(claimed[b], claimed[a]), cmp.Compare(load[a], load[b]), cmp.Compare(b, a))
 	})
 	for _, n := range order[:surplus] {
 		m.leaving[n] = true

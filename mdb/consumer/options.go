@@ -197,10 +197,11 @@ func WithDrainTimeout(d time.Duration) Option {
 }
 
 // WithInstance names the process, with at most 200 bytes, by a name that it has again after a
-// restart, such as that of a pod of a StatefulSet. The restarted process then continues with the
-// partitions of the old one immediately, even after a crash, and other processes keep theirs. No
-// two processes may run with the same instance: the older one ends with [ErrReplaced]. Without
-// this option, a process has a new random name in each run.
+// restart, such as that of a pod of a StatefulSet. If it is started again within its lease after a
+// crash, it continues with the partitions of the old process immediately, and other processes keep
+// theirs. No two processes may run with the same instance: the older one ends with [ErrReplaced],
+// and the newer one continues with its partitions. Without this option, a process has a new random
+// name in each run.
 func WithInstance(name string) Option {
 	return Option{name: "WithInstance", apply: func(c *config) {
 		c.text("instance", name, "a name", ledger.MaxName)
