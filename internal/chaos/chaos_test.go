@@ -234,6 +234,10 @@ func TestSoak(t *testing.T) {
 			"processes":               func(t *testing.T, seed uint64) { killedProcesses(t, seed, 1000) },
 			"silent processes":        func(t *testing.T, seed uint64) { silentProcesses(t, seed, 5) },
 			"processes over restarts": func(t *testing.T, seed uint64) { processesOutliveRestarts(t, seed, 5) },
+			"changing groups":         func(t *testing.T, seed uint64) { changingGroups(t, seed, 1000, 500*time.Millisecond) },
+			"frozen groups":           func(t *testing.T, seed uint64) { frozenGroups(t, seed, 20, time.Minute) },
+			"outages of groups":       func(t *testing.T, seed uint64) { groupOutages(t, seed, 5) },
+			"poisoned groups":         func(t *testing.T, seed uint64) { poisonedGroups(t, seed, 100) },
 			"outages":                 func(t *testing.T, seed uint64) { longOutages(t, seed, time.Minute) },
 			"model":                   func(t *testing.T, seed uint64) { model(t, seed, 1000) },
 		} {

@@ -34,6 +34,9 @@
 //     goroutines where nothing is killed. Its handler writes an effect for each message, into
 //     a table that is compared with the store. A snapshot compares effects and checkpoints
 //     while the processes work.
+//   - A group is a durable consumer in four to eight processes, which come and go. A freeze is
+//     a time in which one of them is stopped. A poisoned stream is one whose messages fail
+//     until it is healed.
 //   - A proxy forwards messages of PostgreSQL's protocol between clients and the
 //     server. Before and after each one it can cut the connection, reset it, or make it
 //     a black hole, which forwards nothing and closes nothing. A cut point is a message

@@ -49,7 +49,7 @@ func killedProcesses(t *testing.T, seed uint64, kills int, forms ...string) {
 // murder kills a process while it works, and starts another one.
 func (w *durableWork) murder(ctx context.Context, h *durableHistory, number int) error {
 	p := w.running[h][number]
-	if err := w.untilHandled(ctx, p, 1+w.rng.IntN(scaled(20, 200))); err != nil {
+	if err := w.untilHandled(ctx, p, 1+w.rng.IntN(w.busy)); err != nil {
 		return err
 	}
 	if err := h.sample(ctx, w.pool, w.category, w.partitions); err != nil {

@@ -30,18 +30,21 @@ func exactlyOnce(form string) bool { return form != "Each" && form != "Batch" }
 const effectTables = `
 CREATE TABLE public.effects (
 	n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, consumer text NOT NULL, process integer NOT NULL, message uuid NOT NULL,
-	stream text NOT NULL, global_position bigint NOT NULL, partition integer NOT NULL, epoch bigint NOT NULL);
+	stream text NOT NULL, global_position bigint NOT NULL, partition integer NOT NULL, epoch bigint NOT NULL,
+	begun timestamptz NOT NULL, written timestamptz NOT NULL DEFAULT clock_timestamp(), replayed boolean NOT NULL);
 CREATE INDEX ON public.effects (consumer, message);
 CREATE INDEX ON public.effects (consumer, global_position);
 CREATE INDEX ON public.effects (process);
-CREATE TABLE public.once (consumer text NOT NULL, message uuid NOT NULL, PRIMARY KEY (consumer, message))`
+CREATE TABLE public.once (consumer text NOT NULL, message uuid NOT NULL, PRIMARY KEY (consumer, message));
+CREATE TABLE public.healed (consumer text PRIMARY KEY)`
 
-// Handlers of EachQueued do not know their epoch, so the checkpoint says it.
+// Handlers of EachQueued know neither their epoch nor whether a message is replayed, so the server says it.
 const (
-	insertEffect = `INSERT INTO public.effects (consumer, process, message, stream, global_position, partition, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7)`
-	insertQueued = `INSERT INTO public.effects (consumer, process, message, stream, global_position, partition, epoch)
-SELECT $1, $2, $3, $4, $5, c.partition, c.epoch FROM message_store_consumers.checkpoints AS c
-JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1 AND c.partition = $6`
+	insertEffect = `INSERT INTO public.effects (consumer, process, message, stream, global_position, begun, partition, epoch, replayed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+	insertQueued = `INSERT INTO public.effects (consumer, process, message, stream, global_position, begun, partition, epoch, replayed)
+SELECT $1, $2, $3, $4, $5, $6, c.partition, c.epoch, EXISTS (SELECT FROM message_store_consumers.parked AS p WHERE p.consumer = k.id AND p.key = $8)
+FROM message_store_consumers.checkpoints AS c
+JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1 AND c.partition = $7`
 	insertOnce = `INSERT INTO public.once (consumer, message) VALUES ($1, $2)`
 )
 
@@ -58,6 +61,9 @@ type durableTask struct {
 	Unique          bool // whether a doubled effect is an error
 	Notify          bool
 	Bug             string // of the handler
+	Pooled          bool   // the consumer connects through PgBouncer
+	Conns           int32  // of its pool
+	Troubled        bool   // messages fail, see trouble
 }
 
 // handler returns the handler of the task. Effects outside of transactions go through a pool of
@@ -65,12 +71,16 @@ type durableTask struct {
 func (o *durableTask) handler(effects *pgxpool.Pool) mdbconsumer.Handler {
 	broken := brokenHandlers[o.Bug]
 	outside := func(ctx context.Context, ms ...mdb.Message) error {
+		begun := time.Now()
+		if err := o.trouble(effects, ms...); err != nil {
+			return err
+		}
 		var b pgx.Batch
 		if broken != nil {
 			ms = broken(ms)
 		}
 		for _, m := range ms {
-			o.queue(&b, insertEffect, mdbconsumer.FromContext(ctx), m)
+			o.queue(&b, begun, mdbconsumer.FromContext(ctx), m)
 		}
 		if b.Len() == 0 {
 			return nil
@@ -81,9 +91,13 @@ func (o *durableTask) handler(effects *pgxpool.Pool) mdbconsumer.Handler {
 		return nil
 	}
 	inside := func(ctx context.Context, tx pgx.Tx, ms ...mdb.Message) error {
+		begun := time.Now()
+		if err := o.trouble(effects, ms...); err != nil {
+			return err
+		}
 		var b pgx.Batch
 		for _, m := range ms {
-			o.queue(&b, insertEffect, mdbconsumer.FromContext(ctx), m)
+			o.queue(&b, begun, mdbconsumer.FromContext(ctx), m)
 			if o.Unique {
 				b.Queue(insertOnce, o.Consumer, m.ID)
 			}
@@ -101,7 +115,11 @@ func (o *durableTask) handler(effects *pgxpool.Pool) mdbconsumer.Handler {
 		return mdbconsumer.BatchTx(func(ctx context.Context, tx pgx.Tx, ms []mdb.Message) error { return inside(ctx, tx, ms...) })
 	}
 	return mdbconsumer.EachQueued(func(b *pgx.Batch, m mdb.Message) error {
-		b.Queue(insertQueued, o.Consumer, o.Process, m.ID, m.Stream, m.GlobalPosition, partitionOf(m.Stream, o.Partitions))
+		begun := time.Now()
+		if err := o.trouble(effects, m); err != nil {
+			return err
+		}
+		b.Queue(insertQueued, o.Consumer, o.Process, m.ID, m.Stream, m.GlobalPosition, begun, partitionOf(m.Stream, o.Partitions), m.Stream.CardinalID())
 		if o.Unique {
 			b.Queue(insertOnce, o.Consumer, m.ID)
 		}
@@ -109,8 +127,8 @@ func (o *durableTask) handler(effects *pgxpool.Pool) mdbconsumer.Handler {
 	})
 }
 
-func (o *durableTask) queue(b *pgx.Batch, sql string, d mdbconsumer.Delivery, m mdb.Message) {
-	b.Queue(sql, o.Consumer, o.Process, m.ID, m.Stream, m.GlobalPosition, d.Partition, d.Epoch)
+func (o *durableTask) queue(b *pgx.Batch, begun time.Time, d mdbconsumer.Delivery, m mdb.Message) {
+	b.Queue(insertEffect, o.Consumer, o.Process, m.ID, m.Stream, m.GlobalPosition, begun, d.Partition, d.Epoch, d.Replayed)
 }
 
 // partitionOf returns the number of a stream's partition.
@@ -130,8 +148,12 @@ func (o *durableTask) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	configure(cfg)
-	cfg.MaxConns = 4
+	if o.Pooled {
+		mdb.Configure(cfg, mdb.BehindPooler())
+	} else {
+		configure(cfg)
+	}
+	cfg.MaxConns = o.Conns
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return err
@@ -148,6 +170,9 @@ func (o *durableTask) run(ctx context.Context) error {
 	options := []mdbconsumer.Option{mdbconsumer.WithLease(o.Lease), mdbconsumer.WithPartitions(o.Partitions), mdbconsumer.WithWorkers(o.Workers)}
 	if o.Instance != "" {
 		options = append(options, mdbconsumer.WithInstance(o.Instance))
+	}
+	if o.Form == "EachTx" || o.Form == "BatchTx" {
+		options = append(options, mdbconsumer.WithIdleTimeout(time.Second)) // a process that is stopped may hold locks for so long
 	}
 	c, err := mdbconsumer.New(store, o.Consumer, o.Category, o.handler(effects), options...)
 	if err != nil {
@@ -178,6 +203,7 @@ type durableProcess struct {
 	task  durableTask
 	stop  func()       // ends it as a deployment does
 	kill  func() error // nil: it is in this process
+	proc  process      // empty: the same
 	ended chan error   // receives its error
 }
 
@@ -210,7 +236,10 @@ func (o durableTask) spawn() (*durableProcess, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &durableProcess{task: o, stop: func() { _ = input.Close() }, kill: cmd.Process.Kill, ended: make(chan error, 1)}
+	p := &durableProcess{
+		task: o, stop: func() { _ = input.Close() }, kill: cmd.Process.Kill,
+		proc: process(fmt.Sprint("/proc/", cmd.Process.Pid)), ended: make(chan error, 1),
+	}
 	go func() {
 		err := cmd.Wait()
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -21,25 +22,29 @@ type effect struct {
 	global    int64
 	partition int
 	epoch     int64
+	replayed  bool      // in a replay of a parked stream
+	begun     time.Time // when the handler was called
+	written   time.Time
 }
 
 // A durableSample is what one snapshot of the database says about a consumer.
 type durableSample struct {
 	last        int64   // the greatest n of an effect
 	checkpoints []int64 // by partition
-	holes       int     // messages that a checkpoint has passed, and that have no effect
+	holes       int     // messages that a checkpoint has passed, and that have no effect and are not parked
 	ahead       int     // effects after the checkpoint
 }
 
 const takeSample = `
 WITH points AS (
-	SELECT c.partition, c.position FROM message_store_consumers.checkpoints AS c
+	SELECT c.partition, c.position, c.consumer FROM message_store_consumers.checkpoints AS c
 	JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1
 ), hashed AS MATERIALIZED (
-	SELECT m.id, m.global_position, mod(abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), $3::bigint) AS partition
+	SELECT m.id, m.global_position, message_store.cardinal_id(m.stream_name) AS key, mod(abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), $3::bigint) AS partition
 	FROM message_store.messages AS m WHERE split_part(m.stream_name, '-', 1) = $2 AND m.global_position > $4
 ), passed AS (
 	SELECT h.id FROM hashed AS h JOIN points AS p USING (partition) WHERE h.global_position <= p.position
+	AND NOT EXISTS (SELECT FROM message_store_consumers.parked AS r WHERE r.consumer = p.consumer AND r.key = h.key)
 )
 SELECT coalesce((SELECT max(n) FROM public.effects WHERE consumer = $1), 0),
 	coalesce((SELECT array_agg(position ORDER BY partition) FROM points), '{}'),
@@ -51,7 +56,19 @@ type durableHistory struct {
 	consumer, form string
 	effects        []effect // by n
 	samples        []durableSample
+	freezes        map[int][]freeze // by process
 	parked         int
+}
+
+// A freeze is a time in which a process was stopped.
+type freeze struct{ from, to time.Time }
+
+// slept reports whether the handler that wrote the effect was called before its process was frozen, and wrote it after that. What
+// it writes outside of a transaction may come too late. No handler that is called later may write anything.
+func (h *durableHistory) slept(e *effect) bool {
+	return !exactlyOnce(h.form) && slices.ContainsFunc(h.freezes[e.process], func(f freeze) bool {
+		return e.begun.Before(f.from) && e.written.After(f.from)
+	})
 }
 
 func (h *durableHistory) sample(ctx context.Context, pool *pgxpool.Pool, category mdb.Category, partitions int) error {
@@ -70,9 +87,10 @@ func (h *durableHistory) sample(ctx context.Context, pool *pgxpool.Pool, categor
 
 // end reads what the consumer has done.
 func (h *durableHistory) end(ctx context.Context, pool *pgxpool.Pool) error {
-	rows, _ := pool.Query(ctx, `SELECT n, process, message, stream, global_position, partition, epoch FROM public.effects WHERE consumer = $1 ORDER BY n`, h.consumer)
+	rows, _ := pool.Query(ctx, `SELECT n, process, message, stream, global_position, partition, epoch, replayed, begun, written
+FROM public.effects WHERE consumer = $1 ORDER BY n`, h.consumer)
 	effects, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e effect, err error) {
-		err = row.Scan(&e.n, &e.process, &e.message, &e.stream, &e.global, &e.partition, &e.epoch)
+		err = row.Scan(&e.n, &e.process, &e.message, &e.stream, &e.global, &e.partition, &e.epoch, &e.replayed, &e.begun, &e.written)
 		return e, err
 	})
 	if err != nil {
@@ -156,6 +174,7 @@ func effectsOrdered(h *durableHistory, store []stored) (violations []string) {
 		switch {
 		case !there:
 			violations = append(violations, fmt.Sprintf("global position %d is not in the store", e.global))
+		case h.slept(e):
 		case at > next[c.key], again && at > before+1:
 			violations = append(violations, fmt.Sprintf("process %d has handled %s, global position %d, too early", e.process, e.stream, e.global))
 		}
@@ -198,6 +217,9 @@ func oneOwner(h *durableHistory, _ []stored) (violations []string) {
 	epochs := make(map[int]int64)
 	for i := range h.effects {
 		e := &h.effects[i]
+		if h.slept(e) {
+			continue
+		}
 		c := claim{e.partition, e.epoch}
 		if owner, owned := owners[c]; owned && owner != e.process {
 			violations = append(violations, fmt.Sprintf("processes %d and %d have epoch %d of partition %d", owner, e.process, e.epoch, e.partition))
@@ -213,7 +235,7 @@ func oneOwner(h *durableHistory, _ []stored) (violations []string) {
 	return slices.Compact(violations)
 }
 
-// repeatsBounded: what a checkpoint has passed is not handled again.
+// repeatsBounded: what a checkpoint has passed is not handled again, unless its stream was parked then.
 func repeatsBounded(h *durableHistory, _ []stored) (violations []string) {
 	passed := make(map[int]int64)
 	samples := h.samples
@@ -225,7 +247,7 @@ func repeatsBounded(h *durableHistory, _ []stored) (violations []string) {
 			}
 			samples = samples[1:]
 		}
-		if e.global <= passed[e.partition] {
+		if e.global <= passed[e.partition] && !e.replayed && !h.slept(e) {
 			violations = append(violations, fmt.Sprintf("process %d has handled global position %d of partition %d after its checkpoint was at %d",
 				e.process, e.global, e.partition, passed[e.partition]))
 		}

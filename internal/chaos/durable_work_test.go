@@ -33,6 +33,12 @@ type durableWork struct {
 	bug        string
 	hopeless   bool // not everything will be handled
 	notify     bool
+	streams    int   // that are written to
+	poisoned   int   // streams whose messages fail until they are healed; others fail now and then. 0: nothing fails
+	busy       int   // how many messages a process handles before it is killed, at most
+	conns      int32 // of each process
+	pooled     bool  // the proxies are PgBouncers
+	lease      time.Duration
 	proxies    func(process int) string // the URL for the processes with this number; nil: url
 	timeout    time.Duration
 
@@ -49,8 +55,9 @@ type durableWork struct {
 
 func newDurableWork(url string, seed uint64) *durableWork {
 	return &durableWork{
-		url: url, forms: forms, processes: 2, writers: 2, messages: 500, pause: 5 * time.Millisecond, partitions: 8, timeout: scaled(testTimeout, 10*time.Minute),
-		rng: rand.New(rand.NewPCG(seed, 8)), running: make(map[*durableHistory][]*durableProcess),
+		url: url, forms: forms, processes: 2, writers: 2, messages: 500, pause: 5 * time.Millisecond, partitions: 8, streams: 20, conns: 4, lease: time.Second, busy: scaled(20, 200),
+		timeout: scaled(testTimeout, 10*time.Minute),
+		rng:     rand.New(rand.NewPCG(seed, 8)), running: make(map[*durableHistory][]*durableProcess),
 	}
 }
 
@@ -60,7 +67,8 @@ func (w *durableWork) task(h *durableHistory, number int) durableTask {
 	w.started++
 	o := durableTask{
 		Direct: w.url, Through: w.url, Form: h.form, Consumer: h.consumer, Category: w.category, Process: w.started,
-		Lease: time.Second, Partitions: w.partitions, Workers: 3, Unique: w.started%2 == 0, Notify: w.notify, Bug: w.bug,
+		Lease: w.lease, Partitions: w.partitions, Workers: 3, Unique: w.started%2 == 0, Notify: w.notify, Bug: w.bug,
+		Pooled: w.pooled, Conns: w.conns, Troubled: w.poisoned > 0,
 	}
 	if w.proxies != nil {
 		o.Through = w.proxies(number)
@@ -154,7 +162,10 @@ func (p *durableProcess) end(ctx context.Context) error {
 // is written.
 func (w *durableWork) writes(ctx, injecting context.Context, s *mdb.Store, rng *rand.Rand) error {
 	for injecting.Err() == nil || int(w.written.Load()) < w.messages {
-		stream := w.category.Stream(fmt.Sprint(rng.IntN(20)))
+		stream := w.category.Stream(fmt.Sprint(rng.IntN(w.streams)))
+		if w.poisoned > 0 && rng.IntN(50) == 0 {
+			stream = w.category.Stream(fmt.Sprint(poison, rng.IntN(w.poisoned)))
+		}
 		if rng.IntN(4) == 0 {
 			stream += "+other"
 		}
@@ -231,7 +242,7 @@ func (w *durableWork) run(t *testing.T, inject func(ctx context.Context) error) 
 		t.Fatal(err)
 	}
 	if !w.hopeless {
-		w.stuck = errors.Join(w.stuck, w.caughtUp(ctx))
+		w.stuck = errors.Join(w.stuck, w.caughtUp(ctx), w.replayed(ctx), w.balanced(ctx))
 	}
 	read := context.WithoutCancel(ctx)
 	for _, h := range w.histories {

@@ -123,6 +123,8 @@ func (n *node) processes() (found []process) {
 // A process is the path of a process below /proc.
 type process string
 
+func (p process) pid() string { return filepath.Base(string(p)) }
+
 // stopped reports whether a signal has stopped the process.
 func (p process) stopped() bool {
 	text, _ := os.ReadFile(filepath.Join(string(p), "stat"))
@@ -137,7 +139,7 @@ func (p process) sendsWAL() bool {
 
 // signal sends a signal to the process, unless it has ended.
 func (p process) signal(s syscall.Signal) error {
-	pid, err := strconv.Atoi(filepath.Base(string(p)))
+	pid, err := strconv.Atoi(p.pid())
 	if err == nil {
 		err = syscall.Kill(pid, s)
 	}
