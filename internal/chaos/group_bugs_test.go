@@ -138,7 +138,7 @@ func (w *durableWork) expect(t *testing.T, validator string, violations map[stri
 	}
 }
 
-// TestPooledValidators checks that Once finds a fence that lets everything pass, behind PgBouncer.
+// TestPooledValidators checks that Once finds a fence that lets everything pass, through PgBouncer.
 func TestPooledValidators(t *testing.T) {
 	needsCI(t)
 	s, direct := ownServer(t)

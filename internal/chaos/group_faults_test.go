@@ -16,6 +16,7 @@ import (
 // TestChangingGroups checks consumers whose processes join, leave, are replaced and are killed all the time.
 func TestChangingGroups(t *testing.T) {
 	pgtest.NeedTime(t)
+	t.Parallel()
 	changingGroups(t, *seedFlag, scaled(12, 40), scaled(100*time.Millisecond, 250*time.Millisecond))
 }
 
@@ -55,7 +56,8 @@ func (w *durableWork) change(ctx context.Context, h *durableHistory) error {
 // machine. Others take over, and what the process does after that is rejected, or not done at all.
 func TestFrozenGroups(t *testing.T) {
 	pgtest.NeedTime(t)
-	frozenGroups(t, *seedFlag, scaled(2, 8), scaled(3*time.Second, 4*time.Second))
+	t.Parallel()
+	frozenGroups(t, *seedFlag, scaled(2, 5), scaled(3*time.Second, 4*time.Second))
 }
 
 func frozenGroups(t *testing.T, seed uint64, freezes int, longest time.Duration) {
@@ -81,7 +83,8 @@ func frozenGroups(t *testing.T, seed uint64, freezes int, longest time.Duration)
 // restarts in each mode.
 func TestGroupOutages(t *testing.T) {
 	pgtest.NeedTime(t)
-	groupOutages(t, *seedFlag, scaled(1, 2))
+	t.Parallel()
+	groupOutages(t, *seedFlag, 1)
 }
 
 func groupOutages(t *testing.T, seed uint64, times int) {
@@ -123,7 +126,7 @@ func groupOutages(t *testing.T, seed uint64, times int) {
 	w.evaluate(t, "T23", violations, store)
 }
 
-// TestPooledGroups checks consumers of several processes, each with one connection and that of its heartbeats, behind PgBouncer in
+// TestPooledGroups checks consumers of several processes, each with one connection and that of its heartbeats, through PgBouncer in
 // transaction mode, whose connections to the server are cut.
 func TestPooledGroups(t *testing.T) {
 	needsCI(t) // and make test does not require PgBouncer
@@ -168,6 +171,7 @@ func pooledGroups(t *testing.T, seed uint64, b pgtest.PgBouncer, cuts int) {
 // processes are killed, beside a transaction that is open all the time.
 func TestPoisonedGroups(t *testing.T) {
 	pgtest.NeedTime(t)
+	t.Parallel()
 	poisonedGroups(t, *seedFlag, scaled(2, 10))
 }
 

@@ -48,7 +48,7 @@ var matrix = []matrixRow{
 	{"T23", "connections of durable consumers become black holes, the server restarts or is killed", []string{"TestSilentProcesses", "TestProcessesOutliveRestarts", "TestGroupOutages"}, nil, ""},
 	{"T24", "processes of a durable consumer join, leave, are replaced and are killed all the time", []string{"TestChangingGroups"}, []string{"mdb/consumer.TestGroupMoves", "mdb/consumer.TestGroupMovesLeast", "mdb/consumer.TestGroupReturns"}, ""},
 	{"T25", "processes of a durable consumer are frozen, also for longer than their lease", []string{"TestFrozenGroups"}, []string{"mdb/consumer.TestMemberSuspended"}, "freezes of 5 s to a minute, which only `make soak` has, and a suspended machine; a clock that stood still is tested instead"},
-	{"T26", "durable consumers whose processes have one connection, behind PgBouncer in transaction mode, whose connections are cut", []string{"TestPooledGroups"}, []string{"mdb/consumer.TestGroupOfOneConnection"}, ""},
+	{"T26", "durable consumers whose processes have one connection, through PgBouncer in transaction mode, whose connections are cut", []string{"TestPooledGroups"}, []string{"mdb/consumer.TestGroupOfOneConnection"}, ""},
 	{"T27", "handlers of durable consumers fail, streams are parked and replayed, beside a long transaction", []string{"TestPoisonedGroups"}, nil, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},

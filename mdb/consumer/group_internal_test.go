@@ -75,7 +75,7 @@ func (b *bureau) has(c *clerk) (numbers []int) {
 	return numbers
 }
 
-// changes calls f, writes to all partitions while the processes share them anew, and checks that so many have moved, each of them
+// changes calls f, writes to all partitions while the processes share them, and checks that so many have moved, each of them
 // once, and that no message of the other ones had to wait. If two processes give some away at the same time, and cannot have equal
 // shares, one more may move.
 func (b *bureau) changes(what string, moved int, f func()) {

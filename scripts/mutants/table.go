@@ -44,6 +44,11 @@ var mutants = []mutant{
 		consumers, "TestMemberDeadline",
 	},
 	{
+		"a process gives away partitions that it has had for long", "mdb/consumer/member_rows.go",
+		"cmp.Compare(claimed[b], claimed[a]), ", "",
+		consumers, "TestGroupReturns",
+	},
+	{
 		"the wall clock does not count", "mdb/consumer/lease.go",
 		"max(now.mono-i.mono, now.wall.Sub(i.wall))", "now.mono-i.mono",
 		consumers, "TestMemberSuspended",
