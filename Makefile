@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -153,6 +153,7 @@ bench: ## compare all calls with other clients, also on Message DB's own SQL
 	$(GO) test -run '^$$' -bench 'BenchmarkEach$$|BenchmarkForms$$' -benchtime 10x ./mdb/consumer
 	$(GO) test -run '^$$' -bench 'BenchmarkBeat$$' -benchtime 2000x ./internal/ledger
 	cd bench && $(GO) run ./consumers
+	$(MAKE) --no-print-directory bench-groups
 
 bench-report: ## write bench/results/DATE, and the README's table and chart
 	scripts/bench-report
@@ -162,6 +163,13 @@ bench-notify: ## measure the cost and the latency of the NOTIFY trigger
 
 bench-consumers: ## measure the forms of consumers, and put the table into docs/consumers.md
 	cd bench && $(GO) run ./consumers -doc ../docs/consumers.md
+
+bench-groups: ## measure how groups of processes hand over and take over, and what they cost (eight minutes)
+	$(GO) test -run '^$$' -bench 'BenchmarkHandover$$' -benchtime 20x ./mdb/consumer
+	$(GO) test -run '^$$' -bench 'BenchmarkTakeover$$' -benchtime 7x -timeout 20m ./mdb/consumer
+	$(GO) test -run '^$$' -bench 'BenchmarkRollingRestart$$' -benchtime 2x ./mdb/consumer
+	$(GO) test -run '^$$' -bench 'Benchmark(IdleGroup|LongTransaction)$$' -benchtime 1x ./mdb/consumer
+	$(GO) test -run '^$$' -bench 'Benchmark(GroupReads|Followers)$$' -benchtime 3x ./mdb/consumer
 
 compatibility: ## run test-matrix, and record the results in docs/compatibility.md
 	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)

@@ -32,7 +32,7 @@ type plant struct {
 }
 
 // plantOn returns another process's Store of the same database.
-func plantOn(t *testing.T, s *mdb.Store, prepare ...func(*pgxpool.Config)) *plant {
+func plantOn(t testing.TB, s *mdb.Store, prepare ...func(*pgxpool.Config)) *plant {
 	t.Helper()
 	p := &plant{}
 	cfg := s.Pool().Config()
@@ -82,12 +82,12 @@ type shift struct {
 }
 
 // start runs a consumer until end is called, or the test ends.
-func start(t *testing.T, s *mdb.Store, h consumer.Handler, opts ...consumer.Option) *shift {
+func start(t testing.TB, s *mdb.Store, h consumer.Handler, opts ...consumer.Option) *shift {
 	t.Helper()
 	return startNamed(t, s, "mailer", "signup", h, opts...)
 }
 
-func startNamed(t *testing.T, s *mdb.Store, name string, category mdb.Category, h consumer.Handler, opts ...consumer.Option) *shift {
+func startNamed(t testing.TB, s *mdb.Store, name string, category mdb.Category, h consumer.Handler, opts ...consumer.Option) *shift {
 	t.Helper()
 	c, err := consumer.New(s, name, category, h, opts...)
 	if err != nil {
@@ -110,7 +110,7 @@ func (r *shift) wait() error {
 }
 
 // end ends the run, and checks its error.
-func (r *shift) end(t *testing.T) {
+func (r *shift) end(t testing.TB) {
 	t.Helper()
 	r.cancel(errEnough)
 	if err := r.wait(); !errors.Is(err, errEnough) {
@@ -119,7 +119,7 @@ func (r *shift) end(t *testing.T) {
 }
 
 // signUp writes messages to as many streams, and returns their global positions.
-func signUp(t *testing.T, s *mdb.Store, n int) (positions []int64) {
+func signUp(t testing.TB, s *mdb.Store, n int) (positions []int64) {
 	t.Helper()
 	for i := range n {
 		w, err := s.WriteMessage(t.Context(), mdb.StreamName(fmt.Sprintf("signup-%d", i)), mdb.NewMessage("SignedUp", nil))
@@ -157,7 +157,7 @@ func (l *record) handler() consumer.Handler {
 }
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, f func() bool) {
+func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	for begun := time.Now(); !f(); <-time.After(5 * time.Millisecond) {
 		if time.Since(begun) > time.Minute {
