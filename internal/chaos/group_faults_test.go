@@ -83,7 +83,6 @@ func frozenGroups(t *testing.T, seed uint64, freezes int, longest time.Duration)
 // restarts in each mode.
 func TestGroupOutages(t *testing.T) {
 	pgtest.NeedTime(t)
-	t.Parallel()
 	groupOutages(t, *seedFlag, 1)
 }
 
