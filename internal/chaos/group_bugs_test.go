@@ -61,7 +61,8 @@ SELECT message_store_consumers.ring(consumer) FROM gone`, p.proc.pid())
 				}
 			}
 		}},
-		{validator: "Ordered", bug: "messages do not wait for a parked one", forms: []string{"Each"},
+		{
+			validator: "Ordered", bug: "messages do not wait for a parked one", forms: []string{"Each"},
 			sql: parkingBug("INSERT ON message_store_consumers.parked FOR EACH ROW", "NEW.upto := NEW.position"), prepare: poisoned,
 			inject: func(ctx context.Context, w *durableWork) error {
 				h := w.histories[0]
@@ -81,8 +82,10 @@ SELECT message_store_consumers.ring(consumer) FROM gone`, p.proc.pid())
 						return err
 					}
 				}
-			}},
-		{validator: "NoHole", bug: "a replay leaves out messages", forms: []string{"Each", "EachTx"},
+			},
+		},
+		{
+			validator: "NoHole", bug: "a replay leaves out messages", forms: []string{"Each", "EachTx"},
 			sql:     parkingBug("UPDATE ON message_store_consumers.parked FOR EACH ROW WHEN (NEW.position > OLD.position)", "NEW.position := NEW.position + 1"),
 			prepare: poisoned,
 			inject: func(ctx context.Context, w *durableWork) error {
@@ -96,7 +99,8 @@ SELECT message_store_consumers.ring(consumer) FROM gone`, p.proc.pid())
 					}
 				}
 				return w.replayed(ctx)
-			}},
+			},
+		},
 	} {
 		t.Run(tt.validator+"/"+tt.bug, func(t *testing.T) {
 			t.Parallel()
