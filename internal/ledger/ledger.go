@@ -60,6 +60,16 @@
 // The functions need transactions with the isolation level READ COMMITTED. In a stricter one they
 // do nothing wrong, but fail with SQLSTATE 40001.
 //
+// # Operators
+//
+// The functions of operators, such as [Seek] and [Resize], lock the row of the consumer, and then wait for the checkpoints. They
+// write what they want, and give the rows new epochs. So it does not matter what members do meanwhile: a
+// move was made before, or is refused. Members see by [Tick.Changes] that they have to read their rows. They keep their
+// rows, so that the messages of a key remain in one process.
+//
+// A member assigns messages to partitions by a number of them. So [Rebalance] gives no rows to who has another number. It has
+// no rows by which it could move a checkpoint then, because their epochs have risen.
+//
 // # Eviction
 //
 // A member is deleted if its last tick is older than its lease. Only the server's clock is
@@ -87,6 +97,8 @@ const (
 	Gone       = "MC002" // the member was deleted
 	Partitions = "MC003" // the consumer has another number of partitions
 	NoConsumer = "MC004" // the consumer does not exist
+	Conflict   = "MC005" // what an operator asks for is not possible now
+	Ahead      = "MC006" // the store has not used the position
 )
 
 // Channel is the channel on which members are notified. The payload is the consumer's name.
@@ -141,9 +153,10 @@ type Move struct {
 
 // A Member is one run of a consumer.
 type Member struct {
-	Consumer int64
-	ID       uuid.UUID
-	Instance string // or ""
+	Consumer   int64
+	ID         uuid.UUID
+	Instance   string // or ""
+	Partitions int    // by which it assigns messages to partitions; 0: it is not compared
 }
 
 // JoinParams describe a new member and its consumer.
@@ -164,7 +177,8 @@ type Joined struct {
 	Changes    int64
 }
 
-// A Tick is the answer to a heartbeat. If Alive is false, only Replaced is set.
+// A Tick is the answer to a heartbeat. If Alive is false, only Replaced, Timeline, Partitions and Name are set, and
+// the last two only if the consumer was not deleted.
 type Tick struct {
 	Alive    bool   // the member was not deleted
 	Replaced bool   // another member of the same instance has joined
@@ -174,6 +188,9 @@ type Tick struct {
 	Suspects bool   // a lease has ended: balance
 	Due      bool   // a parked stream of this member is to be retried
 	Timeline string // of the server; empty if the server does not say it
+
+	Partitions int    // of the consumer, which operators can change
+	Name       string // likewise
 
 	// Indexes into the moves: those that were made, those whose checkpoints are locked, and
 	// those that the fence refuses.
@@ -186,6 +203,8 @@ type Balance struct {
 	Quota   int // how many partitions the member should have
 	Held    int // how many it had before
 	Claimed int // how many it has claimed
+	Paused  bool
+	Barrier *int64 // as in Tick
 }
 
 // Held is what a member has.

@@ -67,7 +67,7 @@ END $$;
 CREATE SEQUENCE public.walk_pauses_0; CREATE SEQUENCE public.walk_pauses_1; CREATE SEQUENCE public.walk_pauses_2;
 CREATE TABLE public.effects (consumer bigint, message bigint, member text, n bigint GENERATED ALWAYS AS IDENTITY);`
 
-var functionBody = regexp.MustCompile(`(?s)CREATE FUNCTION message_store_consumers\.(join|balance|tick|release|leave|take|move|park)\(.*?\nEND\n\$\$;`)
+var functionBody = regexp.MustCompile(`(?s)CREATE FUNCTION message_store_consumers\.(join|balance|tick|release|leave|take|move|park|lock_state|pause|seek|skip|replay|resize|fork|rename|remove)\(.*?\nEND\n\$\$;`)
 
 // withPauses adds a pause after each statement of the functions. A statement after which the
 // function asks FOUND is not followed by one.

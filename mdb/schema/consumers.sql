@@ -1,8 +1,9 @@
 -- The state of consumers. A consumer's row is also its mutex: join, balance, release and leave
 -- lock it first, so that each of them sees what the one before it did. Everybody locks in the
--- order consumers, members, checkpoints, parked. Only move, park, replayed, postpone and unpark wait for the lock
--- of a checkpoint. The others skip checkpoints that are locked, so a transaction that hangs delays
--- neither heartbeats nor those who wait for the mutex.
+-- order consumers, members, checkpoints, parked. Of the functions that members call, only move, park, replayed,
+-- postpone and unpark wait for the lock of a checkpoint. The others skip checkpoints that are locked, so a transaction
+-- that hangs delays neither heartbeats nor those who wait for the mutex. The functions of operators, which are at the
+-- end, do wait for checkpoints, and their callers limit that.
 --
 -- The functions refer to their parameters by number, because columns have the same names.
 CREATE SCHEMA IF NOT EXISTS message_store_consumers;
@@ -15,6 +16,8 @@ CREATE TABLE message_store_consumers.consumers (
   changes    bigint NOT NULL DEFAULT 1,       -- counts what members have to look at
   paused     text,                            -- why, or NULL
   barrier    bigint,                          -- nobody handles messages after this position; NULL: no limit
+  barrier_set timestamptz,                    -- when it became this position
+  barrier_end timestamptz,                    -- when it ends unless it is renewed; NULL: never
   made       timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
@@ -133,6 +136,17 @@ BEGIN
 END
 $$;
 
+-- Returns an epoch that is greater than every one before, also after a failover that has lost some of them.
+CREATE FUNCTION message_store_consumers.next_epoch(consumer bigint)
+RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN (
+    SELECT greatest(pg_catalog.max(o.epoch) + 1, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint)
+    FROM message_store_consumers.checkpoints AS o WHERE o.consumer = $1
+  );
+END
+$$;
+
 -- Gives at most that many of the partitions to the member, by one new epoch. A partition is left
 -- out if a checkpoint of it is locked. The caller has the mutex, and knows that no living member
 -- has the partitions.
@@ -140,6 +154,7 @@ CREATE FUNCTION message_store_consumers.take(consumer bigint, member uuid, parti
 RETURNS integer[] LANGUAGE plpgsql AS $$
 DECLARE
   taken integer[];
+  fresh bigint; -- the epoch
 BEGIN
   WITH locked AS MATERIALIZED (
     SELECT c.partition FROM message_store_consumers.checkpoints AS c
@@ -154,13 +169,13 @@ BEGIN
     ORDER BY l.partition LIMIT $4
   )
   SELECT pg_catalog.array_agg(r.partition) INTO taken FROM ready AS r;
-  UPDATE message_store_consumers.checkpoints AS c SET member = $2, timeline = message_store_consumers.timeline(), epoch = (
-    -- Greater than every epoch before, also after a failover that has lost some of them.
-    SELECT greatest(pg_catalog.max(o.epoch) + 1, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint)
-    FROM message_store_consumers.checkpoints AS o WHERE o.consumer = $1
-  )
+  IF taken IS NULL THEN
+    RETURN '{}';
+  END IF;
+  fresh := message_store_consumers.next_epoch($1);
+  UPDATE message_store_consumers.checkpoints AS c SET member = $2, timeline = message_store_consumers.timeline(), epoch = fresh
   WHERE c.consumer = $1 AND c.partition = ANY (taken);
-  RETURN coalesce(taken, '{}');
+  RETURN taken;
 END
 $$;
 
@@ -231,11 +246,20 @@ BEGIN
 END
 $$;
 
+-- Returns the consumer's barrier, or NULL if there is none, or nobody has renewed it.
+CREATE FUNCTION message_store_consumers.barrier_of(consumers message_store_consumers.consumers)
+RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN CASE WHEN $1.barrier_end IS NULL OR $1.barrier_end > pg_catalog.clock_timestamp() THEN $1.barrier END;
+END
+$$;
+
 -- Deletes members whose leases have ended, computes the member's share, and claims free
 -- partitions up to it. A member that has more must release what is too much. Members that lack a
--- category which another one reads have no share, as long as there are members that read all.
-CREATE FUNCTION message_store_consumers.balance(consumer bigint, member uuid,
-  OUT members integer, OUT quota integer, OUT held integer, OUT claimed integer)
+-- category which another one reads have no share, as long as there are members that read all. It raises an exception if
+-- known, the number of partitions by which the member assigns messages to them, is not the consumer's, unless it is NULL.
+CREATE FUNCTION message_store_consumers.balance(consumer bigint, member uuid, known integer,
+  OUT members integer, OUT quota integer, OUT held integer, OUT claimed integer, OUT paused boolean, OUT barrier bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
   parts integer;
@@ -244,12 +268,16 @@ DECLARE
   free integer[];
   evicted boolean;
 BEGIN
-  SELECT c.partitions INTO parts FROM message_store_consumers.consumers AS c WHERE c.id = $1 FOR NO KEY UPDATE;
+  SELECT c.partitions, c.paused IS NOT NULL, message_store_consumers.barrier_of(c) INTO parts, paused, barrier
+  FROM message_store_consumers.consumers AS c WHERE c.id = $1 FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'there is no consumer %', $1 USING ERRCODE = 'MC004';
   END IF;
   IF NOT EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.id = $2 AND m.consumer = $1) THEN
     RAISE EXCEPTION '% is not a member of consumer %', $2, $1 USING ERRCODE = 'MC002';
+  END IF;
+  IF $3 <> parts THEN
+    RAISE EXCEPTION 'consumer % has % partitions, not %', $1, parts, $3 USING ERRCODE = 'MC003';
   END IF;
 
   -- A clock that was set back must not keep a dead member, and must not keep anybody from judging for longer
@@ -320,11 +348,12 @@ $$;
 
 -- The heartbeat of a member. It also moves checkpoints, and says what has changed. moved and
 -- skipped contain the ordinals of the moves that were made, and of those that were not because the checkpoint
--- is locked. The other ones are refused. No commit waits for it: a crash may lose the last ones.
+-- is locked. The other ones are refused. No commit waits for it: a crash may lose the last ones. The consumer's name and its
+-- number of partitions are also returned to who is not a member any more, or are NULL if the consumer was deleted.
 CREATE FUNCTION message_store_consumers.tick(consumer bigint, member uuid, instance text, info text,
   categories text[], partitions integer[], epochs bigint[], froms bigint[], tos bigint[], anchors uuid[], anchor_times timestamptz[],
   OUT alive boolean, OUT replaced boolean, OUT changes bigint, OUT paused boolean, OUT barrier bigint, OUT suspects boolean, OUT due boolean,
-  OUT timeline text, OUT moved integer[], OUT skipped integer[])
+  OUT timeline text, OUT moved integer[], OUT skipped integer[], OUT parts integer, OUT name text)
 LANGUAGE plpgsql AS $$
 DECLARE
   unknown bigint[];
@@ -337,10 +366,11 @@ BEGIN
   replaced := NOT alive AND EXISTS (
     SELECT FROM message_store_consumers.members AS m WHERE m.consumer = $1 AND m.instance = $3
   );
+  timeline := message_store_consumers.timeline();
   IF NOT alive THEN
+    SELECT c.partitions, c.name INTO parts, name FROM message_store_consumers.consumers AS c WHERE c.id = $1;
     RETURN;
   END IF;
-  timeline := message_store_consumers.timeline();
 
   IF pg_catalog.cardinality($6) > 0 THEN
     unknown := message_store_consumers.lost($10, $11, $9);
@@ -372,7 +402,7 @@ BEGIN
     INTO moved, skipped;
   END IF;
 
-  SELECT c.changes, c.paused IS NOT NULL, c.barrier,
+  SELECT c.changes, c.paused IS NOT NULL, message_store_consumers.barrier_of(c), c.partitions, c.name,
     EXISTS (
       SELECT FROM message_store_consumers.members AS o WHERE o.consumer = $1 AND (
         o.seen < pg_catalog.clock_timestamp() - o.lease OR o.seen > pg_catalog.clock_timestamp() + interval '1 second'
@@ -383,7 +413,7 @@ BEGIN
       JOIN message_store_consumers.checkpoints AS o ON o.consumer = $1 AND o.category = p.category AND o.partition = p.partition
       WHERE p.consumer = $1 AND p.due <= pg_catalog.clock_timestamp() AND o.member = $2
     )
-  INTO changes, paused, barrier, suspects, due
+  INTO changes, paused, barrier, parts, name, suspects, due
   FROM message_store_consumers.consumers AS c WHERE c.id = $1;
 END
 $$;
@@ -621,5 +651,391 @@ BEGIN
   PERFORM message_store_consumers.move($1, $2, $3, $4, $5, $6, $7, $8, $9);
   DELETE FROM message_store_consumers.parked AS p
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.key = $10 AND p.upto IS NULL;
+END
+$$;
+
+-- The functions of operators. They work while members run. Epochs that rise fence what the members know, and refuse
+-- transactions that are about to commit. Members see the rest when they tick, and are notified.
+
+-- Returns the partition of a cardinal ID, as Message DB assigns it to a member of a consumer group of that size.
+CREATE FUNCTION message_store_consumers.partition_of(key text, partitions integer)
+RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+  -- The absolute value of the least bigint is none.
+  SELECT pg_catalog.mod(pg_catalog.abs(('x' || pg_catalog.left(pg_catalog.md5($1), 16))::pg_catalog.bit(64)::bigint::numeric), $2)::integer
+$$;
+
+-- Locks a consumer against join, balance, release, leave and other operators to the end of the transaction, and returns its ID.
+CREATE FUNCTION message_store_consumers.lock(name text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint;
+BEGIN
+  SELECT c.id INTO own FROM message_store_consumers.consumers AS c WHERE c.name = $1 FOR NO KEY UPDATE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no consumer %', pg_catalog.to_json($1) USING ERRCODE = 'MC004';
+  END IF;
+  RETURN own;
+END
+$$;
+
+-- Locks checkpoints and what is parked, those of all categories if categories is NULL. Transactions that have moved or
+-- parked something end first, and those that are about to do so wait.
+CREATE FUNCTION message_store_consumers.lock_state(consumer bigint, categories text[])
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1 AND ($2 IS NULL OR c.category = ANY ($2))
+  ORDER BY c.category, c.partition FOR UPDATE;
+  PERFORM FROM message_store_consumers.parked AS p WHERE p.consumer = $1 AND ($2 IS NULL OR p.category = ANY ($2))
+  ORDER BY p.category, p.stream, p.position FOR UPDATE;
+END
+$$;
+
+-- Raises an exception if a member of the consumer has a lease that has not ended.
+CREATE FUNCTION message_store_consumers.refuse_members(consumer bigint, name text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  living bigint;
+BEGIN
+  SELECT pg_catalog.count(*) INTO living FROM message_store_consumers.members AS m
+  WHERE m.consumer = $1 AND m.seen >= pg_catalog.clock_timestamp() - m.lease;
+  IF living > 0 THEN
+    RAISE EXCEPTION 'consumer % has % running members', pg_catalog.to_json($2), living USING ERRCODE = 'MC005';
+  END IF;
+END
+$$;
+
+-- Lets the members of a consumer handle nothing until it is resumed. why tells operators the reason; NULL resumes it.
+CREATE FUNCTION message_store_consumers.pause(name text, why text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := message_store_consumers.lock($1);
+BEGIN
+  UPDATE message_store_consumers.consumers AS c SET paused = $2 WHERE c.id = own;
+  PERFORM message_store_consumers.notify_members($1);
+END
+$$;
+
+-- Returns the global position of the last message, or NULL if the messages are not in this database.
+CREATE FUNCTION message_store_consumers.last_position()
+RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN coalesce((SELECT pg_catalog.max(m.global_position) FROM message_store.messages AS m), 0);
+EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
+  RETURN NULL;
+END
+$$;
+
+-- Returns the position of the category's last message, or 0.
+CREATE FUNCTION message_store_consumers.end_of(category text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN coalesce((
+    SELECT m.global_position FROM message_store.messages AS m
+    WHERE message_store.category(m.stream_name) >= $1 AND message_store.category(m.stream_name) <= $1
+    ORDER BY message_store.category(m.stream_name) DESC, m.global_position DESC LIMIT 1
+  ), 0);
+END
+$$;
+
+-- Returns the position before the first message of the category that was written at a time or later, or the category's last
+-- position. It halves the range in which that message is, because there is no index by time. A time is that of the
+-- transaction's begin, so times do not quite rise with positions. If no transaction took longer than slack, all
+-- messages up to the position are older than the time.
+CREATE FUNCTION message_store_consumers.before_time(category text, at timestamptz, slack interval)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  sought timestamp := pg_catalog.timezone('UTC', $2 - $3);
+  low bigint := 0; -- a position whose message is older, or 0
+  high bigint := message_store_consumers.end_of($1) + 1; -- no message from here on is older
+  middle bigint;
+  found_position bigint;
+  found_time timestamp;
+BEGIN
+  WHILE low + 1 < high LOOP
+    middle := low + (high - low) / 2;
+    SELECT m.global_position, m.time INTO found_position, found_time FROM message_store.messages AS m
+    WHERE message_store.category(m.stream_name) >= $1 AND message_store.category(m.stream_name) <= $1
+      AND m.global_position >= middle AND m.global_position < high
+    ORDER BY message_store.category(m.stream_name), m.global_position LIMIT 1;
+    IF FOUND AND found_time < sought THEN
+      low := found_position;
+    ELSE
+      high := middle;
+    END IF;
+  END LOOP;
+  RETURN low;
+END
+$$;
+
+-- Sets checkpoints of a consumer to a position, or if that is NULL before the first message that was written at a time or later, or
+-- if that is NULL, too, to the ends of their categories. Messages after a lower position are handled again, those up to a
+-- higher one are not. Streams that are parked because of a message that is handled again, or is left out, are not parked any
+-- more, unless keep is true. Streams that remain parked are replayed from the position on, if they were replayed further.
+-- It returns what has changed of each category.
+CREATE FUNCTION message_store_consumers.seek(name text, categories text[], "to" bigint, at timestamptz, slack interval, keep boolean,
+  OUT category text, OUT "position" bigint, OUT lowest bigint, OUT highest bigint, OUT unparked bigint)
+RETURNS SETOF record LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := message_store_consumers.lock($1);
+  fresh bigint; -- the epoch
+  missing text;
+BEGIN
+  SELECT w.category INTO missing FROM pg_catalog.unnest($2) AS w(category)
+  WHERE NOT EXISTS (SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = w.category) LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'consumer % has no category %', pg_catalog.to_json($1), pg_catalog.to_json(missing) USING ERRCODE = 'MC005';
+  END IF;
+  IF $3 > message_store_consumers.last_position() THEN
+    RAISE EXCEPTION 'the last message has position %', message_store_consumers.last_position() USING ERRCODE = 'MC006';
+  END IF;
+  PERFORM message_store_consumers.lock_state(own, $2);
+  fresh := message_store_consumers.next_epoch(own);
+  FOR category, lowest, highest IN
+    SELECT c.category, pg_catalog.min(c.position), pg_catalog.max(c.position) FROM message_store_consumers.checkpoints AS c
+    WHERE c.consumer = own AND ($2 IS NULL OR c.category = ANY ($2)) GROUP BY c.category ORDER BY c.category
+  LOOP
+    IF $3 IS NOT NULL THEN
+      position := $3;
+    ELSIF $4 IS NOT NULL THEN
+      position := message_store_consumers.before_time(category, $4, $5);
+    ELSE
+      position := message_store_consumers.end_of(category);
+    END IF;
+    unparked := 0;
+    IF NOT $6 THEN
+      DELETE FROM message_store_consumers.parked AS p USING message_store_consumers.checkpoints AS c
+      WHERE p.consumer = own AND p.category = seek.category AND c.consumer = own AND c.category = p.category AND c.partition = p.partition
+        AND p.global_position > least(c.position, seek.position);
+      GET DIAGNOSTICS unparked = ROW_COUNT;
+    END IF;
+    UPDATE message_store_consumers.parked AS p SET position = f.first, attempts = 0, replays = 0, error = NULL
+    FROM (
+      SELECT o.stream, o.position, (
+        SELECT m.position FROM message_store.messages AS m
+        WHERE m.stream_name = o.stream AND m.position < o.position AND m.global_position > seek.position ORDER BY m.position LIMIT 1
+      ) AS first
+      FROM message_store_consumers.parked AS o WHERE o.consumer = own AND o.category = seek.category AND o.upto IS NULL
+    ) AS f
+    WHERE p.consumer = own AND p.category = seek.category AND p.stream = f.stream AND p.position = f.position AND f.first IS NOT NULL;
+    UPDATE message_store_consumers.checkpoints AS c
+    SET position = seek.position, epoch = fresh, anchor = NULL, anchor_time = NULL, moved = pg_catalog.clock_timestamp()
+    WHERE c.consumer = own AND c.category = seek.category;
+    RETURN NEXT;
+  END LOOP;
+  PERFORM message_store_consumers.ring(own);
+END
+$$;
+
+-- Leaves out the message at which a stream is parked: it is replayed from the next one on. position is where the stream must be
+-- parked, or NULL. If everything is true, all messages are left out that wait for the stream's key, up to the checkpoint. It
+-- returns the number of rows that have changed, which is 0 if the stream is not parked there.
+CREATE FUNCTION message_store_consumers.skip(name text, stream text, "position" bigint, everything boolean)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint; -- the consumer
+  place text; -- the category
+  part integer;
+  waits text; -- the key
+  first bigint;
+  n bigint;
+  m bigint;
+BEGIN
+  SELECT c.id INTO own FROM message_store_consumers.consumers AS c WHERE c.name = $1;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no consumer %', pg_catalog.to_json($1) USING ERRCODE = 'MC004';
+  END IF;
+  SELECT p.category, p.partition, p.key, p.position INTO place, part, waits, first FROM message_store_consumers.parked AS p
+  WHERE p.consumer = own AND p.stream = $2 AND ($3 IS NULL OR p.position = $3) ORDER BY p.position LIMIT 1;
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
+  PERFORM FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = place AND c.partition = part FOR UPDATE;
+  PERFORM FROM message_store_consumers.parked AS p
+  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first)
+  ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE;
+  DELETE FROM message_store_consumers.parked AS p
+  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first) AND p.upto <= p.position;
+  GET DIAGNOSTICS n = ROW_COUNT;
+  UPDATE message_store_consumers.parked AS p
+  SET position = CASE WHEN NOT $4 THEN p.position + 1 ELSE greatest(p.position + CASE WHEN p.attempts > 0 THEN 1 ELSE 0 END, (
+      SELECT s.position + 1 FROM message_store.messages AS s
+      JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.category = p.category AND c.partition = p.partition
+      WHERE s.stream_name = p.stream AND s.global_position <= c.position ORDER BY s.position DESC LIMIT 1
+    )) END, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp(), tried = pg_catalog.clock_timestamp()
+  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first);
+  GET DIAGNOSTICS m = ROW_COUNT;
+  IF n + m > 0 THEN
+    PERFORM message_store_consumers.notify_members($1);
+  END IF;
+  RETURN n + m;
+END
+$$;
+
+-- Reports whether the category may have a message after one position and up to another one.
+CREATE FUNCTION message_store_consumers.any_between(category text, after bigint, upto bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN $2 < $3 AND EXISTS (
+    SELECT FROM message_store.messages AS m
+    WHERE message_store.category(m.stream_name) >= $1 AND message_store.category(m.stream_name) <= $1
+      AND m.global_position > $2 AND m.global_position <= $3
+  );
+EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
+  RETURN true;
+END
+$$;
+
+-- Returns how many checkpoints there are of categories in which partitions have different messages handled.
+CREATE FUNCTION message_store_consumers.uneven(consumer bigint, OUT checkpoints bigint, OUT categories text[])
+LANGUAGE plpgsql AS $$
+BEGIN
+  SELECT coalesce(pg_catalog.sum(u.behind), 0), coalesce(pg_catalog.array_agg(u.category ORDER BY u.category), '{}') INTO checkpoints, categories
+  FROM (
+    SELECT c.category, pg_catalog.count(*) FILTER (WHERE c.position < e.highest) AS behind
+    FROM message_store_consumers.checkpoints AS c
+    JOIN (
+      SELECT o.category, pg_catalog.min(o.position) AS lowest, pg_catalog.max(o.position) AS highest
+      FROM message_store_consumers.checkpoints AS o WHERE o.consumer = $1 GROUP BY o.category
+    ) AS e ON e.category = c.category
+    WHERE c.consumer = $1 AND e.lowest < e.highest AND message_store_consumers.any_between(e.category, e.lowest, e.highest)
+    GROUP BY c.category
+  ) AS u;
+END
+$$;
+
+-- Gives a consumer another number of partitions, and returns whether it has that. A multiple is exact: the messages of partition
+-- p are those of p, p + old, p + 2 * old and so on. For any other number, all partitions must have handled the same
+-- messages. To that end, it sets a barrier where the foremost checkpoint is, and the caller repeats the call until it is done.
+-- The barrier ends after a time without a call. NULL, or the number that the consumer has, removes it. waiting is how many
+-- checkpoints are not yet at the barrier, and unread the categories of those that no running member reads.
+CREATE FUNCTION message_store_consumers.resize(name text, partitions integer, patience interval,
+  OUT done boolean, OUT barrier bigint, OUT waiting bigint, OUT unread text[])
+LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := message_store_consumers.lock($1);
+  old integer;
+  since timestamptz; -- when the barrier was set; NULL: there is none
+  fresh bigint;      -- the epoch
+  uneven text[];
+BEGIN
+  SELECT c.partitions, message_store_consumers.barrier_of(c), CASE WHEN message_store_consumers.barrier_of(c) IS NOT NULL THEN c.barrier_set END
+  INTO old, barrier, since FROM message_store_consumers.consumers AS c WHERE c.id = own;
+  done := true;
+  IF $2 = old OR $2 IS NULL THEN
+    UPDATE message_store_consumers.consumers AS c SET barrier = NULL, barrier_set = NULL, barrier_end = NULL WHERE c.id = own AND c.barrier IS NOT NULL;
+    IF FOUND THEN
+      PERFORM message_store_consumers.notify_members($1);
+    END IF;
+    barrier := NULL;
+    RETURN;
+  END IF;
+  IF $2 % old <> 0 THEN
+    SELECT u.checkpoints, u.categories INTO waiting, uneven FROM message_store_consumers.uneven(own) AS u;
+    -- Members that have not ticked since the barrier was set do not know of it.
+    done := waiting = 0 AND NOT EXISTS (
+      SELECT FROM message_store_consumers.members AS m
+      WHERE m.consumer = own AND m.seen >= pg_catalog.clock_timestamp() - m.lease AND (since IS NULL OR m.seen < since)
+    );
+    IF done THEN
+      PERFORM message_store_consumers.lock_state(own, NULL);
+      SELECT u.checkpoints, u.categories INTO waiting, uneven FROM message_store_consumers.uneven(own) AS u;
+      done := waiting = 0;
+    END IF;
+    IF NOT done THEN
+      SELECT greatest(barrier, pg_catalog.max(c.position)) INTO barrier FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own;
+      UPDATE message_store_consumers.consumers AS c SET barrier = resize.barrier, barrier_end = pg_catalog.clock_timestamp() + $3,
+        barrier_set = CASE WHEN since IS NOT NULL AND c.barrier = resize.barrier THEN since ELSE pg_catalog.clock_timestamp() END
+      WHERE c.id = own;
+      SELECT pg_catalog.array_agg(w.category ORDER BY w.category) INTO unread FROM pg_catalog.unnest(uneven) AS w(category)
+      WHERE EXISTS (
+        SELECT FROM message_store_consumers.members AS m WHERE m.consumer = own AND m.seen >= pg_catalog.clock_timestamp() - m.lease
+      ) AND NOT EXISTS (
+        SELECT FROM message_store_consumers.members AS m
+        WHERE m.consumer = own AND m.seen >= pg_catalog.clock_timestamp() - m.lease AND w.category = ANY (m.categories)
+      );
+      PERFORM message_store_consumers.notify_members($1); -- each time: members store their progress when they tick
+      RETURN;
+    END IF;
+  ELSE
+    PERFORM message_store_consumers.lock_state(own, NULL);
+  END IF;
+
+  fresh := message_store_consumers.next_epoch(own);
+  IF $2 % old = 0 THEN
+    UPDATE message_store_consumers.checkpoints AS c SET epoch = fresh WHERE c.consumer = own;
+  ELSE
+    -- There is no message between the lowest position and the others. One that appears there later was handled by nobody.
+    UPDATE message_store_consumers.checkpoints AS c
+    SET member = NULL, timeline = NULL, epoch = fresh, position = l.position, anchor = l.anchor, anchor_time = l.anchor_time
+    FROM (
+      SELECT DISTINCT ON (o.category) o.category, o.position, o.anchor, o.anchor_time
+      FROM message_store_consumers.checkpoints AS o WHERE o.consumer = own ORDER BY o.category, o.position, o.anchor
+    ) AS l
+    WHERE c.consumer = own AND c.category = l.category;
+  END IF;
+  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, member, timeline, epoch, position, moved, anchor_time, anchor)
+  SELECT own, n.partition, c.category, c.member, c.timeline, c.epoch, c.position, c.moved, c.anchor_time, c.anchor
+  FROM pg_catalog.generate_series(old, $2 - 1) AS n(partition)
+  JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.partition = n.partition % old;
+  DELETE FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.partition >= $2;
+  UPDATE message_store_consumers.parked AS p SET partition = message_store_consumers.partition_of(p.key, $2) WHERE p.consumer = own;
+  UPDATE message_store_consumers.consumers AS c SET partitions = $2, barrier = NULL, barrier_set = NULL, barrier_end = NULL WHERE c.id = own;
+  barrier := NULL;
+  PERFORM message_store_consumers.ring(own);
+END
+$$;
+
+-- Creates a consumer of another name, whose checkpoints and parked streams are those of the consumer. To the end of the transaction, no
+-- checkpoint of the consumer moves.
+CREATE FUNCTION message_store_consumers.fork(name text, copy text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := message_store_consumers.lock($1);
+  other bigint;
+BEGIN
+  INSERT INTO message_store_consumers.consumers AS c (name, categories, partitions)
+  SELECT $2, o.categories, o.partitions FROM message_store_consumers.consumers AS o WHERE o.id = own
+  RETURNING c.id INTO other;
+  PERFORM message_store_consumers.lock_state(own, NULL);
+  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, position, anchor_time, anchor)
+  SELECT other, c.partition, c.category, c.position, c.anchor_time, c.anchor
+  FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own;
+  INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, upto, global_position, attempts, replays, error, due, parked, tried)
+  SELECT other, p.category, p.partition, p.key, p.stream, p.position, p.upto, p.global_position, p.attempts, p.replays, p.error, p.due, p.parked, p.tried
+  FROM message_store_consumers.parked AS p WHERE p.consumer = own;
+END
+$$;
+
+-- Renames a consumer. Members that run under the old name would create a new consumer if they joined again, so it raises an exception if
+-- there are any, unless force is true.
+CREATE FUNCTION message_store_consumers.rename(name text, renamed text, force boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := message_store_consumers.lock($1);
+BEGIN
+  IF NOT $3 THEN
+    PERFORM message_store_consumers.refuse_members(own, $1);
+  END IF;
+  UPDATE message_store_consumers.consumers AS c SET name = $2 WHERE c.id = own;
+  PERFORM message_store_consumers.notify_members($1);
+  PERFORM message_store_consumers.notify_members($2);
+END
+$$;
+
+-- Deletes a consumer. It raises an exception if members are running, unless force is true.
+CREATE FUNCTION message_store_consumers.remove(name text, force boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := message_store_consumers.lock($1);
+BEGIN
+  IF NOT $2 THEN
+    PERFORM message_store_consumers.refuse_members(own, $1);
+  END IF;
+  DELETE FROM message_store_consumers.members AS m WHERE m.consumer = own;
+  PERFORM message_store_consumers.lock_state(own, NULL);
+  DELETE FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own;
+  DELETE FROM message_store_consumers.parked AS p WHERE p.consumer = own;
+  DELETE FROM message_store_consumers.consumers AS c WHERE c.id = own;
+  PERFORM message_store_consumers.notify_members($1);
 END
 $$;

@@ -1,0 +1,168 @@
+package ledger
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+const (
+	// sqlEndUpto is the position of a category's last message up to a position. It is not an equality, with which PostgreSQL may
+	// scan the whole table by its primary key.
+	sqlEndUpto = `coalesce((
+	SELECT m.global_position FROM message_store.messages AS m
+	WHERE message_store.category(m.stream_name) >= $2::text AND message_store.category(m.stream_name) <= $2::text AND m.global_position <= $3::bigint
+	ORDER BY message_store.category(m.stream_name) DESC, m.global_position DESC LIMIT 1
+), 0)`
+
+	// sqlDone says whether the checkpoints of a category, or only that of a stream's partition, have reached the category's last message
+	// up to a position, and whether the stream is parked before it.
+	sqlDone = `SELECT o.id IS NOT NULL, EXISTS (
+	SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = o.id AND c.category = $2::text
+), NOT EXISTS (
+	SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = o.id AND c.category = $2::text AND c.position < ` + sqlEndUpto + `
+		AND (NULLIF($4::text, '') IS NULL OR c.partition = message_store_consumers.partition_of($5::text, o.partitions))
+), EXISTS (
+	SELECT FROM message_store_consumers.parked AS p WHERE p.consumer = o.id AND p.category = $2::text AND p.stream = NULLIF($4::text, '') AND EXISTS (
+		SELECT FROM message_store.messages AS m WHERE m.stream_name = p.stream AND m.global_position <= $3::bigint
+			AND m.position >= p.position AND (p.upto IS NULL OR m.global_position = $3::bigint AND m.position <= p.upto)
+	)
+)
+FROM (SELECT 1) AS one LEFT JOIN message_store_consumers.consumers AS o ON o.name = $1::text`
+
+	sqlConsumers = `SELECT c.id, c.name, c.categories, c.partitions, c.paused, message_store_consumers.barrier_of(c), c.made, (
+	SELECT pg_catalog.count(*)::integer FROM message_store_consumers.members AS m WHERE m.consumer = c.id AND m.seen >= pg_catalog.clock_timestamp() - m.lease
+), (
+	SELECT pg_catalog.count(*)::integer FROM (SELECT DISTINCT p.category, p.key FROM message_store_consumers.parked AS p WHERE p.consumer = c.id) AS k
+)
+FROM message_store_consumers.consumers AS c WHERE $1::text IS NULL OR c.name = $1::text ORDER BY c.name`
+
+	sqlMembers = `SELECT m.id, coalesce(m.instance, ''), m.categories, m.info, m.joined, m.seen, m.lease, m.seen >= pg_catalog.clock_timestamp() - m.lease, ARRAY(
+	SELECT DISTINCT c.partition FROM message_store_consumers.checkpoints AS c WHERE c.consumer = m.consumer AND c.member = m.id ORDER BY 1
+), (
+	SELECT pg_catalog.max(c.moved) FROM message_store_consumers.checkpoints AS c WHERE c.consumer = m.consumer AND c.member = m.id
+)
+FROM message_store_consumers.members AS m WHERE m.consumer = $1::bigint ORDER BY m.joined, m.id`
+
+	// sqlBehind looks at some of the messages after the lowest checkpoint of a category.
+	sqlBehind = `WITH page AS MATERIALIZED (
+	SELECT m.global_position, m.time, message_store_consumers.partition_of(CASE WHEN pg_catalog.strpos(m.stream_name, '-') = 0 THEN ''
+		ELSE pg_catalog.split_part(pg_catalog.substr(m.stream_name, pg_catalog.strpos(m.stream_name, '-') + 1), '+', 1) END, $3::integer) AS partition
+	FROM message_store.messages AS m
+	WHERE message_store.category(m.stream_name) >= $2::text AND message_store.category(m.stream_name) <= $2::text AND m.global_position > (
+		SELECT pg_catalog.min(c.position) FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1::bigint AND c.category = $2::text
+	)
+	ORDER BY message_store.category(m.stream_name), m.global_position LIMIT $4::integer
+)
+SELECT c.partition, c.position, c.member, c.epoch, c.moved, b.n, b.oldest, (SELECT pg_catalog.count(*) FROM page) = $4::integer
+FROM message_store_consumers.checkpoints AS c
+CROSS JOIN LATERAL (
+	SELECT pg_catalog.count(*) AS n, pg_catalog.timezone('UTC', pg_catalog.min(p.time)) AS oldest FROM page AS p
+	WHERE p.partition = c.partition AND p.global_position > c.position
+) AS b
+WHERE c.consumer = $1::bigint AND c.category = $2::text ORDER BY c.partition`
+
+	sqlParkedOf = `SELECT ` + parkedColumns + `, coalesce(p.error, ''), p.parked, p.tried
+FROM message_store_consumers.parked AS p WHERE p.consumer = (SELECT c.id FROM message_store_consumers.consumers AS c WHERE c.name = $1::text)
+ORDER BY p.global_position, p.stream, p.position`
+)
+
+// Done says how far a consumer is.
+type Done struct {
+	Exists  bool // the consumer
+	Reads   bool // it has the category
+	Reached bool
+	Parked  bool // the stream, at the position or before it
+}
+
+// Reached reports whether everything of a category is done with up to a position, or only of a stream if that is not empty. key
+// is the stream's cardinal ID.
+func Reached(ctx context.Context, q Querier, name, category string, position int64, stream, key string) (Done, error) {
+	rows, _ := q.Query(ctx, sqlDone, name, category, position, stream, key)
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Done])
+}
+
+// A Consumer is what operators see of one.
+type Consumer struct {
+	ID         int64
+	Name       string
+	Categories []string
+	Partitions int
+	Paused     *string // why; nil: it is not
+	Barrier    *int64
+	Made       time.Time
+	Members    int // with a lease that has not ended
+	Parked     int // keys
+}
+
+// Consumers returns all consumers, or the one of the name if it is not nil.
+func Consumers(ctx context.Context, q Querier, name *string) ([]Consumer, error) {
+	rows, _ := q.Query(ctx, sqlConsumers, name)
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Consumer])
+}
+
+// A Process is what operators see of a member.
+type Process struct {
+	ID           uuid.UUID
+	Instance     string
+	Categories   []string
+	Info         string
+	Joined, Seen time.Time
+	Lease        time.Duration
+	Alive        bool  // its lease has not ended
+	Partitions   []int // their numbers
+	Moved        *time.Time
+}
+
+// Processes returns the members of a consumer.
+func Processes(ctx context.Context, q Querier, consumer int64) ([]Process, error) {
+	rows, _ := q.Query(ctx, sqlMembers, consumer)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Process, err error) {
+		var id pgtype.UUID
+		err = row.Scan(&id, &p.Instance, &p.Categories, &p.Info, &p.Joined, &p.Seen, &p.Lease, &p.Alive, &p.Partitions, &p.Moved)
+		p.ID = id.Bytes
+		return p, err
+	})
+}
+
+// A Progress is how far a partition is.
+type Progress struct {
+	Number   int
+	Position int64
+	Member   uuid.UUID // zero: none
+	Epoch    int64
+	Moved    time.Time
+	Behind   int64      // how many messages of the partition are not done with
+	Oldest   *time.Time // when the first of them was written
+	More     bool       // there may be more messages than were looked at
+}
+
+// Behind returns how far a consumer is in a category, by a look at no more than a number of messages.
+func Behind(ctx context.Context, q Querier, consumer int64, category string, partitions, most int) ([]Progress, error) {
+	rows, _ := q.Query(ctx, sqlBehind, consumer, category, partitions, most)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Progress, err error) {
+		var id pgtype.UUID
+		err = row.Scan(&p.Number, &p.Position, &id, &p.Epoch, &p.Moved, &p.Behind, &p.Oldest, &p.More)
+		p.Member = id.Bytes
+		return p, err
+	})
+}
+
+// A ParkedRow is what operators see of what is parked.
+type ParkedRow struct {
+	Parked
+	Error     string
+	At, Tried time.Time
+}
+
+// ParkedOf returns what is parked of a consumer.
+func ParkedOf(ctx context.Context, q Querier, name string) ([]ParkedRow, error) {
+	rows, _ := q.Query(ctx, sqlParkedOf, name)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p ParkedRow, err error) {
+		return p, row.Scan(&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Replays, &p.Due,
+			&p.Error, &p.At, &p.Tried)
+	})
+}
