@@ -10,7 +10,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/beside"
 )
 
-func init() { beside.Of = besideStore }
+func init() { beside.Of, beside.Explain = besideStore, explain }
 
 func besideStore(s *Store) beside.Store {
 	return beside.Store{

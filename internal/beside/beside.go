@@ -28,6 +28,9 @@ type Store struct {
 	Explain func(what string, err error) error
 }
 
+// Explain is that of a Store, and is set by package mdb.
+var Explain func(what string, err error) error
+
 // Of is set by package mdb to a func(*mdb.Store) Store, whose argument this package cannot
 // name.
 var Of any

@@ -66,7 +66,7 @@ CROSS JOIN LATERAL (
 WHERE c.consumer = $1::bigint AND c.category = $2::text ORDER BY c.partition`
 
 	sqlParkedOf = `SELECT ` + parkedColumns + `, coalesce(p.error, ''), p.parked, p.tried
-FROM message_store_consumers.parked AS p WHERE p.consumer = (SELECT c.id FROM message_store_consumers.consumers AS c WHERE c.name = $1::text)
+FROM message_store_consumers.parked AS p WHERE p.consumer = $1::bigint
 ORDER BY p.global_position, p.stream, p.position`
 )
 
@@ -159,8 +159,8 @@ type ParkedRow struct {
 }
 
 // ParkedOf returns what is parked of a consumer.
-func ParkedOf(ctx context.Context, q Querier, name string) ([]ParkedRow, error) {
-	rows, _ := q.Query(ctx, sqlParkedOf, name)
+func ParkedOf(ctx context.Context, q Querier, consumer int64) ([]ParkedRow, error) {
+	rows, _ := q.Query(ctx, sqlParkedOf, consumer)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p ParkedRow, err error) {
 		return p, row.Scan(&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Replays, &p.Due,
 			&p.Error, &p.At, &p.Tried)

@@ -120,6 +120,12 @@
 // [OnLive] reports whether a process has caught up, [OnPartitions] which partitions it has, and
 // [OnRetry] that the server cannot be reached.
 //
+// # Operating
+//
+// [Admin] returns an [Operator], which shows how far consumers are, what is parked and who runs them. It pauses consumers, moves
+// them to another position, skips or replays what is parked, and changes the number of partitions, while processes run them.
+// [Operator.WaitForStream] waits until a message that was just written is in a read model.
+//
 // # What not to do
 //
 //   - Do not store positions in a handler. The consumer does, and a position of your own would be

@@ -21,13 +21,15 @@ func TestExamples(t *testing.T) {
 		run  func()
 		want string
 	}{
-		"package":               {Example, "welcome, ann\nended: shutdown\n"},
-		"EachQueued":            {ExampleEachQueued, "balance: 42 <nil>\n"},
-		"EachTx":                {ExampleEachTx, "version: 0 <nil>\n"},
-		"EachTx_processManager": {ExampleEachTx_processManager, "60 of 100 paid\n90 of 100 paid\n100 of 100 paid\nthe last position of the shipment: 0 <nil>\n"},
-		"Delivery_ID":           {ExampleDelivery_ID, "an email to ann@example.com\nan email to cid@example.com\nhandled: 2 parked: 1\n"},
-		"Consumer_Replay":       {ExampleConsumer_Replay, "a label for tea\nparcel-7 is parked at position 1\na label for unicorn\na label for salt\n"},
-		"Consumer_Run":          {ExampleConsumer_Run, "shut down: SIGTERM handled: 1\n"},
+		"package":                {Example, "welcome, ann\nended: shutdown\n"},
+		"EachQueued":             {ExampleEachQueued, "balance: 42 <nil>\n"},
+		"EachTx":                 {ExampleEachTx, "version: 0 <nil>\n"},
+		"EachTx_processManager":  {ExampleEachTx_processManager, "60 of 100 paid\n90 of 100 paid\n100 of 100 paid\nthe last position of the shipment: 0 <nil>\n"},
+		"Delivery_ID":            {ExampleDelivery_ID, "an email to ann@example.com\nan email to cid@example.com\nhandled: 2 parked: 1\n"},
+		"Consumer_Replay":        {ExampleConsumer_Replay, "a label for tea\nparcel-7 is parked at position 1\na label for unicorn\na label for salt\n"},
+		"Admin":                  {ExampleAdmin, "goods continues after position 0\nmessages to handle: 3\ntea: 4 <nil>\n"},
+		"Operator_WaitForStream": {ExampleOperator_WaitForStream, "Title <nil>\nshutdown\n"},
+		"Consumer_Run":           {ExampleConsumer_Run, "shut down: SIGTERM handled: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := testdb.Output(t, example.run); got != example.want {

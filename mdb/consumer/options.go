@@ -211,9 +211,9 @@ func WithInstance(name string) Option {
 
 // WithPartitions sets the number of partitions, 1 to 1,024, into which the messages are divided
 // by their cardinal IDs. It limits how many processes can share the work, and how many calls of
-// a form other than [Each] can run in parallel. It is fixed when the consumer first runs: Run
-// fails with a [*mdb.SetupError] if the consumer has another number. Without this option, a new
-// consumer has [DefaultPartitions], and an existing one keeps its number.
+// a form other than [Each] can run in parallel. It is set when the consumer first runs, and only
+// [Operator.Resize] changes it: Run fails with a [*mdb.SetupError] if the consumer has another number.
+// Without this option, a new consumer has [DefaultPartitions], and an existing one keeps its number.
 func WithPartitions(n int) Option {
 	return Option{name: "WithPartitions", apply: func(c *config) {
 		if n < 1 || n > maxPartitions {

@@ -1,0 +1,264 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/backoff"
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// maxReason is the length of the longest reason of a pause, in bytes.
+const maxReason = 1000
+
+// Pause stops the consumer in all processes until [Operator.Resume], also over restarts: no handler is called. Calls that are
+// running finish, and their progress is stored. The processes keep their partitions. reason is for other operators, and may be
+// empty; it has at most 1,000 bytes. A consumer that is paused already gets the new reason.
+func (o *Operator) Pause(ctx context.Context, consumer, reason string) error {
+	c := options(consumer, nil)
+	if reason != "" {
+		c.text("reason", reason, "a text", maxReason)
+	}
+	return o.change(ctx, "pause "+consumer, consumer, c, func(tx pgx.Tx) error { return ledger.Pause(ctx, tx, consumer, &reason) })
+}
+
+// Resume ends a pause. It does nothing if the consumer is not paused.
+func (o *Operator) Resume(ctx context.Context, consumer string) error {
+	return o.change(ctx, "resume "+consumer, consumer, options(consumer, nil), func(tx pgx.Tx) error {
+		return ledger.Pause(ctx, tx, consumer, nil)
+	})
+}
+
+// A Target is where [Operator.Seek] moves a consumer.
+type Target struct {
+	given    bool
+	position *int64
+	at       time.Time
+	fault    *mdb.Fault
+}
+
+// ToBeginning lets a consumer handle all messages again.
+func ToBeginning() Target { return ToPosition(0) }
+
+// ToEnd lets a consumer skip all messages that exist.
+func ToEnd() Target { return Target{given: true} }
+
+// ToPosition lets a consumer continue after a global position, which the store must have used.
+func ToPosition(position int64) Target {
+	t := Target{given: true, position: &position}
+	if position < 0 {
+		t.fault = &mdb.Fault{Argument: "position", Given: strconv.FormatInt(position, 10), Allowed: "0 or more"}
+	}
+	return t
+}
+
+// ToTime lets a consumer continue with the messages that were written at a time or later. The time of a message is when its
+// transaction has begun, so a message can be older than one before it. All messages of that time or later are handled, and some
+// older ones can be, of the time of [LongestWrite] before it.
+func ToTime(t time.Time) Target {
+	to := Target{given: true, at: t}
+	if t.IsZero() {
+		to.fault = &mdb.Fault{Argument: "time", Given: "the zero time", Allowed: "a time"}
+	}
+	return to
+}
+
+// A Sought says what [Operator.Seek] has changed of a category.
+type Sought struct {
+	Category mdb.Category `json:"category"`
+	// Position is the global position after which all partitions continue.
+	Position int64 `json:"position"`
+	// Lowest and Highest are the checkpoints of the partitions before.
+	Lowest  int64 `json:"lowest"`
+	Highest int64 `json:"highest"`
+	// Unparked is the number of streams that were parked and are no more.
+	Unparked int64 `json:"unparked"`
+}
+
+// Seek moves a consumer to a target, for example to build a read model anew. It accepts [DryRun], [KeepParked], [InCategory],
+// [LongestWrite] and [Within].
+//
+// Messages after a target before the consumer's progress are handled again, and messages up to a later one are never handled. A handler
+// that is running ends: its context does, and the transaction in which it writes is rolled back.
+//
+// A stream that is parked because of a message after the target, or after the progress of its partition, is no longer parked, since
+// that message is handled again or is skipped. With [KeepParked] it remains so. What remains parked is replayed from
+// the target on, if it had been replayed further.
+func (o *Operator) Seek(ctx context.Context, consumer string, to Target, opts ...AdminOption) (changed []Sought, err error) {
+	c := options(consumer, opts, dryRun, keepParked, inCategory, longestWrite, within)
+	switch {
+	case !to.given:
+		c.fault("target", "a zero Target", "one that a function of this package has made")
+	case to.fault != nil:
+		c.faults = append(c.faults, *to.fault)
+	}
+	p := ledger.SeekParams{Categories: c.categories, Position: to.position, Time: to.at, Slack: c.slack, Keep: c.keep}
+	err = o.change(ctx, "move "+consumer, consumer, c, func(tx pgx.Tx) error {
+		return around(ctx, tx, consumer, c, func() error {
+			found, err := ledger.Seek(ctx, tx, consumer, p)
+			changed = nil
+			for _, s := range found {
+				changed = append(changed, Sought{mdb.Category(s.Category), s.Position, s.Lowest, s.Highest, s.Unparked})
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return changed, nil
+}
+
+// Replay is [Consumer.Replay] for programs that do not run the consumer. It returns the number of streams that are going to be
+// replayed.
+func (o *Operator) Replay(ctx context.Context, consumer string, streams ...mdb.StreamName) (n int64, err error) {
+	c := options(consumer, nil)
+	var names []string // nil: all
+	for _, s := range streams {
+		c.text("streams", string(s), "names of streams", 0)
+		names = append(names, string(s))
+	}
+	err = o.change(ctx, "replay "+consumer, consumer, c, func(tx pgx.Tx) (err error) {
+		n, err = ledger.Replay(ctx, tx, consumer, names)
+		return err
+	})
+	return n, err
+}
+
+// Skip skips the message at which a stream is parked, which is not handled then. The messages that wait for it are handled
+// immediately, as by [Operator.Replay]. It accepts [AtPosition], [AndWaiting] and [DryRun]. The error is a [*ConflictError] if the stream is not
+// parked.
+func (o *Operator) Skip(ctx context.Context, consumer string, stream mdb.StreamName, opts ...AdminOption) error {
+	c := options(consumer, opts, atPosition, andWaiting, dryRun)
+	c.text("stream", string(stream), "the name of a stream", 0)
+	var n int64
+	err := o.change(ctx, "skip a message of "+consumer, consumer, c, func(tx pgx.Tx) (err error) {
+		n, err = ledger.Skip(ctx, tx, consumer, string(stream), c.position, c.everything)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case n == 0 && c.position != nil:
+		return &ConflictError{consumer, fmt.Sprintf("stream %s is not parked at position %d", stream, *c.position)}
+	case n == 0:
+		return &ConflictError{consumer, fmt.Sprintf("stream %s is not parked", stream)}
+	}
+	return nil
+}
+
+// Fork creates a consumer of another name that continues where this one is, and has the same streams parked. Use it to build a
+// new version of a read model from a copy of the old one. With [Within], the copy and the positions belong together: until the
+// transaction ends, no transaction of a handler can commit. The error is a [*ConflictError] if there is a consumer of the other name.
+func (o *Operator) Fork(ctx context.Context, consumer, fork string, opts ...AdminOption) error {
+	c := options(consumer, opts, within, dryRun)
+	c.text("other name", fork, "the name of a consumer", ledger.MaxName)
+	return o.change(ctx, "fork "+consumer, consumer, c, func(tx pgx.Tx) error {
+		if err := ledger.Fork(ctx, tx, consumer, fork); err != nil {
+			return err
+		}
+		return around(ctx, tx, consumer, c, func() error { return nil }) // after the locks of the checkpoints
+	})
+}
+
+// Rename gives a consumer another name. Stop the processes that run it, rename it, and start processes that use the new name. A process
+// that starts with the old one creates a new consumer, which begins at its beginning. So the error is a [*ConflictError] if processes are
+// running it, unless there is the option [Force]; these go on then. It is also one if there is a consumer of the
+// other name. Rename accepts [Force], [Within] and [DryRun].
+func (o *Operator) Rename(ctx context.Context, consumer, renamed string, opts ...AdminOption) error {
+	c := options(consumer, opts, force, within, dryRun)
+	c.text("other name", renamed, "the name of a consumer", ledger.MaxName)
+	return o.change(ctx, "rename "+consumer, consumer, c, func(tx pgx.Tx) error {
+		return around(ctx, tx, consumer, c, func() error { return ledger.Rename(ctx, tx, consumer, renamed, c.force) })
+	})
+}
+
+// Delete deletes a consumer, its progress and what is parked. The error is a [*ConflictError] if processes are running it, unless there
+// is the option [Force]. A process that starts it later creates it again. Delete accepts [Force], [Within] and [DryRun].
+func (o *Operator) Delete(ctx context.Context, consumer string, opts ...AdminOption) error {
+	c := options(consumer, opts, force, within, dryRun)
+	return o.change(ctx, "delete "+consumer, consumer, c, func(tx pgx.Tx) error {
+		return around(ctx, tx, consumer, c, func() error { return ledger.Remove(ctx, tx, consumer, c.force) })
+	})
+}
+
+const (
+	// barrierPatience is after which time without a sign of its operator a barrier ends.
+	barrierPatience = 30 * time.Second
+	cancelTimeout   = 5 * time.Second
+)
+
+var resizeRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}
+
+// Resize changes the number of partitions, 1 to 1,024, which limits how many processes and transactions can work in parallel. No
+// message is left out, and each is handled by one process at a time.
+//
+// If the number is a multiple of the present one, it changes immediately. Calls of [Each] and [Batch] that are running are repeated, as
+// when a lease is lost; to avoid that, pause the consumer first.
+//
+// For another number, all partitions must have handled the same messages. So Resize lets the processes stop after the message that the
+// foremost partition has reached, and returns when the others have reached it, too, and the number has changed. The processes
+// then continue. If ctx ends before, they continue without a change. If this process dies, they do so half a minute later.
+// The error is a [*ConflictError] if one of the categories is read by no process and cannot reach that message.
+//
+// Processes with another number in [WithPartitions] continue, but do not start again. Change the option first, or leave it out.
+func (o *Operator) Resize(ctx context.Context, consumer string, partitions int) error {
+	c := options(consumer, nil)
+	if partitions < 1 || partitions > maxPartitions {
+		c.fault("partitions", strconv.Itoa(partitions), fmt.Sprintf("1 to %d", maxPartitions))
+	}
+	what := "resize " + consumer
+	step := func(ctx context.Context, partitions int) (r ledger.Resized, err error) {
+		err = o.change(ctx, what, consumer, c, func(tx pgx.Tx) (err error) {
+			r, err = ledger.Resize(ctx, tx, consumer, partitions, barrierPatience)
+			return err
+		})
+		return r, err
+	}
+	return resize(ctx, what, consumer, func(ctx context.Context) (ledger.Resized, error) { return step(ctx, partitions) }, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
+		defer cancel()
+		_, _ = step(ctx, 0) // otherwise the barrier ends by itself
+	})
+}
+
+// resize repeats step until it is done. Otherwise it calls undo, if there may be a barrier.
+func resize(ctx context.Context, what, consumer string, step func(context.Context) (ledger.Resized, error), undo func()) error {
+	var last ledger.Resized
+	for attempt := 1; ; attempt++ {
+		r, err := step(ctx)
+		switch {
+		case err == nil && r.Done:
+			return nil
+		case err == nil && len(r.Unread) > 0:
+			undo()
+			return &ConflictError{consumer, fmt.Sprintf("its partitions have handled different messages, and no process reads the categories %v: move these with Seek", r.Unread)}
+		case err == nil:
+			last = r
+		case ctx.Err() == nil:
+			if attempt > 1 || !isChecked(err) {
+				undo()
+			}
+			return err
+		}
+		if err != nil || resizeRetry.Wait(ctx, attempt) != nil {
+			undo()
+			if last.Barrier == nil {
+				return fmt.Errorf("consumer: %s: %w", what, context.Cause(ctx))
+			}
+			return fmt.Errorf("consumer: %s: %d checkpoints have not reached position %d, or a process has not confirmed that it stops there: %w",
+				what, last.Waiting, *last.Barrier, context.Cause(ctx))
+		}
+	}
+}
+
+// isChecked reports whether an error says that nothing was changed.
+func isChecked(err error) bool {
+	return errors.As(err, new(*mdb.ArgumentError)) || errors.As(err, new(*NotFoundError)) || errors.As(err, new(*ConflictError))
+}

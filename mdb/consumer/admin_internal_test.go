@@ -1,0 +1,100 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+)
+
+var errGoesOff = errors.New("goes off")
+
+// TestWaitUntil checks that a wait looks again until it is over, seldom after a while, and that it ends with ctx.
+func TestWaitUntil(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begun, looks := time.Now(), 0
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		err := waitUntil(ctx, func() (bool, error) {
+			looks++
+			return time.Since(begun) >= time.Minute, nil
+		})
+		if waited := time.Since(begun); err != nil || waited > time.Minute+waitRetry.Max || looks < 200 || looks > 1000 {
+			t.Errorf("got %v after %v and %d looks, want the end of a minute after a look each quarter of a second", err, waited, looks)
+		}
+		if err := waitUntil(ctx, func() (bool, error) { return false, ErrParked }); !errors.Is(err, ErrParked) {
+			t.Errorf("got %v, want the error", err)
+		}
+		begun, looks = time.Now(), 0
+		time.AfterFunc(time.Second, func() { cancel(errGoesOff) })
+		if err := waitUntil(ctx, func() (bool, error) { looks++; return false, nil }); !errors.Is(err, errGoesOff) || time.Since(begun) != time.Second {
+			t.Errorf("got %v after %v, want the cause after a second", err, time.Since(begun))
+		}
+		if err := waitUntil(ctx, func() (bool, error) { return false, errors.New("of the end") }); !errors.Is(err, errGoesOff) {
+			t.Errorf("got %v, want the cause", err)
+		}
+		if err := waitUntil(ctx, func() (bool, error) { return true, nil }); err != nil {
+			t.Errorf("got %v, want what is reached, although ctx has ended", err)
+		}
+	})
+}
+
+// TestResizeSteps checks that a resize is repeated until it is done, more often than its barrier lasts, and undone unless it is.
+func TestResizeSteps(t *testing.T) {
+	t.Parallel()
+	barrier := int64(42)
+	waits := ledger.Resized{Barrier: &barrier, Waiting: 3}
+	failed := errors.New("failed")
+	type outcome struct {
+		ledger.Resized
+		error
+	}
+	done, unread := outcome{ledger.Resized{Done: true}, nil}, outcome{ledger.Resized{Barrier: &barrier, Unread: []string{"a"}}, nil}
+	for name, test := range map[string]struct {
+		steps  []outcome // the last one is repeated
+		undone int
+		want   string
+	}{
+		"at once":           {[]outcome{done}, 0, "<nil>"},
+		"after a while":     {append(slices.Repeat([]outcome{{waits, nil}}, 100), done), 0, "<nil>"},
+		"never":             {[]outcome{{waits, nil}}, 1, "3 checkpoints have not reached position 42"},
+		"unread":            {[]outcome{{waits, nil}, unread}, 1, "no process reads the categories [a]"},
+		"no consumer":       {[]outcome{{error: &NotFoundError{"c"}}}, 0, "no consumer"},
+		"an error":          {[]outcome{{error: failed}}, 1, "failed"},
+		"deleted meanwhile": {[]outcome{{waits, nil}, {error: &NotFoundError{"c"}}}, 1, "no consumer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errGoesOff)
+				defer cancel()
+				n, undone, last := 0, 0, time.Now()
+				err := resize(ctx, "resize c", "c", func(context.Context) (ledger.Resized, error) {
+					if d := time.Since(last); d > barrierPatience/10 {
+						t.Errorf("a step comes after %v, when the barrier has nearly ended", d)
+					}
+					last = time.Now()
+					step := test.steps[min(n, len(test.steps)-1)]
+					n++
+					return step.Resized, step.error
+				}, func() { undone++ })
+				text := "<nil>"
+				if err != nil {
+					text = err.Error()
+				}
+				if !strings.Contains(text, test.want) || undone != test.undone {
+					t.Errorf("got %q, undone %d times, want %q, %d", text, undone, test.want, test.undone)
+				}
+				if name == "never" && !errors.Is(err, errGoesOff) {
+					t.Errorf("got %v, want the cause", err)
+				}
+			})
+		})
+	}
+}
