@@ -295,7 +295,8 @@ func TestSkip(t *testing.T) {
 			r := held.Rows[0]
 			s.beat(m, move(r, at))
 			for _, p := range []ledger.Parked{
-				{Key: "1", Stream: s.one + "-1", Position: 2, Attempts: 3}, {Key: "1", Stream: s.one + "-1+2"},
+				{Key: "1", Stream: s.one + "-1", Position: 2, Attempts: 3},
+				{Key: "1", Stream: s.one + "-1+2"},
 				{Key: "5", Stream: s.one + "-5", Position: 4, Upto: &four, Attempts: 3},
 			} {
 				if err := s.park(m, r, p, "text"); err != nil {

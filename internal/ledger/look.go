@@ -47,8 +47,8 @@ FROM message_store_consumers.consumers AS c WHERE $1::text IS NULL OR c.name = $
 )
 FROM message_store_consumers.members AS m WHERE m.consumer = $1::bigint ORDER BY m.joined, m.id`
 
-	// sqlBehind looks at some of the messages after the lowest checkpoint of a category.
-	sqlBehind = `WITH page AS MATERIALIZED (
+	// sqlPending looks at some of the messages after the lowest checkpoint of a category.
+	sqlPending = `WITH page AS MATERIALIZED (
 	SELECT m.global_position, m.time, message_store_consumers.partition_of(CASE WHEN pg_catalog.strpos(m.stream_name, '-') = 0 THEN ''
 		ELSE pg_catalog.split_part(pg_catalog.substr(m.stream_name, pg_catalog.strpos(m.stream_name, '-') + 1), '+', 1) END, $3::integer) AS partition
 	FROM message_store.messages AS m
@@ -135,17 +135,17 @@ type Progress struct {
 	Member   uuid.UUID // zero: none
 	Epoch    int64
 	Moved    time.Time
-	Behind   int64      // how many messages of the partition are not done with
+	Pending  int64      // how many messages of the partition are not done with
 	Oldest   *time.Time // when the first of them was written
 	More     bool       // there may be more messages than were looked at
 }
 
-// Behind returns how far a consumer is in a category, by a look at no more than a number of messages.
-func Behind(ctx context.Context, q Querier, consumer int64, category string, partitions, most int) ([]Progress, error) {
-	rows, _ := q.Query(ctx, sqlBehind, consumer, category, partitions, most)
+// Pending returns how far a consumer is in a category, by a look at no more than a number of messages.
+func Pending(ctx context.Context, q Querier, consumer int64, category string, partitions, most int) ([]Progress, error) {
+	rows, _ := q.Query(ctx, sqlPending, consumer, category, partitions, most)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Progress, err error) {
 		var id pgtype.UUID
-		err = row.Scan(&p.Number, &p.Position, &id, &p.Epoch, &p.Moved, &p.Behind, &p.Oldest, &p.More)
+		err = row.Scan(&p.Number, &p.Position, &id, &p.Epoch, &p.Moved, &p.Pending, &p.Oldest, &p.More)
 		p.Member = id.Bytes
 		return p, err
 	})

@@ -135,7 +135,7 @@ func AndWaiting() AdminOption {
 }
 
 // Within calls f in the transaction of a [Operator.Seek], [Operator.Fork], [Operator.Rename] or [Operator.Delete]. What f writes with tx is
-// committed together with the change, for example the truncation of a read model that is built anew, or a copy of it. f is
+// committed together with the change, for example the truncation of a read model that is rebuilt, or a copy of it. f is
 // called again if the transaction is repeated. The transaction belongs to the Operator: f must not commit it. With [DryRun], f
 // is not called.
 func Within(f func(ctx context.Context, tx pgx.Tx) error) AdminOption {

@@ -81,7 +81,7 @@ type Sought struct {
 	Unparked int64 `json:"unparked"`
 }
 
-// Seek moves a consumer to a target, for example to build a read model anew. It accepts [DryRun], [KeepParked], [InCategory],
+// Seek moves a consumer to a target, for example to rebuild a read model. It accepts [DryRun], [KeepParked], [InCategory],
 // [LongestWrite] and [Within].
 //
 // Messages after a target before the consumer's progress are handled again, and messages up to a later one are never handled. A handler

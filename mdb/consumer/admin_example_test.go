@@ -14,7 +14,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
 
-// A read model is built anew: in one transaction, its table is emptied and the consumer moves to the beginning. Processes that
+// A read model is rebuilt: in one transaction, its table is emptied and the consumer moves to the beginning. Processes that
 // run the consumer continue from there.
 func ExampleAdmin() {
 	ctx := context.Background()
@@ -64,7 +64,7 @@ func ExampleAdmin() {
 	if err != nil {
 		log.Panic(err)
 	}
-	fmt.Println("messages to handle:", status.Behind)
+	fmt.Println("messages to handle:", status.Pending)
 
 	if err := stock.CatchUp(ctx); err != nil {
 		log.Panic(err)

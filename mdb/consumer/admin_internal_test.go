@@ -61,7 +61,7 @@ func TestResizeSteps(t *testing.T) {
 		undone int
 		want   string
 	}{
-		"at once":           {[]outcome{done}, 0, "<nil>"},
+		"immediately":       {[]outcome{done}, 0, "<nil>"},
 		"after a while":     {append(slices.Repeat([]outcome{{waits, nil}}, 100), done), 0, "<nil>"},
 		"never":             {[]outcome{{waits, nil}}, 1, "3 checkpoints have not reached position 42"},
 		"unread":            {[]outcome{{waits, nil}, unread}, 1, "no process reads the categories [a]"},

@@ -11,8 +11,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// maxBehind is how many messages of a category are looked at, to see how far a consumer is behind.
-const maxBehind = 10001
+// maxPending is how many messages of a category are looked at, to see what a consumer has to do.
+const maxPending = 10001
 
 // A Status is what [Operator.List] returns of a consumer.
 type Status struct {
@@ -21,12 +21,12 @@ type Status struct {
 	// Partitions is the number of partitions, and Members that of running processes.
 	Partitions int `json:"partitions"`
 	Members    int `json:"members"`
-	// Behind is the number of messages that are not handled, skipped or parked, and Oldest the time of the first of them. Only
-	// the first 10,001 messages of each category after the lowest checkpoint are looked at. If there are more, BehindMore is
-	// true, and Behind is a lower bound.
-	Behind     int64     `json:"behind"`
-	BehindMore bool      `json:"behind_more,omitempty"`
-	Oldest     time.Time `json:"oldest,omitzero"`
+	// Pending is the number of messages that are not handled, skipped or parked, and Oldest the time of the first of them. Only
+	// the first 10,001 messages of each category after the lowest checkpoint are looked at. If there are more, PendingMore is
+	// true, and Pending is a lower bound.
+	Pending     int64     `json:"pending"`
+	PendingMore bool      `json:"pending_more,omitempty"`
+	Oldest      time.Time `json:"oldest,omitzero"`
 	// Parked is the number of cardinal IDs of which streams are parked.
 	Parked int `json:"parked"`
 	// Paused says whether the consumer is paused, and Reason why.
@@ -65,9 +65,9 @@ type PartitionStatus struct {
 	// Member is the process that has it, or the zero UUID. Epoch is that of [Delivery].
 	Member uuid.UUID `json:"member,omitzero"`
 	Epoch  int64     `json:"epoch"`
-	// Behind and Oldest are those of the Status, of this partition.
-	Behind int64     `json:"behind"`
-	Oldest time.Time `json:"oldest,omitzero"`
+	// Pending and Oldest are those of the Status, of this partition.
+	Pending int64     `json:"pending"`
+	Oldest  time.Time `json:"oldest,omitzero"`
 	// Stored is when Position was last stored.
 	Stored time.Time `json:"stored"`
 }
@@ -132,7 +132,7 @@ func statusOf(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (s Status, ps 
 		s.Paused, s.Reason = true, *c.Paused
 	}
 	for _, category := range c.Categories {
-		rows, err := ledger.Behind(ctx, tx, c.ID, category, c.Partitions, maxBehind)
+		rows, err := ledger.Pending(ctx, tx, c.ID, category, c.Partitions, maxPending)
 		if err != nil {
 			return s, nil, err
 		}
@@ -140,15 +140,15 @@ func statusOf(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (s Status, ps 
 			r := &rows[i]
 			p := PartitionStatus{
 				Category: mdb.Category(category), Partition: r.Number, Position: r.Position, Member: r.Member, Epoch: r.Epoch,
-				Behind: r.Behind, Stored: r.Moved,
+				Pending: r.Pending, Stored: r.Moved,
 			}
 			if r.Oldest != nil {
 				if p.Oldest = *r.Oldest; s.Oldest.IsZero() || p.Oldest.Before(s.Oldest) {
 					s.Oldest = p.Oldest
 				}
 			}
-			s.Behind += r.Behind
-			s.BehindMore = s.BehindMore || r.More
+			s.Pending += r.Pending
+			s.PendingMore = s.PendingMore || r.More
 			ps = append(ps, p)
 		}
 	}

@@ -140,7 +140,7 @@ func TestAdminShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := d.Checkpoints[0].Position
-	if len(d.Processes) > 0 || len(d.Checkpoints) != 2 || d.Partitions != 2 || d.Behind != 0 || !d.Oldest.IsZero() || d.Parked != 1 || d.Paused || d.Members != 0 ||
+	if len(d.Processes) > 0 || len(d.Checkpoints) != 2 || d.Partitions != 2 || d.Pending != 0 || !d.Oldest.IsZero() || d.Parked != 1 || d.Paused || d.Members != 0 ||
 		!slices.Equal(d.Categories, []mdb.Category{"patient"}) || d.Created.IsZero() || last == 0 {
 		t.Errorf("got %+v", d)
 	}
@@ -166,7 +166,7 @@ func TestAdminShow(t *testing.T) {
 	if err != nil || len(list) != 1 {
 		t.Fatalf("got %+v, %v, want one consumer", list, err)
 	}
-	if s := list[0]; s.Consumer != "clinic" || s.Behind != 3 || s.BehindMore || !s.Oldest.Equal(written.Time) || !s.Paused || s.Reason != "lunch" {
+	if s := list[0]; s.Consumer != "clinic" || s.Pending != 3 || s.PendingMore || !s.Oldest.Equal(written.Time) || !s.Paused || s.Reason != "lunch" {
 		t.Errorf("got %+v, want 3 messages since %v", s, written.Time)
 	}
 
@@ -180,15 +180,15 @@ func TestAdminShow(t *testing.T) {
 		!slices.Equal(process.Partitions, []int{0, 1}) || !slices.Equal(process.Categories, []mdb.Category{"patient"}) || d.Members != 1 {
 		t.Errorf("got %+v", d)
 	}
-	behind := int64(0)
+	pending := int64(0)
 	for _, p := range d.Checkpoints {
-		behind += p.Behind
-		if p.Category != "patient" || p.Member != process.ID || p.Epoch == 0 || p.Stored.IsZero() || (p.Behind == 0) != p.Oldest.IsZero() {
+		pending += p.Pending
+		if p.Category != "patient" || p.Member != process.ID || p.Epoch == 0 || p.Stored.IsZero() || (p.Pending == 0) != p.Oldest.IsZero() {
 			t.Errorf("got %+v", p)
 		}
 	}
-	if behind != d.Behind {
-		t.Errorf("%d messages of partitions are behind, and %d of the consumer", behind, d.Behind)
+	if pending != d.Pending {
+		t.Errorf("%d messages of partitions are pending, and %d of the consumer", pending, d.Pending)
 	}
 	if err := o.Resume(ctx, "clinic"); err != nil {
 		t.Fatal(err)
@@ -201,22 +201,22 @@ func TestAdminShow(t *testing.T) {
 	}
 }
 
-// TestAdminBehind checks that a consumer that is far behind costs no look at all messages.
-func TestAdminBehind(t *testing.T) {
+// TestAdminPending checks that a consumer that has much to do costs no look at all messages.
+func TestAdminPending(t *testing.T) {
 	t.Parallel()
 	c, o := caughtUp(t)
 	for _, test := range []struct {
-		more   int
-		behind int64
-		cut    bool
+		more    int
+		pending int64
+		cut     bool
 	}{{10_000, 10_000, false}, {1, 10_001, true}, {100, 10_001, true}} {
 		if _, err := c.store.Pool().Exec(t.Context(), `INSERT INTO message_store.messages (position, stream_name, type, id)
 			SELECT n, 'patient-' || 100 + n % 7, 'Came', gen_random_uuid() FROM generate_series($1::integer, $1 + $2 - 1) AS n`, 1000*test.more, test.more); err != nil {
 			t.Fatal(err)
 		}
 		list, err := o.List(t.Context())
-		if err != nil || len(list) != 1 || list[0].Behind != test.behind || list[0].BehindMore != test.cut {
-			t.Errorf("got %+v, %v, want %d, cut: %t", list, err, test.behind, test.cut)
+		if err != nil || len(list) != 1 || list[0].Pending != test.pending || list[0].PendingMore != test.cut {
+			t.Errorf("got %+v, %v, want %d, cut: %t", list, err, test.pending, test.cut)
 		}
 	}
 }

@@ -889,9 +889,9 @@ $$;
 CREATE FUNCTION message_store_consumers.uneven(consumer bigint, OUT checkpoints bigint, OUT categories text[])
 LANGUAGE plpgsql AS $$
 BEGIN
-  SELECT coalesce(pg_catalog.sum(u.behind), 0), coalesce(pg_catalog.array_agg(u.category ORDER BY u.category), '{}') INTO checkpoints, categories
+  SELECT coalesce(pg_catalog.sum(u.lacking), 0), coalesce(pg_catalog.array_agg(u.category ORDER BY u.category), '{}') INTO checkpoints, categories
   FROM (
-    SELECT c.category, pg_catalog.count(*) FILTER (WHERE c.position < e.highest) AS behind
+    SELECT c.category, pg_catalog.count(*) FILTER (WHERE c.position < e.highest) AS lacking
     FROM message_store_consumers.checkpoints AS c
     JOIN (
       SELECT o.category, pg_catalog.min(o.position) AS lowest, pg_catalog.max(o.position) AS highest
