@@ -47,11 +47,12 @@ type MemberStatus struct {
 	// Categories are those that it reads, and Partitions the numbers of the partitions that it has.
 	Categories []mdb.Category `json:"categories"`
 	Partitions []int          `json:"partitions"`
-	// Alive says whether its lease has not ended. Seen is the time of its last heartbeat, and Lease the length of its lease.
+	// Alive says whether its lease has not ended. Seen is the time of its last heartbeat, and Lease the length of its lease,
+	// in JSON in nanoseconds.
 	Alive  bool          `json:"alive"`
 	Joined time.Time     `json:"joined"`
 	Seen   time.Time     `json:"seen"`
-	Lease  time.Duration `json:"lease"`
+	Lease  time.Duration `json:"lease_ns"`
 	// Stored is when it has last stored progress.
 	Stored time.Time `json:"stored,omitzero"`
 }

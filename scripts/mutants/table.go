@@ -16,6 +16,7 @@ var mutants = []mutant{
 	{rule: "passed before parked; parked without a move; parked keys read before the claim; unfenced parks", in: protocol, test: "TestWalkParkMutants"},
 	{rule: "a consumer begins at the last position that any transaction has got", in: protocol, test: "TestWalkCreationMutants"},
 	{rule: "a tick waits for a checkpoint; a park takes the mutex after a checkpoint", in: protocol, test: "TestLockMutants"},
+	{rule: "seek and resize leave the epochs; new partitions begin at 0; fork and resize without locks", in: protocol, test: "TestWalkOperatorMutants"},
 
 	{
 		"a partition is drained while a handler has a message of it", "mdb/consumer/engine_part.go",
@@ -216,5 +217,69 @@ var mutants = []mutant{
 		"idle members tick each second", "mdb/consumer/member.go",
 		"quiet := min(quietInterval, m.lease.length/5)", "quiet := min(busyInterval, m.lease.length/5)",
 		consumers, "TestMemberIdle",
+	},
+	{
+		"a seek forgets streams that are parked before it", "mdb/schema/consumers.sql",
+		"p.global_position > least(c.position, seek.position)",
+		"true",
+		protocol, "TestSeekParked",
+	},
+	{
+		"a stream that remains parked after a seek is replayed from where it was", "mdb/schema/consumers.sql",
+		"AND f.first IS NOT NULL;",
+		"AND false AND f.first IS NOT NULL;",
+		protocol, "TestSeekParked",
+	},
+	{
+		"a seek to a time trusts that times rise with positions", "mdb/schema/consumers.sql",
+		"timezone('UTC', $2 - $3)",
+		"timezone('UTC', $2)",
+		protocol, "TestSeekTime",
+	},
+	{
+		"all that waits is skipped beyond the checkpoint", "mdb/schema/consumers.sql",
+		"AND s.global_position <= c.position ORDER BY s.position DESC",
+		"ORDER BY s.position DESC",
+		protocol, "TestSkip",
+	},
+	{
+		"a resize goes on before all members know the barrier", "mdb/schema/consumers.sql",
+		"AND (since IS NULL OR m.seen < since)",
+		"AND false",
+		protocol, "TestResizeByBarrier",
+	},
+	{
+		"a resize does not wait until all partitions are at the same position", "mdb/schema/consumers.sql",
+		"AND e.lowest < e.highest AND",
+		"AND false AND",
+		protocol, "TestResizeByBarrier",
+	},
+	{
+		"a barrier does not rise", "mdb/schema/consumers.sql",
+		"SELECT greatest(barrier, pg_catalog.max(c.position)) INTO",
+		"SELECT coalesce(barrier, pg_catalog.max(c.position)) INTO",
+		protocol, "TestResizeByBarrier",
+	},
+	{
+		"a barrier stays when its operator is gone", "mdb/schema/consumers.sql",
+		"WHEN $1.barrier_end IS NULL OR $1.barrier_end > pg_catalog.clock_timestamp() THEN",
+		"WHEN true THEN",
+		protocol, "TestBarrierEnds",
+	},
+	{
+		"a member gets partitions by another number than it has", "mdb/schema/consumers.sql",
+		"  IF $3 <> parts THEN",
+		"  IF false THEN",
+		protocol, "TestResizeToMultiple",
+	},
+	{
+		"a resize that is ended leaves its barrier", "mdb/consumer/admin_change.go",
+		"		if err != nil || resizeRetry.Wait(ctx, attempt) != nil {\n			undo()\n", "		if err != nil || resizeRetry.Wait(ctx, attempt) != nil {\n",
+		consumers, "TestResizeSteps|TestAdminResize",
+	},
+	{
+		"who waits for a parked stream waits for ever", "mdb/consumer/admin_wait.go",
+		"case done.Parked:", "case false:",
+		consumers, "TestWaitFor",
 	},
 }
