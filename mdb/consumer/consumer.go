@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -125,7 +124,7 @@ func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*eng
 	defer hangUp()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &running{Consumer: c, link: link, line: line, unread: make(map[place]error)}
+	r := &running{Consumer: c, link: link, line: line}
 	m, err := r.begin(toEnd, adjust, cancel)
 	if err != nil {
 		return err
@@ -147,10 +146,6 @@ type running struct {
 
 	link beside.Store
 	line *line
-
-	mu        sync.Mutex
-	unread    map[place]error // the errors of messages that cannot be read
-	unreadAny atomic.Bool     // whether there are any
 }
 
 func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.CancelCauseFunc) (*member, error) {
@@ -172,7 +167,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 	handled := c.handler.form(forms)
 	handle := handled.call
 	handled.call = func(ctx context.Context, call call) (int, error) {
-		if err := r.cannotRead(call.deliveries); err != nil {
+		if err := cannotRead(call.deliveries); err != nil {
 			return 0, err
 		}
 		done, err := handle(ctx, call)

@@ -35,6 +35,7 @@ func (e *engine) run(ctx context.Context) error {
 	e.workers.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.stopTimers()
 	if e.err != nil {
 		return e.err
 	}
@@ -45,6 +46,19 @@ func (e *engine) run(ctx context.Context) error {
 func (e *engine) finishAll() {
 	e.over = true
 	e.wakeAll()
+}
+
+// stopTimers ends the waits for retries and replays, of which none will be made.
+func (e *engine) stopTimers() {
+	for _, p := range e.parts {
+		e.dropReplays(p)
+		for l := range e.lanesOf(p) {
+			if l.state == laneWaiting {
+				e.endWait(l)
+				e.set(l, laneHeld)
+			}
+		}
+	}
 }
 
 // stop ends the consumer because of a failure.

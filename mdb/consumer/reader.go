@@ -70,7 +70,6 @@ type reader struct {
 	cursors []*cursor // by partition; nil: not open
 	paused  bool
 	barrier int64 // nothing beyond it is passed on
-	gone    map[source.Anchor]bool
 
 	// The following fields belong to the goroutine of run.
 	source    *source.Opened[mdb.Message]
@@ -115,9 +114,6 @@ type opening struct {
 func (r *reader) open(openings ...opening) {
 	r.mu.Lock()
 	for _, o := range openings {
-		if anchors := o.from.Anchors(); len(anchors) > 0 && r.gone[anchors[0]] {
-			o.from = source.At(o.from.Position) // known to be lost, and already reported
-		}
 		r.cursors[o.partition.Number] = &cursor{partition: o.partition, epoch: o.epoch, at: o.from, checked: len(o.from.Anchors()) > 0}
 		r.held[o.partition.Number].Store(true)
 	}
@@ -158,7 +154,7 @@ func (r *reader) limit(barrier *int64, paused bool) {
 }
 
 // forget closes all partitions.
-func (r *reader) forget(gone []source.Anchor) {
+func (r *reader) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range r.cursors {
@@ -166,10 +162,6 @@ func (r *reader) forget(gone []source.Anchor) {
 		r.held[i].Store(false)
 	}
 	r.used = 0
-	r.gone = make(map[source.Anchor]bool, len(gone))
-	for _, a := range gone {
-		r.gone[a] = true
-	}
 }
 
 // wake is called when a partition may have room again.

@@ -81,7 +81,7 @@ func TestReaderFork(t *testing.T) {
 				}
 				clear(in.claims)
 				in.open(0, 13)
-				in.openAt(1, lost)
+				in.openAt(1, source.At(lost.Position))
 				r.want(t)
 				in.checkAll()
 				if !slices.Contains(s.asked, 20) {
@@ -207,7 +207,7 @@ func TestReaderAheadLater(t *testing.T) {
 		used = 12
 		in.open(1, 15)
 		synctest.Wait()
-		in.reader.forget(nil) // as after a fork, so that nothing is known to be used
+		in.reader.forget() // as after a fork, so that nothing is known to be used
 		in.open(1, 15)
 		r.want(t, "category 12 0")
 	})

@@ -97,7 +97,7 @@ func (r *reader) read(ctx context.Context, p plan) error {
 	page, err := r.source.Next(ctx, from, r.batch)
 	switch {
 	case page.Forked:
-		r.forget(page.Gone)
+		r.forget()
 		r.rewound(r.category, page.End.Position, page.Gone) // also for an mdb.ForkError, with 0
 		return nil
 	case err != nil:
@@ -203,7 +203,7 @@ func (r *reader) unlessAhead(err error) error {
 		return err
 	}
 	r.ahead[ahead.Position] = true
-	r.forget(nil)
+	r.forget()
 	r.rewound(r.category, ahead.Last, nil)
 	return nil
 }

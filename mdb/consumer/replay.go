@@ -36,8 +36,8 @@ const (
 type replays interface {
 	// beginTurn makes the move, unless it is nil, and returns what is parked of the key.
 	beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) ([]ledger.Parked, error)
-	// read reads messages of a stream from a position on.
-	read(ctx context.Context, stream string, from int64, most int) ([]mdb.Message, error)
+	// read reads messages of a stream from a position on. unreadable is why the last one cannot be read, or nil.
+	read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, unreadable *mdb.UnreadableError, err error)
 	// record makes the move, unless it is nil, and lets parked streams move on. failed, unless it is nil, is
 	// postponed, after that.
 	record(ctx context.Context, mv *ledger.Move, p partition, epoch int64, steps []step, failed *ledger.Postponed) error

@@ -10,7 +10,7 @@ import (
 
 // A merge reads parked streams in the order of the global positions, a page at a time.
 type merge struct {
-	read   func(ctx context.Context, stream string, from int64, most int) ([]mdb.Message, error)
+	read   func(ctx context.Context, stream string, from int64, most int) ([]mdb.Message, *mdb.UnreadableError, error)
 	last   int64 // the greatest global position
 	page   int
 	inputs []*mergeInput
@@ -24,10 +24,12 @@ type mergeInput struct {
 	page   []mdb.Message // that was read
 	more   bool          // there may be messages after the page
 	handed bool          // the row was given out
+
+	unreadable *mdb.UnreadableError // why the last message of the page cannot be read, or nil
 }
 
 // newMerge returns a merge of the rows' messages up to a global position.
-func newMerge(rows []ledger.Parked, last int64, page int, read func(context.Context, string, int64, int) ([]mdb.Message, error)) *merge {
+func newMerge(rows []ledger.Parked, last int64, page int, read func(context.Context, string, int64, int) ([]mdb.Message, *mdb.UnreadableError, error)) *merge {
 	m := &merge{read: read, last: last, page: page}
 	for _, row := range rows {
 		m.inputs = append(m.inputs, &mergeInput{row: row, least: row.GlobalPosition, from: row.Position, more: true})
@@ -63,7 +65,7 @@ func (m *merge) next(ctx context.Context, most int) (ds []delivery, err error) {
 
 // fill reads the next page of an input.
 func (m *merge) fill(ctx context.Context, in *mergeInput) error {
-	page, err := m.read(ctx, in.row.Stream, in.from, m.page)
+	page, unreadable, err := m.read(ctx, in.row.Stream, in.from, m.page)
 	if err != nil {
 		return err
 	}
@@ -71,7 +73,11 @@ func (m *merge) fill(ctx context.Context, in *mergeInput) error {
 		return nil
 	}
 	in.from = page[len(page)-1].Position + 1
+	in.unreadable = unreadable
 	if upto := in.row.Upto; upto != nil {
+		if in.from-1 > *upto {
+			in.unreadable = nil
+		}
 		page = slices.DeleteFunc(page, func(m mdb.Message) bool { return m.Position > *upto })
 		in.more = in.from <= *upto
 	}
@@ -84,6 +90,9 @@ func (m *merge) fill(ctx context.Context, in *mergeInput) error {
 // take returns the first message of the page.
 func (in *mergeInput) take() delivery {
 	d := delivery{message: in.page[0], attempt: 1, replayed: &replayed{from: in.row.Position}}
+	if len(in.page) == 1 {
+		d.unreadable = in.unreadable
+	}
 	if !in.handed {
 		d.attempt += in.row.Attempts
 		in.handed = true

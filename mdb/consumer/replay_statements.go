@@ -32,17 +32,24 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 	if len(faults) > 0 {
 		return &mdb.ArgumentError{Faults: faults}
 	}
-	_, err := ledger.Replay(ctx, c.store.Pool(), c.config.name, names)
+	name := c.config.name
+	var err error
+	for attempt := 1; ; attempt++ {
+		_, err = ledger.Replay(ctx, c.store.Pool(), name, names)
+		if !isConflict(err) || attempt > conflictsUncounted || patient.Wait(ctx, attempt) != nil {
+			break
+		}
+	}
 	if err == nil {
 		return nil
 	}
 	explain := besideOf(c.store).Explain
 	if ctx.Err() == nil {
-		if err := fatal(c.config.name, explain, err); err != nil {
+		if err := fatal(name, explain, err); err != nil {
 			return err
 		}
 	}
-	return explain("replay what is parked of the consumer "+c.config.name, err)
+	return explain("replay what is parked of the consumer "+name, err)
 }
 
 func (r *running) self() ledger.Member { return *r.member.self.Load() }
@@ -57,15 +64,13 @@ func (r *running) beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) 
 	return parked, r.readOnly(ctx, r.store.Pool().SendBatch(ctx, &b).Close())
 }
 
-// read reads messages of a stream. One that cannot be read is returned with what is known of it, and the handler is
-// not called with it.
-func (r *running) read(ctx context.Context, stream string, from int64, most int) ([]mdb.Message, error) {
-	ms, err := r.store.GetStreamMessages(ctx, mdb.StreamName(stream), mdb.FromPosition(from), mdb.WithBatchSize(most))
-	var unreadable *mdb.UnreadableError
+// read reads messages of a stream. Of one that cannot be read, it returns what is known.
+func (r *running) read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, unreadable *mdb.UnreadableError, err error) {
+	ms, err = r.store.GetStreamMessages(ctx, mdb.StreamName(stream), mdb.FromPosition(from), mdb.WithBatchSize(most))
 	if errors.As(err, &unreadable) && unreadable.Position >= from && unreadable.GlobalPosition > 0 {
-		return append(ms, r.placeholder(unreadable)), nil
+		return append(ms, placeholder(unreadable)), unreadable, nil
 	}
-	return ms, err
+	return ms, nil, err
 }
 
 func (r *running) record(ctx context.Context, mv *ledger.Move, p partition, epoch int64, steps []step, failed *ledger.Postponed) error {

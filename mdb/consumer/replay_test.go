@@ -210,3 +210,33 @@ func TestReplay(t *testing.T) {
 		})
 	}
 }
+
+// TestReplayConflicts checks that Replay is repeated if other transactions are in its way.
+func TestReplayConflicts(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"40P01", "40001"} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			c := newClinic(t, "Each")
+			if err := c.c.CatchUp(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.store.Pool().Exec(t.Context(), `
+				CREATE SEQUENCE public.tries;
+				ALTER FUNCTION message_store_consumers.replay RENAME TO undisturbed;
+				CREATE FUNCTION message_store_consumers.replay(text, text[]) RETURNS bigint LANGUAGE plpgsql AS $$
+					BEGIN
+						IF nextval('public.tries') < 4 THEN
+							RAISE EXCEPTION 'a conflict' USING ERRCODE = '`+code+`';
+						END IF;
+						RETURN message_store_consumers.undisturbed($1, $2);
+					END$$;
+				GRANT USAGE ON SEQUENCE public.tries TO PUBLIC`); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.c.Replay(t.Context()); err != nil {
+				t.Errorf("Replay returned %v", err)
+			}
+		})
+	}
+}

@@ -56,12 +56,12 @@ func (w *world) fences(mv ledger.Move) bool {
 	return r.epoch == mv.Epoch && r.position == mv.From
 }
 
-func (w *world) read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, err error) {
+func (w *world) read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, _ *mdb.UnreadableError, err error) {
 	w.pause(ctx, 20)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.random.IntN(20) == 0 {
-		return nil, errBroken
+		return nil, nil, errBroken
 	}
 	for _, log := range w.log {
 		for _, m := range log {
@@ -70,7 +70,7 @@ func (w *world) read(ctx context.Context, stream string, from int64, most int) (
 			}
 		}
 	}
-	return ms, nil
+	return ms, nil, nil
 }
 
 // step lets parked streams move on. It checks that the checkpoint has reached what was replayed.

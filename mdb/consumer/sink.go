@@ -3,7 +3,6 @@ package consumer
 import (
 	"log/slog"
 
-	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -18,32 +17,28 @@ func (r *running) room(p partition) bool { return r.engine.room(p) }
 // unreadable passes on what is known of a message that cannot be read. The handler is not
 // called with it.
 func (r *running) unreadable(p partition, epoch int64, err *mdb.UnreadableError, end source.Checkpoint) {
-	r.engine.feed(p, epoch, []mdb.Message{r.placeholder(err)}, end)
+	r.engine.feedUnreadable(p, epoch, err, end)
+}
+
+// feedUnreadable is like feed for a message that cannot be read.
+func (e *engine) feedUnreadable(p partition, epoch int64, err *mdb.UnreadableError, end source.Checkpoint) {
+	e.mu.Lock()
+	defer e.unlock()
+	if part := e.parts[p]; part != nil && part.epoch == epoch && !part.surrendered {
+		e.add(part, []mdb.Message{placeholder(err)}, placeOf(end))
+		part.chunks[len(part.chunks)-1].deliveries[0].unreadable = err
+	}
 }
 
 // placeholder returns what is known of a message that cannot be read.
-func (r *running) placeholder(err *mdb.UnreadableError) mdb.Message {
-	m := mdb.Message{ID: err.ID, Stream: err.Stream, Type: err.Type, Position: err.Position, GlobalPosition: err.GlobalPosition}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.unread[placeOfMessage(&m)] = err
-	r.unreadAny.Store(true)
-	return m
-}
-
-func placeOfMessage(m *mdb.Message) place {
-	return place{m.GlobalPosition, ledger.Anchor{ID: m.ID}}
+func placeholder(err *mdb.UnreadableError) mdb.Message {
+	return mdb.Message{ID: err.ID, Stream: err.Stream, Type: err.Type, Position: err.Position, GlobalPosition: err.GlobalPosition}
 }
 
 // cannotRead returns the error of the first message of a call that cannot be read, or nil.
-func (r *running) cannotRead(ds []delivery) error {
-	if !r.unreadAny.Load() {
-		return nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func cannotRead(ds []delivery) error {
 	for i := range ds {
-		if err := r.unread[placeOfMessage(&ds[i].message)]; err != nil {
+		if err := ds[i].unreadable; err != nil {
 			return &BatchError{i, Permanent(err)}
 		}
 	}

@@ -19,6 +19,8 @@ type delivery struct {
 	key       string    // the cardinal ID
 	attempt   int       // 1 for the first call of the handler
 	replayed  *replayed // nil if it comes from the live flow
+
+	unreadable *mdb.UnreadableError // why the message cannot be read, apart from what is known of it; or nil
 }
 
 // A replayed says where a message of a parked stream comes from.

@@ -86,3 +86,44 @@ func TestUnreadable(t *testing.T) {
 		})
 	}
 }
+
+// TestUnreadableHeals checks that a message that could not be read is handled by the same run when it can be read, in a replay and
+// when the checkpoint has gone back to before it.
+func TestUnreadableHeals(t *testing.T) {
+	t.Parallel()
+	for _, again := range []string{"replay", "seek"} {
+		t.Run(again, func(t *testing.T) {
+			t.Parallel()
+			s := withConsumers.Store(t)
+			for i, typ := range []string{"SignedUp", "Poison", "SignedUp"} {
+				if _, err := s.WriteMessage(t.Context(), mdb.StreamName(fmt.Sprintf("signup-%d", i)), mdb.NewMessage(typ, nil)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec := func(sql string) {
+				t.Helper()
+				if _, err := s.Pool().Exec(t.Context(), sql); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec(unreadable)
+			var handled record
+			c := start(t, s, handled.handler(), consumer.WithPartitions(1), consumer.WithLease(time.Second))
+			eventually(t, "the message is parked", func() bool { return c.Stats().Parked == 1 && len(handled.sorted()) == 2 })
+			exec(`CREATE OR REPLACE FUNCTION message_store.printed(type varchar, v jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT v'`)
+			want := 3
+			if again == "replay" {
+				if err := c.Replay(t.Context(), "signup-1"); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				want = 5
+				exec(`SELECT message_store_consumers.seek('mailer', NULL, 0, NULL, '0', false)`)
+			}
+			eventually(t, "it is handled", func() bool { return len(handled.sorted()) == want })
+			if parked := c.Stats().Parked; parked != 1 {
+				t.Errorf("got %d parked", parked)
+			}
+		})
+	}
+}
