@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/source"
@@ -36,12 +38,15 @@ type engine struct {
 	spares [11]*chunk // lists of chunks that may be used again, by the binary logarithm of their capacities
 	spared int        // the sum of their capacities
 
-	wake  *sync.Cond // what idle workers wait for
-	idle  int        // workers that wait, and were not woken
-	held  bool       // mayBegin has said no
-	still bool       // nothing is replayed
-	over  bool       // no further call begins
-	err   error      // of the failure that has stopped the consumer
+	wake *sync.Cond // what idle workers wait for
+	idle int        // workers that wait, and were not woken
+	held bool       // mayBegin has said no
+	over bool       // no further call begins
+
+	still   bool         // no handler may be called, see limit
+	barrier int64        // no handler may be called for a message after it
+	upto    atomic.Int64 // both as one position, for forms, which read it without mu
+	err     error        // of the failure that has stopped the consumer
 
 	ctx    context.Context //nolint:containedctx // of run, of which the contexts of partitions are derived
 	cancel context.CancelCauseFunc
@@ -79,6 +84,8 @@ func newEngine(c engineConfig) *engine {
 	}
 	e := &engine{config: c, parts: make(map[partition]*part), lingering: make(map[partition]int), left: make(map[partition][]ledger.Parked)}
 	e.wake = sync.NewCond(&e.mu)
+	e.barrier = math.MaxInt64
+	e.upto.Store(e.barrier)
 	if c.inOrder {
 		e.only = &lane{}
 	}
@@ -166,7 +173,7 @@ func (e *engine) movesSoon(p *part) bool {
 		return false
 	}
 	l := cmp.Or(e.only, p.only)
-	return p.running > 0 || !e.over && len(p.chunks) > 0 && l.state != laneWaiting
+	return p.running > 0 || !e.over && len(p.chunks) > 0 && l.state != laneWaiting && !e.isStuck(p)
 }
 
 // stored settles moves that were made. Call it after each successful tick, also without
@@ -239,14 +246,14 @@ func (e *engine) surrender(ps []partition) {
 	}
 }
 
-// drained returns the surrendered partitions of which nothing is left to be handled, with
+// drained returns the surrendered partitions of which nothing is left to be handled, or nothing may be, with
 // their last moves, and forgets them. To is From if nothing is to be moved.
 func (e *engine) drained() []ledger.Move {
 	e.mu.Lock()
 	defer e.unlock()
 	var moves []ledger.Move
 	for _, p := range e.parts {
-		if p.isDrained() {
+		if e.isDrained(p) {
 			moves = append(moves, p.move())
 			if p.blocked != nil {
 				e.left[p.id] = p.parked()

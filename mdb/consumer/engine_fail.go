@@ -20,7 +20,8 @@ func (e *engine) fail(w *worker, done int, err error) {
 	w.moved = done
 	e.counters.handled += int64(done)
 	switch {
-	case w.ctx.Err() != nil: // whatever it is, it may be because of that
+	case w.ctx.Err() != nil, // whatever it is, it may be because of that
+		errors.Is(err, errNotBegun):
 		e.finish(w, done)
 		return
 	case e.config.form.moves && ledger.IsFenced(err):

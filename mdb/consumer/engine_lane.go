@@ -126,7 +126,11 @@ func (e *engine) push(l *lane, it *item) {
 		e.enqueue(l)
 	case laneWaiting:
 		keep(it)
-	case laneReady, laneRunning, laneHeld:
+	case laneHeld:
+		if l == e.only && e.isBefore(it) { // those before it may wait for the end of the barrier
+			e.enqueue(l)
+		}
+	case laneReady, laneRunning:
 	}
 }
 

@@ -215,8 +215,11 @@ func (e *engine) advance(p *part) {
 		p.chunks = p.chunks[1:]
 		e.recycle(c)
 	}
-	if len(p.chunks) == 0 && p.end.position > p.done.position {
+	switch {
+	case len(p.chunks) == 0 && p.end.position > p.done.position:
 		p.done = p.end
+	case e.barrier > p.done.position && e.isStuck(p) && !e.still:
+		p.done.position = e.barrier
 	}
 	if len(p.waits) > 0 {
 		e.endWaits(p)
@@ -264,12 +267,12 @@ func (e *engine) trim(p *part) {
 	}
 }
 
-func (p *part) isDrained() bool {
-	return p.surrendered && len(p.chunks) == 0 && p.running == 0 && !p.offered && !p.fenced && !p.stale
+func (e *engine) isDrained(p *part) bool {
+	return p.surrendered && (len(p.chunks) == 0 || e.isStuck(p)) && p.running == 0 && !p.offered && !p.fenced && !p.stale
 }
 
 func (e *engine) checkDrained(p *part) {
-	if !p.gone && p.isDrained() {
+	if !p.gone && e.isDrained(p) {
 		e.notify = true
 	}
 }

@@ -14,7 +14,7 @@ var errEnd = errors.New("the test ends")
 // TestEngineProperties checks with random messages, failures, claims, releases and losses
 // that per lane messages are handled in order and one at a time, that none has two effects
 // unless its claim was lost, that no checkpoint passes a message that is not done with, that
-// parked keys are not handled, and that all messages are done with in the end.
+// parked keys are not handled, that none is handled beyond a barrier or during a pause, and that all messages are done with in the end.
 func TestEngineProperties(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(30)
@@ -47,7 +47,11 @@ func live(t *testing.T, kind string, seed uint64) {
 	step := func(n int) int { w.mu.Lock(); defer w.mu.Unlock(); return w.random.IntN(n) }
 	for range 1000 {
 		p := orders(step(len(all)))
-		switch step(12) {
+		switch step(13) {
+		case 12:
+			if step(4) == 0 {
+				w.limit()
+			}
 		case 0, 1:
 			w.claim(p)
 		case 2:
@@ -90,10 +94,7 @@ func live(t *testing.T, kind string, seed uint64) {
 	w.mu.Lock()
 	w.healed = true
 	w.mu.Unlock()
-	for turn := 0; !w.caughtUp(); turn++ {
-		if turn == 20_000 || t.Failed() {
-			t.Fatalf("not caught up: %+v", w.e.stats())
-		}
+	advance := func() {
 		for _, p := range all {
 			w.claim(p)
 			w.feed(p, 15)
@@ -101,6 +102,13 @@ func live(t *testing.T, kind string, seed uint64) {
 		w.reread()
 		w.release()
 		w.tick(ctx, false)
+	}
+	w.lift(advance)
+	for turn := 0; !w.caughtUp(); turn++ {
+		if turn == 20_000 || t.Failed() {
+			t.Fatalf("not caught up: %+v", w.e.stats())
+		}
+		advance()
 	}
 	w.e.surrender(all)
 	synctest.Wait()

@@ -88,12 +88,13 @@ func (e *engine) removeRunnable(g gauge) {
 // memory is shared equally, so that partitions that stand still leave some to each of the
 // others. The other half is for those that need more.
 func (e *engine) hasRoom(p *part, part int) bool {
-	if p.gauge.messages >= max(e.config.queue/part, 1) {
+	used := e.used(p)
+	if used.messages >= max(e.config.queue/part, 1) {
 		return false
 	}
 	half := e.config.maxBytes / 2 / int64(part)
 	if p.gauge == &e.total {
-		return e.total.bytes < 2*half
+		return used.bytes < 2*half
 	}
 	return p.gauge.bytes < half/int64(max(len(e.parts), 1)) || e.total.bytes < half
 }

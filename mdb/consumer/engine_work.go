@@ -121,7 +121,7 @@ func (e *engine) work(w *worker) {
 // take waits for a call, and returns false if there are no more. It is called with mu.
 func (e *engine) take(w *worker) bool {
 	for {
-		for !e.over && (e.held || e.ready.head == nil) {
+		for !e.over && (e.held || e.still || e.ready.head == nil) {
 			if e.notify {
 				e.unlock()
 				e.mu.Lock()
@@ -146,12 +146,22 @@ func (e *engine) prepare(w *worker, l *lane) bool {
 			if r := l.replays[0]; !r.goesOn() {
 				l.replays = l.replays[1:]
 				continue
+			} else if !e.mayReplay(r.part) { // ticks find it again
+				e.dropReplays(r.part)
+				continue
 			}
 			return e.beginReplay(w, l)
 		}
 		it := l.head
 		p, d := it.chunk.part, it.delivery()
 		if e.paused(p) {
+			e.set(l, laneHeld)
+			return false
+		}
+		if !e.isBefore(it) {
+			if l == e.only && e.bringForward(l) {
+				continue
+			}
 			e.set(l, laneHeld)
 			return false
 		}
@@ -187,7 +197,7 @@ func (e *engine) begin(w *worker, l *lane) {
 	last, n := first, 1
 	if most := e.mostOf(l); most > 1 && first.pending == nil && !first.alone {
 		contiguous := true
-		for it := first.next; it != nil && n < most && it.chunk.part == p && it.isPlain(); it = it.next {
+		for it := first.next; it != nil && n < most && it.chunk.part == p && it.isPlain() && e.isBefore(it); it = it.next {
 			contiguous = contiguous && it.chunk == c && it.index == last.index+1
 			it.state = itemRunning
 			last = it
@@ -222,6 +232,7 @@ func (e *engine) begin(w *worker, l *lane) {
 	e.set(l, laneRunning)
 	p.running++
 	e.counters.running++
+	w.call.upto = &e.upto
 	w.lane, w.part, w.ctx, w.item, w.pending, w.busy = l, p, p.ctx, first, first.pending, true
 }
 
@@ -247,7 +258,7 @@ func (e *engine) handle(w *worker) {
 		e.finish(w, 0)
 		return
 	}
-	if w.ctx.Err() != nil { // looked at afterwards: before mayBegin agrees again, partitions are forgotten
+	if w.ctx.Err() != nil || !w.call.mayBegin(len(w.call.deliveries)-1) { // looked at afterwards: before mayBegin agrees again, partitions are forgotten
 		e.mu.Lock()
 		e.finish(w, 0)
 		return
@@ -351,6 +362,9 @@ func (e *engine) leave(p *part, l *lane, left int) {
 		return
 	}
 	delete(e.lingering, p.id)
+	if len(e.lingering) == 0 {
+		e.notify = true
+	}
 	if p := e.parts[p.id]; p != nil && p.stale {
 		p.stale = false
 		e.halt(p, &e.outdated) // the server has refused nothing

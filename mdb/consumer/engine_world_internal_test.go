@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -34,17 +35,21 @@ type world struct {
 	tx   bool // handlers' effects commit together with the move of their row
 	most int
 
-	mu     sync.Mutex
-	random *rand.Rand
-	log    map[partition][]mdb.Message
-	rows   map[partition]*worldRow
-	fate   map[int64]*fate // of messages, by global position
-	active map[string]int  // calls, by key
-	calls  int             // calls of handlers
-	parks  int             // calls of park
-	ticks  int
-	healed bool // all handlers succeed
-	broken map[string]bool
+	mu      sync.Mutex
+	random  *rand.Rand
+	log     map[partition][]mdb.Message
+	rows    map[partition]*worldRow
+	fate    map[int64]*fate // of messages, by global position
+	active  map[string]int  // calls, by key
+	calls   int             // calls of handlers
+	parks   int             // calls of park
+	ticks   int
+	healed  bool  // all handlers succeed
+	last    int64 // the position of the last message
+	paused  bool
+	barrier int64
+	upto    int64 // no handler is called for a message after it
+	broken  map[string]bool
 
 	unparked int
 }
@@ -75,7 +80,7 @@ func newWorld(t *testing.T, seed uint64, partitions, keys, messages int) *world 
 	w := &world{
 		t: t, random: rand.New(rand.NewPCG(seed, 1)), most: 1,
 		log: make(map[partition][]mdb.Message), rows: make(map[partition]*worldRow), fate: make(map[int64]*fate),
-		active: make(map[string]int), broken: make(map[string]bool),
+		active: make(map[string]int), broken: make(map[string]bool), barrier: math.MaxInt64, upto: math.MaxInt64,
 	}
 	for n := range partitions {
 		w.rows[orders(n)] = &worldRow{}
@@ -101,6 +106,7 @@ func newWorld(t *testing.T, seed uint64, partitions, keys, messages int) *world 
 		}
 		w.fate[gp] = f
 	}
+	w.last = gp
 	return w
 }
 
@@ -153,6 +159,9 @@ func (w *world) begin(d *delivery, first int64) *fate {
 	}
 	if w.active[key]++; w.active[key] > 1 {
 		w.fail("key %s has two calls", key)
+	}
+	if m.GlobalPosition > w.upto {
+		w.fail("message %d is handled although only those up to %d may be", m.GlobalPosition, w.upto)
 	}
 	f := w.fate[m.GlobalPosition]
 	f.tries++
@@ -259,6 +268,15 @@ func (w *world) call(ctx context.Context, c call) (int, error) {
 		w.setRepeatable(c.deliveries[:i], func() bool { return true })
 		if i > 0 && c.deliveries[i].message.GlobalPosition <= c.deliveries[i-1].message.GlobalPosition {
 			w.fail("a call is not in order")
+		}
+		if !c.mayBegin(i) {
+			if i == 0 {
+				return 0, errNotBegun
+			}
+			if c.deliveries = c.deliveries[:i]; !c.isReplay() {
+				c.from = c.move()
+			}
+			break
 		}
 		if err := w.handle(ctx, &c.deliveries[i], first); err != nil {
 			if !w.tx {
@@ -428,6 +446,10 @@ func (w *world) feed(p partition, most int) {
 	}
 	w.mu.Lock()
 	r := w.rows[p]
+	if w.paused || r.cursor >= w.barrier {
+		w.mu.Unlock()
+		return
+	}
 	var ms []mdb.Message
 	end := r.cursor
 	limit := int64(1 << 60)
@@ -435,8 +457,8 @@ func (w *world) feed(p partition, most int) {
 		if m.GlobalPosition <= r.cursor {
 			continue
 		}
-		if len(ms) == most {
-			limit = m.GlobalPosition - 1
+		if len(ms) == most || m.GlobalPosition > w.barrier {
+			limit = min(w.barrier, m.GlobalPosition-1)
 			break
 		}
 		ms = append(ms, m)
@@ -499,7 +521,11 @@ func (w *world) release() {
 		w.moveRow(m)
 		for i := range w.log[m.Partition] {
 			gp := w.log[m.Partition][i].GlobalPosition
-			if f := w.fate[gp]; gp > m.To && f.effects > 0 && !f.repeatable {
+			switch f := w.fate[gp]; {
+			case gp <= m.To || f.effects == 0 || f.repeatable:
+			case !w.tx && (w.paused || gp > w.barrier): // those before it may not be handled now
+				f.repeatable = true
+			default:
 				w.fail("%v is released at %d, and %d is handled", m.Partition, m.To, gp)
 			}
 		}

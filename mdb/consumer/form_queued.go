@@ -63,6 +63,13 @@ type queued struct {
 func (f *queuedForm) attempt(ctx context.Context, c call) (done int, err error) {
 	statements := make([]queued, 0, 2*len(c.deliveries))
 	for i := range c.deliveries {
+		if !c.mayBegin(i) {
+			if i == 0 {
+				return 0, errNotBegun
+			}
+			c.deliveries = c.deliveries[:i]
+			break
+		}
 		var b pgx.Batch
 		if err := protect(func() error { return f.handle(&b, c.deliveries[i].message) }); err != nil {
 			return 0, &BatchError{i, err}

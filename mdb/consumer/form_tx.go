@@ -42,12 +42,19 @@ import (
 func EachTx(f func(ctx context.Context, tx pgx.Tx, m mdb.Message) error) Handler {
 	return transactional(Handler{name: "EachTx", valid: f != nil, adaptive: true},
 		func(c *formConfig) int { return cmp.Or(c.perTx.messages, defaultPerTx) },
-		func(ctx context.Context, c *formConfig, tx *openTx, ds []delivery) (done int, begun time.Time, err error) {
+		func(ctx context.Context, c *formConfig, tx *openTx, call *call) (done int, begun time.Time, err error) {
 			given := tx.given(c.store)
 			first := time.Now()
+			ds := call.deliveries
 			for i := range ds {
 				now := time.Now()
 				if i > 0 && now.Sub(first) >= c.perTx.handling {
+					return i, begun, nil
+				}
+				if !call.mayBegin(i) {
+					if i == 0 {
+						return 0, begun, errNotBegun
+					}
 					return i, begun, nil
 				}
 				begun = now
@@ -74,9 +81,13 @@ func EachTx(f func(ctx context.Context, tx pgx.Tx, m mdb.Message) error) Handler
 func BatchTx(f func(ctx context.Context, tx pgx.Tx, ms []mdb.Message) error) Handler {
 	return transactional(Handler{name: "BatchTx", valid: f != nil, batches: true},
 		func(c *formConfig) int { return c.batchSize },
-		func(ctx context.Context, c *formConfig, tx *openTx, ds []delivery) (done int, begun time.Time, err error) {
+		func(ctx context.Context, c *formConfig, tx *openTx, call *call) (done int, begun time.Time, err error) {
 			given := tx.given(c.store)
 			begun = time.Now()
+			ds := call.deliveries
+			if !call.mayBegin(len(ds) - 1) {
+				return 0, begun, errNotBegun
+			}
 			err = tx.check(protect(func() error { return f(c.batchContext(ctx, ds), given, messages(ds)) }))
 			if err != nil {
 				return 0, begun, ofBatch(err, len(ds))
@@ -88,7 +99,7 @@ func BatchTx(f func(ctx context.Context, tx pgx.Tx, ms []mdb.Message) error) Han
 // transactional completes the Handler of a form whose function handle calls handlers in a
 // transaction, for deliveries from the front. It returns their number, and when it called the
 // last handler.
-func transactional(h Handler, most func(*formConfig) int, handle func(context.Context, *formConfig, *openTx, []delivery) (int, time.Time, error)) Handler {
+func transactional(h Handler, most func(*formConfig) int, handle func(context.Context, *formConfig, *openTx, *call) (int, time.Time, error)) Handler {
 	h.transactional = true
 	h.form = func(c formConfig) form {
 		f := &movingForm{config: c}
@@ -98,7 +109,7 @@ func transactional(h Handler, most func(*formConfig) int, handle func(context.Co
 				return 0, Transient(err)
 			}
 			defer tx.close(ctx)
-			done, begun, err := handle(ctx, &c, tx, call.deliveries)
+			done, begun, err := handle(ctx, &c, tx, &call)
 			if err != nil {
 				return 0, err
 			}
@@ -165,6 +176,8 @@ func (f *movingForm) call(ctx context.Context, c call) (done int, err error) {
 func (f *movingForm) settle(ctx context.Context, c call, err error) (done int, _ error) {
 	var batchErr *BatchError
 	switch what, _ := said(err); {
+	case errors.Is(err, errNotBegun):
+		return 0, err
 	case isReadOnly(err): // after a failover, for example
 		if errors.As(err, &batchErr) {
 			err = batchErr.Err

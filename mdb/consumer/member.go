@@ -54,7 +54,7 @@ type handling interface {
 	fenced() (refused, stale []partition)
 	surrender(ps []partition)
 	replay(keys []ledger.Key)
-	pause(paused bool)
+	limit(barrier *int64, paused bool)
 	drained() []ledger.Move
 	drop(ps []partition, cause error)
 	forget(cause error)
@@ -491,7 +491,7 @@ func (m *member) tick(ctx context.Context) {
 	for _, r := range m.reads {
 		r.limit(t.Barrier, t.Paused)
 	}
-	m.engine.pause(t.Paused)
+	m.engine.limit(t.Barrier, t.Paused)
 	if t.Due && !t.Paused && !m.stopping && m.doubt == nil {
 		m.replay(ctx)
 	}

@@ -80,23 +80,12 @@ func (e *engine) replay(keys []ledger.Key) {
 	}
 	for _, k := range keys {
 		p := e.parts[k.Partition]
-		if p == nil || p.surrendered {
+		if p == nil || p.surrendered || !e.mayReplay(p) {
 			continue
 		}
 		if b := p.blocked[k.Key]; b != nil && b.replay == nil {
 			b.replay = &replay{part: p, key: strings.Clone(k.Key)}
 			e.schedule(b.replay)
-		}
-	}
-}
-
-// pause says whether nothing is to be replayed. A turn that is running ends.
-func (e *engine) pause(paused bool) {
-	e.mu.Lock()
-	defer e.unlock()
-	if e.still = paused; paused {
-		for _, p := range e.parts {
-			e.dropReplays(p)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"errors"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
@@ -18,6 +19,13 @@ func (e *engine) failReplay(w *worker, done int, err error) {
 	if w.ctx.Err() != nil {
 		e.mu.Lock()
 		e.endTurn(w, true)
+		return
+	}
+	if errors.Is(err, errNotBegun) {
+		if e.recordSteps(w, nil) == nil {
+			e.mu.Lock()
+			e.endTurn(w, true)
+		}
 		return
 	}
 	if e.config.form.moves && ledger.IsFenced(err) {

@@ -74,7 +74,14 @@ func (e *engine) takeTurn(w *worker) {
 			e.endTurn(w, true)
 			return
 		}
-		w.call = call{deliveries: ds, from: w.move}
+		w.call = call{deliveries: ds, from: w.move, upto: &e.upto}
+		if !w.call.mayBegin(len(ds) - 1) {
+			if e.recordSteps(w, nil) == nil {
+				e.mu.Lock()
+				e.endTurn(w, true)
+			}
+			return
+		}
 		w.handling = true
 		done, err := e.invoke(w)
 		w.handling = false

@@ -225,7 +225,7 @@ func liveAndReplay(t *testing.T, kind string, seed uint64) int64 {
 		case 8:
 			w.pause(ctx, 2000)
 		case 9:
-			w.e.pause(roll(6) == 0)
+			w.limit()
 		default:
 			w.feed(p, 1+roll(10))
 		}
@@ -238,11 +238,7 @@ func liveAndReplay(t *testing.T, kind string, seed uint64) int64 {
 		w.release()
 	}
 	w.setHealed(true)
-	w.e.pause(false)
-	for turn := 0; !w.caughtUp() || w.isParked(); turn++ {
-		if turn == 5000 || t.Failed() {
-			t.Fatalf("not caught up, or something is parked: %+v", w.e.stats())
-		}
+	advance := func() {
 		for _, p := range all {
 			w.claim(p)
 			w.feed(p, 10)
@@ -251,6 +247,13 @@ func liveAndReplay(t *testing.T, kind string, seed uint64) int64 {
 		w.reread()
 		w.release()
 		w.tick(ctx, false)
+	}
+	w.lift(advance)
+	for turn := 0; !w.caughtUp() || w.isParked(); turn++ {
+		if turn == 5000 || t.Failed() {
+			t.Fatalf("not caught up, or something is parked: %+v", w.e.stats())
+		}
+		advance()
 	}
 	for p, log := range w.log {
 		for _, m := range log {

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
@@ -49,6 +50,9 @@ type form struct {
 	// no longer this member's, or has another position. It stops until the member has
 	// looked.
 	//
+	// A form that calls several handlers asks the call's mayBegin before each of them. If it may not call the first one,
+	// it returns errNotBegun.
+	//
 	// The deliveries must not be changed, or kept after the call.
 	call func(ctx context.Context, c call) (done int, err error)
 
@@ -62,6 +66,7 @@ type call struct {
 	deliveries []delivery    // at least one
 	from       ledger.Move   // if the deliveries are replayed, its To is where the checkpoint is moved
 	member     ledger.Member // set by forms, not by the engine
+	upto       *atomic.Int64 // no handler may be called for a message after it, see mayBegin; nil: no limit
 }
 
 type engineConfig struct {
