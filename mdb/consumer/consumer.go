@@ -55,7 +55,7 @@ func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts .
 //     [StopOnError] and [Failure.Stop];
 //   - a [*mdb.SetupError], if the schema of consumers is missing or too old, or the consumer
 //     has another number of partitions;
-//   - [ErrReplaced], see [WithInstance];
+//   - [ErrReplaced], see [WithInstance], or [ErrDeleted];
 //   - an [*mdb.AheadError], if the consumer is to begin after a position that the store has not
 //     used, see [FromPosition];
 //   - another error of the server or of a read, if a retry cannot help.
@@ -92,7 +92,7 @@ func (c *Consumer) stats() Stats {
 		return s
 	}
 	e, m := c.engine.stats(), &c.member.counts
-	s.Partitions = int(m.partitions.Load())
+	s.Partitions, s.Paused = int(m.partitions.Load()), m.paused.Load()
 	s.Handled += e.handled
 	s.Failed += e.failed
 	s.Retried += e.retried
@@ -132,7 +132,7 @@ func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*eng
 	defer r.end()
 	defer m.observer.close()
 	stop := link.Watch(func(consumer string) {
-		if consumer == "" || consumer == c.config.name {
+		if consumer == "" || consumer == *m.name.Load() {
 			m.ring()
 		}
 	})
@@ -195,7 +195,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 			Name: c.name, Instance: c.instance, Info: info(), Lease: c.lease,
 			Categories: c.categories, Partitions: c.partitions, Start: c.start,
 		},
-		drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
+		fixed: c.inOrder, drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
 		random: rand.N[time.Duration],
 		do:     r.line.do, reconnect: r.reconnect,
 		fatal:  func(err error) error { return fatal(c.name, r.link.Explain, err) },
@@ -209,7 +209,7 @@ func (r *running) end() {
 	r.Consumer.mu.Lock()
 	defer r.Consumer.mu.Unlock()
 	s := r.stats()
-	s.Partitions, s.Waiting, s.Bytes, s.Running = 0, 0, 0, 0
+	s.Partitions, s.Paused, s.Waiting, s.Bytes, s.Running = 0, false, 0, 0, 0
 	r.past, r.engine = s, nil
 }
 

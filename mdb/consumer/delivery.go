@@ -44,7 +44,8 @@ var deliveryIDs = uuid.MustParse("5d0b2a3c-7a0e-4c58-9c4e-0f6f0d4d6b1e")
 // or a request that it sends. It depends on the consumer's name, the message's ID and i only, so
 // it is the same in every delivery of the message, in every process. A handler of [Each] that
 // writes a message with this ID and with [mdb.Idempotent] writes it once, even if it is called
-// again.
+// again. The name is the one that [New] was given, so it changes if the program is deployed with
+// another name after the consumer was renamed.
 //
 // ID panics if the delivery is not that of one message, see [FromContext].
 func (d Delivery) ID(i int) uuid.UUID {

@@ -71,6 +71,15 @@
 //
 // With [mdb.WithNotify], a process also notices immediately that another one has joined or left.
 //
+// # Operation
+//
+// Running processes obey operators, who change a consumer with the command mdb consumers: they pause and
+// resume it, move its checkpoints, change the number of its partitions, rename it or delete it. Processes
+// notice that with their next heartbeat, or immediately with [mdb.WithNotify]. The contexts of handlers
+// end if their checkpoints were moved or the number of partitions was changed; what they return then does
+// not count as a failure. Run ends only if the consumer was deleted, with [ErrDeleted], or if one with
+// [InOrder] has several partitions.
+//
 // # Failures
 //
 // If the handler returns an error or panics, the message is retried, after waits that grow from

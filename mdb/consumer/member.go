@@ -55,6 +55,7 @@ type handling interface {
 	surrender(ps []partition)
 	replay(keys []ledger.Key)
 	limit(barrier *int64, paused bool)
+	isBusy() bool
 	drained() []ledger.Move
 	drop(ps []partition, cause error)
 	forget(cause error)
@@ -75,6 +76,7 @@ type reading interface {
 
 type memberConfig struct {
 	join   ledger.JoinParams // all but the member
+	fixed  bool              // the number of partitions may not be changed
 	drain  time.Duration
 	toEnd  bool // for CatchUp
 	now    clock
@@ -118,6 +120,7 @@ type member struct {
 
 	lease  *lease
 	self   atomic.Pointer[ledger.Member] // read by others
+	name   atomic.Pointer[string]        // of the consumer, which can be renamed; read by others
 	counts counts
 
 	woken   chan struct{} // contains a value if one of the following may have changed
@@ -128,17 +131,21 @@ type member struct {
 	endEngine, endReaders  context.CancelCauseFunc
 	running                []<-chan struct{} // the goroutines of readers
 	reads                  map[string]reading
-	partitions             int // for which there are readers
-	joined                 int // the number of partitions, as of the last join
+	partitions             int    // of the consumer, for which there are readers
+	paused                 bool   // no handler may be called
+	barrier                *int64 // none may be called for a message after it; nil: no limit
+	resizing               bool   // handlers are running that were called for another number of partitions
 
 	session  int64       // of the connection that has answered last; 0: none
 	timeline string      // of the server; empty: not known
+	past     string      // the last one that was known
 	doubt    error       // why what is known may be wrong; nil: there is no doubt
 	doubtful atomic.Bool // there is a doubt; read by others
 	diverged bool        // there is a doubt, because the timeline is another one or messages are lost
 	answered int64       // the session of the last tick with an answer
 	ticked   bool        // the last tick was answered, or the join
 	evicted  bool        // the member is deleted, or has never joined
+	rejoined bool        // it has joined again, and has not read its rows since
 	lapsed   bool        // the lease has ended, and everything is forgotten
 	failures int         // ticks or joins in a row
 	lastBeat time.Time
@@ -168,7 +175,7 @@ type member struct {
 }
 
 func newMember(c memberConfig) *member {
-	return &member{
+	m := &member{
 		memberConfig: c,
 		lease:        &lease{length: c.join.Lease, now: c.now},
 		woken:        make(chan struct{}, 1),
@@ -182,6 +189,9 @@ func newMember(c memberConfig) *member {
 		drained:      make(map[partition]ledger.Move),
 		evicted:      true,
 	}
+	name := c.join.Name
+	m.name.Store(&name)
+	return m
 }
 
 // changed wakes the member. It may be called by any goroutine, and does not block.
@@ -242,9 +252,9 @@ var errHandlerEnds = errors.New("consumer: a callback has ended a goroutine of t
 func (m *member) startReaders(ctx context.Context) {
 	m.stopReaders()
 	ctx, m.endReaders = context.WithCancelCause(context.WithoutCancel(ctx))
-	m.partitions = m.joined
 	m.reads = m.readers(m.partitions)
 	for _, r := range m.reads {
+		r.limit(m.barrier, m.paused)
 		done := make(chan struct{})
 		m.running = append(m.running, done)
 		go func() {
@@ -292,7 +302,7 @@ func (m *member) loop(ctx context.Context) {
 			m.stop(err, err)
 		}
 		m.step(ctx)
-		m.observer.stepped(m.held, m.engine.checkpoints)
+		m.observer.stepped(m.owned(), len(m.before) == 0 && m.doubt == nil, m.engine.checkpoints)
 		if m.stopping && m.finished(engineEnds == nil) {
 			m.leave(ctx)
 			m.endEngine(m.cause)
@@ -311,7 +321,7 @@ func (m *member) untilNext() time.Duration {
 	if !m.evicted || !m.stopping {
 		next = time.Until(m.nextTick)
 	}
-	if !m.balanceAt.IsZero() && !m.stopping && m.ticked {
+	if !m.balanceAt.IsZero() && !m.stopping && m.ticked && !m.resizing {
 		next = min(next, time.Until(m.balanceAt))
 	}
 	if len(m.leaving) > 0 && m.ticked && time.Until(m.releaseAt) > 0 {
@@ -346,13 +356,19 @@ func (m *member) step(ctx context.Context) {
 			return
 		}
 	}
+	balances := func() bool {
+		return !m.stopping && !m.resizing && (m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt))
+	}
+	if m.ticked && balances() { // a tick says before whether history is the same, and what operators have set
+		m.nextTick, m.lastBeat = now, time.Time{}
+	}
 	if !time.Now().Before(m.nextTick) {
 		m.tick(ctx)
 	}
 	if !m.ticked || m.evicted {
 		return
 	}
-	if !m.stopping && (m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt)) {
+	if balances() {
 		m.balance(ctx)
 	}
 	if m.stopping && m.doubt != nil {
@@ -400,6 +416,7 @@ func (m *member) collect() {
 	refused, stale := m.engine.fenced()
 	m.fence(refused)
 	m.reread(stale)
+	m.resizing = m.resizing && m.engine.isBusy()
 	if m.stopping {
 		m.engine.drop(append(refused, stale...), errMoved)
 	}
@@ -480,7 +497,7 @@ func (m *member) tick(ctx context.Context) {
 	}
 	m.ticked, m.failures = true, 0
 	if !t.Alive {
-		m.die(t.Replaced)
+		m.die(t)
 		return
 	}
 	m.counts.margin(m.lease.left())
@@ -488,10 +505,9 @@ func (m *member) tick(ctx context.Context) {
 	m.lapsed = false
 	m.see(t.Timeline)
 	m.settle(moves, t)
-	for _, r := range m.reads {
-		r.limit(t.Barrier, t.Paused)
-	}
-	m.engine.limit(t.Barrier, t.Paused)
+	m.rename(t.Name)
+	m.obey(t.Barrier, t.Paused)
+	m.resize(ctx, t.Partitions)
 	if t.Due && !t.Paused && !m.stopping && m.doubt == nil {
 		m.replay(ctx)
 	}
@@ -547,23 +563,27 @@ func (m *member) settle(moves []ledger.Move, t ledger.Tick) {
 }
 
 // die forgets everything, because the member was deleted.
-func (m *member) die(replaced bool) {
+func (m *member) die(t ledger.Tick) {
 	m.evicted, m.lapsed, m.ticked = true, false, false
 	m.lease.end()
 	m.nextTick, m.balanceAt = time.Now(), time.Time{}
 	cause := ErrLeaseLost
-	if replaced {
+	switch {
+	case t.Replaced:
+		m.logger.Warn("a consumer ends, because another process has joined with its instance", m.attrs()...)
 		cause = ErrReplaced
+	case m.isDeleted(t):
+		m.logger.Warn("a consumer ends, because it was deleted", m.attrs()...)
+		cause = ErrDeleted
+	default:
+		m.logger.Warn("a consumer is no longer a member, because its lease had ended or a failover has lost it: it joins again", m.attrs()...)
 	}
 	m.forget(cause)
 	m.counts.losses.Add(1)
-	if replaced {
-		m.logger.Warn("a consumer ends, because another process has joined with its instance", m.attrs()...)
+	if cause != ErrLeaseLost { //nolint:errorlint // it is that value
 		m.left = true
-		m.stop(ErrReplaced, ErrReplaced)
-		return
+		m.stop(cause, cause)
 	}
-	m.logger.Warn("a consumer is no longer a member, because its lease had ended or a failover has lost it: it joins again", m.attrs()...)
 }
 
 // checkTargets ends CatchUp if everything is done with.

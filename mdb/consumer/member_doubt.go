@@ -27,6 +27,7 @@ func (m *member) see(timeline string) {
 		}
 		m.timeline = timeline
 	}
+	m.past = timeline
 }
 
 // trust ends the doubt.

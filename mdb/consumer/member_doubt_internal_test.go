@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/google/uuid"
+
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -160,7 +162,7 @@ func TestMemberRefused(t *testing.T) {
 	})
 }
 
-// TestMemberLosesPartition checks that handlers of a partition that somebody else has taken
+// TestMemberLosesPartition checks that handlers of a partition that somebody has moved or taken
 // end, and those of others go on.
 func TestMemberLosesPartition(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
@@ -173,12 +175,23 @@ func TestMemberLosesPartition(t *testing.T) {
 		h.set(func() {
 			row := h.rows[partition{Category: "category"}]
 			h.epochs++
-			row.position, row.epoch = 1, h.epochs // as a seek does, and the process claims it again
+			row.position, row.epoch = 1, h.epochs // as a seek does
 			h.changes++
 		})
 		pass(5 * time.Second)
-		if len(c.endings()) != 1 || !errors.Is(c.endings()[0], ErrLeaseLost) {
+		if len(c.endings()) != 1 || !errors.Is(c.endings()[0], errMoved) {
 			t.Errorf("got the causes %v, want one", c.endings())
+		}
+		h.set(func() {
+			row := h.rows[partition{Category: "category", Number: 1}]
+			h.epochs++
+			row.member, row.epoch = uuid.New(), h.epochs
+			h.members[row.member] = &hallMember{seen: time.Now(), lease: time.Hour}
+			h.changes++
+		})
+		pass(5 * time.Second)
+		if len(c.endings()) != 2 || !errors.Is(c.endings()[1], ErrLeaseLost) {
+			t.Errorf("got the causes %v, want two", c.endings())
 		}
 	})
 }

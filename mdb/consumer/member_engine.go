@@ -6,6 +6,13 @@ import (
 	"github.com/messagedb-go/messagedb/internal/ledger"
 )
 
+// isBusy reports whether calls are running, also of partitions that were forgotten. When the last of those returns, changed is called.
+func (e *engine) isBusy() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.counters.running > 0
+}
+
 // inHand returns how many messages of each partition are in memory.
 func (e *engine) inHand() map[partition]int {
 	e.mu.Lock()

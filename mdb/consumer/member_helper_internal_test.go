@@ -33,6 +33,7 @@ type hall struct {
 	parked     []ledger.Parked
 	changes    int64
 	epochs     int64
+	name       string // empty: the consumer was deleted
 	paused     bool
 	barrier    *int64
 	timeline   string
@@ -65,7 +66,7 @@ func newHall(t *testing.T, partitions int) *hall {
 	t.Helper()
 	h := &hall{
 		t: t, partitions: partitions, rows: make(map[partition]*hallRow), members: make(map[uuid.UUID]*hallMember),
-		timeline: "00000001", session: 1, calls: make(map[string]int), epochs: 1,
+		name: "consumer", timeline: "00000001", session: 1, calls: make(map[string]int), epochs: 1,
 	}
 	for n := range partitions {
 		h.rows[partition{Category: "category", Number: n}] = &hallRow{}
@@ -128,6 +129,9 @@ func (h *hall) version(context.Context) (int, error) { return schema.ConsumersVe
 
 func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, err error) {
 	return j, h.statement("join", func() error {
+		if p.Name != h.name {
+			h.t.Errorf("a process joins %q instead of %q", p.Name, h.name)
+		}
 		if p.Partitions != 0 && p.Partitions != h.partitions {
 			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Partitions}
 		}
@@ -164,6 +168,9 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 func (h *hall) beat(_ context.Context, m ledger.Member, _ string, moves []ledger.Move) (t ledger.Tick, err error) {
 	return t, h.statement("beat", func() error {
 		me := h.members[m.ID]
+		if t.Timeline, t.Name = h.timeline, h.name; t.Name != "" {
+			t.Partitions = h.partitions
+		}
 		if me == nil {
 			for _, other := range h.members {
 				t.Replaced = t.Replaced || m.Instance != "" && other.instance == m.Instance
@@ -188,7 +195,7 @@ func (h *hall) beat(_ context.Context, m ledger.Member, _ string, moves []ledger
 		for _, other := range h.members {
 			t.Suspects = t.Suspects || now.Sub(other.seen) > other.lease
 		}
-		t.Alive, t.Changes, t.Paused, t.Barrier, t.Timeline = true, h.changes, h.paused, h.barrier, h.timeline
+		t.Alive, t.Changes, t.Paused, t.Barrier = true, h.changes, h.paused, h.barrier
 		return nil
 	})
 }
@@ -209,6 +216,10 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 		if me == nil {
 			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Gone}
 		}
+		if m.Partitions != h.partitions {
+			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Partitions}
+		}
+		b.Paused, b.Barrier = h.paused, h.barrier
 		now := time.Now()
 		evicted := false
 		for id, other := range h.members {

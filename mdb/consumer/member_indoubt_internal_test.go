@@ -348,7 +348,7 @@ func TestMemberAstrayAlone(t *testing.T) {
 }
 
 // TestMemberCountsClaimedAgain checks that a checkpoint counts that has gone back, also if the process finds it with
-// another epoch when it looks at its share.
+// another epoch after a failover.
 func TestMemberCountsClaimedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		h := newHall(t, 2)
@@ -359,7 +359,7 @@ func TestMemberCountsClaimedAgain(t *testing.T) {
 			row := h.rows[partition{Category: "category"}]
 			h.epochs++
 			row.position, row.epoch = 10, h.epochs
-			h.changes++
+			h.timeline = "00000002"
 		})
 		pass(5 * time.Second)
 		if n := c.counts.rewound.Load(); n != 1 {

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,8 +13,7 @@ import (
 
 // enter joins the consumer as a new member.
 func (m *member) enter(ctx context.Context) error {
-	params := m.join
-	params.Member = uuid.New()
+	id, old := uuid.New(), m.self.Load()
 	var joined ledger.Joined
 	var targets, ends []int64
 	sent := m.now()
@@ -26,6 +26,15 @@ func (m *member) enter(ctx context.Context) error {
 		}
 		if version < schema.ConsumersVersion {
 			return &oldSchemaError{version}
+		}
+		if old != nil {
+			if err = m.find(ctx, p, *old); err != nil {
+				return err
+			}
+		}
+		params := m.join
+		if params.Member = id; old != nil && !m.fixed {
+			params.Partitions = 0 // the number may have been changed
 		}
 		if m.toEnd && m.targets == nil {
 			if targets, err = p.ends(ctx, params.Categories); err != nil {
@@ -50,8 +59,11 @@ func (m *member) enter(ctx context.Context) error {
 		m.targets = targets
 	}
 	m.begins(ends)
-	m.joined = joined.Partitions
-	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: params.Member, Instance: params.Instance})
+	if old == nil {
+		m.partitions = joined.Partitions
+	}
+	m.rejoined = old != nil
+	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: id, Instance: m.join.Instance, Partitions: joined.Partitions})
 	m.lease.renew(sent)
 	m.counts.joins.Add(1)
 	now := time.Now()
@@ -96,23 +108,22 @@ func (m *member) restart(ctx context.Context, p protocol, ends []int64) (start *
 	return &from, nil
 }
 
-// rejoin joins again after the member was deleted. The consumer may have another number of partitions now.
+// rejoin joins again after the member was deleted.
 func (m *member) rejoin(ctx context.Context) {
-	if err := m.enter(ctx); err != nil {
-		if codeOf(err) == ledger.Partitions {
-			err = m.fatal(err)
-			m.stop(err, err)
-			return
-		}
+	switch err := m.enter(ctx); {
+	case err == nil:
+		m.resize(ctx, m.self.Load().Partitions)
+	case errors.Is(err, ErrDeleted):
+		m.left = true
+		m.stop(ErrDeleted, ErrDeleted)
+	case codeOf(err) == ledger.Partitions:
+		err = m.fatal(err)
+		m.stop(err, err)
+	default:
 		m.fails(err)
 		if m.failures == 1 {
 			m.logger.Warn("a consumer could not join again, and retries", m.attrs("error", err)...)
 		}
 		m.nextTick = time.Now().Add(joinRetry.Delay(m.failures))
-		return
-	}
-	if m.partitions != m.joined {
-		clear(m.before) // of other partitions
-		m.startReaders(ctx)
 	}
 }

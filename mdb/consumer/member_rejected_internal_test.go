@@ -100,13 +100,13 @@ func TestMemberDeleted(t *testing.T) {
 	})
 }
 
-// TestMemberResized checks that a process which joins again takes over another number of partitions, unless it is configured
-// with one: then it ends with an error that says so.
+// TestMemberResized checks that a process which joins again takes over another number of partitions, also if it is configured with
+// one, unless it can have no other: then it ends with an error that says so.
 func TestMemberResized(t *testing.T) {
-	for _, given := range []int{0, 2} {
-		inSubBubble(t, map[int]string{0: "as stored", 2: "given"}[given], func(t *testing.T) {
+	for name, fixed := range map[string]bool{"given": false, "fixed": true} {
+		inSubBubble(t, name, func(t *testing.T) {
 			h := newHall(t, 2)
-			c := hire(t, h, letters(t, 20, 2), nil, func(mc *memberConfig, _ *engineConfig) { mc.join.Partitions = given })
+			c := hire(t, h, letters(t, 20, 2), nil, func(mc *memberConfig, _ *engineConfig) { mc.join.Partitions, mc.fixed = 2, fixed })
 			pass(5 * time.Second)
 			c.take()
 			h.set(func() {
@@ -117,7 +117,7 @@ func TestMemberResized(t *testing.T) {
 				clear(h.members)
 			})
 			pass(5 * time.Second)
-			if given != 0 {
+			if fixed {
 				var setup *mdb.SetupError
 				select {
 				case err := <-c.ended:

@@ -71,32 +71,37 @@ func (m *member) tickSoon(err error) {
 	m.nextTick = time.Now().Add(min(tickRetry.Delay(m.failures), m.interval()))
 }
 
-// apply begins and ends partitions, so that they are those of the rows.
-func (m *member) apply(held ledger.Held) {
+// apply begins and ends partitions, so that they are those of the rows. Without a doubt, only operators change the epoch of
+// what a member has.
+func (m *member) apply(held ledger.Held, doubtful bool) {
 	rows := make(map[partition]ledger.Row, len(held.Rows))
 	for _, row := range held.Rows {
 		if m.reads[row.Category] != nil {
 			rows[row.Partition] = row
 		}
 	}
-	var lost []partition
+	var lost, sought []partition
 	for p, known := range m.held {
-		if row, ok := rows[p]; !ok || row.Epoch != known.Epoch {
+		if row, ok := rows[p]; !ok {
 			lost = append(lost, p)
+		} else if row.Epoch != known.Epoch {
+			sought = append(sought, p)
 		}
 	}
-	m.lose(lost)
+	m.lose(slices.Concat(lost, sought))
 	for p := range m.engine.checkpoints() { // also those that the fence has stopped, which are not in held
 		if _, ok := rows[p]; !ok {
 			lost = append(lost, p)
 		}
 	}
 	m.engine.drop(lost, ErrLeaseLost)
+	m.engine.drop(sought, errMoved)
 	parked := make(map[partition][]ledger.Parked)
 	for _, p := range held.Parked {
 		parked[p.Partition] = append(parked[p.Partition], p)
 	}
 	openings := make(map[string][]opening, len(m.reads))
+	waiting, moved := make(map[partition]ledger.Row), 0
 	for p, row := range rows {
 		if from, ok := m.begun[p.Category]; !ok || row.Position < from {
 			m.begun[p.Category] = row.Position
@@ -105,11 +110,15 @@ func (m *member) apply(held ledger.Held) {
 			continue
 		}
 		if until := m.waits(row); !until.IsZero() {
+			waiting[p] = row
 			m.balanceBy(until)
 			continue
 		}
-		// After a failover, the epoch is another one.
-		if known, ok := m.before[p]; ok && row.Position < known.Position {
+		switch known, ok := m.before[p]; {
+		case !ok:
+		case !doubtful && row.Epoch != known.Epoch:
+			moved++
+		case row.Position < known.Position:
 			m.countRewound(p, known.Position)
 		}
 		m.held[p] = row
@@ -120,14 +129,27 @@ func (m *member) apply(held ledger.Held) {
 	for category, o := range openings {
 		m.reads[category].open(o...)
 	}
-	clear(m.before)
-	m.counts.partitions.Store(int64(len(m.numbers())))
+	if moved > 0 {
+		m.logger.Info("somebody has moved checkpoints of a consumer: it continues there", m.attrs("checkpoints", moved)...)
+	}
+	m.before = waiting
+	m.counts.partitions.Store(int64(len(numbersOf(m.owned()))))
 }
 
-// numbers returns the numbers of the partitions that the member has.
-func (m *member) numbers() map[int]bool {
+// owned returns what the member has, as far as it knows, also what it is about to read again.
+func (m *member) owned() map[partition]ledger.Row {
+	if m.evicted || m.lapsed || len(m.before) == 0 {
+		return m.held
+	}
+	rows := maps.Clone(m.before)
+	maps.Copy(rows, m.held)
+	return rows
+}
+
+// numbersOf returns the numbers of partitions.
+func numbersOf(rows map[partition]ledger.Row) map[int]bool {
 	numbers := make(map[int]bool)
-	for p := range m.held {
+	for p := range rows {
 		numbers[p.Number] = true
 	}
 	return numbers
@@ -137,6 +159,7 @@ func (m *member) numbers() map[int]bool {
 // Rows and what is parked are read together with the share, because the server may give the
 // member new epochs for what it had before.
 func (m *member) balance(ctx context.Context) {
+	doubtful := m.doubt != nil || m.rejoined
 	if m.doubt != nil {
 		m.forget(m.doubt)
 		m.trust()
@@ -153,8 +176,8 @@ func (m *member) balance(ctx context.Context) {
 		return err
 	})
 	switch {
-	case err != nil && ledger.IsGone(err):
-		m.nextTick, m.lastBeat = time.Now(), time.Time{} // it says why
+	case err != nil && slices.Contains([]string{ledger.Gone, ledger.Partitions, ledger.NoConsumer}, codeOf(err)):
+		m.nextTick, m.lastBeat = time.Now(), time.Time{} // it says more
 		return
 	case err != nil && isAnswer(err):
 		m.balanceAt = time.Now().Add(m.reject(err))
@@ -167,9 +190,10 @@ func (m *member) balance(ctx context.Context) {
 		m.balanceAt = time.Now()
 		return
 	}
-	m.balanceAt, m.rejected = time.Time{}, 0
+	m.balanceAt, m.rejected, m.rejoined = time.Time{}, 0, false
+	m.obey(b.Barrier, b.Paused)
 	m.counts.claims.Add(int64(b.Claimed))
-	m.apply(held)
+	m.apply(held, doubtful)
 	m.engine.stored(nil)
 	m.surrender(b.Quota)
 }
@@ -186,7 +210,7 @@ func (m *member) reject(err error) time.Duration {
 // surrender stops the partitions beyond the quota, those first that the member has got last: usually it has them from the
 // process that is to get them now, which was restarted. Of these, those with the fewest messages come first.
 func (m *member) surrender(quota int) {
-	numbers := m.numbers()
+	numbers := numbersOf(m.held)
 	for n := range m.leaving {
 		if !numbers[n] {
 			delete(m.leaving, n)
@@ -301,5 +325,5 @@ func (m *member) release(ctx context.Context) {
 		numbers[p.Number] = true
 	}
 	m.counts.releases.Add(int64(len(numbers)))
-	m.counts.partitions.Store(int64(len(m.numbers())))
+	m.counts.partitions.Store(int64(len(numbersOf(m.owned()))))
 }

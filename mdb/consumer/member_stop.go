@@ -22,7 +22,7 @@ func (m *member) stop(result, cause error) {
 	m.stopping, m.result, m.cause = true, result, cause
 	m.stopAt = time.Now().Add(m.drain)
 	m.nextTick = time.Now()
-	for n := range m.numbers() {
+	for n := range numbersOf(m.held) {
 		m.leaving[n] = true
 	}
 	m.releaseAt = m.nextTick.Add(m.interval()) // usually everything is released earlier, when the member leaves

@@ -221,9 +221,9 @@ func (o *observer) setLive(live bool) {
 	o.signal()
 }
 
-// stepped records what the member has after a step. stored are the checkpoints that the server
-// has confirmed.
-func (o *observer) stepped(held map[partition]ledger.Row, stored func() map[partition]int64) {
+// stepped records what the member has after a step. known is false if it is about to read some of that again. stored are the
+// checkpoints that the server has confirmed.
+func (o *observer) stepped(held map[partition]ledger.Row, known bool, stored func() map[partition]int64) {
 	if o == nil {
 		return
 	}
@@ -237,7 +237,7 @@ func (o *observer) stepped(held map[partition]ledger.Row, stored func() map[part
 		slices.Sort(numbers)
 		o.hold(slices.Compact(numbers))
 	}
-	if o.call.live == nil || o.live || len(o.ends) < o.categories || len(held) == 0 {
+	if o.call.live == nil || o.live || !known || len(o.ends) < o.categories || len(held) == 0 {
 		return
 	}
 	at := stored()

@@ -113,7 +113,7 @@ func TestOnLiveOfCategories(t *testing.T) {
 		held := map[partition]ledger.Row{a: {}, b: {}}
 		stored := map[partition]int64{a: 7, b: 3}
 		step := func() {
-			o.stepped(held, func() map[partition]int64 { return stored })
+			o.stepped(held, true, func() map[partition]int64 { return stored })
 			synctest.Wait()
 		}
 		o.read("a", true, 7)
@@ -262,7 +262,7 @@ func TestObserverFails(t *testing.T) {
 					case "OnLive":
 						o.read("category", false, 0)
 					case "OnPartitions":
-						o.stepped(map[partition]ledger.Row{{}: {}}, nil)
+						o.stepped(map[partition]ledger.Row{{}: {}}, true, nil)
 					case "OnRetry":
 						o.retried("category", 1, errNoAnswer)
 					}
@@ -296,7 +296,7 @@ func TestObserverReplaces(t *testing.T) {
 			for i := range n {
 				held[partition{Category: "category", Number: i}] = ledger.Row{}
 			}
-			o.stepped(held, func() map[partition]int64 { return nil })
+			o.stepped(held, true, func() map[partition]int64 { return nil })
 			synctest.Wait()
 		}
 		o.read("category", true, 0)

@@ -211,9 +211,11 @@ func WithInstance(name string) Option {
 
 // WithPartitions sets the number of partitions, 1 to 1,024, into which the messages are divided
 // by their cardinal IDs. It limits how many processes can share the work, and how many calls of
-// a form other than [Each] can run in parallel. It is set when the consumer first runs, and only
-// [Operator.Resize] changes it: Run fails with a [*mdb.SetupError] if the consumer has another number.
-// Without this option, a new consumer has [DefaultPartitions], and an existing one keeps its number.
+// a form other than [Each] can run in parallel. The consumer gets this number when it first runs. Later only
+// [Operator.Resize] changes it, and processes that are running continue with the new number. A Run that
+// starts when the consumer has another number than that of this option fails with a
+// [*mdb.SetupError]. Without the option, a new consumer has [DefaultPartitions], and an existing one
+// keeps its number.
 func WithPartitions(n int) Option {
 	return Option{name: "WithPartitions", apply: func(c *config) {
 		if n < 1 || n > maxPartitions {

@@ -32,7 +32,7 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 	if len(faults) > 0 {
 		return &mdb.ArgumentError{Faults: faults}
 	}
-	name := c.config.name
+	name := c.name()
 	var err error
 	for attempt := 1; ; attempt++ {
 		_, err = ledger.Replay(ctx, c.store.Pool(), name, names)
@@ -50,6 +50,16 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 		}
 	}
 	return explain("replay what is parked of the consumer "+name, err)
+}
+
+// name returns the consumer's name, which may have been changed since it began to run.
+func (c *Consumer) name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.engine == nil {
+		return c.config.name
+	}
+	return *c.member.name.Load()
 }
 
 func (r *running) self() ledger.Member { return *r.member.self.Load() }

@@ -10,6 +10,8 @@ import (
 type Stats struct {
 	// Partitions is the number of partitions that belong to this process now.
 	Partitions int
+	// Paused is true while operators have paused the consumer: no handler is called.
+	Paused bool
 	// Handled counts messages that were handled, and Skipped those that were skipped by [Skip]
 	// or [OnFailure]. Parked counts messages whose failure has parked their streams; those that
 	// wait for them are not counted. Failed counts failed attempts, see [Failure], and Retried
@@ -29,7 +31,8 @@ type Stats struct {
 	// back while it was running, for other processes.
 	Claims, Releases int64
 	// Rewound counts checkpoints that were found at an earlier position than the server had
-	// confirmed, after a failover or a restore. The messages since then are handled again.
+	// confirmed, after a failover or a restore. The messages since then are handled again. A
+	// checkpoint that an operator has moved does not count.
 	Rewound int64
 	// Forks counts how often messages that were read were found to be missing from the store,
 	// after a failover or a restore.
@@ -43,6 +46,8 @@ type Stats struct {
 // counts are those of a member.
 type counts struct {
 	joins, ticks, losses, claims, releases, rewound, forks, partitions atomic.Int64
+
+	paused atomic.Bool
 
 	least atomic.Int64 // of the margins; 0: none
 }
