@@ -20,7 +20,7 @@ var mutants = []mutant{
 
 	{
 		"a partition is drained while a handler has a message of it", "mdb/consumer/engine_part.go",
-		"p.surrendered && len(p.chunks) == 0 && p.running == 0 &&", "p.surrendered &&",
+		"p.surrendered && (len(p.chunks) == 0 || e.isStuck(p)) && p.running == 0 &&", "p.surrendered &&",
 		consumers, "TestSurrender|TestMemberSurrenders",
 	},
 	{
@@ -127,7 +127,7 @@ var mutants = []mutant{
 	},
 	{
 		"a process joins again as the member that was evicted", "mdb/consumer/member_join.go",
-		"	params.Member = uuid.New()\n", "	if params.Member = uuid.New(); m.self.Load() != nil {\n		params.Member = m.self.Load().ID\n	}\n",
+		"	id, old := uuid.New(), m.self.Load()\n", "	id, old := uuid.New(), m.self.Load()\n	if old != nil {\n		id = old.ID\n	}\n",
 		consumers, "TestMemberEvicted",
 	},
 	{
@@ -137,7 +137,7 @@ var mutants = []mutant{
 	},
 	{
 		"a member that was replaced joins again", "mdb/consumer/member.go",
-		"	m.counts.losses.Add(1)\n	if replaced {", "	m.counts.losses.Add(1)\n	if false {",
+		"	if cause != ErrLeaseLost { //", "	if false { //",
 		consumers, "TestMemberReplaced",
 	},
 	{
@@ -200,7 +200,7 @@ var mutants = []mutant{
 	},
 	{
 		"a process joins again with the number of partitions that it had", "mdb/consumer/member_join.go",
-		"	m.joined = joined.Partitions\n", "	m.joined, m.join.Partitions = joined.Partitions, joined.Partitions\n",
+		"			params.Partitions = 0 //", "			params.Partitions = old.Partitions //",
 		consumers, "TestMemberResized",
 	},
 	{
