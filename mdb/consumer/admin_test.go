@@ -196,8 +196,8 @@ func TestAdminShow(t *testing.T) {
 			t.Errorf("got %+v", p)
 		}
 	}
-	if pending != d.Pending {
-		t.Errorf("%d messages of partitions are pending, and %d of the consumer", pending, d.Pending)
+	if pending != 3 || d.Pending != 3 || len(c.of("4")) > 0 {
+		t.Errorf("%d messages of partitions are pending, and %d of the consumer, want 3 while it is paused", pending, d.Pending)
 	}
 	if err := o.Resume(ctx, "clinic"); err != nil {
 		t.Fatal(err)
