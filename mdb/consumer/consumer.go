@@ -150,8 +150,8 @@ type running struct {
 
 func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.CancelCauseFunc) (*member, error) {
 	c := r.config
-	r.Consumer.mu.Lock()
-	defer r.Consumer.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.engine != nil {
 		return nil, &mdb.ArgumentError{Faults: []mdb.Fault{{
 			Argument: "consumer", Given: "one that is running", Allowed: "one Run or CatchUp at a time",
@@ -206,8 +206,8 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 }
 
 func (r *running) end() {
-	r.Consumer.mu.Lock()
-	defer r.Consumer.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	s := r.stats()
 	s.Partitions, s.Paused, s.Waiting, s.Bytes, s.Running = 0, false, 0, 0, 0
 	r.past, r.engine = s, nil

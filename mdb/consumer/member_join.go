@@ -28,7 +28,7 @@ func (m *member) enter(ctx context.Context) error {
 			return &oldSchemaError{version}
 		}
 		if old != nil {
-			if err = m.find(ctx, p, *old); err != nil {
+			if err := m.find(ctx, p, *old); err != nil {
 				return err
 			}
 		}
