@@ -11,9 +11,12 @@ import (
 func TestModelIsServer(t *testing.T) {
 	t.Parallel()
 	m := newMirror(t, consumersDatabase(t, "model", func() string { return consumersSQL(t) }))
-	n := uint64(10)
-	if !testing.Short() {
-		n = 60
+	n := uint64(60)
+	switch {
+	case many():
+		n = 1_000
+	case testing.Short():
+		n = 10
 	}
 	for seed := range n {
 		if w := m.schedule(seed); m.differs != "" || w.fault != "" {
