@@ -158,15 +158,15 @@ func TestSeekParked(t *testing.T) {
 		name string
 		to   int // the number of the message
 		keep bool
-		want []string
+		want []string // key, position and the message of the global position
 	}{
 		{"back before all", 0, false, nil},
-		{"back before all, kept", 0, true, []string{"1 0", "2 0", "3 5 alone", "4 0"}},
-		{"between", 1, false, []string{"1 1"}},
-		{"between, kept", 1, true, []string{"1 1", "2 0", "3 5 alone", "4 0"}},
-		{"where it is", 6, false, []string{"1 2", "2 1", "3 5 alone"}},
-		{"forward", 8, false, []string{"1 2", "2 1", "3 5 alone"}},
-		{"forward, kept", 8, true, []string{"1 2", "2 1", "3 5 alone", "4 0"}},
+		{"back before all, kept", 0, true, []string{"1 0 @1", "2 0 @3", "3 5 @6 alone", "4 0 @7"}},
+		{"between", 1, false, []string{"1 1 @2"}},
+		{"between, kept", 1, true, []string{"1 1 @2", "2 0 @3", "3 5 @6 alone", "4 0 @7"}},
+		{"where it is", 6, false, []string{"1 2 @1", "2 1 @5", "3 5 @6 alone"}},
+		{"forward", 8, false, []string{"1 2 @1", "2 1 @5", "3 5 @6 alone"}},
+		{"forward, kept", 8, true, []string{"1 2 @1", "2 1 @5", "3 5 @6 alone", "4 0 @7"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -184,7 +184,7 @@ func TestSeekParked(t *testing.T) {
 			five := int64(5)
 			for _, p := range []ledger.Parked{ // stream 1 was parked at its first message, and is replayed up to its second
 				{Key: "1", Stream: s.one + "-1", Position: 2, GlobalPosition: at[1], Attempts: 3},
-				{Key: "2", Stream: s.one + "-2", Position: 1, GlobalPosition: at[3], Attempts: 3},
+				{Key: "2", Stream: s.one + "-2", Position: 1, GlobalPosition: at[5], Attempts: 3},
 				{Key: "3", Stream: s.one + "-3", Position: 5, Upto: &five, GlobalPosition: at[6], Attempts: 3},
 				{Key: "4", Stream: s.one + "-4", Position: 0, GlobalPosition: at[7], Attempts: 3}, // the checkpoint has not passed it
 			} {
@@ -195,7 +195,7 @@ func TestSeekParked(t *testing.T) {
 			got := s.seek(ledger.SeekParams{Position: ref(at[test.to]), Keep: test.keep})
 			var left []string
 			for _, p := range s.read(m).Parked {
-				text := fmt.Sprintf("%s %d", p.Key, p.Position)
+				text := fmt.Sprintf("%s %d @%d", p.Key, p.Position, slices.Index(at, p.GlobalPosition))
 				if p.Upto != nil {
 					text += " alone"
 				}

@@ -808,15 +808,18 @@ BEGIN
         AND p.global_position > least(c.position, seek.position);
       GET DIAGNOSTICS unparked = ROW_COUNT;
     END IF;
-    UPDATE message_store_consumers.parked AS p SET position = f.first, attempts = 0, replays = 0, error = NULL
+    UPDATE message_store_consumers.parked AS p
+    SET position = f.first, global_position = f.global_position, attempts = 0, replays = 0, error = NULL
     FROM (
-      SELECT o.stream, o.position, (
-        SELECT m.position FROM message_store.messages AS m
-        WHERE m.stream_name = o.stream AND m.position < o.position AND m.global_position > seek.position ORDER BY m.position LIMIT 1
-      ) AS first
-      FROM message_store_consumers.parked AS o WHERE o.consumer = own AND o.category = seek.category AND o.upto IS NULL
+      SELECT o.stream, o.position, m.position AS first, m.global_position
+      FROM message_store_consumers.parked AS o
+      CROSS JOIN LATERAL (
+        SELECT l.position, l.global_position FROM message_store.messages AS l
+        WHERE l.stream_name = o.stream AND l.position < o.position AND l.global_position > seek.position ORDER BY l.position LIMIT 1
+      ) AS m
+      WHERE o.consumer = own AND o.category = seek.category AND o.upto IS NULL
     ) AS f
-    WHERE p.consumer = own AND p.category = seek.category AND p.stream = f.stream AND p.position = f.position AND f.first IS NOT NULL;
+    WHERE p.consumer = own AND p.category = seek.category AND p.stream = f.stream AND p.position = f.position;
     UPDATE message_store_consumers.checkpoints AS c
     SET position = seek.position, epoch = fresh, anchor = NULL, anchor_time = NULL, moved = pg_catalog.clock_timestamp()
     WHERE c.consumer = own AND c.category = seek.category;

@@ -226,8 +226,14 @@ var mutants = []mutant{
 	},
 	{
 		"a stream that remains parked after a seek is replayed from where it was", "mdb/schema/consumers.sql",
-		"AND f.first IS NOT NULL;",
-		"AND false AND f.first IS NOT NULL;",
+		"p.stream = f.stream AND p.position = f.position;",
+		"false;",
+		protocol, "TestSeekParked",
+	},
+	{
+		"a stream that remains parked after a seek is replayed from the global position where it was", "mdb/schema/consumers.sql",
+		"SET position = f.first, global_position = f.global_position, attempts = 0",
+		"SET position = f.first, attempts = 0",
 		protocol, "TestSeekParked",
 	},
 	{
