@@ -259,6 +259,28 @@ func TestSeekTime(t *testing.T) {
 	}
 }
 
+// TestSkipReplayed checks that a message which is not written yet is not skipped, where everything that waited is replayed.
+func TestSkipReplayed(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	at := s.says(s.one + "-1")
+	p := s.params(s.one)
+	p.Partitions = 1
+	m := s.join(p)
+	_, held := s.balance(m)
+	r := held.Rows[0]
+	s.beat(m, move(r, at))
+	if err := s.park(m, r, ledger.Parked{Key: "1", Stream: s.one + "-1", Position: 1}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{0, 1} {
+		if n, err := ledger.Skip(t.Context(), s, s.name, s.one+"-1", nil, false); err != nil || n != want {
+			t.Errorf("got %d, %v, want %d", n, err, want)
+		}
+		s.says(s.one + "-1")
+	}
+}
+
 // TestSkip checks that a message is skipped, or all that wait for it, and that the rest is due.
 func TestSkip(t *testing.T) {
 	t.Parallel()

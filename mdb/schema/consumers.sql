@@ -865,7 +865,9 @@ BEGIN
       JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.category = p.category AND c.partition = p.partition
       WHERE s.stream_name = p.stream AND s.global_position <= c.position ORDER BY s.position DESC LIMIT 1
     )) END, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp(), tried = pg_catalog.clock_timestamp()
-  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first);
+  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first
+    -- All that waited may be replayed: then the position is that of a message which nobody has written yet.
+    AND (p.attempts > 0 OR EXISTS (SELECT FROM message_store.messages AS s WHERE s.stream_name = p.stream AND s.position = p.position)));
   GET DIAGNOSTICS m = ROW_COUNT;
   IF n + m > 0 THEN
     PERFORM message_store_consumers.notify_members($1);
