@@ -73,7 +73,7 @@
 //
 // # Operation
 //
-// Running processes obey operators, who change a consumer with the command mdb consumers: they pause and
+// Running processes obey operators, who change a consumer by the methods of [Operator]: they pause and
 // resume it, move its checkpoints, change the number of its partitions, rename it or delete it. Processes
 // notice that with their next heartbeat, or immediately with [mdb.WithNotify]. The contexts of handlers
 // end if their checkpoints were moved or the number of partitions was changed; what they return then does
