@@ -33,11 +33,11 @@ const (
 )
 FROM (SELECT 1) AS one LEFT JOIN message_store_consumers.consumers AS o ON o.name = $1::text`
 
-	sqlConsumers = `SELECT c.id, c.name, c.categories, c.partitions, c.paused, message_store_consumers.barrier_of(c), c.made, (
+	sqlConsumers = `SELECT c.id, c.name, c.categories, c.partitions, c.paused, message_store_consumers.barrier_of(c), c.barrier_set, c.made, (
 	SELECT pg_catalog.count(*)::integer FROM message_store_consumers.members AS m WHERE m.consumer = c.id AND m.seen >= pg_catalog.clock_timestamp() - m.lease
 ), (
 	SELECT pg_catalog.count(*)::integer FROM (SELECT DISTINCT p.category, p.key FROM message_store_consumers.parked AS p WHERE p.consumer = c.id) AS k
-)
+), pg_catalog.clock_timestamp()
 FROM message_store_consumers.consumers AS c WHERE $1::text IS NULL OR c.name = $1::text ORDER BY c.name`
 
 	sqlMembers = `SELECT m.id, coalesce(m.instance, ''), m.categories, m.info, m.joined, m.seen, m.lease, m.seen >= pg_catalog.clock_timestamp() - m.lease, ARRAY(
@@ -65,10 +65,35 @@ CROSS JOIN LATERAL (
 ) AS b
 WHERE c.consumer = $1::bigint AND c.category = $2::text ORDER BY c.partition`
 
+	sqlUneven = `SELECT u.categories FROM message_store_consumers.uneven($1::bigint) AS u`
+
+	// sqlParkedKeys counts the messages of the parked streams of each key up to a limit.
+	sqlParkedKeys = `WITH keys AS MATERIALIZED (
+	SELECT p.category, p.key, pg_catalog.min(p.partition) AS partition, pg_catalog.count(DISTINCT p.stream)::integer AS streams,
+		pg_catalog.min(p.global_position) AS first, pg_catalog.min(p.parked) AS parked, pg_catalog.min(p.due) AS due,
+		pg_catalog.array_agg(p.stream ` + failedFirst + `) AS stream, pg_catalog.array_agg(p.position ` + failedFirst + `) AS position, pg_catalog.array_agg(p.upto ` + failedFirst + `) AS upto,
+		pg_catalog.array_agg(p.attempts ` + failedFirst + `) AS attempts, pg_catalog.array_agg(coalesce(p.error, '') ` + failedFirst + `) AS error
+	FROM message_store_consumers.parked AS p WHERE p.consumer = $1::bigint
+	GROUP BY p.category, p.key ORDER BY first, p.category, p.key LIMIT $2::integer
+)
+SELECT k.category, k.partition, k.key, k.stream[1], k.position[1], k.streams, (
+	SELECT pg_catalog.count(*) FROM (
+		SELECT FROM ROWS FROM (pg_catalog.unnest(k.stream), pg_catalog.unnest(k.position), pg_catalog.unnest(k.upto)) AS u(stream, position, upto)
+		CROSS JOIN LATERAL (
+			SELECT FROM message_store.messages AS m
+			WHERE m.stream_name = u.stream AND m.position >= u.position AND (u.upto IS NULL OR m.position <= u.upto) LIMIT $3::integer
+		) AS m LIMIT $3::integer
+	) AS l
+), k.attempts[1], k.error[1], k.due, k.parked
+FROM keys AS k ORDER BY k.first, k.category, k.key`
+
 	sqlParkedOf = `SELECT ` + parkedColumns + `, coalesce(p.error, ''), p.parked, p.tried
 FROM message_store_consumers.parked AS p WHERE p.consumer = $1::bigint
 ORDER BY p.global_position, p.stream, p.position`
 )
+
+// failedFirst is the order of the parked rows of a key: those come first whose messages have failed.
+const failedFirst = `ORDER BY p.attempts = 0, p.global_position, p.stream, p.position`
 
 // Done says how far a consumer is.
 type Done struct {
@@ -93,9 +118,11 @@ type Consumer struct {
 	Partitions int
 	Paused     *string // why; nil: it is not
 	Barrier    *int64
+	BarrierSet *time.Time // when it became this position; members that have not ticked since do not know of it
 	Made       time.Time
 	Members    int // with a lease that has not ended
 	Parked     int // keys
+	Now        time.Time
 }
 
 // Consumers returns all consumers, or the one of the name if it is not nil.
@@ -165,4 +192,32 @@ func ParkedOf(ctx context.Context, q Querier, consumer int64) ([]ParkedRow, erro
 		return p, row.Scan(&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Replays, &p.Due,
 			&p.Error, &p.At, &p.Tried)
 	})
+}
+
+// Uneven returns the categories whose partitions have handled different messages.
+func Uneven(ctx context.Context, q Querier, consumer int64) ([]string, error) {
+	rows, _ := q.Query(ctx, sqlUneven, consumer)
+	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[[]string])
+}
+
+// A ParkedKey is what operators see of a key of which streams are parked.
+type ParkedKey struct {
+	Category string
+	Number   int // the partition
+	Key      string
+	Stream   string // the one whose message has failed, as the next fields say
+	Position int64
+	Streams  int   // that are parked
+	Messages int64 // that these have from their positions on, up to a limit
+	Attempts int
+	Error    string
+	Due      *time.Time // the first one
+	At       time.Time  // when the first one was parked
+}
+
+// ParkedKeys returns the keys of which streams are parked, those first that were parked first. most limits how many, and look how
+// many messages of each one are looked at.
+func ParkedKeys(ctx context.Context, q Querier, consumer int64, most, look int) ([]ParkedKey, error) {
+	rows, _ := q.Query(ctx, sqlParkedKeys, consumer, most, look)
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[ParkedKey])
 }

@@ -34,8 +34,11 @@ type Status struct {
 	Reason string `json:"reason,omitempty"`
 	// Barrier is the position at which the processes wait for [Operator.Resize], if they do.
 	Barrier *int64 `json:"barrier,omitempty"`
-	// Created is when the consumer was created.
+	// Created is when the consumer was created, and At the time of the server at which it was looked at.
 	Created time.Time `json:"created"`
+	At      time.Time `json:"at"`
+	// Stuck says why messages are not handled. What is parked is not in it.
+	Stuck []Obstacle `json:"stuck"`
 }
 
 // A MemberStatus is a process that runs a consumer, or has not ended properly.
@@ -55,6 +58,8 @@ type MemberStatus struct {
 	Lease  time.Duration `json:"lease_ns"`
 	// Stored is when it has last stored progress.
 	Stored time.Time `json:"stored,omitzero"`
+	// MaxParked is that of the option, or -1 if the process does not say it.
+	MaxParked int `json:"max_parked"`
 }
 
 // A PartitionStatus is how far a partition is in a category.
@@ -79,7 +84,33 @@ type Details struct {
 
 	Processes   []MemberStatus    `json:"processes"`
 	Checkpoints []PartitionStatus `json:"checkpoints"`
+	// ParkedKeys are the first 100 cardinal IDs of which streams are parked, in the order in which they were parked.
+	ParkedKeys []ParkedKey `json:"parked_keys"`
 }
+
+// A ParkedKey is a cardinal ID of which streams are parked, and what that holds up.
+type ParkedKey struct {
+	Category  mdb.Category `json:"category"`
+	Partition int          `json:"partition"`
+	Key       string       `json:"key"`
+	// Stream and Position identify the message that could not be handled.
+	Stream   mdb.StreamName `json:"stream"`
+	Position int64          `json:"position"`
+	// Streams is the number of parked streams, and Messages that of their messages that are not handled, of which only the
+	// first 1,001 are counted. With [ParkAlone], others of the cardinal ID are handled.
+	Streams  int   `json:"streams"`
+	Messages int64 `json:"messages"`
+	// Attempts, Error, Due and ParkedAt are those of [ParkedStream].
+	Attempts int       `json:"attempts"`
+	Error    string    `json:"error,omitempty"`
+	Due      time.Time `json:"due,omitzero"`
+	ParkedAt time.Time `json:"parked_at"`
+}
+
+const (
+	maxParkedKeys     = 100
+	maxParkedMessages = 1001
+)
 
 // A ParkedStream is a stream that is parked, or, with [ParkAlone], a message.
 type ParkedStream struct {
@@ -111,9 +142,9 @@ func (o *Operator) List(ctx context.Context) (list []Status, err error) {
 		consumers, err := ledger.Consumers(ctx, tx, nil)
 		list = make([]Status, 0, len(consumers))
 		for i := 0; i < len(consumers) && err == nil; i++ {
-			var s Status
-			s, _, err = statusOf(ctx, tx, &consumers[i])
-			list = append(list, s)
+			var d Details
+			d, err = look(ctx, tx, &consumers[i])
+			list = append(list, d.Status)
 		}
 		return err
 	})
@@ -123,19 +154,19 @@ func (o *Operator) List(ctx context.Context) (list []Status, err error) {
 	return list, nil
 }
 
-// statusOf looks how far a consumer is.
-func statusOf(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (s Status, ps []PartitionStatus, err error) {
-	s = Status{
+// look looks at all of a consumer but what is parked.
+func look(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (d Details, err error) {
+	d.Status = Status{
 		Consumer: c.Name, Categories: categoriesOf(c.Categories), Partitions: c.Partitions, Members: c.Members, Parked: c.Parked,
-		Barrier: c.Barrier, Created: c.Made,
+		Barrier: c.Barrier, Created: c.Made, At: c.Now,
 	}
 	if c.Paused != nil {
-		s.Paused, s.Reason = true, *c.Paused
+		d.Paused, d.Reason = true, *c.Paused
 	}
 	for _, category := range c.Categories {
 		rows, err := ledger.Pending(ctx, tx, c.ID, category, c.Partitions, maxPending)
 		if err != nil {
-			return s, nil, err
+			return d, err
 		}
 		for i := range rows {
 			r := &rows[i]
@@ -144,16 +175,44 @@ func statusOf(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (s Status, ps 
 				Pending: r.Pending, Stored: r.Moved,
 			}
 			if r.Oldest != nil {
-				if p.Oldest = *r.Oldest; s.Oldest.IsZero() || p.Oldest.Before(s.Oldest) {
-					s.Oldest = p.Oldest
+				if p.Oldest = *r.Oldest; d.Oldest.IsZero() || p.Oldest.Before(d.Oldest) {
+					d.Oldest = p.Oldest
 				}
 			}
-			s.Pending += r.Pending
-			s.PendingMore = s.PendingMore || r.More
-			ps = append(ps, p)
+			d.Pending += r.Pending
+			d.PendingMore = d.PendingMore || r.More
+			d.Checkpoints = append(d.Checkpoints, p)
 		}
 	}
-	return s, ps, nil
+	if d.Processes, err = processesOf(ctx, tx, c.ID); err != nil {
+		return d, err
+	}
+	s := survey{Consumer: *c, processes: d.Processes, checkpoints: d.Checkpoints}
+	if c.Barrier != nil {
+		if s.uneven, err = ledger.Uneven(ctx, tx, c.ID); err != nil {
+			return d, err
+		}
+	}
+	d.Stuck = s.obstacles()
+	return d, nil
+}
+
+func processesOf(ctx context.Context, tx pgx.Tx, consumer int64) ([]MemberStatus, error) {
+	rows, err := ledger.Processes(ctx, tx, consumer)
+	processes := make([]MemberStatus, 0, len(rows))
+	for i := range rows {
+		r := &rows[i]
+		m := MemberStatus{
+			ID: r.ID, Instance: r.Instance, Categories: categoriesOf(r.Categories), Partitions: r.Partitions,
+			Alive: r.Alive, Joined: r.Joined, Seen: r.Seen, Lease: r.Lease,
+		}
+		m.Info, m.MaxParked = readInfo(r.Info)
+		if r.Moved != nil {
+			m.Stored = *r.Moved
+		}
+		processes = append(processes, m)
+	}
+	return processes, err
 }
 
 func categoriesOf(names []string) []mdb.Category {
@@ -164,24 +223,24 @@ func categoriesOf(names []string) []mdb.Category {
 	return categories
 }
 
-// Show returns a consumer with its processes and its checkpoints, by category and partition.
+// Show returns a consumer with its processes, its checkpoints, by category and partition, and what is parked, by cardinal ID.
 func (o *Operator) Show(ctx context.Context, consumer string) (d Details, err error) {
 	err = o.find(ctx, "show "+consumer, consumer, func(tx pgx.Tx, c *ledger.Consumer) (err error) {
-		if d.Status, d.Checkpoints, err = statusOf(ctx, tx, c); err != nil {
+		if d, err = look(ctx, tx, c); err != nil {
 			return err
 		}
-		processes, err := ledger.Processes(ctx, tx, c.ID)
-		d.Processes = make([]MemberStatus, 0, len(processes))
-		for i := range processes {
-			p := &processes[i]
-			m := MemberStatus{
-				ID: p.ID, Instance: p.Instance, Info: p.Info, Categories: categoriesOf(p.Categories), Partitions: p.Partitions,
-				Alive: p.Alive, Joined: p.Joined, Seen: p.Seen, Lease: p.Lease,
+		keys, err := ledger.ParkedKeys(ctx, tx, c.ID, maxParkedKeys, maxParkedMessages)
+		d.ParkedKeys = make([]ParkedKey, 0, len(keys))
+		for i := range keys {
+			k := &keys[i]
+			p := ParkedKey{
+				Category: mdb.Category(k.Category), Partition: k.Number, Key: k.Key, Stream: mdb.StreamName(k.Stream), Position: k.Position,
+				Streams: k.Streams, Messages: k.Messages, Attempts: k.Attempts, Error: k.Error, ParkedAt: k.At,
 			}
-			if p.Moved != nil {
-				m.Stored = *p.Moved
+			if k.Due != nil {
+				p.Due = *k.Due
 			}
-			d.Processes = append(d.Processes, m)
+			d.ParkedKeys = append(d.ParkedKeys, p)
 		}
 		return err
 	})

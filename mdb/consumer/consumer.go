@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -192,7 +190,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 	r.engine = newEngine(config)
 	r.member = newMember(memberConfig{
 		join: ledger.JoinParams{
-			Name: c.name, Instance: c.instance, Info: info(), Lease: c.lease,
+			Name: c.name, Instance: c.instance, Info: info(c.maxParked), Lease: c.lease,
 			Categories: c.categories, Partitions: c.partitions, Start: c.start,
 		},
 		fixed: c.inOrder, drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
@@ -211,15 +209,6 @@ func (r *running) end() {
 	s := r.stats()
 	s.Partitions, s.Paused, s.Waiting, s.Bytes, s.Running = 0, false, 0, 0, 0
 	r.past, r.engine = s, nil
-}
-
-// info describes the process for operators.
-func info() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "an unknown host"
-	}
-	return fmt.Sprintf("%s, process %d", strings.ToValidUTF8(host, "?"), os.Getpid())
 }
 
 // readers returns a reader for each category.
