@@ -23,8 +23,8 @@ import (
 // are safe for concurrent use.
 //
 // Each method that changes something does so in one transaction, or not at all. It waits for transactions of handlers that have
-// moved a checkpoint, and repeats the transaction after a deadlock, until ctx ends. Running processes notice the change
-// with a store that listens for notifications immediately, and otherwise within two seconds.
+// moved a checkpoint, and repeats the transaction after a deadlock, until ctx ends. It returns when the change is committed. Running
+// processes notice that immediately with a store that listens for notifications, and otherwise within two seconds.
 //
 // The error is an [*mdb.ArgumentError] if an argument is wrong, before anything is sent, a [*NotFoundError] if there is no
 // consumer of the name, a [*ConflictError] if what is asked for is not possible now, and an [*mdb.SetupError] if the schema of
@@ -32,7 +32,7 @@ import (
 type Operator struct{ pool *pgxpool.Pool }
 
 // Admin returns an Operator of the consumers whose state is in the pool's database. It does no I/O. The role needs the
-// privileges of the role message_store.
+// privileges of the role message_store. The methods need one connection of the pool at a time.
 func Admin(pool *pgxpool.Pool) *Operator { return &Operator{pool} }
 
 // A NotFoundError says that there is no consumer of a name.
@@ -85,7 +85,8 @@ const (
 	longestWrite = "LongestWrite"
 )
 
-// DryRun lets a method do nothing but report what it would change, or why it would fail.
+// DryRun lets a method do nothing but report what it would change, or why it would fail. The transaction is the same, but is
+// rolled back. So it takes the same locks: transactions of handlers wait until it has ended before they commit.
 func DryRun() AdminOption {
 	return AdminOption{dryRun, func(c *adminConfig) { c.dry = true }}
 }
@@ -117,8 +118,8 @@ func LongestWrite(d time.Duration) AdminOption {
 	}}
 }
 
-// AtPosition lets [Operator.Skip] fail if the stream is not parked at this position, which is the stream's. So a message is
-// not skipped that nobody has looked at, because the one before it was replayed in the meantime.
+// AtPosition lets [Operator.Skip] fail if the stream is not parked at this position of the stream. Pass the position of the
+// message that you have looked at. Without the option, Skip skips the next message instead if that one was replayed in the meantime.
 func AtPosition(position int64) AdminOption {
 	return AdminOption{atPosition, func(c *adminConfig) {
 		if position < 0 {
@@ -135,9 +136,12 @@ func AndWaiting() AdminOption {
 }
 
 // Within calls f in the transaction of a [Operator.Seek], [Operator.Fork], [Operator.Rename] or [Operator.Delete]. What f writes with tx is
-// committed together with the change, for example the truncation of a read model that is rebuilt, or a copy of it. f is
-// called again if the transaction is repeated. The transaction belongs to the Operator: f must not commit it. With [DryRun], f
-// is not called.
+// committed together with the change, for example the truncation of a read model that is rebuilt, or a copy of it. The
+// transaction belongs to the Operator: f must not commit it. With [DryRun], f is not called.
+//
+// While f runs, no process can join the consumer or take over its partitions, and in a Fork no transaction of its handlers can commit.
+// A statement of f that waits for a lock for two seconds fails, since lock_timeout is set. The transaction is repeated then, and
+// after a deadlock: f is called again, so it must have no effects outside the transaction.
 func Within(f func(ctx context.Context, tx pgx.Tx) error) AdminOption {
 	return AdminOption{within, func(c *adminConfig) {
 		if f == nil {
@@ -175,9 +179,17 @@ var adminRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: time.Second}
 
 var errDryRun = errors.New("a dry run")
 
+// check returns what is wrong with the arguments of a call.
+func (o *Operator) check(c *adminConfig) error {
+	if o == nil || o.pool == nil {
+		c.fault("pool", "nil", "a pool, see Admin")
+	}
+	return c.err()
+}
+
 // change calls f in a transaction of its own, which is rolled back if c says so. what says what it does, for errors.
 func (o *Operator) change(ctx context.Context, what, consumer string, c *adminConfig, f func(tx pgx.Tx) error) error {
-	if err := c.err(); err != nil {
+	if err := o.check(c); err != nil {
 		return err
 	}
 	for attempt := 1; ; attempt++ {

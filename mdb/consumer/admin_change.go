@@ -20,6 +20,8 @@ const maxReason = 1000
 // Pause stops the consumer in all processes until [Operator.Resume], also over restarts: no handler is called. Calls that are
 // running finish, and their progress is stored. The processes keep their partitions. reason is for other operators, and may be
 // empty; it has at most 1,000 bytes. A consumer that is paused already gets the new reason.
+//
+// Pause returns before the processes have noticed the pause, see [Operator]. Until then, they call handlers.
 func (o *Operator) Pause(ctx context.Context, consumer, reason string) error {
 	c := options(consumer, nil)
 	if reason != "" {
@@ -58,13 +60,22 @@ func ToPosition(position int64) Target {
 	return t
 }
 
+// The range of times that PostgreSQL can store, also after a subtraction of any LongestWrite, is larger.
+var (
+	firstTime = time.Date(1, time.January, 1, 0, 0, 0, 0, time.UTC)
+	lastTime  = time.Date(10000, time.January, 1, 0, 0, 0, 0, time.UTC)
+)
+
 // ToTime lets a consumer continue with the messages that were written at a time or later. The time of a message is when its
 // transaction has begun, so a message can be older than one before it. All messages of that time or later are handled, and some
 // older ones can be, of the time of [LongestWrite] before it.
 func ToTime(t time.Time) Target {
 	to := Target{given: true, at: t}
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		to.fault = &mdb.Fault{Argument: "time", Given: "the zero time", Allowed: "a time"}
+	case t.Before(firstTime) || !t.Before(lastTime):
+		to.fault = &mdb.Fault{Argument: "time", Given: t.UTC().Format(time.RFC3339), Allowed: "a time of the years 1 to 9999"}
 	}
 	return to
 }
@@ -90,6 +101,10 @@ type Sought struct {
 // A stream that is parked because of a message after the target, or after the progress of its partition, is no longer parked, since
 // that message is handled again or is skipped. With [KeepParked] it remains so. What remains parked is replayed from
 // the target on, if it had been replayed further.
+//
+// After a target that is later than the progress, a stream that remains parked is replayed up to the target: messages of its cardinal ID
+// are handled although the target skips them, unless the stream was parked with [ParkAlone]. To prevent that, [Operator.Skip]
+// it after the Seek, with [AndWaiting].
 func (o *Operator) Seek(ctx context.Context, consumer string, to Target, opts ...AdminOption) (changed []Sought, err error) {
 	c := options(consumer, opts, dryRun, keepParked, inCategory, longestWrite, within)
 	switch {
@@ -168,9 +183,10 @@ func (o *Operator) Fork(ctx context.Context, consumer, fork string, opts ...Admi
 }
 
 // Rename gives a consumer another name. Stop the processes that run it, rename it, and start processes that use the new name. A process
-// that starts with the old one creates a new consumer, which begins at its beginning. So the error is a [*ConflictError] if processes are
-// running it, unless there is the option [Force]; these go on then. It is also one if there is a consumer of the
-// other name. Rename accepts [Force], [Within] and [DryRun].
+// that starts with the old name creates a new consumer, which begins at its beginning.
+//
+// The error is a [*ConflictError] if processes are running the consumer, or if there is a consumer of the other name. With the option
+// [Force], running processes are no reason for an error: they continue under the new name. Rename accepts [Force], [Within] and [DryRun].
 func (o *Operator) Rename(ctx context.Context, consumer, renamed string, opts ...AdminOption) error {
 	c := options(consumer, opts, force, within, dryRun)
 	c.text("other name", renamed, "the name of a consumer", ledger.MaxName)
@@ -205,7 +221,8 @@ var resizeRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: 500 * time.Mil
 // For another number, all partitions must have handled the same messages. So Resize lets the processes stop after the message that the
 // foremost partition has reached, and returns when the others have reached it, too, and the number has changed. The processes
 // then continue. If ctx ends before, they continue without a change. If this process dies, they do so half a minute later.
-// The error is a [*ConflictError] if one of the categories is read by no process and cannot reach that message.
+// The error is a [*ConflictError] if no process runs the consumer, or none reads one of its categories, and the partitions have not
+// handled the same messages: nobody would handle them.
 //
 // Processes with another number in [WithPartitions] continue, but do not start again. Change the option first, or leave it out.
 func (o *Operator) Resize(ctx context.Context, consumer string, partitions int) error {
@@ -214,28 +231,44 @@ func (o *Operator) Resize(ctx context.Context, consumer string, partitions int) 
 		c.fault("partitions", strconv.Itoa(partitions), fmt.Sprintf("1 to %d", maxPartitions))
 	}
 	what := "resize " + consumer
-	step := func(ctx context.Context, partitions int) (r ledger.Resized, err error) {
+	step := func(ctx context.Context, partitions int) (r resizing, err error) {
 		err = o.change(ctx, what, consumer, c, func(tx pgx.Tx) (err error) {
-			r, err = ledger.Resize(ctx, tx, consumer, partitions, barrierPatience)
+			if r.Resized, err = ledger.Resize(ctx, tx, consumer, partitions, barrierPatience); err != nil || r.Done {
+				return err
+			}
+			found, err := ledger.Consumers(ctx, tx, &consumer)
+			for i := range found {
+				r.running = found[i].Members
+			}
 			return err
 		})
 		return r, err
 	}
-	return resize(ctx, what, consumer, func(ctx context.Context) (ledger.Resized, error) { return step(ctx, partitions) }, func() {
+	return resize(ctx, what, consumer, func(ctx context.Context) (resizing, error) { return step(ctx, partitions) }, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
 		defer cancel()
 		_, _ = step(ctx, 0) // otherwise the barrier ends by itself
 	})
 }
 
+// A resizing says how far a resize is.
+type resizing struct {
+	ledger.Resized
+
+	running int // processes; only if it is not done
+}
+
 // resize repeats step until it is done. Otherwise it calls undo, if there may be a barrier.
-func resize(ctx context.Context, what, consumer string, step func(context.Context) (ledger.Resized, error), undo func()) error {
-	var last ledger.Resized
+func resize(ctx context.Context, what, consumer string, step func(context.Context) (resizing, error), undo func()) error {
+	var last resizing
 	for attempt := 1; ; attempt++ {
 		r, err := step(ctx)
 		switch {
 		case err == nil && r.Done:
 			return nil
+		case err == nil && r.running == 0:
+			undo()
+			return &ConflictError{consumer, "its partitions have handled different messages, and no process runs it: start one, or move it with Seek"}
 		case err == nil && len(r.Unread) > 0:
 			undo()
 			return &ConflictError{consumer, fmt.Sprintf("its partitions have handled different messages, and no process reads the categories %v: move these with Seek", r.Unread)}

@@ -49,13 +49,15 @@ func TestWaitUntil(t *testing.T) {
 func TestResizeSteps(t *testing.T) {
 	t.Parallel()
 	barrier := int64(42)
-	waits := ledger.Resized{Barrier: &barrier, Waiting: 3}
+	waits := resizing{ledger.Resized{Barrier: &barrier, Waiting: 3}, 1}
 	failed := errors.New("failed")
 	type outcome struct {
-		ledger.Resized
+		resizing
 		error
 	}
-	done, unread := outcome{ledger.Resized{Done: true}, nil}, outcome{ledger.Resized{Barrier: &barrier, Unread: []string{"a"}}, nil}
+	done := outcome{resizing{Resized: ledger.Resized{Done: true}}, nil}
+	unread := outcome{resizing{ledger.Resized{Barrier: &barrier, Unread: []string{"a"}}, 1}, nil}
+	abandoned := outcome{resizing{waits.Resized, 0}, nil}
 	for name, test := range map[string]struct {
 		steps  []outcome // the last one is repeated
 		undone int
@@ -65,6 +67,8 @@ func TestResizeSteps(t *testing.T) {
 		"after a while":     {append(slices.Repeat([]outcome{{waits, nil}}, 100), done), 0, "<nil>"},
 		"never":             {[]outcome{{waits, nil}}, 1, "3 checkpoints have not reached position 42"},
 		"unread":            {[]outcome{{waits, nil}, unread}, 1, "no process reads the categories [a]"},
+		"nobody":            {[]outcome{abandoned}, 1, "no process runs it"},
+		"nobody any more":   {[]outcome{{waits, nil}, abandoned}, 1, "no process runs it"},
 		"no consumer":       {[]outcome{{error: &NotFoundError{"c"}}}, 0, "no consumer"},
 		"an error":          {[]outcome{{error: failed}}, 1, "failed"},
 		"deleted meanwhile": {[]outcome{{waits, nil}, {error: &NotFoundError{"c"}}}, 1, "no consumer"},
@@ -75,14 +79,14 @@ func TestResizeSteps(t *testing.T) {
 				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errGoesOff)
 				defer cancel()
 				n, undone, last := 0, 0, time.Now()
-				err := resize(ctx, "resize c", "c", func(context.Context) (ledger.Resized, error) {
+				err := resize(ctx, "resize c", "c", func(context.Context) (resizing, error) {
 					if d := time.Since(last); d > barrierPatience/10 {
 						t.Errorf("a step comes after %v, when the barrier has nearly ended", d)
 					}
 					last = time.Now()
 					step := test.steps[min(n, len(test.steps)-1)]
 					n++
-					return step.Resized, step.error
+					return step.resizing, step.error
 				}, func() { undone++ })
 				text := "<nil>"
 				if err != nil {

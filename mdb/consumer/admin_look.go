@@ -138,6 +138,9 @@ type ParkedStream struct {
 
 // List returns all consumers, by name.
 func (o *Operator) List(ctx context.Context) (list []Status, err error) {
+	if err := o.check(new(adminConfig)); err != nil {
+		return nil, err
+	}
 	err = o.snapshot(ctx, "list the consumers", "", func(tx pgx.Tx) error {
 		consumers, err := ledger.Consumers(ctx, tx, nil)
 		list = make([]Status, 0, len(consumers))
@@ -252,7 +255,7 @@ func (o *Operator) Show(ctx context.Context, consumer string) (d Details, err er
 
 // find calls f with the consumer of a name.
 func (o *Operator) find(ctx context.Context, what, name string, f func(tx pgx.Tx, c *ledger.Consumer) error) error {
-	if err := options(name, nil).err(); err != nil {
+	if err := o.check(options(name, nil)); err != nil {
 		return err
 	}
 	return o.snapshot(ctx, what, name, func(tx pgx.Tx) error {

@@ -64,6 +64,14 @@ func TestAdminArguments(t *testing.T) {
 	calls["a long reason"] = func(ctx context.Context) error { return o.Pause(ctx, "a", strings.Repeat("a", 1001)) }
 	calls["no target"] = seek(consumer.Target{})
 	calls["a negative position"] = seek(consumer.ToPosition(-1))
+	for what, year := range map[string]int{"a year before": 0, "a year after": 10000} {
+		calls[what] = seek(consumer.ToTime(time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)))
+	}
+	calls["an extreme time"], calls["an extreme time before"] = seek(consumer.ToTime(time.Unix(1<<62, 0))), seek(consumer.ToTime(time.Unix(-1<<62, 0)))
+	for method, call := range adminCalls(consumer.Admin(nil), "a") {
+		calls[method+" without a pool"] = call
+	}
+	calls["List without a pool"] = func(ctx context.Context) error { _, err := consumer.Admin(nil).List(ctx); return err }
 	calls["no time"] = seek(consumer.ToTime(time.Time{}))
 	calls["a stream's name"] = seek(consumer.ToEnd(), consumer.InCategory("a-1"))
 	calls["a category twice"] = seek(consumer.ToEnd(), consumer.InCategory("a"), consumer.InCategory("a"))
@@ -395,11 +403,16 @@ func TestAdminResize(t *testing.T) {
 	if _, err := c.store.Pool().Exec(ctx, `UPDATE message_store_consumers.checkpoints SET position = 0 WHERE partition = 1`); err != nil {
 		t.Fatal(err)
 	}
+	var conflict *consumer.ConflictError
+	if err := o.Resize(ctx, "clinic", 2); !errors.As(err, &conflict) || !strings.Contains(conflict.Problem, "no process runs it") {
+		t.Errorf("got %v, want a ConflictError", err)
+	}
+	c.pretend(uuid.New(), 0)
 	late, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		for late.Err() == nil {
-			if d, err := o.Show(ctx, "clinic"); err != nil || d.Barrier != nil {
+			if d, err := o.Show(ctx, "clinic"); err != nil || slices.Contains(kinds(&d.Status), consumer.ObstacleBarrier) && slices.Contains(kinds(&d.Status), consumer.ObstacleUnconfirmed) {
 				cancel(errEnough)
 			}
 		}

@@ -18,8 +18,12 @@ var ErrParked = errors.New("consumer: the stream is parked")
 var waitRetry = backoff.Policy{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond}
 
 // WaitFor waits until the consumer has handled, skipped or parked all messages of a category up to a global position, such as that
-// of [mdb.Written]. So who has written a message can read it from a read model that the consumer builds. Its error is
+// of [mdb.Written]. After it, a program finds a message that it has written in the read model that the consumer builds. Its error is
 // [context.Cause] of ctx, if ctx ends before.
+//
+// Call it when the transaction that writes the message is committed. Before that, the message does not exist for WaitFor, which then
+// returns too early. A handler of the consumer must not call it: it would wait for itself. To see the effects in a transaction, begin
+// that after WaitFor, or use the isolation level READ COMMITTED.
 //
 // It polls the checkpoints. Consumers of [Each] and [Batch] store these every second, and all consumers those of
 // partitions without new messages. [Operator.WaitForStream] does not wait for these.
@@ -41,7 +45,7 @@ func (o *Operator) wait(ctx context.Context, consumer string, c *adminConfig, ca
 	if position < 0 {
 		c.fault("position", strconv.FormatInt(position, 10), "0 or more")
 	}
-	if err := c.err(); err != nil {
+	if err := o.check(c); err != nil {
 		return err
 	}
 	return waitUntil(ctx, func() (bool, error) {
