@@ -25,7 +25,7 @@ func commands() []command {
 	return []command{
 		installCommand, notifyCommand, checkCommand, versionCommand,
 		writeCommand, readCommand, tailCommand, lastCommand,
-		streamsCommand, categoriesCommand, typesCommand,
+		streamsCommand, categoriesCommand, typesCommand, consumersCommand,
 	}
 }
 

@@ -12,7 +12,7 @@ func TestExamples(t *testing.T) {
 	t.Parallel()
 	help, _ := (&shell{env: environment()}).run(t, "mdb help")
 	names := regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help, -1)
-	if len(names) != 11 {
+	if len(names) != 12 {
 		t.Fatalf("the help has %d commands:\n%s", len(names), help)
 	}
 	for _, name := range names {
@@ -20,6 +20,7 @@ func TestExamples(t *testing.T) {
 			t.Parallel()
 			sh := newShell(t, "$OTHER_URL")
 			if out, status := sh.run(t, `
+				mdb install -consumers || exit
 				echo '{"amount": 10}' > data.json; echo '{"type": "Deposited"}' > messages.jsonl
 				for type in Opened Deposited Closed; do mdb write account-123 $type < data.json || exit; done`); status != 0 {
 				t.Fatal(out)

@@ -16,6 +16,7 @@
 //	  streams     count messages by stream
 //	  categories  count messages by category
 //	  types       count messages by type
+//	  consumers   look at consumers and change them
 //
 //	Run "mdb help COMMAND" for the options and examples of a command. Options may come
 //	before or after the arguments; "--" ends them. "mdb -version" prints the version of mdb.

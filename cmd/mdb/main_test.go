@@ -15,6 +15,10 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asMailer) != "" {
+		runMailer(os.Args[1:])
+		return
+	}
 	os.Exit(buildAndRun(m))
 }
 
@@ -27,6 +31,10 @@ func buildAndRun(m *testing.M) int {
 	defer os.RemoveAll(folder)
 	program = filepath.Join(folder, "mdb")
 	if err := pgtest.Build(folder, "."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := writeMailer(filepath.Join(folder, "mailer")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

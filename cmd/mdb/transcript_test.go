@@ -44,25 +44,38 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-// TestDocumentation checks that the commands of docs/command.md, run in their order,
-// print what the page says.
+// TestDocumentation checks that the commands of the pages, run in their order, print what
+// the pages say.
 func TestDocumentation(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/command.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) == 0 {
-		t.Fatal("the page shows no command")
-	}
-	sh := newShell(t, string(page))
-	for _, block := range blocks {
-		if block[1] != "console" {
-			t.Errorf("a block of language %q, want console:\n%s", block[1], block[2])
-			continue
-		}
-		requireSame(t, sh.replay(t, block[2]), block[2])
+	for _, name := range []string{"command", "consumers"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile("../../docs/" + name + ".md")
+			if err != nil {
+				t.Fatal(err)
+			}
+			page := string(text)
+			for _, block := range regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(page, -1) {
+				if name == "command" && block[1] != "console" {
+					t.Errorf("a block of language %q, want console:\n%s", block[1], block[2])
+				}
+			}
+			blocks := regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(page, -1)
+			if len(blocks) == 0 {
+				t.Fatal("the page shows no command")
+			}
+			sh, begun := newShell(t, page), false
+			for _, block := range blocks {
+				if !begun && strings.Contains(block[1], "$ mdb consumers") {
+					begun = true
+					if out, status := sh.run(t, "mdb install -consumers && mailer -partitions 4 -catch-up"); status != 0 {
+						t.Fatal(out)
+					}
+				}
+				requireSame(t, sh.replay(t, block[1]), block[1])
+			}
+		})
 	}
 }
 
@@ -100,11 +113,14 @@ func requireSame(t *testing.T, got, want string) {
 	t.Errorf("got:\n%s\nwant, from line %d on:\n%s", got, i+1, strings.Join(wantLines[min(i, len(wantLines)):], "\n"))
 }
 
-// normal replaces IDs and times, which differ from run to run.
+// normal replaces IDs, times, ages and processes, which differ from run to run.
 func normal(text string) string {
 	for _, varies := range []struct{ what, pattern string }{
 		{"UUID", `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`},
 		{"TIME", `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`},
+		{"AGE  ", `\b\d+[smhd] {2,}`}, // the heading of the column is longer
+		{`"epoch":1`, `"epoch":\d+`},
+		{"HOST, process 1", `[^ "]+, process \d+`},
 	} {
 		text = regexp.MustCompile(varies.pattern).ReplaceAllString(text, varies.what)
 	}
