@@ -73,7 +73,7 @@
 //
 // # Operation
 //
-// Running processes obey operators, who change a consumer by the methods of [Operator]: they pause and
+// Running processes obey operators, who change a consumer with the command mdb consumers or with [Admin]: they pause and
 // resume it, move its checkpoints, change the number of its partitions, rename it or delete it. Processes
 // notice that with their next heartbeat, or immediately with [mdb.WithNotify]. The contexts of handlers
 // end if their checkpoints were moved or the number of partitions was changed; what they return then does
@@ -133,6 +133,7 @@
 //
 // [Admin] returns an [Operator], which shows how far consumers are, what is parked and who runs them. It pauses consumers, moves
 // them to another position, skips or replays what is parked, and changes the number of partitions, while processes run them.
+// The command mdb consumers does the same in a terminal.
 // [Operator.WaitForStream] waits until a message that was just written is in a read model.
 //
 // # What not to do

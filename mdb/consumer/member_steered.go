@@ -82,7 +82,7 @@ func (m *member) resize(ctx context.Context, partitions int) {
 	case m.fixed:
 		err := &mdb.SetupError{
 			Problem: fmt.Sprintf("the consumer %q has %d partitions now, and InOrder needs one", m.join.Name, partitions),
-			Remedy:  "give it one partition by consumer.Admin and Resize, or leave the option InOrder out",
+			Remedy:  "give it one partition with the command mdb consumers resize, or with consumer.Admin, or leave the option InOrder out",
 		}
 		m.stop(err, err)
 	default:

@@ -46,7 +46,7 @@ func fatal(name string, explain func(what string, err error) error, err error) e
 		case ledger.Partitions:
 			return &mdb.SetupError{
 				Problem: pgErr.Message,
-				Remedy:  "pass that number to WithPartitions, or leave the option out; consumer.Admin and Resize change the number",
+				Remedy:  "pass that number to WithPartitions, or leave the option out; the command mdb consumers resize changes the number",
 			}
 		}
 	}
