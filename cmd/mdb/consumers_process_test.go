@@ -212,9 +212,19 @@ func TestConsumersProcesses(t *testing.T) {
 		return d.Pending == 0 && m.times("signup-77/0") == 1 && m.times("signup-1/0") == 2
 	})
 
-	m.stop("mailer-0")
 	m.stop("mailer-1")
-	m.mdb("consumers delete mailer")
+	m.fails("consumers delete mailer", "1 running members")
+	m.mdb("consumers delete -force mailer")
+	for m.times("failed: consumer: the consumer was deleted") == 0 {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-m.Context().Done():
+			t.Fatal("the process does not end")
+		}
+	}
+	if out, status := m.sh.run(t, "mdb consumers show mailer"); status != 4 {
+		t.Errorf("exit status %d, want 4\n%s", status, out)
+	}
 }
 
 // now returns the server's time.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
@@ -42,7 +43,7 @@ func mailer(ctx context.Context, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	var opts []consumer.Option
+	opts := []consumer.Option{consumer.WithLease(5 * time.Second)}
 	if *partitions > 0 {
 		opts = append(opts, consumer.WithPartitions(*partitions))
 	}

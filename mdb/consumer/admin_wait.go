@@ -22,7 +22,7 @@ var waitRetry = backoff.Policy{Min: 5 * time.Millisecond, Max: 250 * time.Millis
 // [context.Cause] of ctx, if ctx ends before.
 //
 // Call it when the transaction that writes the message is committed. Before that, the message does not exist for WaitFor, which then
-// returns too early. A handler of the consumer must not call it: it would wait for itself. To see the effects in a transaction, begin
+// returns too early. A handler of the consumer must not call it: the wait would not end. To see the effects in a transaction, begin
 // that after WaitFor, or use the isolation level READ COMMITTED.
 //
 // It polls the checkpoints. Consumers of [Each] and [Batch] store these every second, and all consumers those of
