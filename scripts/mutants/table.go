@@ -89,11 +89,6 @@ var mutants = []mutant{
 		consumers, "TestReplayProperties",
 	},
 	{
-		"a key is unparked without a move to what was replayed", "mdb/consumer/replay_turn.go",
-		"	mv := p.move()\n", "	mv := p.move()\n	mv.To = mv.From\n",
-		consumers, "TestReplayProperties",
-	},
-	{
 		"a replay in a transaction does not move the checkpoint", "mdb/consumer/tx.go",
 		"	ledger.QueueMove(b, c.member, c.move())\n	if !c.isReplay() {\n		return 1\n	}\n",
 		"	if !c.isReplay() {\n		ledger.QueueMove(b, c.member, c.move())\n		return 1\n	}\n	b.Queue(\"SELECT\")\n",
