@@ -48,8 +48,9 @@ type plan struct {
 // position. It gets every other page, so that it does not wait for those that have much to read.
 // Of the other pages, every other is for the lowest cohort, which gathers all cohorts that it
 // reaches: so the number of pages is at most four times that of the lowest cohort alone. The
-// rest is for the one next to the front, which has the shortest way to join it. If that is
-// not more than a page away, it is read immediately: its page probably reaches the front.
+// rest is for the one next to the front, which has the shortest way to join it. Cohorts that are
+// not more than a page away get the front's pages, too: the page of the lowest of them probably gathers all of them up to the
+// front. They do not get those of the lowest cohort of all, which would wait for as long as a partition falls back again and again.
 func (r *reader) plan() (p plan) {
 	r.starved.Store(true) // before anything is asked for room
 	starved := false
@@ -118,8 +119,11 @@ func better(a, b *cursor) bool {
 // choose returns the front, or one of the positions below it.
 func (r *reader) choose(p *plan, front int64, below []int64) int64 {
 	p.turns = len(below) > 0
-	if p.turns && front-below[len(below)-1] <= r.span {
-		return below[len(below)-1]
+	if p.turns && r.turn%4 != 1 {
+		page := max(r.span, int64(r.batch)) // there are at most as many messages as positions
+		if i, _ := slices.BinarySearch(below, front-page); i < len(below) {
+			return below[i]
+		}
 	}
 	switch {
 	case !p.turns || r.turn%2 == 0:

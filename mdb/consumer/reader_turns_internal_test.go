@@ -221,3 +221,65 @@ func TestReaderKeepsRing(t *testing.T) {
 		}
 	})
 }
+
+// TestReaderLowestCohort checks that a partition which falls back again and again takes no pages from the lowest cohort.
+func TestReaderLowestCohort(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const most = 200
+		s := newShelf(t)
+		s.fill(1000, 3)
+		in, _ := begin(t, s, 3, 10)
+		in.reader.limit(nil, true)
+		in.open(0, 0)
+		in.open(1, 1000)
+		in.open(2, 1000)
+		full, reads, lowest := false, 0, 0
+		s.during = func(from int64) {
+			switch reads++; {
+			case reads > most || reads == most && !full:
+			case from < 1000:
+				lowest++
+			case full: // it falls back
+				full = false
+				in.fill(1, false)
+			default: // it reaches the front, and will have no room for the next message
+				full = true
+				in.fill(1, true)
+				s.write(streamsOf(3)[1], 0)
+				s.write(streamsOf(3)[2], 0)
+			}
+		}
+		in.reader.limit(nil, false)
+		synctest.Wait()
+		in.fill(1, false)
+		synctest.Wait()
+		in.checkAll()
+		if lowest < most/4 {
+			t.Errorf("the lowest cohort got %d of %d pages, want a quarter", lowest, most)
+		}
+	})
+}
+
+// TestReaderGathersClaimed checks that partitions which are claimed a little before the end share one read, which also is that of the others.
+func TestReaderGathersClaimed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newShelf(t)
+		s.fill(100, 4)
+		in, _ := begin(t, s, 4, 1000)
+		in.open(0, 100)
+		synctest.Wait()
+		for range 3 { // whoever's turn it is
+			s.count()
+			in.reader.limit(nil, true)
+			for p := 1; p < 4; p++ {
+				in.open(p, int64(20*p))
+			}
+			in.reader.limit(nil, false)
+			synctest.Wait()
+			if n := s.count(); n != 1 {
+				t.Errorf("got %d reads, want 1", n)
+			}
+			in.checkAll()
+		}
+	})
+}
