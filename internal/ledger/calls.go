@@ -153,7 +153,12 @@ func (h *Held) queue(b *pgx.Batch, m Member) {
 }
 
 func toParked(row pgx.CollectableRow) (p Parked, err error) {
-	return p, row.Scan(&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Replays, &p.Due)
+	return p, row.Scan(p.columns()...)
+}
+
+// columns returns where parkedColumns are scanned into.
+func (p *Parked) columns() []any {
+	return []any{&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Replays, &p.Due}
 }
 
 // Release makes the moves and frees their partitions. A partition is released as a whole, with all its categories, or not at all: if

@@ -142,6 +142,7 @@ type Parked struct {
 	Attempts       int    // of the message at the position; 0: it only waits for its key
 	Replays        int    // those of the attempts that were made since it was parked
 	Due            *time.Time
+	IsDue          bool // that time has come by the server's clock; only [QueueKey] sets it
 }
 
 // A Move moves a checkpoint.

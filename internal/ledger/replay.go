@@ -12,7 +12,7 @@ const (
 FROM message_store_consumers.parked AS p
 JOIN message_store_consumers.checkpoints AS c ON c.consumer = p.consumer AND c.category = p.category AND c.partition = p.partition
 WHERE p.consumer = $1::bigint AND p.due <= pg_catalog.clock_timestamp() AND c.member = $2::uuid`
-	sqlKey = `SELECT ` + parkedColumns + `
+	sqlKey = `SELECT ` + parkedColumns + `, coalesce(p.due <= pg_catalog.clock_timestamp(), false)
 FROM message_store_consumers.parked AS p
 WHERE p.consumer = $1::bigint AND p.category = $2::text AND p.partition = $3::integer AND p.key = $4::text
 ORDER BY p.global_position, p.stream, p.position`
@@ -38,7 +38,9 @@ func Due(ctx context.Context, q Querier, m Member) ([]Key, error) {
 // QueueKey queues a query of what is parked of a key, in the order of the global positions, and calls f with it.
 func QueueKey(b *pgx.Batch, m Member, k Key, f func([]Parked)) {
 	b.Queue(sqlKey, m.Consumer, k.Category, k.Number, k.Key).Query(func(rows pgx.Rows) error {
-		parked, err := pgx.CollectRows(rows, toParked)
+		parked, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Parked, err error) {
+			return p, row.Scan(append(p.columns(), &p.IsDue)...)
+		})
 		if err == nil {
 			f(parked)
 		}

@@ -179,9 +179,13 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 	if c.stops {
 		policy = stopOnError
 	}
+	alone := 0
+	if c.parkAlone {
+		alone = mostAlone
+	}
 	config := engineConfig{
 		form: handled, workers: workers, maxBytes: c.maxBytes, inOrder: c.inOrder,
-		maxParked: c.maxParked, policy: policy, park: r.park, parkAlone: c.parkAlone, replays: r, errorText: r.errorText,
+		maxParked: c.maxParked, policy: policy, park: r.park, parkAlone: alone, replays: r, errorText: r.errorText,
 		mayBegin: func() error { return r.member.mayBegin() },
 		changed:  func() { r.member.changed() },
 		decided:  r.decided,

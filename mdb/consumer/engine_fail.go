@@ -3,6 +3,7 @@ package consumer
 import (
 	"errors"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -160,8 +161,13 @@ func (e *engine) exited(w *worker) {
 
 // reserve reports whether a message may be parked.
 func (e *engine) reserve(w *worker, it *item) bool {
-	d := it.delivery()
-	if it.pending.Attempt == 0 || it.pending.unanswered || it.chunk.part.blocked[d.key] != nil {
+	f, b := it.pending, it.chunk.part.blocked[it.delivery().key]
+	f.keyParked = b != nil
+	if f.unanswered { // what may be stored stays as it is
+		return true
+	}
+	f.alone = e.config.parkAlone > 0 && (b == nil || len(b.rows) < e.config.parkAlone && !slices.ContainsFunc(b.rows, isOpen))
+	if f.Attempt == 0 || f.keyParked {
 		return true
 	}
 	if e.keys+e.parking >= e.config.maxParked {
@@ -187,7 +193,7 @@ func (e *engine) park(w *worker) {
 		e.finish(w, 0)
 	case err == nil:
 		row := ledger.Parked{Stream: string(d.message.Stream), Position: d.message.Position}
-		if e.config.parkAlone {
+		if f.alone {
 			upto := row.Position
 			row.Upto = &upto
 		}

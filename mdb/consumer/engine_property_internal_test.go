@@ -136,10 +136,16 @@ func (w *world) config(kind string, seed uint64) engineConfig {
 		c.form.most, c.form.lane = 7, nil
 	case "batch by key":
 		c.form.most = 7
-	case "tx":
+	case "each alone":
+		c.parkAlone = 1
+	case "tx", "tx alone":
 		c.form.most, c.form.moves, c.form.lane, w.tx = 7, true, nil, true
+		if kind == "tx alone" {
+			c.parkAlone = 1
+		}
 	case "tx in order":
 		c.form.most, c.form.moves, w.tx, c.inOrder = 7, true, true, true
 	}
+	w.alone = c.parkAlone
 	return c
 }

@@ -176,6 +176,10 @@ func (e *engine) prepare(w *worker, l *lane) bool {
 			case isFree:
 			}
 		}
+		if f := it.pending; f != nil && f.Attempt == 0 && !f.unanswered && p.parkedOf(d) != isFollower { // its key was replayed
+			it.pending = nil
+			continue
+		}
 		if it.pending != nil && !e.reserve(w, it) {
 			it.pending = nil
 			e.postpone(l, patient.Delay(int(it.failed)))

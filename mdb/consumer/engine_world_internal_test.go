@@ -35,6 +35,8 @@ type world struct {
 	tx   bool // handlers' effects commit together with the move of their row
 	most int
 
+	alone int // messages of a key that are parked alone
+
 	mu      sync.Mutex
 	random  *rand.Rand
 	log     map[partition][]mdb.Message
@@ -140,7 +142,7 @@ func (w *world) done(p partition, m *mdb.Message) bool {
 
 func (w *world) rowOf(p partition, m *mdb.Message) *ledger.Parked {
 	for i, r := range w.rows[p].parked {
-		if r.Stream == string(m.Stream) && r.Position <= m.Position {
+		if r.Stream == string(m.Stream) && r.Position <= m.Position && (isOpen(r) || m.Position <= *r.Upto) {
 			return &w.rows[p].parked[i]
 		}
 	}
@@ -182,7 +184,7 @@ func (w *world) begin(d *delivery, first int64) *fate {
 		}
 	}
 	for _, r := range w.rows[d.partition].parked {
-		if r.Key == key {
+		if r.Key == key && isOpen(r) {
 			w.fail("message %d is handled, although its key is parked", m.GlobalPosition)
 		}
 	}
@@ -362,8 +364,17 @@ func (w *world) park(ctx context.Context, d *delivery, f Failure, move *ledger.M
 	if w.rowOf(d.partition, &d.message) != nil {
 		w.fail("message %d is parked twice", d.message.GlobalPosition)
 	}
+	var upto *int64
+	if f.alone {
+		position := d.message.Position // the delivery's memory is used again
+		upto = &position
+	}
+	if ofKey := slices.DeleteFunc(slices.Clone(r.parked), func(r ledger.Parked) bool { return r.Key != d.key }); !f.unanswered &&
+		f.alone != (len(ofKey) < w.alone && !slices.ContainsFunc(ofKey, isOpen)) {
+		w.fail("message %d is parked alone: %t, beside %v", d.message.GlobalPosition, f.alone, ofKey)
+	}
 	r.parked = append(r.parked, ledger.Parked{
-		Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), Position: d.message.Position, Attempts: f.Attempt,
+		Upto: upto, Due: &time.Time{}, Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), Position: d.message.Position, Attempts: f.Attempt,
 		GlobalPosition: d.message.GlobalPosition,
 	})
 	if move != nil {

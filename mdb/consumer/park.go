@@ -46,11 +46,18 @@ func OnPark(f func(ctx context.Context, tx pgx.Tx, p Parked) error) Option {
 
 // ParkAlone parks single messages instead of streams: the messages after them are handled, even those
 // of the same stream. Use it if the handler does not depend on the order of messages.
+//
+// Each of these messages is replayed when it is due, whether others of its stream fail or not. When 100 messages
+// with the same cardinal ID are parked, the next one that fails parks its stream as without ParkAlone: the messages with
+// this cardinal ID wait until it is replayed.
 func ParkAlone() Option {
 	return Option{name: "ParkAlone", apply: func(c *config) { c.parkAlone = true }}
 }
 
-const onParkAttempts = 3
+const (
+	onParkAttempts = 3
+	mostAlone      = 100 // messages of a key that are parked alone
+)
 
 // park parks a message's stream, and makes the move unless it is nil.
 func (r *running) park(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error {
@@ -66,13 +73,16 @@ func (r *running) tryPark(ctx context.Context, d *delivery, f Failure, move *led
 		},
 		member: *r.member.self.Load(), epoch: d.epoch, move: move,
 	}
-	if c.parkAlone {
+	if f.alone {
 		p.Upto = &d.message.Position
 	}
 	if f.Attempt == 0 { // it waits for its key
+		if !f.keyParked { // which has been replayed since an attempt without an answer
+			p.wait = schedule[0]
+		}
 		return r.recordParking(ctx, p)
 	}
-	if !f.unanswered {
+	if !f.unanswered && !f.keyParked {
 		n, err := ledger.CountParked(ctx, r.store.Pool(), p.member, c.maxParked)
 		if err != nil {
 			return err

@@ -9,7 +9,7 @@ import (
 )
 
 // TestParkUnansweredOnServer checks that a message that may be parked already is parked, although there are as many parked keys as
-// MaxParked allows, because one of them may be its own.
+// MaxParked allows, because one of them may be its own, and so is one whose key is parked.
 func TestParkUnansweredOnServer(t *testing.T) {
 	t.Parallel()
 	s := newStand(t, 0, ownDatabase(t))
@@ -23,17 +23,20 @@ func TestParkUnansweredOnServer(t *testing.T) {
 	c.member.self.Store(&s.member)
 	r := &running{Consumer: c, link: besideOf(s.store)}
 	d := s.calling(s.messages).deliveries[0]
-	park := func(unanswered bool) error {
-		return r.park(t.Context(), &d, Failure{Message: d.message, Attempt: 1, Err: errBroken, unanswered: unanswered}, nil)
+	park := func(f Failure) error {
+		f.Message, f.Attempt, f.Err = d.message, 1, errBroken
+		return r.park(t.Context(), &d, f, nil)
 	}
-	if err := park(false); err != nil {
+	if err := park(Failure{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := park(false); !errors.Is(err, errParkedFull) {
+	if err := park(Failure{}); !errors.Is(err, errParkedFull) {
 		t.Fatalf("got %v, want that there are too many", err)
 	}
-	if err := park(true); err != nil {
-		t.Error(err)
+	for _, f := range []Failure{{unanswered: true}, {keyParked: true}} {
+		if err := park(f); err != nil {
+			t.Error(err)
+		}
 	}
 	if position, times := s.parkedAt(); position != d.message.Position || times != 1 {
 		t.Errorf("the stream is parked %d times, at %d", times, position)

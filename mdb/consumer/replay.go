@@ -66,9 +66,10 @@ type replay struct {
 	timer *time.Timer // while it waits before its next turn
 
 	streaks
-	repeats   int  // calls with the next message that did not count
-	single    int  // that many messages are handled alone
-	exhausted bool // nothing up to the checkpoint is left
+	repeats   int   // calls with the next message that did not count
+	single    int   // that many messages are handled alone
+	exhausted bool  // nothing up to the checkpoint is left
+	after     int64 // messages that are parked alone have failed up to this global position
 }
 
 // replay begins to replay keys.

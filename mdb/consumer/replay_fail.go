@@ -96,6 +96,11 @@ func (e *engine) failReplay(w *worker, done int, err error) {
 		}
 		e.mu.Lock()
 		e.counters.failed++
+		if row.Upto != nil { // others do not depend on it
+			r.streaks, r.repeats, r.single, r.after = streaks{}, 0, max(0, r.single-1), row.GlobalPosition
+			e.endTurn(w, true)
+			return
+		}
 		if w.replay.goesOn() {
 			p.blocked[r.key].replay = nil
 		}

@@ -65,7 +65,11 @@ func (m *merge) next(ctx context.Context, most int) (ds []delivery, err error) {
 
 // fill reads the next page of an input.
 func (m *merge) fill(ctx context.Context, in *mergeInput) error {
-	page, unreadable, err := m.read(ctx, in.row.Stream, in.from, m.page)
+	most := int64(m.page)
+	if upto := in.row.Upto; upto != nil {
+		most = min(most, *upto-in.from+1)
+	}
+	page, unreadable, err := m.read(ctx, in.row.Stream, in.from, int(most))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ type replayTurn struct {
 	move   ledger.Move     // messages up to To may be replayed; From is the stored position
 	offers bool            // the partition's checkpoint is being moved by this turn
 	rows   []ledger.Parked // of the key, after what was handled
+	open   bool            // the streams for which messages wait are replayed, not only messages that are parked alone
 	steps  []step          // what is to be recorded
 }
 
@@ -40,7 +41,7 @@ func (e *engine) takeTurn(w *worker) {
 	}
 	w.rows = rows
 	most := e.config.form.most
-	in := newMerge(rows, w.move.To, max(most, turnMessages), e.config.replays.read)
+	in := newMerge(w.due(r.after), w.move.To, max(most, turnMessages), e.config.replays.read)
 	begun := time.Now()
 	for n := 0; ; {
 		one := most
@@ -102,6 +103,18 @@ func (e *engine) takeTurn(w *worker) {
 	}
 	e.mu.Lock()
 	e.endTurn(w, true)
+}
+
+// due returns the rows that are replayed: those of streams for which messages wait, if one of them is due, and each message that
+// is parked alone and due, unless it has failed in this replay.
+func (t *replayTurn) due(after int64) []ledger.Parked {
+	t.open = slices.ContainsFunc(t.rows, func(row ledger.Parked) bool { return isOpen(row) && row.IsDue })
+	return slices.DeleteFunc(slices.Clone(t.rows), func(row ledger.Parked) bool {
+		if isOpen(row) {
+			return !t.open
+		}
+		return !row.IsDue || row.GlobalPosition <= after
+	})
 }
 
 // dropped reports whether a replay is to end early.
@@ -249,7 +262,7 @@ func (e *engine) finishReplay(w *worker) {
 	}
 	b := p.blocked[r.key]
 	b.rows = slices.Clone(w.rows)
-	if open := slices.ContainsFunc(b.rows, isOpen); !open || w.move.To < b.passed || p.offered {
+	if open := w.open && slices.ContainsFunc(b.rows, isOpen); !open || w.move.To < b.passed || p.offered {
 		switch {
 		case open:
 			r.exhausted = true
@@ -258,11 +271,13 @@ func (e *engine) finishReplay(w *worker) {
 		case len(b.rows) == 0:
 			e.unblock(p, r.key)
 		default:
-			b.replay = nil // the rest is due when the checkpoint has reached it
+			b.replay = nil // the rest is due later, or when the checkpoint has reached it
 		}
 		e.endTurn(w, false)
 		return
 	}
+	// The checkpoint has reached b.passed already: the turn has begun with a move to it, or calls of the form have made
+	// one. Otherwise the rest of what was passed over would come again, live. So this move only saves one of a tick.
 	mv := p.move()
 	p.offered = true
 	e.mu.Unlock()

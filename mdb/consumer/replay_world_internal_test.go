@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -15,6 +16,9 @@ import (
 
 // beginReplayed checks that a parked message is handled after all before it of its key.
 func (w *world) beginReplayed(d *delivery, first int64) {
+	if w.alone > 0 {
+		return
+	}
 	for i := range w.log[d.partition] {
 		before := &w.log[d.partition][i]
 		if before.GlobalPosition >= d.message.GlobalPosition || w.tx && before.GlobalPosition >= first { // of the same call
@@ -41,7 +45,7 @@ func (w *world) beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) (p
 		w.moveRow(*mv)
 	}
 	for _, r := range w.rows[k.Partition].parked {
-		if r.Key == k.Key {
+		if r.IsDue = r.Due != nil; r.Key == k.Key {
 			parked = append(parked, r)
 		}
 	}
@@ -87,8 +91,11 @@ func (w *world) step(p partition, checkpoint int64, steps []step) bool {
 				w.fail("message %d is replayed, and the checkpoint is at %d", m.GlobalPosition, checkpoint)
 			}
 		}
-		rows[i].Position, rows[i].Attempts = s.next, 0
+		if rows[i].Position, rows[i].Attempts = s.next, 0; s.ends {
+			rows = slices.Delete(rows, i, i+1)
+		}
 	}
+	w.rows[p].parked = rows
 	return true
 }
 
@@ -128,7 +135,13 @@ func (w *world) record(ctx context.Context, mv *ledger.Move, p partition, epoch 
 			w.fail("stream %s is not parked at %d", failed.Stream, failed.Position)
 			return errFence
 		}
-		r.parked[i].Attempts, r.parked[i].Replays = failed.Attempts, failed.Replays
+		row := &r.parked[i]
+		row.Attempts, row.Replays, row.Due = failed.Attempts, failed.Replays, nil
+		for i := range r.parked {
+			if other := &r.parked[i]; isOpen(*row) && isOpen(*other) && other.Key == row.Key {
+				other.Due = nil
+			}
+		}
 	}
 	return ctx.Err()
 }
@@ -143,8 +156,13 @@ func (w *world) unpark(ctx context.Context, mv ledger.Move, key string) error {
 	case w.random.IntN(10) == 0:
 		return errBroken
 	}
+	for _, m := range w.log[mv.Partition] {
+		if f := w.fate[m.GlobalPosition]; m.Stream.CardinalID() == key && m.GlobalPosition > mv.From && f.effects > 0 && !f.repeatable {
+			w.fail("key %s is unparked, %d was handled, and the checkpoint was at %d", key, m.GlobalPosition, mv.From)
+		}
+	}
 	r := w.rows[mv.Partition]
-	r.parked = slices.DeleteFunc(r.parked, func(r ledger.Parked) bool { return r.Key == key })
+	r.parked = slices.DeleteFunc(r.parked, func(r ledger.Parked) bool { return r.Key == key && isOpen(r) })
 	w.moveRow(mv) // it checks that everything up to there is handled
 	w.unparked++
 	return ctx.Err()
@@ -154,7 +172,9 @@ func (w *world) unpark(ctx context.Context, mv ledger.Move, key string) error {
 func (w *world) replayAll(p partition) {
 	w.mu.Lock()
 	var keys []ledger.Key
-	for _, r := range w.rows[p].parked {
+	for i := range w.rows[p].parked {
+		r := &w.rows[p].parked[i]
+		r.Due = &time.Time{}
 		keys = append(keys, ledger.Key{Partition: p, Key: r.Key})
 	}
 	w.mu.Unlock()
@@ -170,7 +190,7 @@ func TestReplayProperties(t *testing.T) {
 	if testing.Short() {
 		seeds = 4
 	}
-	for _, form := range []string{"each", "each in order", "batch", "batch by key", "tx", "tx in order"} {
+	for _, form := range []string{"each", "each in order", "batch", "batch by key", "tx", "tx in order", "each alone", "tx alone"} {
 		var ran, unparked atomic.Int64
 		t.Cleanup(func() {
 			if ran.Load() == int64(seeds) && unparked.Load() == 0 {

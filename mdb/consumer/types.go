@@ -94,8 +94,9 @@ type engineConfig struct {
 	// the budget is, and not handled any more, once f.unanswered is true.
 	park func(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error
 
-	// parkAlone says that park parks single messages.
-	parkAlone bool
+	// parkAlone is how many messages of a key are parked alone, those whose f.alone is true. The next one is parked with those
+	// after it: otherwise a key of which all messages fail would have a row for each.
+	parkAlone int
 
 	// errorText returns what is stored of an error; nil: its type.
 	errorText func(error) string
