@@ -89,6 +89,16 @@ var mutants = []mutant{
 		consumers, "TestReplayProperties",
 	},
 	{
+		"a message that is parked alone is replayed before it is due", "mdb/consumer/replay_turn.go",
+		"return !row.IsDue || row", "return row",
+		consumers, "TestReplayAlone",
+	},
+	{
+		"a message that is parked alone, and fails again, keeps the others", "mdb/consumer/replay_fail.go",
+		"if row.Upto != nil { // others", "if false { // others",
+		consumers, "TestReplayAlone",
+	},
+	{
 		"a replay in a transaction does not move the checkpoint", "mdb/consumer/tx.go",
 		"	ledger.QueueMove(b, c.member, c.move())\n	if !c.isReplay() {\n		return 1\n	}\n",
 		"	if !c.isReplay() {\n		ledger.QueueMove(b, c.member, c.move())\n		return 1\n	}\n	b.Queue(\"SELECT\")\n",
