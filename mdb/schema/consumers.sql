@@ -337,10 +337,12 @@ BEGIN
     claimed := pg_catalog.cardinality(message_store_consumers.take($1, $2, free, quota - held));
     rest := rest + least(quota - held, pg_catalog.cardinality(free)) - claimed;
   END IF;
-  IF evicted OR claimed > 0 THEN
+  IF evicted OR claimed > 0 AND claimed < pg_catalog.cardinality(free) THEN
+    -- Who has got more may have one more now, see above.
     PERFORM message_store_consumers.ring($1);
-  ELSIF rest > 0 THEN
-    -- All look again when they tick next.
+  ELSIF rest > 0 OR claimed > 0 THEN
+    -- All look again when they tick next. What nobody can get is no reason to look immediately: that would only keep
+    -- the mutex from those who give back, and claim, something else.
     UPDATE message_store_consumers.consumers AS c SET changes = c.changes + 1 WHERE c.id = $1;
   END IF;
 END
