@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -24,10 +25,14 @@ type size struct {
 	part     int // one of as many
 }
 
+// account returns the account of a message, the n-th of its category.
+func account(n int) string { return strconv.Itoa(n % accounts) }
+
 var (
 	all    = size{"all", 1}
 	fifth  = size{"fifth", 5}
 	little = size{"little", 50}
+	few    = size{"few", 500}
 )
 
 // An environment is a server with messages in two categories, and the table of their effects.
@@ -35,6 +40,7 @@ type environment struct {
 	server   *pgtest.Server
 	store    *mdb.Store
 	watch    *pgxpool.Pool // looks how far a way is
+	jobs     *pgxpool.Pool // what River uses beside its jobs' transactions
 	version  string
 	messages int
 	runs     int
@@ -58,16 +64,19 @@ func (e *environment) open(ctx context.Context) (err error) {
 		return err
 	}
 	url := e.server.TCP("postgres")
-	if e.store, err = mdb.Connect(ctx, pgserver.PoolURL(url, 16)); err != nil {
+	if e.store, err = mdb.Connect(ctx, pgserver.PoolURL(url, 20)); err != nil {
 		return err
 	}
 	if e.watch, err = pgxpool.New(ctx, pgserver.PoolURL(url, 1)); err != nil {
 		return err
 	}
-	if err := errors.Join(schema.Install(ctx, e.watch), schema.InstallConsumers(ctx, e.watch)); err != nil {
+	if e.jobs, err = pgxpool.New(ctx, pgserver.PoolURL(url, 8)); err != nil {
 		return err
 	}
-	for _, size := range []size{all, fifth, little} {
+	if err := errors.Join(schema.Install(ctx, e.watch), schema.InstallConsumers(ctx, e.watch), e.installRiver(ctx)); err != nil {
+		return err
+	}
+	for _, size := range []size{all, fifth, little, few} {
 		_, err := e.watch.Exec(ctx, `INSERT INTO message_store.messages (stream_name, position, type, data)
 			SELECT $1::text || '-' || i % $3::int, i / $3::int, 'Deposited', '{"amount": 1}' FROM generate_series(0, $2::int - 1) AS i`, size.category, e.messages/size.part, accounts)
 		if err != nil {
@@ -87,6 +96,9 @@ func (e *environment) open(ctx context.Context) (err error) {
 }
 
 func (e *environment) close() {
+	if e.jobs != nil {
+		e.jobs.Close()
+	}
 	if e.watch != nil {
 		e.watch.Close()
 	}
@@ -104,13 +116,18 @@ var errEnough = errors.New("everything is done")
 // many that were a second. It fails if a message had another number of effects than one.
 func (e *environment) measure(ctx context.Context, w way, workers int) (rate float64, err error) {
 	e.runs++
-	r := run{name: fmt.Sprint("bench", e.runs), workers: workers, category: w.size.category, messages: e.messages / w.size.part}
+	return e.measureAs(ctx, fmt.Sprint("bench", e.runs), w, workers)
+}
+
+// measureAs is measure with a consumer of a name that may exist.
+func (e *environment) measureAs(ctx context.Context, name string, w way, workers int) (rate float64, err error) {
+	r := run{name: name, workers: workers, category: w.size.category, messages: e.messages / w.size.part}
 	e.handled.Store(0)
 	e.first.Store(nil)
 	if _, err := e.watch.Exec(ctx, "UPDATE public.balances SET balance = 0"); err != nil {
 		return 0, err
 	}
-	if _, err := e.watch.Exec(ctx, "INSERT INTO public.positions VALUES ($1, 0)", r.name); err != nil {
+	if _, err := e.watch.Exec(ctx, "INSERT INTO public.positions VALUES ($1, 0) ON CONFLICT (name) DO UPDATE SET position = 0", r.name); err != nil {
 		return 0, err
 	}
 	if _, err := e.watch.Exec(ctx, "CHECKPOINT"); err != nil {

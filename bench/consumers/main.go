@@ -28,7 +28,9 @@ type bench struct {
 }
 
 // workers are the columns of the table.
-var workers = []int{1, 4}
+var workers = []int{1, 4, manyWorkers}
+
+const manyWorkers = 16
 
 func main() {
 	b := &bench{rates: make(map[string]map[int][]float64)}
@@ -61,7 +63,7 @@ func (b *bench) run(ctx context.Context, doc string) (failed bool, err error) {
 				continue
 			}
 			for _, n := range workers {
-				if n > 1 && w.single {
+				if n > 1 && w.single || n == manyWorkers && !w.many {
 					continue
 				}
 				rate, err := b.env.measure(ctx, w, n)
@@ -79,7 +81,19 @@ func (b *bench) run(ctx context.Context, doc string) (failed bool, err error) {
 	text, failed := b.bounds()
 	fmt.Print("# Consumers\n\n", block, text)
 	if doc != "" {
-		err = updateDoc(doc, block)
+		err = updateDoc(doc, docBegin, docEnd, block)
+	}
+	if err != nil || b.only != "" {
+		return failed, err
+	}
+	table, err := b.env.long(ctx, ways)
+	if err != nil {
+		return false, err
+	}
+	block = longBlock(ways, table)
+	fmt.Print("\n# Consumers beside a transaction that is open for an hour\n\n", block)
+	if doc != "" {
+		err = updateDoc(doc, longBegin, longEnd, block)
 	}
 	return failed, err
 }
@@ -87,7 +101,7 @@ func (b *bench) run(ctx context.Context, doc string) (failed bool, err error) {
 // block returns the table and what was measured.
 func (b *bench) block(ways []way) string {
 	var w strings.Builder
-	w.WriteString("| Messages a second | 1 worker | 4 workers |\n|---|---:|---:|\n")
+	w.WriteString("| Messages a second | 1 worker | 4 workers | 16 workers |\n|---|---:|---:|---:|\n")
 	for _, way := range ways {
 		if b.rates[way.name] == nil {
 			continue
@@ -148,21 +162,23 @@ func (b *bench) bounds() (text string, failed bool) {
 	return w.String(), failed
 }
 
-// The lines of the page between which the table stands.
+// The lines of the page between which the tables stand.
 const (
-	docBegin = "<!-- bench-consumers puts the table here -->\n"
-	docEnd   = "<!-- end of bench-consumers -->\n"
+	docBegin  = "<!-- bench-consumers puts the table here -->\n"
+	docEnd    = "<!-- end of bench-consumers -->\n"
+	longBegin = "<!-- bench-consumers puts the table of long transactions here -->\n"
+	longEnd   = "<!-- end of the table of long transactions -->\n"
 )
 
-func updateDoc(file, block string) error {
+func updateDoc(file, begin, end, block string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	before, rest, begins := strings.Cut(string(data), docBegin)
-	_, after, ends := strings.Cut(rest, docEnd)
+	before, rest, begins := strings.Cut(string(data), begin)
+	_, after, ends := strings.Cut(rest, end)
 	if !begins || !ends {
 		return errors.New(file + " lacks the lines between which the table stands")
 	}
-	return os.WriteFile(file, []byte(before+docBegin+block+docEnd+after), 0o600)
+	return os.WriteFile(file, []byte(before+begin+block+end+after), 0o600)
 }

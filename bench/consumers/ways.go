@@ -15,6 +15,7 @@ type way struct {
 	run     func(ctx context.Context, r run) error
 	nothing bool // the handler does nothing; otherwise it updates a row
 	single  bool // it cannot have several workers
+	many    bool // it is also measured with manyWorkers
 	size    size
 }
 
@@ -30,8 +31,10 @@ type run struct {
 const (
 	nothingEach         = "`Each`, a handler that does nothing"
 	nothingSubscription = "a subscription whose `OnProgress` stores the position, a handler that does nothing"
+	eachTx              = "`EachTx`"
 	eachTxSingle        = "`EachTx` with `PerTx(1, 0)`"
 	eachQueued          = "`EachQueued`"
+	riverTx             = "River, a job for each message, completed by `JobCompleteTx` in the transaction of the update"
 )
 
 const (
@@ -63,36 +66,36 @@ func (e *environment) ways() []way {
 		_, err := e.store.Pool().Exec(ctx, sqlEffect, m.Stream.ID())
 		return err
 	}
-	eachTx := consumer.EachTx(func(ctx context.Context, tx pgx.Tx, m mdb.Message) error {
+	inTx := consumer.EachTx(func(ctx context.Context, tx pgx.Tx, m mdb.Message) error {
 		e.begin()
 		_, err := tx.Exec(ctx, sqlEffect, m.Stream.ID())
 		return err
 	})
-	return []way{
+	return append([]way{
 		{name: nothingEach, nothing: true, size: all, run: consume(consumer.Each(nothing))},
 		{name: nothingSubscription, nothing: true, size: all, run: e.subscribe(nothing)},
-		{name: "`Each`", size: little, run: consume(consumer.Each(effect))},
+		{name: "`Each`", size: little, many: true, run: consume(consumer.Each(effect))},
 		{name: "a subscription whose `OnProgress` stores the position", size: little, run: e.subscribe(effect)},
 		{name: "`Batch`", size: fifth, run: consume(consumer.Batch(func(ctx context.Context, ms []mdb.Message) error {
 			e.begin()
 			_, err := e.store.Pool().Exec(ctx, sqlEffects, ids(ms))
 			return err
 		}), consumer.WithBatchSize(most))},
-		{name: "`EachTx`", size: fifth, run: consume(eachTx)},
-		{name: eachTxSingle, size: little, run: consume(eachTx, consumer.PerTx(1, 0))},
+		{name: eachTx, size: fifth, many: true, run: consume(inTx)},
+		{name: eachTxSingle, size: little, many: true, run: consume(inTx, consumer.PerTx(1, 0))},
 		{name: "a subscription with a transaction and the position for each message", size: little, single: true, run: e.subscribeTx},
 		{name: "`BatchTx`", size: fifth, run: consume(consumer.BatchTx(func(ctx context.Context, tx pgx.Tx, ms []mdb.Message) error {
 			e.begin()
 			_, err := tx.Exec(ctx, sqlEffects, ids(ms))
 			return err
 		}), consumer.WithBatchSize(most))},
-		{name: eachQueued, size: fifth, run: consume(consumer.EachQueued(func(b *pgx.Batch, m mdb.Message) error {
+		{name: eachQueued, size: fifth, many: true, run: consume(consumer.EachQueued(func(b *pgx.Batch, m mdb.Message) error {
 			e.begin()
 			b.Queue(sqlEffect, m.Stream.ID())
 			return nil
 		}))},
 		{name: "pages read by hand, their statements in a `pgx.Batch`, without a position", size: fifth, single: true, run: e.readByHand},
-	}
+	}, e.riverWays()...)
 }
 
 func ids(ms []mdb.Message) []string {
