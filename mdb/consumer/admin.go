@@ -253,6 +253,10 @@ func adminError(ctx context.Context, what, consumer string, err error) error {
 	if errors.As(err, &ours) {
 		return fmt.Errorf("consumer: %s: the function of Within: %w", what, ours.err)
 	}
+	var conflict *ConflictError
+	if errors.As(err, &conflict) {
+		return conflict
+	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		switch {

@@ -53,7 +53,7 @@ func New(store *mdb.Store, name string, category mdb.Category, h Handler, opts .
 //     [StopOnError] and [Failure.Stop];
 //   - a [*mdb.SetupError], if the schema of consumers is missing or too old, or the consumer
 //     has another number of partitions;
-//   - [ErrReplaced], see [WithInstance], or [ErrDeleted];
+//   - [ErrReplaced], see [WithInstance] and [InPositionStream], or [ErrDeleted];
 //   - an [*mdb.AheadError], if the consumer is to begin after a position that the store has not
 //     used, see [FromPosition];
 //   - another error of the server or of a read, if a retry cannot help.
@@ -105,7 +105,7 @@ func (c *Consumer) stats() Stats {
 	s.Releases += m.releases.Load()
 	s.Rewound += m.rewound.Load()
 	s.Forks += m.forks.Load()
-	if least := time.Duration(m.least.Load()); least > 0 && (s.LeaseMargin == 0 || least < s.LeaseMargin) {
+	if least := time.Duration(m.least.Load()); least > 0 && c.config.positionID == nil && (s.LeaseMargin == 0 || least < s.LeaseMargin) {
 		s.LeaseMargin = least
 	}
 	return s
@@ -142,8 +142,9 @@ func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*eng
 type running struct {
 	*Consumer
 
-	link beside.Store
-	line *line
+	link   beside.Store
+	line   *line
+	stream *positionStream // where the position is; nil: in the schema of consumers
 }
 
 func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.CancelCauseFunc) (*member, error) {
@@ -190,21 +191,44 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 		changed:  func() { r.member.changed() },
 		decided:  r.decided,
 	}
+	join := ledger.JoinParams{
+		Name: c.name, Instance: c.instance, Info: info(c.maxParked), Lease: c.lease,
+		Categories: c.categories, Partitions: c.partitions, Start: c.start,
+	}
+	if c.positionID != nil {
+		r.stream = r.positionStream()
+		join.Lease, config.maxParked = noLease, 0
+	}
 	adjust(&config)
 	r.engine = newEngine(config)
 	r.member = newMember(memberConfig{
-		join: ledger.JoinParams{
-			Name: c.name, Instance: c.instance, Info: info(c.maxParked), Lease: c.lease,
-			Categories: c.categories, Partitions: c.partitions, Start: c.start,
-		},
+		join:  join,
 		fixed: c.inOrder, drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
 		random: rand.N[time.Duration],
-		do:     r.line.do, reconnect: r.reconnect,
-		fatal:  func(err error) error { return fatal(c.name, r.link.Explain, err) },
+		do:     r.do, reconnect: r.reconnect,
+		fatal:  r.fatal,
 		engine: r.engine, readers: r.readers,
 		observer: newObserver(c.observed, len(c.categories), func(err error) error { return r.link.Explain("take part in the consumer "+c.name, err) }, cancel),
 	})
 	return r.member, nil
+}
+
+// do is that of the line. The statements are those of the position stream, if there is one.
+func (r *running) do(ctx context.Context, f func(session int64, p protocol) error) (session int64, err error) {
+	return r.line.do(ctx, func(session int64, conn onConn) error {
+		if r.stream != nil {
+			return f(session, r.stream.on(conn))
+		}
+		return f(session, conn)
+	})
+}
+
+// fatal returns the error with which Run ends if the first join fails with err, or nil if it is to be retried.
+func (r *running) fatal(err error) error {
+	if r.stream != nil {
+		return r.stream.fatal(r.link.Explain, err)
+	}
+	return fatal(r.config.name, r.link.Explain, err)
 }
 
 func (r *running) end() {
@@ -265,6 +289,9 @@ func (r *running) decided(f Failure, a Action) {
 	switch a.what {
 	case toPark:
 		message = "a consumer parks a stream, because a message could not be handled"
+		if r.stream != nil {
+			message = "a consumer retries a message that it would park, but with a position stream nothing is parked"
+		}
 	case toSkip:
 		message = "a consumer skips a message that could not be handled"
 	case byDefault, toRetry, toWait, toStop:

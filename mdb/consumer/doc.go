@@ -136,6 +136,12 @@
 // The command mdb consumers does the same in a terminal.
 // [Operator.WaitForStream] waits until a message that was just written is in a read model.
 //
+// # Beside Eventide, or without the schema
+//
+// [InPositionStream] keeps the position in a stream of Message DB instead of in the schema of consumers, in the format of Eventide's
+// consumers. It needs nothing but Message DB, and continues where a consumer of Eventide was. One process at a time runs such
+// a consumer, nothing is parked, and operators do not see it. [Operator.ImportPosition] moves it to the schema.
+//
 // # What not to do
 //
 //   - Do not store positions in a handler. The consumer does, and a position of your own would be
@@ -178,6 +184,8 @@
 //	OnRetry            x      x      x       x        x
 //	WithPolling        x      x      x       x        x
 //	WithMaxBytes       x      x      x       x        x
+//	InPositionStream   x      x
+//	FlushEvery         x      x
 //	WithBatchSize             x              x
 //	PerTx                            x                x
 //	WithIsolation                    x       x        x

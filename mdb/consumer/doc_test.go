@@ -47,7 +47,10 @@ func TestOptionTable(t *testing.T) {
 		"PerTx":            consumer.PerTx(1, 0),
 		"WithIsolation":    consumer.WithIsolation(pgx.Serializable),
 		"WithIdleTimeout":  consumer.WithIdleTimeout(time.Second),
+		"InPositionStream": consumer.InPositionStream("mailer"),
+		"FlushEvery":       consumer.FlushEvery(time.Second, 100),
 	}
+	needed := map[string]consumer.Option{"FlushEvery": consumer.InPositionStream("mailer")}
 	forms := map[string]consumer.Handler{
 		"Each":       consumer.Each(func(context.Context, mdb.Message) error { return nil }),
 		"Batch":      consumer.Batch(func(context.Context, []mdb.Message) error { return nil }),
@@ -72,7 +75,11 @@ func TestOptionTable(t *testing.T) {
 				column = len(header) - len(form)
 			}
 			marked := column < len(line) && line[column] == 'x'
-			_, err := consumer.New(new(mdb.Store), "name", "category", handler, option)
+			given := []consumer.Option{option}
+			if other, ok := needed[name]; ok {
+				given = append(given, other)
+			}
+			_, err := consumer.New(new(mdb.Store), "name", "category", handler, given...)
 			if marked != (err == nil) {
 				t.Errorf("%s with %s: marked %v, New returns %v", name, form, marked, err)
 			}

@@ -29,6 +29,7 @@ func TestExamples(t *testing.T) {
 		"Consumer_Replay":        {ExampleConsumer_Replay, "a label for tea\nparcel-7 is parked at position 1\na label for unicorn\na label for salt\n"},
 		"Admin":                  {ExampleAdmin, "goods continues after position 0\nmessages to handle: 3\ntea: 4 <nil>\n"},
 		"Operator_WaitForStream": {ExampleOperator_WaitForStream, "Title <nil>\nshutdown\n"},
+		"InPositionStream":       {ExampleInPositionStream, "a letter to bob\na letter to cid\nit continues after the last letter: true <nil>\n"},
 		"Consumer_Run":           {ExampleConsumer_Run, "shut down: SIGTERM handled: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

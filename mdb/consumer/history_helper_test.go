@@ -139,6 +139,7 @@ type course struct {
 	road       road
 	store      *mdb.Store
 	opts       []consumer.Option
+	positions  string // the position stream; empty: none
 	runs       []*shift
 	journal    journal
 
@@ -293,6 +294,11 @@ WHERE message_store.category(m.stream_name) = $1 AND m.stream_name NOT LIKE '%po
 // stored reports whether the checkpoints are at the end of the category.
 func (c *course) stored(t *testing.T, db *pgxpool.Pool) bool {
 	t.Helper()
+	if c.positions != "" {
+		return sqlValue[bool](t, db, `SELECT coalesce((
+	SELECT (m.data ->> 'position')::bigint FROM message_store.messages AS m WHERE m.stream_name = $2 ORDER BY m.position DESC LIMIT 1
+) >= (SELECT max(m.global_position) FROM message_store.messages AS m WHERE message_store.category(m.stream_name) = $1), false)`, c.name, c.positions)
+	}
 	return sqlValue[bool](t, db, `SELECT coalesce(bool_and(k.position >= ALL (
 	SELECT m.global_position FROM message_store.messages AS m
 	WHERE message_store.category(m.stream_name) = $1 AND @message_store.hash_64(message_store.cardinal_id(m.stream_name)) % o.partitions = k.partition

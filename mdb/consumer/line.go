@@ -68,7 +68,7 @@ func lineOf(s *mdb.Store) (*line, func()) {
 
 // do calls f with the connection, after it has opened one if there is none. session says
 // which one it was, and is 0 if there was none.
-func (l *line) do(ctx context.Context, f func(session int64, p protocol) error) (session int64, err error) {
+func (l *line) do(ctx context.Context, f func(session int64, conn onConn) error) (session int64, err error) {
 	select {
 	case l.turn <- struct{}{}:
 	case <-ctx.Done():

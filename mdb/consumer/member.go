@@ -13,9 +13,9 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// ErrReplaced is returned by Run if another process has joined with the same instance, see
-// [WithInstance]. It has taken over the partitions.
-var ErrReplaced = errors.New("consumer: another process with the same instance has taken over")
+// ErrReplaced is returned by Run if another process has taken over: one that has joined with the same instance, see
+// [WithInstance], or has written to the same position stream, see [InPositionStream].
+var ErrReplaced = errors.New("consumer: another process has taken over")
 
 // The causes of the end of handlers' contexts, beside ErrLeaseLost.
 var (
@@ -570,7 +570,7 @@ func (m *member) die(t ledger.Tick) {
 	cause := ErrLeaseLost
 	switch {
 	case t.Replaced:
-		m.logger.Warn("a consumer ends, because another process has joined with its instance", m.attrs()...)
+		m.logger.Warn("a consumer ends, because another process has taken over", m.attrs()...)
 		cause = ErrReplaced
 	case m.isDeleted(t):
 		m.logger.Warn("a consumer ends, because it was deleted", m.attrs()...)

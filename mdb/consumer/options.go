@@ -59,9 +59,12 @@ type config struct {
 	maxBytes   int64
 	errorText  bool
 	parkAlone  bool
+	positionID *string // of the position stream; nil: the state is in the schema of consumers
+	flushing   flushing
 	onPark     func(ctx context.Context, tx pgx.Tx, p Parked) error
 	observed   observed
 
+	given  []string // the names of the options
 	faults []mdb.Fault
 }
 
@@ -106,6 +109,7 @@ func newConfig(store *mdb.Store, name string, category mdb.Category, h Handler, 
 		name: name, handler: h, forms: defaultForms(), start: &start,
 		workers: DefaultWorkers, lease: DefaultLease, drain: DefaultDrainTimeout,
 		maxParked: DefaultMaxParked, maxBytes: DefaultMaxBytes,
+		flushing: flushing{DefaultFlushInterval, DefaultFlushMessages},
 	}
 	if store == nil {
 		c.fault("store", "nil", "a *mdb.Store")
@@ -125,9 +129,11 @@ func newConfig(store *mdb.Store, name string, category mdb.Category, h Handler, 
 		case o.fits != nil && h.name != "" && !o.fits(h):
 			c.fault("option", o.name+" with "+h.name, "it with "+o.needs)
 		default:
+			c.given = append(c.given, o.name)
 			o.apply(c)
 		}
 	}
+	c.checkPositionStream(category)
 	if c.inOrder {
 		if c.partitions > 1 {
 			c.fault("partitions", strconv.Itoa(c.partitions), "1 with InOrder")

@@ -29,6 +29,9 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 		}
 		names = append(names, string(s))
 	}
+	if c.config.positionID != nil {
+		faults = append(faults, mdb.Fault{Argument: "consumer", Given: "one with " + inPositionStream, Allowed: "one that parks messages"})
+	}
 	if len(faults) > 0 {
 		return &mdb.ArgumentError{Faults: faults}
 	}

@@ -44,7 +44,7 @@ func checkConsumers(consumers []*Consumer) error {
 		store *mdb.Store
 		name  string
 	}
-	known := make(map[identity]bool)
+	known, streams := make(map[identity]bool), make(map[identity]bool)
 	for _, c := range consumers {
 		if c == nil {
 			faults = append(faults, mdb.Fault{Argument: "consumers", Given: "nil", Allowed: "what New has returned"})
@@ -55,6 +55,14 @@ func checkConsumers(consumers []*Consumer) error {
 			faults = append(faults, mdb.Fault{Argument: "consumers", Given: strconv.Quote(id.name) + " twice", Allowed: "each name once"})
 		}
 		known[id] = true
+		if c.config.positionID == nil {
+			continue
+		}
+		stream := identity{c.store, positionStreamOf(c.config.categories[0], *c.config.positionID)}
+		if streams[stream] { // they would replace each other
+			faults = append(faults, mdb.Fault{Argument: "consumers", Given: "the position stream " + stream.name + " twice", Allowed: "each once"})
+		}
+		streams[stream] = true
 	}
 	if len(faults) == 0 {
 		return nil

@@ -44,6 +44,9 @@ func inMemory(h Handler, opts []Option, report func(trial.Event, Failure)) (tria
 	if c.parkAlone {
 		c.fault("ParkAlone", "set", "not in memory, see CatchUp")
 	}
+	if c.positionID != nil {
+		c.fault(inPositionStream, "set", "not in memory, see CatchUp")
+	}
 	if err := c.err(); err != nil {
 		return nil, err
 	}
