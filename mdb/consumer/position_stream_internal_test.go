@@ -344,19 +344,26 @@ func TestPositionStreamReleases(t *testing.T) {
 }
 
 // TestPositionStreamOtherHistory checks that a position is not stored on a server that lacks the message there, because
-// others can get the positions before it: the reads lead to another server than the ticks. When they lead to the same one, all
+// others can get the positions before it: the reads lead to another server than the ticks. Then both get new connections. When they lead to the same one, all
 // messages of that server are handled.
 func TestPositionStreamOtherHistory(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		p := newTape()
 		ms := letters(t, 10, 4)
 		p.lost[ms[9].ID] = true
-		c := engage(t, p, 1, ms, nil)
+		var reconnected atomic.Int64
+		c := engage(t, p, 1, ms, nil, func(mc *memberConfig, _ *engineConfig) {
+			mc.reconnect = func(ticks bool) {
+				if ticks {
+					reconnected.Add(1)
+				}
+			}
+		})
 		pass(20 * time.Second)
 		rejected := 0
 		p.set(func() { rejected = p.moved })
-		if got := p.recorded(); got != "[0]" || rejected == 0 {
-			t.Fatalf("got %v stored, and %d times rejected", got, rejected)
+		if got := p.recorded(); got != "[0]" || rejected == 0 || reconnected.Load() == 0 {
+			t.Fatalf("got %v stored, %d times rejected, and %d times new connections", got, rejected, reconnected.Load())
 		}
 		c.take()
 		c.shelf.mu.Lock()

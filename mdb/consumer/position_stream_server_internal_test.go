@@ -250,3 +250,34 @@ func TestPositionStreamFence(t *testing.T) {
 		t.Errorf("got %v stored", got)
 	}
 }
+
+// TestPositionStreamReadOnly checks that a server which accepts no writes is noticed by a look, so that another connection is opened before a
+// position is to be stored.
+func TestPositionStreamReadOnly(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testdb.Shared(t), "readonly"+uuid.NewString()[:8])
+	w.join(t)
+	if _, err := w.conn.Exec(t.Context(), "SET default_transaction_read_only = on"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.on(w.db).beat(t.Context(), ledger.Member{}, "", nil); !isReadOnly(err) {
+		t.Errorf("got %v, want that the server is read-only", err)
+	}
+}
+
+// TestPositionStreamWithoutTimeline checks that a position is stored if the role may not ask for the server's timeline.
+func TestPositionStreamWithoutTimeline(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t)
+	owner, w := testdb.Session(t, url), newWriter(t, url, "a")
+	if _, err := owner.Exec(t.Context(), "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_walfile_name(pg_lsn) FROM PUBLIC"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.conn.Exec(t.Context(), "SET ROLE message_store"); err != nil {
+		t.Fatal(err)
+	}
+	w.join(t)
+	if tick := w.move(t, 10); len(tick.Moved) != 1 || tick.Timeline != "" || w.stored(t) != "[0 10]" {
+		t.Errorf("got %+v and %v stored", tick, w.stored(t))
+	}
+}

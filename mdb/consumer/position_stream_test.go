@@ -166,7 +166,7 @@ func TestPositionStreamCrash(t *testing.T) {
 	s := mdbtest.Store(t)
 	want := signUp(t, s, 20)
 	crashed := bare(t, s)
-	opts := []consumer.Option{consumer.InPositionStream("mailer"), consumer.FlushEvery(time.Millisecond, 1)}
+	opts := []consumer.Option{consumer.InPositionStream("mailer"), consumer.FlushEvery(time.Millisecond, 1), consumer.WithDrainTimeout(0)}
 	var stored atomic.Bool
 	reached := make(chan struct{})
 	start(t, crashed.Store, consumer.Batch(func(ctx context.Context, ms []mdb.Message) error {
