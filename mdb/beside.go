@@ -15,6 +15,7 @@ func init() { beside.Of, beside.Explain = besideStore, explain }
 func besideStore(s *Store) beside.Store {
 	return beside.Store{
 		Logger:   s.config.logger,
+		Direct:   s.config.direct,
 		Connect:  func(ctx context.Context) (*pgx.Conn, error) { return connectBeside(ctx, s.pool) },
 		Watch:    s.bell.Watch,
 		ReadOnly: s.readOnly.rejectedInPool,

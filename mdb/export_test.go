@@ -13,6 +13,7 @@ func DirectStatements() map[string]string {
 	for _, st := range []*statement{
 		directStreamMessages, directCategoryMessages, directCorrelated, directGroupMember,
 		directCorrelatedGroupMember, directLastMessage, directLastMessageOfType, directStreamVersion,
+		directCategoryShared,
 	} {
 		texts[st.name[len("mdb_direct_"):len(st.name)-len("_00000000")]] = st.sql
 	}

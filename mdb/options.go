@@ -231,6 +231,7 @@ type readConfig struct {
 	member      *int64
 	size        *int64
 	condition   *string
+	wanted      func() (partitions int64, wanted string) // see source.Hooks; nil: all
 	faults      argumentFaults
 }
 

@@ -31,6 +31,9 @@ type pageRead struct {
 	begin      int64                // the step's statement begins here: at position, or at the anchor
 	rows       int64                // the limit of the step's statement
 	head       anchor               // the last message before the step, if withHead is set
+	after      int64                // of the step's messages, whose data is read if it is wanted
+	partitions int64                // of which some are wanted
+	wanted     string               // likewise
 	version    int64                // the stream's version before the step, if withVersion is true
 	follows    bool                 // whether each step begins after the last message of the one before, if that is there
 	anchored   bool                 // whether the step has an anchor
@@ -259,6 +262,8 @@ func (s *procedures) statement(r *pageRead) (*statement, []any) {
 		return directStreamMessages, r.arguments(&r.name, &r.begin, r.limit())
 	case r.isStream:
 		return getStreamMessages, r.arguments(&r.name, &r.begin, &r.rows, r.condition)
+	case direct && r.wants():
+		return directCategoryShared, r.arguments(&r.name, &r.begin, r.limit(), &r.after, &r.partitions, &r.wanted)
 	case !direct:
 		return getCategoryMessages, r.arguments(&r.name, &r.begin, &r.rows, r.correlation, r.member, r.size, r.condition)
 	case r.inclusive:
@@ -271,6 +276,16 @@ func (s *procedures) statement(r *pageRead) (*statement, []any) {
 		return directCorrelated, r.arguments(&r.name, &r.begin, r.limit(), r.correlation)
 	}
 	return directCorrelatedGroupMember, r.arguments(&r.name, &r.begin, r.limit(), r.correlation, r.member, r.size)
+}
+
+// wants reports whether only some messages of a step are wanted.
+func (r *pageRead) wants() bool {
+	if r.readConfig.wanted == nil {
+		return false
+	}
+	r.after = r.position - 1
+	r.partitions, r.wanted = r.readConfig.wanted()
+	return r.wanted != ""
 }
 
 // filtered reports whether the read may leave out messages.

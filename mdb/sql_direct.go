@@ -37,6 +37,15 @@ ORDER BY message_store.category(stream_name), global_position LIMIT (SELECT $3::
 	directCorrelation = `
 	AND message_store.category(metadata->>'correlationStreamName') = (SELECT $4::varchar)`
 
+	// sharedColumns are without the data of messages that are not wanted, which would have to be read from where large values are
+	// stored, converted to text and sent. The partition is that of package consumer: streams without an ID have one, too.
+	sharedColumns = `SELECT id, stream_name, type, position, global_position,
+	CASE WHEN global_position > (SELECT $4::bigint) AND mod(abs(('x' || left(md5(CASE WHEN strpos(stream_name, '-') > 0
+		THEN split_part(substr(stream_name, strpos(stream_name, '-') + 1), '+', 1) ELSE '' END), 16))::bit(64)::bigint), (SELECT $5::bigint))
+		= ANY ((SELECT $6::text::bigint[])::bigint[]) THEN data END AS data,
+	CASE WHEN global_position > (SELECT $4::bigint) THEN metadata END AS metadata, time
+FROM message_store.messages `
+
 	// hash_64 of the cardinal ID, as an expression: the server may not be able to inline
 	// the installed functions, and would call them for each row.
 	directGroup = `
@@ -60,6 +69,9 @@ WHERE stream_name = (SELECT $1::text) AND position >= (SELECT $2::bigint)
 ORDER BY position LIMIT (SELECT $3::bigint)`)
 	directCategoryAnchored = newStatement("direct_category_anchored", fmt.Sprintf(anchoredColumns, "global_position")+
 		directCategoryRange+directCategoryOrder)
+
+	// It may begin with the last known message, as the one before.
+	directCategoryShared = newStatement("direct_category_shared", sharedColumns+directCategoryRange+directCategoryOrder)
 
 	directCorrelated = newStatement("direct_correlated",
 		directCategory+directCorrelation+directCategoryOrder)

@@ -123,6 +123,7 @@ func TestPlans(t *testing.T) {
 	arguments := map[string][]string{
 		"stream_messages":         {"'common3-7', 0, 1000", "'common3-7', 1000000, 1000", "'rare-1', 0, 10"},
 		"category_messages":       {"'common3', 0, 1000", "'common3', 50000, 1000", "'common3', 1000000, 10", "'rare', 0, 1000", "'none', 0, NULL"},
+		"category_shared":         {"'common3', 0, 1000, 0, 64, '{1,2}'", "'common3', 1000000, 10, 999999, 64, '{1,2}'", "'rare', 0, 1000, 0, 64, '{1,2}'"},
 		"correlated":              {"'common3', 0, 1000, 'origin'", "'rare', 49999, 1000, 'origin'"},
 		"group_member":            {"'common3', 0, 1000, 3, 16", "'rare', 49999, 1000, 0, 16"},
 		"correlated_group_member": {"'common3', 0, 1000, 'origin', 3, 16", "'rare', 49999, 1000, 'origin', 0, 16"},

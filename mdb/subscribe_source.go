@@ -91,7 +91,7 @@ func openSource(s *Store, category Category, hooks source.Hooks) (*source.Opened
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	src := s.categorySource(category, readConfig{})
+	src := s.categorySource(category, readConfig{wanted: hooks.Wanted})
 	src.beforeRead = hooks.BeforeRead
 	if hooks.Retried != nil {
 		src.retried = func(ctx context.Context, r Retry) error { return hooks.Retried(ctx, r.Attempt, r.Err) }

@@ -13,6 +13,8 @@ import (
 type Store struct {
 	// Logger is that of the store.
 	Logger *slog.Logger
+	// Direct reports whether the store uses direct SQL.
+	Direct bool
 	// Connect opens a connection beside the pool, configured as the pool's connections are.
 	// The caller closes it.
 	Connect func(ctx context.Context) (*pgx.Conn, error)

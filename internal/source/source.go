@@ -46,4 +46,8 @@ type Hooks struct {
 	BeforeRead func()
 	// Retried is called for each failure that is retried. An error ends Next.
 	Retried func(ctx context.Context, attempt int, err error) error
+	// Wanted is called before each read, and says which messages of the page are wanted: those of some of the partitions into which
+	// the cardinal IDs are divided, as an array of PostgreSQL, or all if it is empty. The others come without data. The store must use
+	// direct SQL. It may be nil.
+	Wanted func() (partitions int64, wanted string)
 }

@@ -246,7 +246,7 @@ func (r *running) readers(partitions int) map[string]reading {
 		readers[category] = newReader(readerConfig{
 			category: category, partitions: partitions, batch: pageSize, polling: r.config.polling,
 			open: r.openCategory(category),
-			sink: r, rewound: r.rewound, live: r.member.observer.read,
+			sink: r, filters: r.config.filters, rewound: r.rewound, live: r.member.observer.read,
 		})
 	}
 	return readers

@@ -184,6 +184,7 @@
 //	OnRetry            x      x      x       x        x
 //	WithPolling        x      x      x       x        x
 //	WithMaxBytes       x      x      x       x        x
+//	FilterOnServer     x      x      x       x        x
 //	InPositionStream   x      x
 //	FlushEvery         x      x
 //	WithBatchSize             x              x

@@ -47,6 +47,7 @@ func TestOptionTable(t *testing.T) {
 		"PerTx":            consumer.PerTx(1, 0),
 		"WithIsolation":    consumer.WithIsolation(pgx.Serializable),
 		"WithIdleTimeout":  consumer.WithIdleTimeout(time.Second),
+		"FilterOnServer":   consumer.FilterOnServer(),
 		"InPositionStream": consumer.InPositionStream("mailer"),
 		"FlushEvery":       consumer.FlushEvery(time.Second, 100),
 	}

@@ -59,6 +59,7 @@ type config struct {
 	maxBytes   int64
 	errorText  bool
 	parkAlone  bool
+	filters    bool
 	positionID *string // of the position stream; nil: the state is in the schema of consumers
 	flushing   flushing
 	onPark     func(ctx context.Context, tx pgx.Tx, p Parked) error
@@ -134,6 +135,9 @@ func newConfig(store *mdb.Store, name string, category mdb.Category, h Handler, 
 		}
 	}
 	c.checkPositionStream(category)
+	if c.filters && store != nil && store.Pool() != nil && !besideOf(store).Direct {
+		c.fault("store", "one without direct SQL, with FilterOnServer", "one with mdb.WithDirectSQL")
+	}
 	if c.inOrder {
 		if c.partitions > 1 {
 			c.fault("partitions", strconv.Itoa(c.partitions), "1 with InOrder")
@@ -290,6 +294,13 @@ func WithMaxBytes(bytes int64) Option {
 		positive(c, "bytes", bytes)
 		c.maxBytes = bytes
 	}}
+}
+
+// FilterOnServer lets the server leave out the data of messages whose partitions belong to other processes. Without it, each process
+// receives all messages of its categories and drops those of others. Use it if messages have several kilobytes and several processes
+// run the consumer. It needs a store with [mdb.WithDirectSQL]. With one process, or small messages, it saves nothing that matters.
+func FilterOnServer() Option {
+	return Option{name: "FilterOnServer", apply: func(c *config) { c.filters = true }}
 }
 
 // InOrder gives the consumer a single partition, in which one message is handled at a time, in

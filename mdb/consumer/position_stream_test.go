@@ -265,6 +265,7 @@ func TestPositionStreamStart(t *testing.T) {
 func TestPositionStreamArguments(t *testing.T) {
 	t.Parallel()
 	each := consumer.Each(func(context.Context, mdb.Message) error { return nil })
+	eachTx := consumer.EachTx(func(context.Context, pgx.Tx, mdb.Message) error { return nil })
 	in := consumer.InPositionStream("x")
 	for name, tt := range map[string]struct {
 		category mdb.Category
@@ -272,13 +273,10 @@ func TestPositionStreamArguments(t *testing.T) {
 		opts     []consumer.Option
 		want     string // empty: no error
 	}{
-		"nothing is wrong": {"a:command", each, []consumer.Option{in, consumer.WithWorkers(4), consumer.WithPartitions(4), consumer.FlushEvery(time.Second, 1)}, ""},
-		"in order":         {"a", each, []consumer.Option{in, consumer.InOrder(), consumer.StopOnError()}, ""},
-		"without an id":    {"a", each, []consumer.Option{consumer.InPositionStream("")}, ""},
-		"a transaction": {
-			"a", consumer.EachTx(func(context.Context, pgx.Tx, mdb.Message) error { return nil }),
-			[]consumer.Option{in}, "got InPositionStream with EachTx, want it with Each or Batch",
-		},
+		"nothing is wrong":         {"a:command", each, []consumer.Option{in, consumer.WithWorkers(4), consumer.WithPartitions(4), consumer.FlushEvery(time.Second, 1)}, ""},
+		"in order":                 {"a", each, []consumer.Option{in, consumer.InOrder(), consumer.StopOnError()}, ""},
+		"without an id":            {"a", each, []consumer.Option{consumer.InPositionStream("")}, ""},
+		"a transaction":            {"a", eachTx, []consumer.Option{in}, "got InPositionStream with EachTx, want it with Each or Batch"},
 		"an id with NUL":           {"a", each, []consumer.Option{consumer.InPositionStream("a\x00")}, "U+0000"},
 		"a lease":                  {"a", each, []consumer.Option{consumer.WithLease(time.Minute), in}, "WithLease with InPositionStream, want without it"},
 		"an instance":              {"a", each, []consumer.Option{in, consumer.WithInstance("x")}, "WithInstance with"},

@@ -18,6 +18,7 @@ type readerConfig struct {
 	polling    poll.Strategy // nil: the store's
 	open       func(source.Hooks) (*source.Opened[mdb.Message], error)
 	sink       readerSink
+	filters    bool // the server leaves out the data of messages that are not wanted
 
 	// rewound is called when messages that were read are no longer in the store, which ends
 	// after the position. All partitions are closed then. The member reads its rows again, and
@@ -88,6 +89,7 @@ type reader struct {
 	numbers   []int         // the partitions of the page's messages
 	shares    []mdb.Message // the page's messages by partition
 	below     []int64       // positions, of plan
+	wanted    []byte        // the partitions that the page is for, as an array of PostgreSQL; empty: all
 }
 
 func newReader(c readerConfig) *reader {

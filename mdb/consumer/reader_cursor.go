@@ -3,6 +3,7 @@ package consumer
 import (
 	"slices"
 	"sort"
+	"strconv"
 
 	"github.com/messagedb-go/messagedb/internal/scan"
 	"github.com/messagedb-go/messagedb/internal/source"
@@ -98,6 +99,9 @@ func (r *reader) plan() (p plan) {
 		}
 	}
 	slices.Sort(r.below)
+	if r.filters {
+		r.want()
+	}
 	position := r.choose(&p, front, slices.Compact(r.below))
 	found := false
 	for _, c := range r.cursors {
@@ -106,6 +110,26 @@ func (r *reader) plan() (p plan) {
 		}
 	}
 	return p
+}
+
+// want remembers the partitions that can receive messages of the next page: those that have room now.
+func (r *reader) want() {
+	r.wanted = append(r.wanted[:0], '{')
+	all := true
+	for n, c := range r.cursors {
+		if c == nil || !c.ready {
+			all = false
+			continue
+		}
+		if len(r.wanted) > 1 {
+			r.wanted = append(r.wanted, ',')
+		}
+		r.wanted = strconv.AppendInt(r.wanted, int64(n), 10)
+	}
+	r.wanted = append(r.wanted, '}')
+	if all {
+		r.wanted = r.wanted[:0]
+	}
 }
 
 // better reports whether the checkpoint of a knows more than that of b.

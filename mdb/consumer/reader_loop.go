@@ -16,13 +16,17 @@ import (
 
 // run reads until ctx ends or an error cannot be retried. It may be called once.
 func (r *reader) run(ctx context.Context) error {
-	opened, err := r.readerConfig.open(source.Hooks{BeforeRead: func() {
+	hooks := source.Hooks{BeforeRead: func() {
 		// Only a page that covers all partitions that have caught up may make the sleeper
 		// forget what it was woken for.
 		if r.front {
 			r.sleeper.BeforeRead()
 		}
-	}})
+	}}
+	if r.filters {
+		hooks.Wanted = func() (int64, string) { return int64(r.partitions), string(r.wanted) }
+	}
+	opened, err := r.readerConfig.open(hooks)
 	if err != nil {
 		return err
 	}
