@@ -35,7 +35,11 @@ func TestFilteredReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	category := mdb.Category("filtered" + uuid.NewString()[:8])
+	const partitions = 7
+	var category mdb.Category // as a cardinal ID, it is not in the partition of streams without one
+	for category == "" || partitionOfKey(string(category), partitions) == partitionOfKey("", partitions) {
+		category = mdb.Category("filtered" + uuid.NewString()[:8])
+	}
 	streams := []mdb.StreamName{mdb.StreamName(category), category.Stream("a+b"), category.Stream("a+c"), category.Stream("a-b"), category.Stream("ä")}
 	for i := range 60 {
 		streams = append(streams, category.Stream(fmt.Sprint(i)))
@@ -45,13 +49,12 @@ func TestFilteredReads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const partitions = 7
 	wanted, list := map[int]bool{}, ""
 	opened, err := openCategory(store, category)(source.Hooks{Wanted: func() (int64, string) { return partitions, list }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, list = range []string{"", "{0,3,5}", "{}", "{6}", "{0,1,2,3,4,5,6}"} {
+	for _, list = range []string{"", "{}", "{0,3,5}", "{0,1,2,3,4,5,6}", "{0}", "{1}", "{2}", "{3}", "{4}", "{5}", "{6}"} {
 		clear(wanted)
 		for n := range partitions {
 			for _, c := range list {
@@ -79,7 +82,7 @@ func TestFilteredReads(t *testing.T) {
 			}
 			from, full = page.End, page.Full
 		}
-		if seen != len(streams) || left == 0 && (list == "{}" || list == "{6}") {
+		if seen != len(streams) || left == 0 && len(list) == len("{0}") {
 			t.Errorf("with %s: got %d of %d messages, %d of them without data", list, seen, len(streams), left)
 		}
 	}
