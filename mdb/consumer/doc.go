@@ -64,21 +64,12 @@
 // share. They first wait for the handlers that are running, so nothing is repeated, and all other
 // partitions continue meanwhile.
 //
-// Each process has a lease, which it renews with a heartbeat every one or two seconds, on a
+// Each process has a lease, which it renews with a heartbeat at least every two seconds, on a
 // connection of its own beside the pool. If the lease ends, see [WithLease], others take over. A
 // process that cannot renew its lease ends the contexts of its handlers, with the cause
 // [ErrLeaseLost], a fifth of the lease before that, and joins again later.
 //
 // With [mdb.WithNotify], a process also notices immediately that another one has joined or left.
-//
-// # Operation
-//
-// Running processes obey operators, who change a consumer with the command mdb consumers or with [Admin]: they pause and
-// resume it, move its checkpoints, change the number of its partitions, rename it or delete it. Processes
-// notice that with their next heartbeat, or immediately with [mdb.WithNotify]. The contexts of handlers
-// end if their checkpoints were moved or the number of partitions was changed; what they return then does
-// not count as a failure. Run ends only if the consumer was deleted, with [ErrDeleted], or if one with
-// [InOrder] has several partitions.
 //
 // # Failures
 //
@@ -121,8 +112,9 @@
 // than that: in Kubernetes, the default of 20 seconds suits its default grace period of 30.
 //
 // In a rolling deployment each process that stops hands over its partitions, and the one that is
-// started in its place gets them back, while all others keep theirs. With [WithInstance] and a stable name, such as that of a pod of a StatefulSet, a
-// process that is started again within the lease after a crash continues with its partitions.
+// started in its place gets them back, while all others keep theirs. With [WithInstance] and a stable
+// name, such as that of a pod of a StatefulSet, a process that is started again within the lease after
+// a crash continues with its partitions.
 //
 // Members of the role message_store may run consumers. They need no other privileges.
 //
@@ -133,8 +125,11 @@
 //
 // [Admin] returns an [Operator], which shows how far consumers are, what is parked and who runs them. It pauses consumers, moves
 // them to another position, skips or replays what is parked, and changes the number of partitions, while processes run them.
-// The command mdb consumers does the same in a terminal.
-// [Operator.WaitForStream] waits until a message that was just written is in a read model.
+// The command mdb consumers does the same in a terminal. [Operator.WaitForStream] waits until a message that was just written is in a read model.
+//
+// Processes notice a change with their next heartbeat, or immediately with [mdb.WithNotify]. If checkpoints were moved or the number
+// of partitions was changed, the contexts of handlers end, and what they return then does not count as a failure. Run ends only if the
+// consumer was deleted, with [ErrDeleted], or if one with [InOrder] has several partitions.
 //
 // # Beside Eventide, or without the schema
 //
@@ -154,11 +149,12 @@
 //   - Do not start goroutines that outlive the call of a handler. The message counts as handled
 //     when the handler returns nil.
 //   - Do not use [Stop] for an error of one message. The next process stops at the same message.
-//   - Do not rename a consumer to change its handler. A new name begins at the beginning.
+//   - Do not change a consumer's name in the program alone. The new name is a new consumer, which begins
+//     at the beginning. [Operator.Rename] renames the one that exists.
 //   - Do not change the rows of the schema by hand while a process runs.
 //
 // docs/consumers.md in the repository says more about deploying, parked streams and failovers, and
-// how fast the forms are.
+// how fast the forms are, and docs/runbooks.md what to do when a consumer does not work as it should.
 // Package [github.com/messagedb-go/messagedb/mdb/consumer/consumertest] tests handlers.
 //
 // # Options
