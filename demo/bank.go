@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +39,9 @@ func age(m mdb.Message) (time.Duration, error) {
 	return time.Since(time.UnixMicro(o.WrittenAt)), nil
 }
 
+// audited is the type of messages that change no balance.
+const audited = "Audited"
+
 // effect is what a message does to the balance of its account.
 func effect(m mdb.Message) (int64, error) {
 	var moved Moved
@@ -51,12 +53,15 @@ func effect(m mdb.Message) (int64, error) {
 		return moved.Amount, nil
 	case "Withdrawn":
 		return -moved.Amount, nil
+	case audited:
+		return 0, nil
 	}
 	return 0, fmt.Errorf("a message of type %s in %s", m.Type, m.Stream)
 }
 
 // A bank moves money between accounts.
 type bank struct {
+	db        *database
 	store     *mdb.Store
 	category  mdb.Category // of the accounts
 	transfers mdb.Category // that the messages are correlated with
@@ -73,7 +78,7 @@ type bank struct {
 // Doubts are transfers whose answer was lost. Reading the account shows their outcome.
 type doubts struct{ written, notWritten atomic.Int64 }
 
-func (b *bank) account(i int) mdb.StreamName { return b.category.Stream(strconv.Itoa(i + 1)) }
+func (b *bank) account(i int) mdb.StreamName { return b.db.account(i) }
 
 func (b *bank) acknowledge(ids ...uuid.UUID) {
 	b.mu.Lock()

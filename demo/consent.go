@@ -10,6 +10,8 @@ import (
 
 	"github.com/charmbracelet/x/term"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 var errDeclined = errors.New("nothing was written")
@@ -43,8 +45,8 @@ func (d *database) prepareTheirs(ctx, asking context.Context) error {
 
 // An inspection is what is in the database already.
 type inspection struct {
-	database, user       string
-	store, role, trigger bool
+	database, user                  string
+	store, role, trigger, consumers bool
 }
 
 const inspectSQL = `
@@ -62,9 +64,15 @@ SELECT current_database(), current_user,
 func (d *database) inspect(ctx context.Context) (i inspection, err error) {
 	var owner string
 	var namespace, owns, creates bool
+	var consumers schema.ConsumersState
 	err = d.connect(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, inspectSQL).Scan(&i.database, &i.user, &i.store, &i.role, &i.trigger, &namespace, &owner, &owns, &creates)
+		if err := conn.QueryRow(ctx, inspectSQL).Scan(&i.database, &i.user, &i.store, &i.role, &i.trigger, &namespace, &owner, &owns, &creates); err != nil {
+			return err
+		}
+		consumers, err = schema.ConsumersStatus(ctx, conn)
+		return err
 	})
+	i.consumers = consumers.Installed
 	switch {
 	case err != nil:
 		return i, fmt.Errorf("DATABASE_URL: %w", err)
@@ -76,6 +84,9 @@ func (d *database) inspect(ctx context.Context) (i inspection, err error) {
 			pgx.Identifier{i.database}.Sanitize(), pgx.Identifier{i.user}.Sanitize())
 	case namespace && !i.store:
 		return i, errors.New("the database has a schema message_store that is not Message DB's: use another database")
+	case consumers.Installed && consumers.Version < schema.ConsumersVersion:
+		return i, fmt.Errorf("the schema of consumers has version %d, and the demo needs version %d: run mdb install -consumers first",
+			consumers.Version, schema.ConsumersVersion)
 	}
 	return i, nil
 }
@@ -89,9 +100,12 @@ func (d *database) plan(found inspection) string {
 	if !found.trigger {
 		lines = append(lines, "  - install the NOTIFY trigger on message_store.messages")
 	}
+	if !found.consumers {
+		lines = append(lines, "  - install the schema of consumers, which is missing there (message_store_consumers)")
+	}
 	lines = append(lines,
 		fmt.Sprintf("  - write to the categories %s and %s", d.accounts(), d.ticks()),
-		fmt.Sprintf("  - create the schema %s for a projection", d.schema()),
+		fmt.Sprintf("  - create the schema %s and the consumer %s for a projection", d.schema(), d.consumer()),
 		"  - end its own connections once, instead of restarting your server",
 		"  - remove all that it created; the global positions of its messages are not used again")
 	return strings.Join(lines, "\n")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -27,13 +28,16 @@ type database struct {
 }
 
 // Made is what the demo has installed in a database of the user's.
-type made struct{ store, role, trigger bool }
+type made struct{ store, role, trigger, consumers bool }
 
 func (d *database) accounts() mdb.Category  { return mdb.Category("demoAccount" + d.run) }
 func (d *database) transfers() mdb.Category { return mdb.Category("demoTransfer" + d.run) }
 func (d *database) ticks() mdb.Category     { return mdb.Category("demoTick" + d.run) }
+func (d *database) consumer() string        { return "demoBalances" + d.run }
 func (d *database) schema() string          { return "messagedb_demo_" + d.run }
 func (d *database) application() string     { return "messagedb-demo-" + d.run }
+
+func (d *database) account(i int) mdb.StreamName { return d.accounts().Stream(strconv.Itoa(i + 1)) }
 
 // prepare returns the database of DATABASE_URL, if the user agrees while asking lasts, or
 // that of a new server.
@@ -77,6 +81,12 @@ func (d *database) install(ctx context.Context, found inspection) error {
 				return err
 			}
 			d.made.trigger = true
+		}
+		if !found.consumers {
+			if err := schema.InstallConsumers(ctx, conn); err != nil {
+				return err
+			}
+			d.made.consumers = true
 		}
 		return d.createTables(ctx, conn)
 	})

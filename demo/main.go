@@ -1,8 +1,9 @@
 // Demo shows in half a minute what the library is for.
 //
-// Writers move money between accounts and projections follow them, while the demo
-// kills a projection's process, restarts the server, and compares NOTIFY with polling.
-// At the end queries prove that nothing was lost and nothing was handled twice.
+// Writers move money between accounts. The processes of a consumer share the accounts and keep the
+// balances, while the demo kills one of them, writes a message that they cannot handle, restarts the
+// server, and compares NOTIFY with polling. At the end queries prove that nothing was lost and
+// nothing was handled twice.
 //
 // It runs on a PostgreSQL of its own. With DATABASE_URL it runs on that database, after
 // asking or with YES=1, and removes what it made there.
@@ -20,15 +21,15 @@ import (
 
 var intro = []string{
 	"Writers move money between accounts: a transfer is two messages in PostgreSQL.",
-	"Projections follow, while one is killed and the server restarts under load.",
+	"Two processes handle them. One is killed, a message fails, the server restarts.",
 	"At the end queries prove that nothing was lost and nothing was handled twice.",
 }
 
 var errStopped = errors.New("stopped before the proof, by Ctrl-C twice")
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == projectionCommand {
-		os.Exit(projectionProcess(os.Args[2]))
+	if len(os.Args) == 4 && os.Args[1] == projectionCommand {
+		os.Exit(projectionProcess(os.Args[2], os.Args[3]))
 	}
 	seconds := flag.Float64("seconds", 30, "how long the demo runs, without the start and the proof")
 	flag.Parse()

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,32 +16,43 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
 
-// projectionCommand makes the program the projection's process.
+// projectionCommand makes the program a process of the projection.
 const projectionCommand = "projection"
 
-// A projectionStatus is what the process reports on its standard output, in lines of JSON.
-type projectionStatus struct {
-	Position int64           `json:"position"` // stored
-	Handled  int64           `json:"handled"`  // since the beginning of the run
-	Took     []time.Duration `json:"took"`     // from the write to the end of the handler, since the last report
+// The versions of the projection's program. The first does not know the messages of type Audited.
+const (
+	firstVersion  = "1"
+	secondVersion = "2"
+)
+
+// lease is how long the others wait for a process that has died. It is short, as the demo is.
+const lease = 2 * time.Second
+
+// A projectionReport is what the process reports on its standard output, in lines of JSON.
+type projectionReport struct {
+	Partitions []int            `json:"partitions"` // that the process has
+	Handled    []handledMessage `json:"handled"`    // since the last report
 }
 
-// A projector keeps the balances in tables, each message in one transaction with the
-// position that it has.
-type projector struct {
-	store *mdb.Store
-	db    *database
+type handledMessage struct {
+	Account mdb.StreamName `json:"account"`
+	Took    time.Duration  `json:"took"` // from the write to the commit of its effect
+}
 
-	checkpoint mdb.CategoryCheckpoint // of the last handled message
+// A projection keeps the balances in tables. It is a consumer, which any number of processes run.
+type projection struct {
+	db      *database
+	version string
 
 	mu     sync.Mutex // guards what follows
-	status projectionStatus
+	report projectionReport
 }
 
-// projectionProcess follows the accounts of a run until its standard input ends.
-func projectionProcess(run string) int {
+// projectionProcess takes part in the projection of a run until its standard input ends.
+func projectionProcess(run, version string) int {
 	signal.Ignore(os.Interrupt, syscall.SIGHUP) // which the terminal sends to the demo as well
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -50,7 +60,7 @@ func projectionProcess(run string) int {
 		defer cancel()
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	}()
-	p := &projector{db: &database{run: run, url: os.Getenv("DATABASE_URL")}}
+	p := &projection{db: &database{run: run, url: os.Getenv("DATABASE_URL")}, version: version}
 	if err := p.run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -58,90 +68,71 @@ func projectionProcess(run string) int {
 	return 0
 }
 
-func (p *projector) run(ctx context.Context) (err error) {
-	if p.store, err = p.db.open(ctx, mdb.WithNotify()); err != nil {
-		return err
-	}
-	defer p.store.Pool().Close()
-	var reporter sync.WaitGroup
-	following, stop := context.WithCancel(ctx)
-	reporter.Go(func() { p.report(following) })
-	err = p.follow(following)
-	stop()
-	reporter.Wait()
-	return err
-}
-
-// follow subscribes from the stored checkpoint, again after each lost connection.
-func (p *projector) follow(ctx context.Context) error {
-	for outage := (outage{}); ; {
-		err := p.load(ctx)
-		if err == nil {
-			outage.since = time.Time{}
-			err = p.store.SubscribeToCategory(ctx, p.db.accounts(), p.handle, mdb.AfterCheckpoint(p.checkpoint))
-		}
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the end that was asked for
-		}
-		if rejected(err) {
-			return err
-		}
-		if err := outage.wait(ctx, err); err != nil {
-			return err
-		}
-	}
-}
-
-// rejected reports whether the server has rejected a statement, which is no lost connection.
-func rejected(err error) bool {
-	var server *pgconn.PgError
-	return errors.As(err, &server) && !strings.HasPrefix(server.Code, "57P") && !strings.HasPrefix(server.Code, "08")
-}
-
-func (p *projector) load(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	err := p.store.Pool().QueryRow(ctx, "SELECT checkpoint, handled FROM progress").Scan(&p.checkpoint, &p.status.Handled)
-	p.status.Position = p.checkpoint.Position()
-	return err
-}
-
-// handle does everything in one round trip, which is one transaction.
-func (p *projector) handle(ctx context.Context, m mdb.Message) error {
-	change, err := effect(m)
+func (p *projection) run(ctx context.Context) error {
+	store, err := p.db.open(ctx, mdb.WithNotify())
 	if err != nil {
 		return err
 	}
-	next := p.checkpoint.After(m)
-	var batch pgx.Batch
-	batch.Queue("INSERT INTO balance AS b VALUES ($1, $2) ON CONFLICT (account) DO UPDATE SET amount = b.amount + $2", m.Stream, change)
-	batch.Queue("INSERT INTO handled VALUES ($1)", m.GlobalPosition)
-	batch.Queue("UPDATE progress SET checkpoint = $1, handled = handled + 1", next)
-	if err := p.store.Pool().SendBatch(ctx, &batch).Close(); err != nil {
+	defer store.Pool().Close()
+	c, err := consumer.New(store, p.db.consumer(), p.db.accounts(), consumer.EachQueued(p.handle),
+		consumer.WithLease(lease), consumer.OnPartitions(p.setPartitions))
+	if err != nil {
 		return err
 	}
-	p.checkpoint = next
+	var reporter sync.WaitGroup
+	running, stop := context.WithCancel(ctx)
+	reporter.Go(func() { p.send(running) })
+	err = c.Run(ctx)
+	stop()
+	reporter.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// handle queues what a message changes. The consumer stores it together with its progress, in one transaction.
+func (p *projection) handle(b *pgx.Batch, m mdb.Message) error {
+	change, err := effect(m)
+	if err == nil && m.Type == audited && p.version == firstVersion {
+		err = errors.New("an unknown type of message")
+	}
+	if err != nil {
+		return consumer.Permanent(err)
+	}
+	b.Queue("INSERT INTO balance AS b VALUES ($1, $2) ON CONFLICT (account) DO UPDATE SET amount = b.amount + $2", m.Stream, change)
+	b.Queue("INSERT INTO handled (account, global_position) VALUES ($1, $2)", m.Stream, m.GlobalPosition).Exec(func(pgconn.CommandTag) error {
+		return p.committed(m)
+	})
+	return nil
+}
+
+func (p *projection) committed(m mdb.Message) error {
 	took, err := age(m)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.status.Position = m.GlobalPosition
-	p.status.Handled++
-	p.status.Took = append(p.status.Took, took)
+	p.report.Handled = append(p.report.Handled, handledMessage{m.Stream, took})
 	return nil
 }
 
-// report writes a report forty times a second, and a last one when ctx ends.
-func (p *projector) report(ctx context.Context) {
+func (p *projection) setPartitions(held []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.report.Partitions = held
+}
+
+// send writes a report forty times a second, and a last one when ctx ends.
+func (p *projection) send(ctx context.Context) {
 	for lines := json.NewEncoder(os.Stdout); ; {
 		pause(ctx, 25*time.Millisecond)
 		p.mu.Lock()
-		status := p.status
-		p.status.Took = nil
+		report := p.report
+		p.report.Handled = nil
 		p.mu.Unlock()
-		if lines.Encode(status) != nil || ctx.Err() != nil {
+		if lines.Encode(report) != nil || ctx.Err() != nil {
 			return
 		}
 	}

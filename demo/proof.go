@@ -31,6 +31,7 @@ func (d *database) prove(ctx context.Context, b *bank, t *totals) (checks []Chec
 			func() (Check, error) { return d.proveMoney(ctx, conn, b) },
 			func() (Check, error) { return d.proveWrites(ctx, conn, b.acknowledged()) },
 			func() (Check, error) { return d.proveProjection(ctx, conn) },
+			func() (Check, error) { return d.proveBalances(ctx, conn) },
 			func() (Check, error) { return d.proveTotals(ctx, conn, t) },
 		} {
 			check, err := prove()
@@ -74,23 +75,32 @@ SELECT (SELECT count(*) FROM move),
 }
 
 func (d *database) proveProjection(ctx context.Context, conn *pgx.Conn) (Check, error) {
-	var handled, twice, left, differ int
+	var handled, twice, left, back int
 	schema := d.schema()
 	err := conn.QueryRow(ctx, moves+`
 SELECT (SELECT count(*) FROM `+schema+`.handled),
        (SELECT count(*) - count(DISTINCT global_position) FROM `+schema+`.handled),
        (SELECT count(*) FROM move WHERE global_position NOT IN (SELECT global_position FROM `+schema+`.handled)),
-       (SELECT count(*) FROM (SELECT stream_name, sum(change) AS amount FROM move GROUP BY 1) AS m
-          FULL JOIN `+schema+`.balance b ON b.account = m.stream_name WHERE b.amount IS DISTINCT FROM m.amount)`,
-		string(d.accounts())).Scan(&handled, &twice, &left, &differ)
-	balances := "all balances right"
-	if differ > 0 {
-		balances = count(differ) + " balances wrong"
-	}
+       (SELECT count(*) FROM (SELECT global_position < lag(global_position) OVER (PARTITION BY account ORDER BY n) AS back
+          FROM `+schema+`.handled) AS h WHERE back)`,
+		string(d.accounts())).Scan(&handled, &twice, &left, &back)
 	return Check{
-		What: "projection", OK: twice == 0 && left == 0 && differ == 0,
-		Text: fmt.Sprintf("%s messages handled, %s left out, %s twice; %s", count(handled), count(left), count(twice), balances),
+		What: "projection", OK: twice == 0 && left == 0 && back == 0,
+		Text: fmt.Sprintf("%s messages handled: %s left out, %s twice, %s out of order", count(handled), count(left), count(twice), count(back)),
 	}, err
+}
+
+func (d *database) proveBalances(ctx context.Context, conn *pgx.Conn) (Check, error) {
+	var differ int
+	err := conn.QueryRow(ctx, moves+`
+SELECT count(*) FROM (SELECT stream_name, sum(change) AS amount FROM move GROUP BY 1) AS m
+  FULL JOIN `+d.schema()+`.balance b ON b.account = m.stream_name WHERE b.amount IS DISTINCT FROM m.amount`,
+		string(d.accounts())).Scan(&differ)
+	text := "those of the projection are those of the messages"
+	if differ > 0 {
+		text = count(differ) + " are wrong"
+	}
+	return Check{What: "balances", OK: differ == 0, Text: text}, err
 }
 
 func (d *database) proveTotals(ctx context.Context, conn *pgx.Conn, t *totals) (Check, error) {

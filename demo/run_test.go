@@ -7,10 +7,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/charmbracelet/x/ansi"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
@@ -48,7 +50,7 @@ func agreed(cmd *exec.Cmd) *exec.Cmd {
 // checkProof checks the end of the output, and that nothing in it is for a terminal.
 func checkProof(t *testing.T, out []byte, err error) {
 	t.Helper()
-	for _, want := range []string{"✓ money", "✓ writes", "0 lost, 0 too many", "✓ projection", "0 left out, 0 twice; all balances right", "✓ in memory", "✓ removed", "proved: "} {
+	for _, want := range []string{"✓ money", "✓ writes", "0 lost, 0 too many", "✓ projection", "0 left out, 0 twice, 0 out of order", "✓ balances", "✓ in memory", "✓ removed", "proved: "} {
 		if !bytes.Contains(out, []byte(want)) {
 			t.Errorf("%q is missing", want)
 		}
@@ -63,9 +65,19 @@ func TestServerOfItsOwn(t *testing.T) {
 	pgtest.NeedPrograms(t)
 	out, err := demo(t, "", "-seconds", "4").CombinedOutput()
 	checkProof(t, out, err)
-	for _, want := range []string{intro[0], "killed process", "started again after its stored position", "PostgreSQL is back", "NOTIFY "} {
+	for _, want := range []string{
+		intro[0], "killed process", "the lease, 2s, had to end", "a new process has got", "its account is parked", "a version that knows the type is deployed",
+		"messages of the account in order", "PostgreSQL is back", "NOTIFY ",
+	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("%q is missing:\n%s", want, out)
+		}
+	}
+	// Events and outcomes are not cut on a terminal, where an outcome begins two columns before.
+	events := regexp.MustCompile(`(?m)^ {4} *(\d+\.\d s  [^;\n]*|= .*)$`)
+	for _, line := range events.FindAllString(string(out), -1) {
+		if width := ansi.StringWidth(line); width > 80 && !strings.HasPrefix(line, "    = ") || width > 82 {
+			t.Errorf("%d columns, want at most 80: %s", width, line)
 		}
 	}
 }
@@ -78,13 +90,19 @@ func TestDatabaseOfOthers(t *testing.T) {
 		prepare func(ctx context.Context, conn *pgx.Conn) error
 		plan    []string
 	}{
-		{name: "empty", plan: []string{"install Message DB", "install the NOTIFY trigger"}},
+		{name: "empty", plan: []string{"install Message DB", "install the NOTIFY trigger", "install the schema of consumers"}},
 		{name: "installed", prepare: testdb.InstallOurs, plan: []string{"install the NOTIFY trigger"}},
 		{name: "in use", prepare: func(ctx context.Context, conn *pgx.Conn) error {
 			if err := schema.Install(ctx, conn); err != nil {
 				return err
 			}
 			if err := schema.InstallNotify(ctx, conn); err != nil {
+				return err
+			}
+			if err := schema.InstallConsumers(ctx, conn); err != nil {
+				return err
+			}
+			if _, err := conn.Exec(ctx, "INSERT INTO message_store_consumers.consumers (name, categories, partitions) VALUES ('theirs', '{account}', 64)"); err != nil {
 				return err
 			}
 			_, err := conn.Exec(ctx, "SELECT message_store.write_message(gen_random_uuid()::text, 'account-1', 'Deposited', '{}')")
@@ -139,13 +157,20 @@ SELECT coalesce(string_agg(o, E'\n' ORDER BY o), '') FROM (
 		}
 		list += "\nmessages " + messages
 	}
+	if strings.Contains(list, "relation message_store_consumers.consumers") {
+		var consumers string
+		if err := conn.QueryRow(t.Context(), "SELECT coalesce(string_agg(name, ' '), '') FROM message_store_consumers.consumers").Scan(&consumers); err != nil {
+			t.Fatal(err)
+		}
+		list += "\nconsumers " + consumers
+	}
 	return list
 }
 
 // TestInterrupt checks that Ctrl-C leads to the proof of what was done so far.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
-	for _, at := range []string{"Starting a PostgreSQL", "killed process", "PostgreSQL stops"} {
+	for _, at := range []string{"Starting a PostgreSQL", "killed process", "is parked", "PostgreSQL stops"} {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()
 			pgtest.NeedPrograms(t)

@@ -10,11 +10,12 @@ import (
 
 // A show is a run of the demo.
 type show struct {
-	db     *database
-	bank   *bank
-	child  *child
-	totals *totals
-	board  *board
+	db       *database
+	bank     *bank
+	group    *group
+	totals   *totals
+	board    *board
+	poisoned bool // a message was written that the first version of the projection cannot handle
 }
 
 // A scene plays for a share of the time and returns its outcome in a line.
@@ -26,10 +27,11 @@ type scene struct {
 
 func (s *show) scenes() []scene {
 	return []scene{
-		{"Writers and projections", 0.2, s.follow},
-		{"A projection's process is killed with kill -9", 0.25, s.kill},
-		{s.restartTitle(), 0.2, s.restart},
-		{"NOTIFY and polling, side by side", 0.35, s.compare},
+		{"Writers and projections", 0.13, s.follow},
+		{"A process is killed with kill -9, and the other one takes over", 0.24, s.kill},
+		{"A message that the projection cannot handle", 0.2, s.poison},
+		{s.restartTitle(), 0.17, s.restart},
+		{"NOTIFY and polling, side by side", 0.26, s.compare},
 	}
 }
 
@@ -38,8 +40,8 @@ const proofTitle = "The proof, by queries"
 func newShow(db *database, length time.Duration) *show {
 	s := &show{
 		db:     db,
-		bank:   &bank{category: db.accounts(), transfers: db.transfers()},
-		child:  &child{db: db},
+		bank:   &bank{db: db, category: db.accounts(), transfers: db.transfers()},
+		group:  &group{db: db},
 		totals: &totals{},
 	}
 	s.board = &board{begin: time.Now(), figures: s.figures}
@@ -59,10 +61,10 @@ const window = 2 * time.Second
 
 func (s *show) figures() (rows []Row, conflicts int64) {
 	written := s.bank.messages.Load()
-	handled, received := s.child.handled(), s.totals.handled()
+	handled, received := s.group.handled(), s.totals.handled()
 	rows = []Row{
 		{"transfers", s.bank.transferred.figures(window), -1},
-		{"projection, a process", s.child.meter.figures(window), max(0, written-handled)},
+		{"projection, a group", s.group.meter.figures(window), max(0, written-handled)},
 		{"projection, in memory", s.totals.meter.figures(window), max(0, written-received)},
 	}
 	rows[1].Total = handled
@@ -87,13 +89,20 @@ func (s *show) play(all, scenes context.Context) error {
 
 	playing, fail := context.WithCancelCause(scenes)
 	defer fail(nil)
-	s.child.fail = fail
-	if err := s.child.start(); err != nil {
-		return err
+	s.group.fail = fail
+	defer func() {
+		for _, p := range s.group.running() {
+			s.group.kill(p)
+		}
+	}()
+	for range 2 {
+		if _, err := s.group.start(firstVersion); err != nil {
+			return err
+		}
 	}
-	defer s.child.kill()
 	startFollower, stopFollowers := background(all, fail)
 	defer stopFollowers()
+	startFollower(func(ctx context.Context) error { return s.group.count(ctx, store) })
 	startFollower(func(ctx context.Context) error { return s.totals.follow(ctx, store, s.bank.category) })
 	startWriter, stopWriters := background(all, fail)
 	defer stopWriters()
@@ -144,18 +153,23 @@ func (s *show) end(ctx context.Context, interrupted bool) error {
 	}
 	s.board.enter(proof)
 	s.board.say("the writers have stopped; waiting for the projections")
-	if !s.child.alive() {
-		if err := s.child.start(); err != nil {
+	if s.poisoned { // Ctrl-C has ended its scene
+		if err := s.deploy(ctx); err != nil {
+			return err
+		}
+		if err := s.replay(ctx); err != nil {
 			return err
 		}
 	}
 	written := s.bank.messages.Load()
 	// The proof shows it if they do not get there.
 	_ = await(ctx, "the projections", patience, func() bool {
-		return s.child.handled() >= written && s.totals.handled() >= written
+		return s.group.handled() >= written && s.totals.handled() >= written
 	})
-	if err := s.child.stop(); err != nil {
-		return err
+	for _, p := range s.group.running() {
+		if err := s.group.stop(p); err != nil {
+			return err
+		}
 	}
 	checks, err := s.db.prove(ctx, s.bank, s.totals)
 	if err != nil {

@@ -16,7 +16,7 @@ func stateIn(running int) State {
 	f := figures{Total: 12345, PerSecond: 87.6, P50: 12300 * time.Microsecond, P99: 1234 * time.Millisecond}
 	s := State{
 		Server: "PostgreSQL 18.1, started for this run", Elapsed: 12 * time.Second, Length: 30 * time.Second,
-		Rows:      []Row{{"transfers", f, -1}, {"projection, a process", f, 1234}, {"projection, in memory", f, 0}},
+		Rows:      []Row{{"transfers", f, -1}, {"projection, a group", f, 1234}, {"projection, in memory", f, 0}},
 		Conflicts: 123, Note: "Calls fail and are repeated while the server is away, so latency rises.",
 	}
 	for i, scene := range (&show{db: &database{}}).scenes() {
@@ -40,7 +40,7 @@ func TestRenderFits(t *testing.T) {
 		width, height := size[0], size[1]
 		t.Run(fmt.Sprintf("%dx%d", width, height), func(t *testing.T) {
 			t.Parallel()
-			for running := range 5 {
+			for running := range 6 {
 				screen := render(stateIn(running), width, height)
 				lines := strings.Split(screen, "\n")
 				if len(lines) > max(1, height) {
@@ -51,7 +51,7 @@ func TestRenderFits(t *testing.T) {
 						t.Errorf("a line is %d wide, want at most %d: %q", got, width, l)
 					}
 				}
-				if width < 40 || running == 4 {
+				if width < 40 || running == 5 {
 					continue
 				}
 				want := []string{"Message DB demo", fmt.Sprintf("▸ %d ", running+1), "fourth", "transfers"}
