@@ -122,8 +122,9 @@ test-faults: ## inject faults, and write docs/reliability.md (SEED: that of an e
 test-failover: ## fail over with Patroni, etcd and HAProxy, and write docs/reliability.md (FAULT: crash, SEED)
 	$(GO) test -C internal/chaos -count=1 -timeout 40m -run 'TestFailover$(if $(FAULT),/$(FAULT))' -args -failover -seed $(or $(SEED),0) $(if $(FAULT),,-page $(CURDIR)/docs/reliability.md)
 
-soak: ## inject faults for DURATION, with one seed after the other, then load for ten minutes
-	$(GO) test -C internal/chaos -timeout 0 -run 'TestSoak|TestLoad|TestReadWhileWritten' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
+soak: ## inject faults for DURATION, with one seed after the other, then load for ten minutes at most (FAULT: groups, SEED)
+	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
+		$(GO) test -C internal/chaos -v -timeout 0 -run '$(if $(FAULT),TestSoak/$(FAULT),TestSoak|TestLoad|TestReadWhileWritten)' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
 
 test-promotions: ## promote standbys that lack messages, in every way, on VERSIONS and on Message DB's own SQL
 	@for version in $(VERSIONS); do \

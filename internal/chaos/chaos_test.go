@@ -219,30 +219,3 @@ func TestSlowNetwork(t *testing.T) {
 	p.setLatency(scaled(2*time.Millisecond, 5*time.Millisecond))
 	w.evaluate(t, "T16", 1, w.run(t, nil))
 }
-
-// TestSoak repeats the tests above and others with one seed after another.
-func TestSoak(t *testing.T) {
-	if *sizeFlag != "soak" {
-		t.Skip("runs at size soak, see make soak")
-	}
-	rng := rand.New(rand.NewPCG(*seedFlag, 3))
-	for end := time.Now().Add(*duration); time.Now().Before(end) && !t.Failed(); {
-		for name, f := range map[string]func(*testing.T, uint64){
-			"chaos": chaos, "terminations": terminations,
-			"restarts":  func(t *testing.T, seed uint64) { restarts(t, seed, 4) },
-			"consumers": killedConsumers, "writers": killedWriters, "handlers": failingHandlers, "notifications": lostNotifications,
-			"processes":               func(t *testing.T, seed uint64) { killedProcesses(t, seed, 1000) },
-			"silent processes":        func(t *testing.T, seed uint64) { silentProcesses(t, seed, 5) },
-			"processes over restarts": func(t *testing.T, seed uint64) { processesOutliveRestarts(t, seed, 5) },
-			"changing groups":         func(t *testing.T, seed uint64) { changingGroups(t, seed, 1000, 500*time.Millisecond) },
-			"frozen groups":           func(t *testing.T, seed uint64) { frozenGroups(t, seed, 20, time.Minute) },
-			"outages of groups":       func(t *testing.T, seed uint64) { groupOutages(t, seed, 5) },
-			"poisoned groups":         func(t *testing.T, seed uint64) { poisonedGroups(t, seed, 100) },
-			"outages":                 func(t *testing.T, seed uint64) { longOutages(t, seed, time.Minute) },
-			"model":                   func(t *testing.T, seed uint64) { model(t, seed, 1000) },
-		} {
-			seed := rng.Uint64()
-			t.Run(name, func(t *testing.T) { t.Logf("seed %d", seed); f(t, seed) })
-		}
-	}
-}

@@ -11,6 +11,7 @@
 //	go test ./internal/chaos                      small, as part of make test-all
 //	go test ./internal/chaos -size ci             make test-faults
 //	go test ./internal/chaos -size soak -run Soak -duration 1h
+//	go test ./internal/chaos -size soak -run 'Soak/groups' -duration 20m  only the parts of this name
 //	go test ./internal/chaos -run Failover -failover  make test-failover
 //	go test ./internal/chaos -seed 7              repeats the decisions of an earlier run
 //
@@ -36,7 +37,11 @@
 //     while the processes work.
 //   - A group is a durable consumer in four to eight processes, which come and go. A freeze is
 //     a time in which one of them is stopped. A poisoned stream is one whose messages fail
-//     until it is healed.
+//     until it is healed. A takeover is that a process continues with a partition of one that
+//     was killed.
+//   - An operation is what an operator does to a durable consumer. Messages that he skips, or
+//     that a seek passes, are left out: they need no effect. A seek deletes the effects of the
+//     messages after it. An effect that a handler of before the seek writes after that is late.
 //   - A proxy forwards messages of PostgreSQL's protocol between clients and the
 //     server. Before and after each one it can cut the connection, reset it, or make it
 //     a black hole, which forwards nothing and closes nothing. A cut point is a message

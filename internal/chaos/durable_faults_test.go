@@ -14,7 +14,7 @@ import (
 // they work.
 func TestKilledProcesses(t *testing.T) {
 	pgtest.NeedTime(t)
-	killedProcesses(t, *seedFlag, scaled(10, 20))
+	killedProcesses(t, *seedFlag, scaled(10, 20), time.Time{})
 }
 
 // TestKilledProcess checks a killed process of a form of each kind, in the short tests.
@@ -22,16 +22,17 @@ func TestKilledProcess(t *testing.T) {
 	if !testing.Short() {
 		t.Skip("TestKilledProcesses kills more")
 	}
-	killedProcesses(t, *seedFlag, 2, "Each", "EachQueued")
+	killedProcesses(t, *seedFlag, 2, time.Time{}, "Each", "EachQueued")
 }
 
-func killedProcesses(t *testing.T, seed uint64, kills int, forms ...string) {
+func killedProcesses(t *testing.T, seed uint64, kills int, until time.Time, forms ...string) {
 	w := newDurableWork(testdb.Consumers(t), seed)
+	w.injectTo = until
 	if len(forms) > 0 {
 		w.forms, w.messages = forms, 100
 	}
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for ; w.faults < kills; w.faults++ {
+		for ; w.goesOn(kills); w.faults++ {
 			h := w.histories[w.faults%len(w.histories)]
 			number := w.rng.IntN(w.processes)
 			if testing.Short() {
@@ -52,14 +53,25 @@ func (w *durableWork) murder(ctx context.Context, h *durableHistory, number int)
 	if err := w.untilHandled(ctx, p, 1+w.rng.IntN(w.busy)); err != nil {
 		return err
 	}
-	if err := h.sample(ctx, w.pool, w.category, w.partitions); err != nil {
+	return w.kill(ctx, h, number)
+}
+
+// kill kills a process, and starts another one.
+func (w *durableWork) kill(ctx context.Context, h *durableHistory, number int) error {
+	p := w.running[h][number]
+	if err := h.sample(ctx, w.pool, w.category); err != nil {
 		return err
 	}
 	if err := p.kill(); err != nil {
 		return err
 	}
 	<-p.ended
-	if err := h.sample(ctx, w.pool, w.category, w.partitions); err != nil {
+	w.kills++
+	if h.killed == nil {
+		h.killed = make(map[int]bool)
+	}
+	h.killed[p.task.Process] = true
+	if err := h.sample(ctx, w.pool, w.category); err != nil {
 		return err
 	}
 	return w.launch(h, number)
@@ -70,14 +82,14 @@ func (w *durableWork) murder(ctx context.Context, h *durableHistory, number int)
 // that it was lost.
 func TestSilentProcesses(t *testing.T) {
 	pgtest.NeedTime(t)
-	silentProcesses(t, *seedFlag, scaled(1, 3))
+	silentProcesses(t, *seedFlag, scaled(1, 3), time.Time{})
 }
 
-func silentProcesses(t *testing.T, seed uint64, times int) {
+func silentProcesses(t *testing.T, seed uint64, times int, until time.Time) {
 	url := testdb.Consumers(t)
 	p := newProxy(t, url)
 	w := newDurableWork(url, seed)
-	w.pause = 25 * time.Millisecond // leases have to end
+	w.injectTo, w.pause = until, 25*time.Millisecond // leases have to end
 	w.proxies = func(number int) string {
 		if number == 0 {
 			return p.url()
@@ -85,7 +97,7 @@ func silentProcesses(t *testing.T, seed uint64, times int) {
 		return url
 	}
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for range times {
+		for ; w.goesOn(times); w.faults++ {
 			// Before, both have partitions, and afterwards the silent one gets some again.
 			for _, h := range w.histories {
 				if err := w.untilMore(ctx, w.running[h]...); err != nil {
@@ -112,17 +124,18 @@ func silentProcesses(t *testing.T, seed uint64, times int) {
 // restarted in each mode, or killed.
 func TestProcessesOutliveRestarts(t *testing.T) {
 	pgtest.NeedTime(t)
-	processesOutliveRestarts(t, *seedFlag, scaled(1, 2))
+	processesOutliveRestarts(t, *seedFlag, scaled(3, 6), time.Time{})
 }
 
-func processesOutliveRestarts(t *testing.T, seed uint64, times int) {
+func processesOutliveRestarts(t *testing.T, seed uint64, restarts int, until time.Time) {
 	s, url := ownServer(t, pgtest.Setting("max_connections", "200"))
 	if err := schema.InstallConsumers(t.Context(), connect(t, url)); err != nil {
 		t.Fatal(err)
 	}
 	w := newDurableWork(url, seed)
+	w.injectTo = until
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for range times {
+		for w.goesOn(restarts) {
 			for _, mode := range []string{"fast", "immediate", "kill"} {
 				for _, h := range w.histories {
 					if err := w.untilMore(ctx, w.running[h]...); err != nil {

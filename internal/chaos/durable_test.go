@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/mdb"
 	mdbconsumer "github.com/messagedb-go/messagedb/mdb/consumer"
 	"github.com/messagedb-go/messagedb/mdb/poll"
@@ -38,13 +39,13 @@ CREATE INDEX ON public.effects (process);
 CREATE TABLE public.once (consumer text NOT NULL, message uuid NOT NULL, PRIMARY KEY (consumer, message));
 CREATE TABLE public.healed (consumer text PRIMARY KEY)`
 
-// Handlers of EachQueued know neither their epoch nor whether a message is replayed, so the server says it.
+// Handlers of EachQueued know neither their partition and epoch nor whether a message is replayed, so the server says it.
 const (
 	insertEffect = `INSERT INTO public.effects (consumer, process, message, stream, global_position, begun, partition, epoch, replayed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 	insertQueued = `INSERT INTO public.effects (consumer, process, message, stream, global_position, begun, partition, epoch, replayed)
 SELECT $1, $2, $3, $4, $5, $6, c.partition, c.epoch, EXISTS (SELECT FROM message_store_consumers.parked AS p WHERE p.consumer = k.id AND p.key = $8)
 FROM message_store_consumers.checkpoints AS c
-JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1 AND c.partition = $7`
+JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1 AND c.partition = mod($7::bigint, k.partitions)`
 	insertOnce = `INSERT INTO public.once (consumer, message) VALUES ($1, $2)`
 )
 
@@ -56,7 +57,7 @@ type durableTask struct {
 	Process         int
 	Instance        string // empty: none
 	Lease           time.Duration
-	Partitions      int
+	Partitions      int // 0: those that the consumer has
 	Workers         int
 	Unique          bool // whether a doubled effect is an error
 	Notify          bool
@@ -64,6 +65,7 @@ type durableTask struct {
 	Pooled          bool   // the consumer connects through PgBouncer
 	Conns           int32  // of its pool
 	Troubled        bool   // messages fail, see trouble
+	Slow            bool   // some calls take longer, see dawdle
 }
 
 // handler returns the handler of the task. Effects outside of transactions go through a pool of
@@ -85,7 +87,16 @@ func (o *durableTask) handler(effects *pgxpool.Pool) mdbconsumer.Handler {
 		if b.Len() == 0 {
 			return nil
 		}
-		if err := effects.SendBatch(ctx, &b).Close(); err != nil {
+		if err := o.dawdle(ctx, ms...); err != nil {
+			return err
+		}
+		conn, err := effects.Acquire(ctx)
+		if err != nil {
+			return mdbconsumer.Transient(err)
+		}
+		defer conn.Release()
+		// The server would go on if ctx ended, and the effect could come after those of later calls.
+		if err := conn.SendBatch(context.WithoutCancel(ctx), &b).Close(); err != nil {
 			return mdbconsumer.Transient(err)
 		}
 		return nil
@@ -101,6 +112,9 @@ func (o *durableTask) handler(effects *pgxpool.Pool) mdbconsumer.Handler {
 			if o.Unique {
 				b.Queue(insertOnce, o.Consumer, m.ID)
 			}
+		}
+		if err := o.dawdle(ctx, ms...); err != nil {
+			return err
 		}
 		return tx.SendBatch(ctx, &b).Close()
 	}
@@ -119,7 +133,7 @@ func (o *durableTask) handler(effects *pgxpool.Pool) mdbconsumer.Handler {
 		if err := o.trouble(effects, m); err != nil {
 			return err
 		}
-		b.Queue(insertQueued, o.Consumer, o.Process, m.ID, m.Stream, m.GlobalPosition, begun, partitionOf(m.Stream, o.Partitions), m.Stream.CardinalID())
+		b.Queue(insertQueued, o.Consumer, o.Process, m.ID, m.Stream, m.GlobalPosition, begun, hashOf(m.Stream), m.Stream.CardinalID())
 		if o.Unique {
 			b.Queue(insertOnce, o.Consumer, m.ID)
 		}
@@ -131,10 +145,26 @@ func (o *durableTask) queue(b *pgx.Batch, begun time.Time, d mdbconsumer.Deliver
 	b.Queue(insertEffect, o.Consumer, o.Process, m.ID, m.Stream, m.GlobalPosition, begun, d.Partition, d.Epoch, d.Replayed)
 }
 
+// dawdle lets the handler take up to a quarter of a second for one message in a hundred.
+func (o *durableTask) dawdle(ctx context.Context, ms ...mdb.Message) error {
+	for i := range ms {
+		if id := ms[i].ID; o.Slow && int(id[1])<<8|int(id[2]) < 1<<16/100 {
+			if err := backoff.Sleep(ctx, time.Duration(id[3])*time.Millisecond); err != nil {
+				return mdbconsumer.Transient(err)
+			}
+		}
+	}
+	return nil
+}
+
 // partitionOf returns the number of a stream's partition.
 func partitionOf(stream mdb.StreamName, partitions int) int {
+	return int(hashOf(stream) % int64(partitions))
+}
+
+func hashOf(stream mdb.StreamName) int64 {
 	hash := mdb.Hash64(stream.CardinalID())
-	return int(max(hash, -hash) % int64(partitions))
+	return max(hash, -hash)
 }
 
 // run runs the consumer until ctx ends, and returns nil then.
@@ -167,7 +197,10 @@ func (o *durableTask) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	options := []mdbconsumer.Option{mdbconsumer.WithLease(o.Lease), mdbconsumer.WithPartitions(o.Partitions), mdbconsumer.WithWorkers(o.Workers)}
+	options := []mdbconsumer.Option{mdbconsumer.WithLease(o.Lease), mdbconsumer.WithWorkers(o.Workers)}
+	if o.Partitions > 0 {
+		options = append(options, mdbconsumer.WithPartitions(o.Partitions))
+	}
 	if o.Instance != "" {
 		options = append(options, mdbconsumer.WithInstance(o.Instance))
 	}

@@ -38,9 +38,12 @@ type durableWork struct {
 	busy       int   // how many messages a process handles before it is killed, at most
 	conns      int32 // of each process
 	pooled     bool  // the proxies are PgBouncers
+	slow       bool  // some calls of handlers take longer
+	resized    bool  // the number of partitions changes, so programs do not say it
 	lease      time.Duration
 	proxies    func(process int) string // the URL for the processes with this number; nil: url
 	timeout    time.Duration
+	injectTo   time.Time // faults are injected at least up to then; zero: their number decides alone
 
 	rng       *rand.Rand // used only by the goroutine that runs the work
 	category  mdb.Category
@@ -50,6 +53,7 @@ type durableWork struct {
 	started   int
 	written   atomic.Int64
 	faults    int
+	kills     int
 	stuck     error // why something was not handled
 }
 
@@ -61,6 +65,11 @@ func newDurableWork(url string, seed uint64) *durableWork {
 	}
 }
 
+// goesOn reports whether faults are still to be injected, of which there must be at least that many.
+func (w *durableWork) goesOn(least int) bool {
+	return w.faults < least || time.Now().Before(w.injectTo)
+}
+
 // task returns the task of a further process of a consumer. Those with the number 0 have an
 // instance, so that their successors continue immediately.
 func (w *durableWork) task(h *durableHistory, number int) durableTask {
@@ -68,7 +77,10 @@ func (w *durableWork) task(h *durableHistory, number int) durableTask {
 	o := durableTask{
 		Direct: w.url, Through: w.url, Form: h.form, Consumer: h.consumer, Category: w.category, Process: w.started,
 		Lease: w.lease, Partitions: w.partitions, Workers: 3, Unique: w.started%2 == 0, Notify: w.notify, Bug: w.bug,
-		Pooled: w.pooled, Conns: w.conns, Troubled: w.poisoned > 0,
+		Pooled: w.pooled, Conns: w.conns, Troubled: w.poisoned > 0, Slow: w.slow,
+	}
+	if w.resized {
+		o.Partitions = 0
 	}
 	if w.proxies != nil {
 		o.Through = w.proxies(number)
@@ -94,7 +106,7 @@ func (w *durableWork) launch(h *durableHistory, number int) error {
 // sample takes a snapshot of each consumer.
 func (w *durableWork) sample(ctx context.Context) error {
 	for _, h := range w.histories {
-		if err := h.sample(ctx, w.pool, w.category, w.partitions); err != nil {
+		if err := h.sample(ctx, w.pool, w.category); err != nil {
 			return err
 		}
 	}
@@ -189,12 +201,14 @@ func (w *durableWork) writes(ctx, injecting context.Context, s *mdb.Store, rng *
 // and all checkpoints say so. It returns the violations.
 func (w *durableWork) run(t *testing.T, inject func(ctx context.Context) error) (violations map[string][]string, store []stored) {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), w.timeout, errTimedOut)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), max(time.Until(w.injectTo), 0)+w.timeout, errTimedOut)
 	defer cancel()
 	w.pool = openPool(t, w.url, 6, configure)
 	defer w.pool.Close()
-	if _, err := w.pool.Exec(ctx, effectTables); err != nil {
-		t.Fatal(err)
+	for _, sql := range []string{effectTables, operatorTables} {
+		if _, err := w.pool.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
 	}
 	writing, err := mdb.New(w.pool, persistent)
 	if err != nil {
@@ -204,8 +218,13 @@ func (w *durableWork) run(t *testing.T, inject func(ctx context.Context) error) 
 	var processes sync.WaitGroup
 	defer processes.Wait()
 	for _, form := range w.forms {
-		h := &durableHistory{consumer: strings.ToLower(form) + uuid.NewString(), form: form}
+		h := &durableHistory{consumer: strings.ToLower(form) + uuid.NewString(), form: form, partitions: w.partitions}
 		w.histories = append(w.histories, h)
+		if w.resized {
+			if _, err := w.pool.Exec(ctx, `INSERT INTO message_store_consumers.consumers (name, categories, partitions) VALUES ($1, '{}', $2)`, h.consumer, w.partitions); err != nil {
+				t.Fatal(err)
+			}
+		}
 		w.running[h] = make([]*durableProcess, w.processes)
 		for number := range w.processes {
 			if err := w.launch(h, number); err != nil {
@@ -249,7 +268,7 @@ func (w *durableWork) run(t *testing.T, inject func(ctx context.Context) error) 
 		for _, p := range w.running[h] {
 			w.stuck = errors.Join(w.stuck, p.end(ctx))
 		}
-		if err := errors.Join(h.sample(read, w.pool, w.category, w.partitions), h.end(read, w.pool)); err != nil {
+		if err := errors.Join(h.sample(read, w.pool, w.category), h.end(read, w.pool)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -261,16 +280,20 @@ func (w *durableWork) run(t *testing.T, inject func(ctx context.Context) error) 
 
 // caughtUp waits until each checkpoint has passed the last message.
 func (w *durableWork) caughtUp(ctx context.Context) error {
-	const passed = `SELECT count(*) FROM message_store_consumers.checkpoints AS c
-WHERE c.category = $1 AND c.position >= (SELECT max(global_position) FROM message_store.messages WHERE split_part(stream_name, '-', 1) = $1)`
+	const passed = `
+SELECT count(*) FROM (
+	SELECT FROM message_store_consumers.checkpoints AS c JOIN message_store_consumers.consumers AS k ON k.id = c.consumer
+	WHERE c.category = $1 GROUP BY k.id HAVING count(*) = k.partitions
+	AND min(c.position) >= (SELECT max(global_position) FROM message_store.messages WHERE split_part(stream_name, '-', 1) = $1)
+) AS p`
 	for {
-		n, want := 0, len(w.histories)*w.partitions
+		n, want := 0, len(w.histories)
 		err := w.pool.QueryRow(ctx, passed, w.category).Scan(&n)
 		switch {
 		case err == nil && n == want:
 			return nil
 		case ctx.Err() != nil:
-			return fmt.Errorf("%w: %d of %d checkpoints are at the end", context.Cause(ctx), n, want)
+			return fmt.Errorf("%w: %d of %d consumers have handled everything", context.Cause(ctx), n, want)
 		}
 		for _, running := range w.running {
 			for _, p := range running {
@@ -290,7 +313,7 @@ WHERE c.category = $1 AND c.position >= (SELECT max(global_position) FROM messag
 // evaluate fails the test for each violation, and adds the results to the row.
 func (w *durableWork) evaluate(t *testing.T, row string, violations map[string][]string, store []stored) {
 	t.Helper()
-	x := tally{faults: w.faults, messages: len(store) * len(w.histories), violations: make(map[string]int)}
+	x := tally{faults: w.faults, messages: len(store) * len(w.histories), kills: w.kills, violations: make(map[string]int)}
 	for name, found := range violations {
 		x.violations[name] = len(found)
 		t.Errorf("%s: %d violations (seed %d):\n%s", name, len(found), *seedFlag, strings.Join(found[:min(len(found), 5)], "\n"))
@@ -299,6 +322,8 @@ func (w *durableWork) evaluate(t *testing.T, row string, violations map[string][
 		t.Errorf("not everything was handled: %v (seed %d)", w.stuck, *seedFlag)
 	}
 	for _, h := range w.histories {
+		x.takeovers += h.takeovers()
+		x.resizes += len(h.resizes)
 		if n := h.repeated(); !exactlyOnce(h.form) {
 			x.repeated += n
 			t.Logf("%s: %d of %d messages were handled again, %d snapshots", h.consumer, n, len(store), len(h.samples))

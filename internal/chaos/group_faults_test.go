@@ -17,14 +17,14 @@ import (
 func TestChangingGroups(t *testing.T) {
 	pgtest.NeedTime(t)
 	t.Parallel()
-	changingGroups(t, *seedFlag, scaled(12, 40), scaled(100*time.Millisecond, 250*time.Millisecond))
+	changingGroups(t, *seedFlag, scaled(12, 40), scaled(100*time.Millisecond, 250*time.Millisecond), time.Time{})
 }
 
-func changingGroups(t *testing.T, seed uint64, changes int, mean time.Duration) {
+func changingGroups(t *testing.T, seed uint64, changes int, mean time.Duration, until time.Time) {
 	w := newGroupWork(testdb.Consumers(t), seed)
-	w.timeout = max(w.timeout, time.Duration(changes)*(mean+time.Second)+testTimeout)
+	w.injectTo, w.timeout = until, max(w.timeout, time.Duration(changes)*(mean+time.Second)+testTimeout)
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for ; w.faults < changes; w.faults++ {
+		for ; w.goesOn(changes); w.faults++ {
 			if err := sleepAbout(ctx, w.rng, mean); err != nil {
 				return err
 			}
@@ -57,14 +57,14 @@ func (w *durableWork) change(ctx context.Context, h *durableHistory) error {
 func TestFrozenGroups(t *testing.T) {
 	pgtest.NeedTime(t)
 	t.Parallel()
-	frozenGroups(t, *seedFlag, scaled(2, 5), scaled(3*time.Second, 4*time.Second))
+	frozenGroups(t, *seedFlag, scaled(2, 5), scaled(3*time.Second, 4*time.Second), time.Time{})
 }
 
-func frozenGroups(t *testing.T, seed uint64, freezes int, longest time.Duration) {
+func frozenGroups(t *testing.T, seed uint64, freezes int, longest time.Duration, until time.Time) {
 	w := newGroupWork(testdb.Consumers(t), seed)
-	w.timeout = max(w.timeout, time.Duration(freezes)*longest+testTimeout)
+	w.injectTo, w.timeout = until, max(w.timeout, time.Duration(freezes)*longest+testTimeout)
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for ; w.faults < freezes; w.faults++ {
+		for ; w.goesOn(freezes); w.faults++ {
 			h := w.histories[w.faults%len(w.histories)]
 			p := w.running[h][w.rng.IntN(len(w.running[h]))]
 			if err := w.freeze(ctx, h, p, time.Second+time.Duration(w.rng.Int64N(int64(longest)))); err != nil {
@@ -83,17 +83,17 @@ func frozenGroups(t *testing.T, seed uint64, freezes int, longest time.Duration)
 // restarts in each mode.
 func TestGroupOutages(t *testing.T) {
 	pgtest.NeedTime(t)
-	groupOutages(t, *seedFlag, 1)
+	groupOutages(t, *seedFlag, 4, time.Time{})
 }
 
-func groupOutages(t *testing.T, seed uint64, times int) {
+func groupOutages(t *testing.T, seed uint64, outages int, until time.Time) {
 	s, url := ownServer(t, pgtest.Setting("max_connections", "200"))
 	if err := schema.InstallConsumers(t.Context(), connect(t, url)); err != nil {
 		t.Fatal(err)
 	}
 	p := newProxy(t, url)
 	w := newGroupWork(url, seed)
-	w.processes, w.pause = 6, 25*time.Millisecond // leases have to end
+	w.injectTo, w.processes, w.pause = until, 6, 25*time.Millisecond // leases have to end
 	w.proxies = func(number int) string {
 		if number%2 == 0 {
 			return p.url()
@@ -101,7 +101,7 @@ func groupOutages(t *testing.T, seed uint64, times int) {
 		return url
 	}
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for range times {
+		for w.goesOn(outages) {
 			for _, fault := range []func() error{
 				func() error { p.blackHoleAll(); return nil },
 				func() error { p.cutAll(); return nil },
@@ -130,11 +130,11 @@ func groupOutages(t *testing.T, seed uint64, times int) {
 func TestPooledGroups(t *testing.T) {
 	needsCI(t) // and make test does not require PgBouncer
 	for _, b := range pgBouncers(t) {
-		t.Run(b.Version, func(t *testing.T) { pooledGroups(t, *seedFlag, b, 20) })
+		t.Run(b.Version, func(t *testing.T) { pooledGroups(t, *seedFlag, b, 20, time.Time{}) })
 	}
 }
 
-func pooledGroups(t *testing.T, seed uint64, b pgtest.PgBouncer, cuts int) {
+func pooledGroups(t *testing.T, seed uint64, b pgtest.PgBouncer, cuts int, until time.Time) {
 	s, direct := ownServer(t)
 	admin := connect(t, direct)
 	if err := schema.InstallConsumers(t.Context(), admin); err != nil {
@@ -146,10 +146,10 @@ func pooledGroups(t *testing.T, seed uint64, b pgtest.PgBouncer, cuts int) {
 	p := newProxy(t, s.URL("postgres"))
 	through := b.Start(t, p.url(), "transaction")
 	w := newGroupWork(direct, seed)
-	w.pooled, w.conns = true, 1
+	w.injectTo, w.pooled, w.conns = until, true, 1
 	w.proxies = func(int) string { return through }
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for ; w.faults < cuts; w.faults++ {
+		for ; w.goesOn(cuts); w.faults++ {
 			if err := sleepAbout(ctx, w.rng, 200*time.Millisecond); err != nil {
 				return err
 			}
@@ -171,13 +171,13 @@ func pooledGroups(t *testing.T, seed uint64, b pgtest.PgBouncer, cuts int) {
 func TestPoisonedGroups(t *testing.T) {
 	pgtest.NeedTime(t)
 	t.Parallel()
-	poisonedGroups(t, *seedFlag, scaled(2, 10))
+	poisonedGroups(t, *seedFlag, scaled(2, 10), time.Time{})
 }
 
-func poisonedGroups(t *testing.T, seed uint64, kills int) {
+func poisonedGroups(t *testing.T, seed uint64, kills int, until time.Time) {
 	url := testdb.Consumers(t)
 	w := newGroupWork(url, seed)
-	w.streams, w.poisoned = 2000, 2
+	w.streams, w.poisoned, w.injectTo = 2000, 2, until
 	long := connect(t, url)
 	violations, store := w.run(t, func(ctx context.Context) error {
 		tx, err := long.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
@@ -191,7 +191,7 @@ func poisonedGroups(t *testing.T, seed uint64, kills int) {
 		if err := w.until(ctx, "SELECT count(*) >= $1 FROM message_store_consumers.parked", len(w.histories)); err != nil {
 			return err
 		}
-		for ; w.faults < kills; w.faults++ {
+		for ; w.goesOn(kills); w.faults++ {
 			h := w.histories[w.faults%len(w.histories)]
 			if err := errors.Join(w.replay(ctx), w.murder(ctx, h, w.rng.IntN(len(w.running[h])))); err != nil {
 				return err

@@ -99,20 +99,20 @@ func (w *durableWork) freeze(ctx context.Context, h *durableHistory, p *durableP
 // balanced waits until the running processes of each consumer have all its partitions, as equally as possible.
 func (w *durableWork) balanced(ctx context.Context) error {
 	const shares = `
-SELECT count(*), coalesce(sum(n), 0)::bigint, coalesce(max(n) - min(n), 0) FROM (
-	SELECT count(c.partition) AS n FROM message_store_consumers.members AS m
+SELECT count(*), coalesce(min(s.partitions) - sum(s.n), -1)::bigint, coalesce(max(s.n) - min(s.n), 0) FROM (
+	SELECT count(c.partition) AS n, k.partitions FROM message_store_consumers.members AS m
 	JOIN message_store_consumers.consumers AS k ON k.id = m.consumer
-	LEFT JOIN message_store_consumers.checkpoints AS c ON c.member = m.id WHERE k.name = $1 GROUP BY m.id) AS s`
+	LEFT JOIN message_store_consumers.checkpoints AS c ON c.member = m.id WHERE k.name = $1 GROUP BY m.id, k.partitions) AS s`
 	for _, h := range w.histories {
 		for {
-			var members, partitions, difference int
-			err := w.pool.QueryRow(ctx, shares, h.consumer).Scan(&members, &partitions, &difference)
-			if err == nil && members == len(w.running[h]) && partitions == w.partitions && difference <= 1 {
+			var members, free, difference int
+			err := w.pool.QueryRow(ctx, shares, h.consumer).Scan(&members, &free, &difference)
+			if err == nil && members == len(w.running[h]) && free == 0 && difference <= 1 {
 				break
 			}
 			if ctx.Err() != nil {
-				return fmt.Errorf("%w: %d processes of %s are %d members with %d partitions, one with %d more than another",
-					context.Cause(ctx), len(w.running[h]), h.consumer, members, partitions, difference)
+				return fmt.Errorf("%w: %d processes of %s are %d members, %d partitions are free, one has %d more than another",
+					context.Cause(ctx), len(w.running[h]), h.consumer, members, free, difference)
 			}
 			tick()
 		}
@@ -182,7 +182,7 @@ func (w *durableWork) replayed(ctx context.Context) error {
 		return nil
 	}
 	for _, h := range w.histories {
-		if _, err := w.pool.Exec(ctx, `INSERT INTO public.healed VALUES ($1)`, h.consumer); err != nil {
+		if _, err := w.pool.Exec(ctx, `INSERT INTO public.healed VALUES ($1) ON CONFLICT DO NOTHING`, h.consumer); err != nil {
 			return err
 		}
 	}

@@ -68,7 +68,7 @@ func TestLoad(t *testing.T) {
 	// After a third of the time all code has run, so memory in use should not grow.
 	length := scaled(3*time.Second, time.Minute)
 	if *sizeFlag == "soak" {
-		length = 10 * time.Minute
+		length = min(10*time.Minute, *duration/6)
 	}
 	load, end := context.WithTimeout(t.Context(), length)
 	defer end()

@@ -17,7 +17,7 @@ import (
 var (
 	sizeFlag     = flag.String("size", "small", "small, for make test-all; ci, for make test-faults; soak")
 	seedFlag     = flag.Uint64("seed", 0, "the seed of all random decisions; 0: a new one")
-	duration     = flag.Duration("duration", time.Minute, "how long TestSoak runs at size soak")
+	duration     = flag.Duration("duration", time.Minute, "how long TestSoak runs at size soak, and six times as long as TestLoad does then")
 	failoverFlag = flag.Bool("failover", false, "run TestFailover, which needs Patroni, etcd and HAProxy")
 	page         = flag.String("page", "", "the file to write the results to, in Markdown")
 )

@@ -50,6 +50,9 @@ var matrix = []matrixRow{
 	{"T25", "processes of a durable consumer are frozen, also for longer than their lease", []string{"TestFrozenGroups"}, []string{"mdb/consumer.TestMemberSuspended"}, "freezes of 5 s to a minute, which only `make soak` has, and a suspended machine; a clock that stood still is tested instead"},
 	{"T26", "durable consumers whose processes have one connection, through PgBouncer in transaction mode, whose connections are cut", []string{"TestPooledGroups"}, []string{"mdb/consumer.TestGroupOfOneConnection"}, ""},
 	{"T27", "handlers of durable consumers fail, streams are parked and replayed, beside a long transaction", []string{"TestPoisonedGroups"}, nil, ""},
+	{"T28", "the number of partitions of a durable consumer changes, while processes join, leave and are killed", []string{"TestResizedGroups"}, []string{"mdb/consumer.TestSteered", "mdb/consumer.TestAdminResize"}, ""},
+	{"T29", "operators pause durable consumers, move them back and forward, and replay and skip parked messages", []string{"TestOperatedGroups"}, []string{"mdb/consumer.TestAdminSeek", "mdb/consumer.TestAdminSkip", "mdb/consumer.TestAdminReplay"}, ""},
+	{"T30", "the primary is killed and its standby promoted, with and without the last transactions, while processes of a durable consumer are killed", []string{"TestPromotedGroups"}, []string{"mdb/consumer.TestHistoryFailover"}, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }

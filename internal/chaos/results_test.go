@@ -14,7 +14,7 @@ import (
 type tally struct {
 	faults, messages, acked, unknown, resolved int
 	redelivered, bound                         int // of subscriptions
-	repeated                                   int // of durable consumers
+	repeated, kills, takeovers, resizes        int // of durable consumers
 	violations                                 map[string]int
 	recovery                                   []time.Duration // from a fault to the end of each acknowledged write that it interrupted, unless its outcome was unknown
 	leaked                                     int
@@ -29,6 +29,9 @@ func (a *tally) add(b tally) {
 	a.redelivered += b.redelivered
 	a.bound += b.bound
 	a.repeated += b.repeated
+	a.kills += b.kills
+	a.takeovers += b.takeovers
+	a.resizes += b.resizes
 	a.leaked += b.leaked
 	a.recovery = append(a.recovery, b.recovery...)
 	for name, n := range b.violations {
@@ -61,9 +64,9 @@ func (a *tally) disorder() int {
 
 // line returns the report line.
 func (a *tally) line() string {
-	return fmt.Sprintf("faults=%d msgs=%d acked=%d unknown=%d(resolved %d) lost=%d ghost=%d dup_rows=%d holes=%d order=%d redelivered=%d (bound %d) repeated=%d recovery p50/p99/max %v/%v/%v leaked=%d seed=%d",
+	return fmt.Sprintf("faults=%d msgs=%d acked=%d unknown=%d(resolved %d) lost=%d ghost=%d dup_rows=%d holes=%d order=%d redelivered=%d (bound %d) repeated=%d kills=%d takeovers=%d resizes=%d recovery p50/p99/max %v/%v/%v leaked=%d seed=%d",
 		a.faults, a.messages, a.acked, a.unknown, a.resolved, a.lost(), a.ghosts(), a.duplicates(), a.holes(), a.disorder(),
-		a.redelivered, a.bound, a.repeated, a.recovered(50), a.recovered(99), a.recovered(100), a.violations["Leak"], *seedFlag)
+		a.redelivered, a.bound, a.repeated, a.kills, a.takeovers, a.resizes, a.recovered(50), a.recovered(99), a.recovered(100), a.violations["Leak"], *seedFlag)
 }
 
 // results are the results of this run of the tests.
@@ -85,6 +88,16 @@ func (g *tallies) add(row string, x tally) {
 		g.rows[row] = new(tally)
 	}
 	g.rows[row].add(x)
+}
+
+// sum returns the sum of all rows.
+func (g *tallies) sum() (all tally) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, x := range g.rows {
+		all.add(*x)
+	}
+	return all
 }
 
 // evaluate fails the test for each violation, and adds the workload's results to the
@@ -144,15 +157,10 @@ func checkCanaries(t testing.TB, text string) {
 
 // end prints the report line, and writes the page if -page is set.
 func (g *tallies) end(ok bool) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if len(g.rows) == 0 {
 		return nil
 	}
-	var all tally
-	for _, x := range g.rows {
-		all.add(*x)
-	}
+	all := g.sum()
 	fmt.Println(all.line())
 	if *page == "" || *failoverFlag || !ok {
 		return nil
@@ -179,7 +187,9 @@ In words:
   writes are in the store. %d writes ended with an unknown outcome; repeating them resolved %d.
 - **Subscriptions.** They missed %d messages and received %d out of order. %d messages were delivered again, after a
   process was killed or could not keep its progress: at most a page each time, which allows %d in all.
-- **Durable consumers.** They repeated %d messages of forms without a transaction, none after a checkpoint had passed it.
+- **Durable consumers.** %d of their processes were killed, others continued with a partition of these %d times, and the
+  number of partitions changed %d times. They repeated %d messages of forms without a transaction, none after a checkpoint
+  had passed it.
 - **Recovery.** Of the writes that a fault interrupted, half were acknowledged within %v of the fault, 99 %% within %v,
   and all within %v. This does not count writes whose outcome was unknown first.
 
@@ -195,7 +205,7 @@ without figures is tested in other folders only.
 
 `, *sizeFlag, all.line(),
 		all.acked, all.lost(), all.duplicates(), all.ghosts(), all.unknown, all.resolved,
-		all.holes(), all.disorder(), all.redelivered, all.bound, all.repeated,
+		all.holes(), all.disorder(), all.redelivered, all.bound, all.kills, all.takeovers, all.resizes, all.repeated,
 		all.recovered(50), all.recovered(99), all.recovered(100))
 	b.WriteString("| # | Fault | Injected | Messages | Lost | Ghosts | Duplicates | Holes | Disorder | Redelivered | Tests |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
 	for _, row := range matrix {
