@@ -37,6 +37,8 @@ type durableSample struct {
 	seeks       int     // how many there were before
 }
 
+// The subqueries have a limit so that each of them looks for a message by an index. Nobody has analyzed the tables, and joins would
+// read them again and again.
 const takeSample = `
 WITH own AS (
 	SELECT k.id, k.partitions FROM message_store_consumers.consumers AS k WHERE k.name = $1
@@ -46,17 +48,18 @@ WITH own AS (
 	SELECT m.id, m.stream_name, m.position AS place, m.global_position, message_store.cardinal_id(m.stream_name) AS key,
 		mod(abs(message_store.hash_64(message_store.cardinal_id(m.stream_name))), k.partitions::bigint) AS partition
 	FROM message_store.messages AS m CROSS JOIN own AS k WHERE split_part(m.stream_name, '-', 1) = $2 AND m.global_position > $3
-), passed AS (
-	SELECT h.id FROM hashed AS h JOIN points AS p USING (partition) WHERE h.global_position <= p.position
-	AND NOT EXISTS (SELECT FROM message_store_consumers.parked AS r WHERE r.consumer = p.consumer AND r.key = h.key)
-	AND NOT EXISTS (SELECT FROM public.seeks AS s WHERE s.consumer = $1 AND h.global_position > s.lowest AND h.global_position <= s.position)
-	AND NOT EXISTS (SELECT FROM public.skips AS s WHERE s.consumer = $1 AND s.stream = h.stream_name AND s.position = h.place)
+), states AS MATERIALIZED (
+	SELECT h.*, p.consumer, h.global_position <= p.position AS passed,
+		coalesce((SELECT true FROM public.effects AS e WHERE e.consumer = $1 AND e.message = h.id LIMIT 1), false) AS handled
+	FROM hashed AS h JOIN points AS p USING (partition)
 )
 SELECT coalesce((SELECT max(n) FROM public.effects WHERE consumer = $1), 0),
 	coalesce((SELECT array_agg(position ORDER BY partition) FROM points), '{}'),
-	(SELECT count(*) FROM passed WHERE NOT EXISTS (SELECT FROM public.effects AS e WHERE e.consumer = $1 AND e.message = passed.id)),
-	(SELECT count(*) FROM public.effects AS e JOIN hashed AS h ON h.id = e.message JOIN points AS p ON p.partition = h.partition
-		WHERE e.consumer = $1 AND e.global_position > $3 AND e.global_position > p.position),
+	(SELECT count(*) FROM states AS s WHERE s.passed AND NOT s.handled
+		AND coalesce((SELECT false FROM message_store_consumers.parked AS r WHERE r.consumer = s.consumer AND r.key = s.key LIMIT 1), true)
+		AND coalesce((SELECT false FROM public.seeks AS o WHERE o.consumer = $1 AND s.global_position > o.lowest AND s.global_position <= o.position LIMIT 1), true)
+		AND coalesce((SELECT false FROM public.skips AS o WHERE o.consumer = $1 AND o.stream = s.stream_name AND o.position = s.place LIMIT 1), true)),
+	(SELECT count(*) FROM states AS s WHERE s.handled AND NOT s.passed),
 	(SELECT count(*) FROM public.seeks WHERE consumer = $1)`
 
 // A durableHistory is what is known of a durable consumer.

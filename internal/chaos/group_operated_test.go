@@ -69,6 +69,11 @@ func operatedGroups(t *testing.T, seed uint64, operations int, until time.Time) 
 		func(ctx context.Context, _ *durableHistory) error { return w.replay(ctx) },
 	}
 	violations, store := w.run(t, func(ctx context.Context) error {
+		for _, h := range w.histories {
+			if err := w.untilMore(ctx, w.running[h]...); err != nil {
+				return err
+			}
+		}
 		for w.goesOn(operations) {
 			w.rng.Shuffle(len(operate), func(i, j int) { operate[i], operate[j] = operate[j], operate[i] })
 			for _, f := range operate {
