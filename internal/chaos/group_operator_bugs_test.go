@@ -34,7 +34,7 @@ func TestOperatorValidators(t *testing.T) {
 	needsCI(t)
 	t.Parallel()
 	for _, tt := range []groupBug{
-		{validator: "NoHole", bug: "new partitions that begin too late", forms: []string{"Each"}, sql: breaking(newPartitions, "NEW.position := NEW.position + 20"), prepare: resizing, inject: func(ctx context.Context, w *durableWork) error {
+		{validator: "NoHole", bug: "new partitions that begin too late", forms: []string{"Each"}, sql: breaking(newPartitions, "NEW.position := (SELECT max(m.global_position) FROM message_store.messages AS m)"), prepare: resizing, inject: func(ctx context.Context, w *durableWork) error {
 			h := w.histories[0]
 			return errors.Join(w.untilMore(ctx, w.running[h]...), resizeTo(ctx, w, 32), w.sample(ctx), w.untilMore(ctx, w.running[h]...))
 		}},
@@ -75,31 +75,38 @@ func TestOperatorValidators(t *testing.T) {
 		{
 			validator: "Paused", bug: "a pause that nobody notices", forms: []string{"Each"},
 			sql:    breaking("UPDATE OF paused ON message_store_consumers.consumers FOR EACH ROW", "NEW.paused := NULL"),
-			inject: func(ctx context.Context, w *durableWork) error { return w.paused(ctx, w.histories[0]) },
+			inject: func(ctx context.Context, w *durableWork) error {
+				h := w.histories[0]
+				if err := w.untilMore(ctx, w.running[h]...); err != nil {
+					return err
+				}
+				return w.paused(ctx, h)
+			},
 		},
 		{validator: "Once", bug: "effects that are deleted before the seek", forms: []string{"EachTx"}, inject: func(ctx context.Context, w *durableWork) error {
 			h := w.histories[0]
-			for {
-				if err := w.untilMore(ctx, w.running[h]...); err != nil {
-					return err
-				}
-				if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return forgetEffects(ctx, tx, h.consumer, 0) }); err != nil {
-					return err
-				}
-				if err := w.untilMore(ctx, w.running[h]...); err != nil {
-					return err
-				}
-				if _, err := mdbconsumer.Admin(w.pool).Seek(ctx, h.consumer, mdbconsumer.ToBeginning()); err != nil {
-					return err
-				}
-				return w.untilDoubled(ctx)
+			if err := w.untilMore(ctx, w.running[h]...); err != nil {
+				return err
 			}
+			if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return forgetEffects(ctx, tx, h.consumer, 0) }); err != nil {
+				return err
+			}
+			if err := w.untilMore(ctx, w.running[h]...); err != nil {
+				return err
+			}
+			if _, err := mdbconsumer.Admin(w.pool).Seek(ctx, h.consumer, mdbconsumer.ToBeginning()); err != nil {
+				return err
+			}
+			return w.untilDoubled(ctx)
 		}},
 		{
 			validator: "NoHole", bug: "a skip that leaves out two messages", forms: []string{"Each"}, prepare: poisoned,
 			sql: breaking("UPDATE ON message_store_consumers.parked FOR EACH ROW WHEN (NEW.position > OLD.position AND NEW.due IS DISTINCT FROM OLD.due)", "NEW.position := NEW.position + 1"),
 			inject: func(ctx context.Context, w *durableWork) error {
 				h := w.histories[0]
+				if err := w.until(ctx, "SELECT EXISTS (SELECT FROM message_store_consumers.parked)"); err != nil {
+					return err
+				}
 				for range 3 { // so that something waits
 					if err := errors.Join(w.skip(ctx, h), w.untilMore(ctx, w.running[h]...)); err != nil {
 						return err
