@@ -58,11 +58,15 @@ type durableWork struct {
 }
 
 func newDurableWork(url string, seed uint64) *durableWork {
-	return &durableWork{
+	w := &durableWork{
 		url: url, forms: forms, processes: 2, writers: 2, messages: 500, pause: 5 * time.Millisecond, partitions: 8, streams: 20, conns: 4, lease: time.Second, busy: scaled(20, 200),
 		timeout: scaled(testTimeout, 10*time.Minute),
 		rng:     rand.New(rand.NewPCG(seed, 8)), running: make(map[*durableHistory][]*durableProcess),
 	}
+	if *sizeFlag == "soak" {
+		w.pause = 20 * time.Millisecond // all forms must keep up for a long time
+	}
+	return w
 }
 
 // goesOn reports whether faults are still to be injected, of which there must be at least that many.

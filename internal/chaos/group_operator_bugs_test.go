@@ -39,8 +39,11 @@ func TestOperatorValidators(t *testing.T) {
 			return errors.Join(w.untilMore(ctx, w.running[h]...), resizeTo(ctx, w, 32), w.sample(ctx), w.untilMore(ctx, w.running[h]...))
 		}},
 		{validator: "Bounded", bug: "new partitions that begin at the beginning", forms: []string{"Each"}, sql: breaking(newPartitions, "NEW.position := 0"), prepare: resizing, inject: func(ctx context.Context, w *durableWork) error {
-			// Until everything that the new partitions repeat is handled again.
-			return errors.Join(w.caughtUp(ctx), w.sample(ctx), resizeTo(ctx, w, 32), w.caughtUp(ctx))
+			h := w.histories[0]
+			if err := errors.Join(w.untilMore(ctx, w.running[h]...), w.until(ctx, "SELECT count(*) = 16 FROM message_store_consumers.checkpoints WHERE position > 0"), w.sample(ctx)); err != nil {
+				return err
+			}
+			return errors.Join(resizeTo(ctx, w, 32), w.untilDoubled(ctx))
 		}},
 		{
 			validator: "Once", bug: "a barrier that does not wait for slow partitions", forms: []string{"EachTx"}, prepare: resizing,
@@ -130,28 +133,32 @@ func resizing(w *durableWork) { w.resized, w.slow = true, true }
 func TestPromotionValidators(t *testing.T) {
 	needsCI(t)
 	t.Parallel()
-	for _, tt := range []groupBug{
-		{validator: "NoHole", bug: "effects that are not replicated", forms: []string{"EachTx"}, inject: func(ctx context.Context, w *durableWork) error {
-			_, err := w.pool.Exec(ctx, `ALTER TABLE public.effects SET UNLOGGED`)
+	for _, tt := range []struct {
+		validator, bug string
+		forms          []string
+		inject         func(ctx context.Context, t *testing.T, w *durableWork, x *promotions) error
+	}{
+		{validator: "NoHole", bug: "effects that are not replicated", forms: []string{"EachTx"}, inject: func(ctx context.Context, t *testing.T, w *durableWork, x *promotions) error {
+			if err := x.promote(ctx, t, w, false); err != nil {
+				return err
+			}
+			_, err := w.pool.Exec(ctx, `DELETE FROM public.effects WHERE n <= 20`)
 			return err
 		}},
-		{validator: "Once", bug: "checkpoints that are not replicated", forms: []string{"EachTx"}, inject: func(ctx context.Context, w *durableWork) error {
-			_, err := w.pool.Exec(ctx, `ALTER TABLE message_store_consumers.checkpoints SET UNLOGGED`)
-			return err
+		{validator: "Once", bug: "checkpoints that are not replicated", forms: []string{"EachTx"}, inject: func(ctx context.Context, t *testing.T, w *durableWork, x *promotions) error {
+			if _, err := w.pool.Exec(ctx, `ALTER TABLE message_store_consumers.checkpoints SET UNLOGGED`); err != nil {
+				return err
+			}
+			return errors.Join(x.promote(ctx, t, w, true), w.untilDoubled(ctx))
 		}},
 	} {
 		t.Run(tt.validator+"/"+tt.bug, func(t *testing.T) {
 			t.Parallel()
 			x := newPromotions(t)
-			lose := tt.inject
-			tt.inject = func(ctx context.Context, w *durableWork) error {
-				h := w.histories[0]
-				if err := errors.Join(w.untilMore(ctx, w.running[h]...), lose(ctx, w), x.promote(ctx, t, w, true)); err != nil || tt.validator != "Once" {
-					return err
-				}
-				return w.untilDoubled(ctx)
-			}
-			tt.check(t, newGroupWork(x.relay.URL("postgres"), *seedFlag))
+			b := groupBug{validator: tt.validator, forms: tt.forms, inject: func(ctx context.Context, w *durableWork) error {
+				return errors.Join(w.untilMore(ctx, w.running[w.histories[0]]...), tt.inject(ctx, t, w, x))
+			}}
+			b.check(t, newGroupWork(x.relay.URL("postgres"), *seedFlag))
 		})
 	}
 }
