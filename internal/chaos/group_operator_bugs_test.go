@@ -35,8 +35,15 @@ func TestOperatorValidators(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []groupBug{
 		{validator: "NoHole", bug: "new partitions that begin too late", forms: []string{"Each"}, sql: breaking(newPartitions, "NEW.position := (SELECT max(m.global_position) FROM message_store.messages AS m)"), prepare: resizing, inject: func(ctx context.Context, w *durableWork) error {
-			h := w.histories[0]
-			return errors.Join(w.untilMore(ctx, w.running[h]...), resizeTo(ctx, w, 32), w.sample(ctx), w.untilMore(ctx, w.running[h]...))
+			h, admin := w.histories[0], mdbconsumer.Admin(w.pool)
+			if err := errors.Join(w.untilMore(ctx, w.running[h]...), admin.Pause(ctx, h.consumer, ""), w.ticked(ctx, h), w.ticked(ctx, h)); err != nil {
+				return err
+			}
+			// There is something that the new partitions can leave out.
+			if err := w.until(ctx, `SELECT count(*) >= 100 FROM message_store.messages WHERE global_position > (SELECT max(position) FROM message_store_consumers.checkpoints)`); err != nil {
+				return err
+			}
+			return errors.Join(resizeTo(ctx, w, 32), admin.Resume(ctx, h.consumer), w.untilMore(ctx, w.running[h]...))
 		}},
 		{validator: "Bounded", bug: "new partitions that begin at the beginning", forms: []string{"Each"}, sql: breaking(newPartitions, "NEW.position := 0"), prepare: resizing, inject: func(ctx context.Context, w *durableWork) error {
 			h := w.histories[0]

@@ -17,12 +17,16 @@ import (
 	mdbconsumer "github.com/messagedb-go/messagedb/mdb/consumer"
 )
 
-// newGroupWork returns work of consumers in four to eight processes each: one form without and one with transactions, in a soak all.
+// newGroupWork returns work of consumers in four to eight processes each: one form without and one with transactions, in a soak three
+// of all forms.
 func newGroupWork(url string, seed uint64) *durableWork {
 	w := newDurableWork(url, seed)
 	w.forms, w.processes, w.partitions, w.streams, w.busy = []string{"Each", "EachTx"}, 4, 16, 200, 40
 	if *sizeFlag == "soak" {
-		w.forms = forms
+		w.forms = nil
+		for _, i := range w.rng.Perm(len(forms))[:3] {
+			w.forms = append(w.forms, forms[i])
+		}
 	}
 	return w
 }

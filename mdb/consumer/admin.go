@@ -142,6 +142,10 @@ func AndWaiting() AdminOption {
 // While f runs, no process can join the consumer or take over its partitions, and in a Fork no transaction of its handlers can commit.
 // A statement of f that waits for a lock for two seconds fails, since lock_timeout is set. The transaction is repeated then, and
 // after a deadlock: f is called again, so it must have no effects outside the transaction.
+//
+// Except in a Fork, f is called while transactions of handlers can still commit. TRUNCATE waits for those that have written to the
+// table. Before a DELETE, lock the table in SHARE ROW EXCLUSIVE mode, or rows that they commit after it remain, although their
+// messages are handled again.
 func Within(f func(ctx context.Context, tx pgx.Tx) error) AdminOption {
 	return AdminOption{within, func(c *adminConfig) {
 		if f == nil {
