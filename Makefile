@@ -124,7 +124,7 @@ test-failover: ## fail over with Patroni, etcd and HAProxy, and write docs/relia
 
 soak: ## inject faults for DURATION, with one seed after the other, then load for ten minutes at most (FAULT: groups, SEED)
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
-		$(GO) test -C internal/chaos -v -timeout 0 -run '$(if $(FAULT),TestSoak/$(FAULT),TestSoak|TestLoad|TestReadWhileWritten)' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
+		$(GO) test -C internal/chaos -v -timeout 0 -run '$(if $(FAULT),TestSoak/($(FAULT)),TestSoak|TestLoad|TestReadWhileWritten)' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
 
 test-promotions: ## promote standbys that lack messages, in every way, on VERSIONS and on Message DB's own SQL
 	@for version in $(VERSIONS); do \
