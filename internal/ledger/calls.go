@@ -12,14 +12,14 @@ import (
 
 // The parameters have casts, so that their types are known in all modes of pgx.
 const (
-	sqlJoin = `SELECT j.consumer, j.partitions, j.changes
+	sqlJoin = `SELECT j.consumer, j.partitions, j.layout, j.changes
 FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::text, $5::interval, $6::text[], NULLIF($7::integer, 0), $8::bigint) AS j`
 	sqlTick = `SELECT t.alive, t.replaced, coalesce(t.changes, 0), coalesce(t.paused, false), t.barrier, coalesce(t.suspects, false), coalesce(t.due, false),
-	coalesce(t.timeline, ''), t.moved, t.skipped, coalesce(t.parts, 0), coalesce(t.name, '')
+	coalesce(t.timeline, ''), t.moved, t.skipped, coalesce(t.parts, 0), coalesce(t.layout, 0), coalesce(t.name, '')
 FROM message_store_consumers.tick($1::bigint, $2::uuid, NULLIF($3::text, ''), NULLIF($4::text, ''),
 	$5::text[], $6::integer[], $7::bigint[], $8::bigint[], $9::bigint[], $10::uuid[], $11::timestamptz[]) AS t`
 	sqlBalance = `SELECT b.members, b.quota, b.held, b.claimed, b.paused, b.barrier
-FROM message_store_consumers.balance($1::bigint, $2::uuid, NULLIF($3::integer, 0)) AS b`
+FROM message_store_consumers.balance($1::bigint, $2::uuid, NULLIF($3::integer, 0), CASE WHEN $3::integer > 0 THEN $4::bigint END) AS b`
 	sqlRows = `SELECT c.category, c.partition, c.position, c.epoch, c.anchor, c.anchor_time
 FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1::bigint AND c.member = $2::uuid
 ORDER BY c.partition, c.category`
@@ -82,7 +82,7 @@ func Beat(ctx context.Context, q Querier, m Member, info string, moves []Move) (
 	var moved, skipped []int
 	t, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (t Tick, err error) {
 		return t, row.Scan(&t.Alive, &t.Replaced, &t.Changes, &t.Paused, &t.Barrier, &t.Suspects, &t.Due, &t.Timeline, &moved, &skipped,
-			&t.Partitions, &t.Name)
+			&t.Partitions, &t.Layout, &t.Name)
 	})
 	if err != nil || !t.Alive {
 		return t, err
@@ -111,10 +111,11 @@ func Beat(ctx context.Context, q Querier, m Member, info string, moves []Move) (
 // quota, and then reads what the member has, in one round trip. If Held is greater than Quota,
 // the member must release the rest. After a failover, and only then, it also gives the member new
 // epochs for what it had before: call it when a tick reports another timeline, or when the fence refuses a move. The error
-// has the SQLSTATE [Partitions] if the consumer has another number of partitions than m.
+// has the SQLSTATE [Partitions] if the consumer has another number of partitions or another layout than m. Call it only if no handler is running
+// that was called by an earlier layout.
 func Rebalance(ctx context.Context, q Querier, m Member) (balance Balance, held Held, err error) {
 	b := limited(ctx)
-	b.Queue(sqlBalance, m.Consumer, pgUUID(m.ID), m.Partitions).Query(func(rows pgx.Rows) (err error) {
+	b.Queue(sqlBalance, m.Consumer, pgUUID(m.ID), m.Partitions, m.Layout).Query(func(rows pgx.Rows) (err error) {
 		balance, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Balance])
 		return err
 	})

@@ -70,6 +70,11 @@
 // A member assigns messages to partitions by a number of them. So [Rebalance] gives no rows to who has another number. It has
 // no rows by which it could move a checkpoint then, because their epochs have risen.
 //
+// If that number does not become a multiple, a key can get to another member, while the former one still has a message of it: the barrier
+// of [Resize] stops calls of handlers, but not those that are running. So such a change makes a new layout. A member
+// says by [Rebalance] that no handler of an earlier one runs, and nobody claims a partition as long as there are members that have not said so. The
+// number alone would not show this: it can be changed and changed back between two ticks. A member that does not tick is deleted as always.
+//
 // # Eviction
 //
 // A member is deleted if its last tick is older than its lease. Only the server's clock is
@@ -157,7 +162,8 @@ type Member struct {
 	Consumer   int64
 	ID         uuid.UUID
 	Instance   string // or ""
-	Partitions int    // by which it assigns messages to partitions; 0: it is not compared
+	Partitions int    // by which it assigns messages to partitions; 0: it is not compared, nor is Layout
+	Layout     int64  // of the consumer
 }
 
 // JoinParams describe a new member and its consumer.
@@ -175,6 +181,7 @@ type JoinParams struct {
 type Joined struct {
 	Consumer   int64
 	Partitions int
+	Layout     int64
 	Changes    int64
 }
 
@@ -191,7 +198,8 @@ type Tick struct {
 	Timeline string // of the server; empty if the server does not say it
 
 	Partitions int    // of the consumer, which operators can change
-	Name       string // likewise
+	Layout     int64  // another one: keys may be in partitions of other members now
+	Name       string // of the consumer, which operators can change
 
 	// Indexes into the moves: those that were made, those whose checkpoints are locked, and
 	// those that the fence refuses.

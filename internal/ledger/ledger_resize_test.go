@@ -181,9 +181,19 @@ func TestResizeByBarrier(t *testing.T) {
 		t.Errorf("got %+v, want 2 partitions, no barrier and a change", tick)
 	}
 	a.Partitions, b.Partitions = 2, 2
-	s.balance(a)
+	_, _, err := ledger.Rebalance(t.Context(), s, b)
+	wantCode(t, "balance by the old layout", err, ledger.Partitions)
+	a.Layout, b.Layout = s.beat(a).Layout, tick.Layout
+	balance, _ := s.balance(b)
+	equal(t, "balance of the first one that has no handler", balance, ledger.Balance{Members: 2, Quota: 1})
+	changes = s.beat(b).Changes
+	balance, _ = s.balance(a)
+	equal(t, "balance of the last one", balance, ledger.Balance{Members: 2, Quota: 1, Claimed: 1})
+	if s.beat(b).Changes == changes {
+		t.Error("the first one does not see that it can claim now")
+	}
 	balance, after := s.balance(b)
-	equal(t, "balance", balance, ledger.Balance{Members: 2, Quota: 1, Claimed: 1})
+	equal(t, "balance of the first one again", balance, ledger.Balance{Members: 2, Quota: 1, Claimed: 1})
 	for _, r := range after.Rows {
 		if r.Epoch <= held.Rows[0].Epoch {
 			t.Errorf("got %+v, want a new epoch", r)

@@ -256,8 +256,8 @@ func (m *mirror) restore(w *world) {
 	m.consumer = 1
 	m.exec("INSERT INTO message_store_consumers.consumers (name, categories, partitions, changes) VALUES ('model', $1, $2, $3)", names[:w.known], partitions, w.changes)
 	for _, r := range w.members {
-		m.exec(`INSERT INTO message_store_consumers.members (id, consumer, instance, categories, info, lease, joined, seen, woke)
-			VALUES ($1, 1, nullif($2, ''), $3, 'i', $4::bigint * interval '1 microsecond', public.walk_time($5), public.walk_time($6), public.walk_time(nullif($7::bigint, 0)))`,
+		m.exec(`INSERT INTO message_store_consumers.members (id, consumer, instance, categories, info, layout, lease, joined, seen, woke)
+			VALUES ($1, 1, nullif($2, ''), $3, 'i', 0, $4::bigint * interval '1 microsecond', public.walk_time($5), public.walk_time($6), public.walk_time(nullif($7::bigint, 0)))`,
 			memberID(r.id).String(), instanceName(r.instance), names[:r.categories], lease, r.joined, r.seen, r.woke)
 	}
 	for i, r := range w.rows[:w.known*partitions] {

@@ -26,7 +26,7 @@ func (s *stage) enter(name, instance string, partitions int, start *int64, categ
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	m.Consumer = j.Consumer
+	m.Consumer, m.Layout = j.Consumer, j.Layout
 	return m
 }
 

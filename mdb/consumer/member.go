@@ -131,10 +131,12 @@ type member struct {
 	endEngine, endReaders  context.CancelCauseFunc
 	running                []<-chan struct{} // the goroutines of readers
 	reads                  map[string]reading
-	partitions             int    // of the consumer, for which there are readers
-	paused                 bool   // no handler may be called
-	barrier                *int64 // none may be called for a message after it; nil: no limit
-	resizing               bool   // handlers are running that were called for another number of partitions
+	partitions             int       // of the consumer, for which there are readers
+	layout                 int64     // likewise
+	paused                 bool      // no handler may be called
+	barrier                *int64    // none may be called for a message after it; nil: no limit
+	resizing               bool      // handlers are running that were called for another number of partitions
+	remindAt               time.Time // when that is logged; zero: not again
 
 	session  int64       // of the connection that has answered last; 0: none
 	timeline string      // of the server; empty: not known
@@ -417,6 +419,7 @@ func (m *member) collect() {
 	m.fence(refused)
 	m.reread(stale)
 	m.resizing = m.resizing && m.engine.isBusy()
+	m.remind()
 	if m.stopping {
 		m.engine.drop(append(refused, stale...), errMoved)
 	}
@@ -507,7 +510,7 @@ func (m *member) tick(ctx context.Context) {
 	m.settle(moves, t)
 	m.rename(t.Name)
 	m.obey(t.Barrier, t.Paused)
-	m.resize(ctx, t.Partitions)
+	m.resize(ctx, t.Partitions, t.Layout)
 	if t.Due && !t.Paused && !m.stopping && m.doubt == nil {
 		m.replay(ctx)
 	}

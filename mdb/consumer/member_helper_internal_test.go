@@ -28,6 +28,7 @@ type hall struct {
 
 	mu         sync.Mutex
 	partitions int
+	layout     int64
 	rows       map[partition]*hallRow
 	members    map[uuid.UUID]*hallMember
 	parked     []ledger.Parked
@@ -60,6 +61,7 @@ type hallMember struct {
 	joined     int64
 	seen, woke time.Time
 	lease      time.Duration
+	layout     int64
 }
 
 func newHall(t *testing.T, partitions int) *hall {
@@ -158,9 +160,9 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 			}
 		}
 		h.epochs++
-		h.members[p.Member] = &hallMember{instance: p.Instance, joined: h.epochs, seen: time.Now(), lease: p.Lease}
+		h.members[p.Member] = &hallMember{instance: p.Instance, joined: h.epochs, seen: time.Now(), lease: p.Lease, layout: h.layout}
 		h.ring()
-		j = ledger.Joined{Consumer: 1, Partitions: h.partitions, Changes: h.changes}
+		j = ledger.Joined{Consumer: 1, Partitions: h.partitions, Layout: h.layout, Changes: h.changes}
 		return nil
 	})
 }
@@ -169,7 +171,7 @@ func (h *hall) beat(_ context.Context, m ledger.Member, _ string, moves []ledger
 	return t, h.statement("beat", func() error {
 		me := h.members[m.ID]
 		if t.Timeline, t.Name = h.timeline, h.name; t.Name != "" {
-			t.Partitions = h.partitions
+			t.Partitions, t.Layout = h.partitions, h.layout
 		}
 		if me == nil {
 			for _, other := range h.members {
@@ -216,11 +218,13 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 		if me == nil {
 			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Gone}
 		}
-		if m.Partitions != h.partitions {
+		if m.Partitions != h.partitions || m.Layout != h.layout {
 			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Partitions}
 		}
 		b.Paused, b.Barrier = h.paused, h.barrier
 		now := time.Now()
+		confirmed := me.layout != h.layout
+		me.layout = h.layout
 		evicted := false
 		for id, other := range h.members {
 			if id != m.ID && now.Sub(other.seen) > other.lease && (me.woke.IsZero() || now.Sub(me.woke) > other.lease) {
@@ -246,11 +250,18 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 			b.Quota++
 		}
 		slices.SortFunc(free, func(x, y partition) int { return cmp.Compare(x.Number, y.Number) })
+		ready := true
+		for _, other := range h.members {
+			ready = ready && other.layout == h.layout
+		}
+		if !ready {
+			free = nil
+		}
 		for _, p := range free[:max(0, min(len(free), b.Quota-b.Held))] {
 			h.give(p, m.ID)
 			b.Claimed++
 		}
-		if evicted || b.Claimed > 0 {
+		if evicted || b.Claimed > 0 || confirmed && ready {
 			h.ring()
 		}
 		held = h.held(m)

@@ -60,10 +60,10 @@ func (m *member) enter(ctx context.Context) error {
 	}
 	m.begins(ends)
 	if old == nil {
-		m.partitions = joined.Partitions
+		m.partitions, m.layout = joined.Partitions, joined.Layout
 	}
 	m.rejoined = old != nil
-	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: id, Instance: m.join.Instance, Partitions: joined.Partitions})
+	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: id, Instance: m.join.Instance, Partitions: joined.Partitions, Layout: joined.Layout})
 	m.lease.renew(sent)
 	m.counts.joins.Add(1)
 	now := time.Now()
@@ -112,7 +112,7 @@ func (m *member) restart(ctx context.Context, p protocol, ends []int64) (start *
 func (m *member) rejoin(ctx context.Context) {
 	switch err := m.enter(ctx); {
 	case err == nil:
-		m.resize(ctx, m.self.Load().Partitions)
+		m.resize(ctx, m.self.Load().Partitions, m.self.Load().Layout)
 	case errors.Is(err, ErrDeleted):
 		m.left = true
 		m.stop(ErrDeleted, ErrDeleted)

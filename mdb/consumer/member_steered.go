@@ -61,10 +61,11 @@ func (m *member) find(ctx context.Context, p protocol, former ledger.Member) err
 	return nil
 }
 
-// resize is called with the number of partitions that the consumer has. If it is another one, the messages of a key are in another
-// partition now. So nothing is claimed until the handlers have returned that were called before.
-func (m *member) resize(ctx context.Context, partitions int) {
-	if partitions == m.partitions {
+// resize is called with the number of partitions that the consumer has, and their layout. If one of them is another one, the messages of a key are in
+// another partition now. So nothing is claimed until the handlers have returned that were called before. If the layout is another one, no other
+// process claims anything before either: the next balance confirms that they have.
+func (m *member) resize(ctx context.Context, partitions int, layout int64) {
+	if partitions == m.partitions && layout == m.layout {
 		return
 	}
 	m.logger.Info("the number of partitions of a consumer was changed: it reads its checkpoints again",
@@ -72,11 +73,11 @@ func (m *member) resize(ctx context.Context, partitions int) {
 	m.forget(errResized)
 	clear(m.before)
 	clear(m.fences)
-	m.partitions = partitions
+	m.partitions, m.layout = partitions, layout
 	self := *m.self.Load()
-	self.Partitions = partitions
+	self.Partitions, self.Layout = partitions, layout
 	m.self.Store(&self)
-	m.resizing = m.engine.isBusy()
+	m.resizing, m.remindAt = m.engine.isBusy(), time.Now().Add(handlersEnd)
 	switch {
 	case m.stopping:
 	case m.fixed:
@@ -89,4 +90,13 @@ func (m *member) resize(ctx context.Context, partitions int) {
 		m.startReaders(ctx)
 		m.balanceBy(time.Now())
 	}
+}
+
+// remind logs that the consumer waits for handlers, because all processes may wait for them.
+func (m *member) remind() {
+	if !m.resizing || m.remindAt.IsZero() || time.Now().Before(m.remindAt) {
+		return
+	}
+	m.remindAt = time.Time{}
+	m.logger.Warn("handlers of a consumer do not return although their contexts have ended: no process continues before, because the number of partitions was changed", m.attrs()...)
 }

@@ -33,6 +33,7 @@ func (h *hall) resize(n int) {
 			}
 		}
 		if n%old != 0 {
+			h.layout = h.epochs
 			for _, row := range rows {
 				row.member = uuid.Nil
 			}

@@ -279,12 +279,8 @@ func TestSteered(t *testing.T) {
 	}
 }
 
-func (f *crew) consumers() (n int) {
-	f.Helper()
-	if err := f.store.Pool().QueryRow(f.Context(), `SELECT count(*) FROM message_store_consumers.consumers`).Scan(&n); err != nil {
-		f.Fatal(err)
-	}
-	return n
+func (f *crew) consumers() int {
+	return f.count(`SELECT count(*) FROM message_store_consumers.consumers`)
 }
 
 // resize changes the number of partitions.

@@ -18,6 +18,7 @@ CREATE TABLE message_store_consumers.consumers (
   barrier    bigint,                          -- nobody handles messages after this position; NULL: no limit
   barrier_set timestamptz,                    -- when it became this position
   barrier_end timestamptz,                    -- when it ends unless it is renewed; NULL: never
+  layout     bigint NOT NULL DEFAULT 0,       -- the epoch of the last change that has assigned keys to other members' partitions
   made       timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
@@ -30,6 +31,7 @@ CREATE TABLE message_store_consumers.members (
   joined     timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen       timestamptz NOT NULL DEFAULT clock_timestamp(),
   woke       timestamptz,                     -- when its last long silence ended
+  layout     bigint NOT NULL,                 -- of the consumer, by which its handlers were called
   lease      interval NOT NULL CHECK (lease > '0')
 ) WITH (fillfactor = 50);
 CREATE INDEX members_consumer ON message_store_consumers.members (consumer);
@@ -183,20 +185,21 @@ $$;
 -- and its partitions pass to the new one. partitions is how many the consumer must have, or NULL.
 -- Checkpoints of new categories begin after start, or after the category's last message if that is NULL.
 CREATE FUNCTION message_store_consumers.join(name text, member uuid, instance text, info text, lease interval, categories text[], wanted integer, start bigint,
-  OUT consumer bigint, OUT partitions integer, OUT changes bigint)
+  OUT consumer bigint, OUT partitions integer, OUT layout bigint, OUT changes bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
   own bigint;    -- the consumer
   parts integer; -- its partitions
+  current bigint; -- its layout
   replaced uuid[];
   inherited integer[];
 BEGIN
   LOOP
-    SELECT c.id, c.partitions INTO own, parts
+    SELECT c.id, c.partitions, c.layout INTO own, parts, current
     FROM message_store_consumers.consumers AS c WHERE c.name = $1 FOR NO KEY UPDATE;
     EXIT WHEN FOUND;
     INSERT INTO message_store_consumers.consumers AS c (name, categories, partitions) VALUES ($1, '{}', coalesce($7, 64))
-    ON CONFLICT ON CONSTRAINT consumers_name_key DO NOTHING RETURNING c.id, c.partitions INTO own, parts;
+    ON CONFLICT ON CONSTRAINT consumers_name_key DO NOTHING RETURNING c.id, c.partitions, c.layout INTO own, parts, current;
     EXIT WHEN FOUND;
   END LOOP;
   IF $7 <> parts THEN
@@ -207,8 +210,8 @@ BEGIN
     DELETE FROM message_store_consumers.members AS m WHERE m.consumer = own AND m.instance = $3 RETURNING m.id
   )
   SELECT pg_catalog.array_agg(d.id) INTO replaced FROM deleted AS d;
-  INSERT INTO message_store_consumers.members (id, consumer, instance, categories, info, lease)
-  VALUES ($2, own, $3, $6, $4, $5);
+  INSERT INTO message_store_consumers.members (id, consumer, instance, categories, info, layout, lease)
+  VALUES ($2, own, $3, $6, $4, current, $5);
   IF replaced IS NOT NULL THEN
     SELECT pg_catalog.array_agg(DISTINCT c.partition) INTO inherited
     FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.member = ANY (replaced);
@@ -241,7 +244,7 @@ BEGIN
     SELECT pg_catalog.array_agg(DISTINCT u.category ORDER BY u.category) FROM pg_catalog.unnest(c.categories || $6) AS u(category)
   ) WHERE c.id = own AND NOT c.categories @> $6;
   PERFORM message_store_consumers.ring(own);
-  SELECT c.id, c.partitions, c.changes INTO consumer, partitions, changes
+  SELECT c.id, c.partitions, c.layout, c.changes INTO consumer, partitions, layout, changes
   FROM message_store_consumers.consumers AS c WHERE c.id = own;
 END
 $$;
@@ -257,8 +260,10 @@ $$;
 -- Deletes members whose leases have ended, computes the member's share, and claims free
 -- partitions up to it. A member that has more must release what is too much. Members that lack a
 -- category which another one reads have no share, as long as there are members that read all. It raises an exception if
--- known, the number of partitions by which the member assigns messages to them, is not the consumer's, unless it is NULL.
-CREATE FUNCTION message_store_consumers.balance(consumer bigint, member uuid, known integer,
+-- known, the number of partitions by which the member assigns messages to them, or its layout is not the consumer's, unless
+-- it is NULL. The call says that no handler of the member runs that was called by an earlier layout. Until all members
+-- have said so, nobody claims anything, because such a handler may have a message of any partition.
+CREATE FUNCTION message_store_consumers.balance(consumer bigint, member uuid, known integer, layout bigint,
   OUT members integer, OUT quota integer, OUT held integer, OUT claimed integer, OUT paused boolean, OUT barrier bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -266,9 +271,12 @@ DECLARE
   old integer[];
   rest integer := 0; -- what a transaction keeps from this member
   free integer[];
+  current bigint; -- the consumer's layout
   evicted boolean;
+  confirmed boolean; -- the layout, for the first time
+  ready boolean; -- no member has another layout
 BEGIN
-  SELECT c.partitions, c.paused IS NOT NULL, message_store_consumers.barrier_of(c) INTO parts, paused, barrier
+  SELECT c.partitions, c.layout, c.paused IS NOT NULL, message_store_consumers.barrier_of(c) INTO parts, current, paused, barrier
   FROM message_store_consumers.consumers AS c WHERE c.id = $1 FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'there is no consumer %', $1 USING ERRCODE = 'MC004';
@@ -276,9 +284,11 @@ BEGIN
   IF NOT EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.id = $2 AND m.consumer = $1) THEN
     RAISE EXCEPTION '% is not a member of consumer %', $2, $1 USING ERRCODE = 'MC002';
   END IF;
-  IF $3 <> parts THEN
-    RAISE EXCEPTION 'consumer % has % partitions, not %', $1, parts, $3 USING ERRCODE = 'MC003';
+  IF $3 <> parts OR $4 <> current THEN
+    RAISE EXCEPTION 'consumer % has % partitions by layout %, not % by layout %', $1, parts, current, $3, $4 USING ERRCODE = 'MC003';
   END IF;
+  UPDATE message_store_consumers.members AS m SET layout = current WHERE m.id = $2 AND m.layout <> current;
+  confirmed := FOUND;
 
   -- A clock that was set back must not keep a dead member, and must not keep anybody from judging for longer
   -- than a lease. Nobody knows how long a member was silent that has not ticked since then.
@@ -332,12 +342,13 @@ BEGIN
     LEFT JOIN message_store_consumers.members AS m ON m.id = c.member
     WHERE c.consumer = $1 GROUP BY c.partition HAVING pg_catalog.count(m.id) = 0
   ) AS f;
+  ready := NOT EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.consumer = $1 AND m.layout <> current);
   claimed := 0;
-  IF quota > held AND free IS NOT NULL THEN
+  IF quota > held AND free IS NOT NULL AND ready THEN
     claimed := pg_catalog.cardinality(message_store_consumers.take($1, $2, free, quota - held));
     rest := rest + least(quota - held, pg_catalog.cardinality(free)) - claimed;
   END IF;
-  IF evicted OR claimed > 0 AND claimed < pg_catalog.cardinality(free) THEN
+  IF evicted OR confirmed AND ready OR claimed > 0 AND claimed < pg_catalog.cardinality(free) THEN
     -- Who has got more may have one more now, see above.
     PERFORM message_store_consumers.ring($1);
   ELSIF rest > 0 OR claimed > 0 THEN
@@ -355,7 +366,7 @@ $$;
 CREATE FUNCTION message_store_consumers.tick(consumer bigint, member uuid, instance text, info text,
   categories text[], partitions integer[], epochs bigint[], froms bigint[], tos bigint[], anchors uuid[], anchor_times timestamptz[],
   OUT alive boolean, OUT replaced boolean, OUT changes bigint, OUT paused boolean, OUT barrier bigint, OUT suspects boolean, OUT due boolean,
-  OUT timeline text, OUT moved integer[], OUT skipped integer[], OUT parts integer, OUT name text)
+  OUT timeline text, OUT moved integer[], OUT skipped integer[], OUT parts integer, OUT layout bigint, OUT name text)
 LANGUAGE plpgsql AS $$
 DECLARE
   unknown bigint[];
@@ -404,7 +415,7 @@ BEGIN
     INTO moved, skipped;
   END IF;
 
-  SELECT c.changes, c.paused IS NOT NULL, message_store_consumers.barrier_of(c), c.partitions, c.name,
+  SELECT c.changes, c.paused IS NOT NULL, message_store_consumers.barrier_of(c), c.partitions, c.layout, c.name,
     EXISTS (
       SELECT FROM message_store_consumers.members AS o WHERE o.consumer = $1 AND (
         o.seen < pg_catalog.clock_timestamp() - o.lease OR o.seen > pg_catalog.clock_timestamp() + interval '1 second'
@@ -415,7 +426,7 @@ BEGIN
       JOIN message_store_consumers.checkpoints AS o ON o.consumer = $1 AND o.category = p.category AND o.partition = p.partition
       WHERE p.consumer = $1 AND p.due <= pg_catalog.clock_timestamp() AND o.member = $2
     )
-  INTO changes, paused, barrier, parts, name, suspects, due
+  INTO changes, paused, barrier, parts, layout, name, suspects, due
   FROM message_store_consumers.consumers AS c WHERE c.id = $1;
 END
 $$;
@@ -914,7 +925,8 @@ $$;
 -- p are those of p, p + old, p + 2 * old and so on. For any other number, all partitions must have handled the same
 -- messages. To that end, it sets a barrier where the foremost checkpoint is, and the caller repeats the call until it is done.
 -- The barrier ends after a time without a call. NULL, or the number that the consumer has, removes it. waiting is how many
--- checkpoints are not yet at the barrier, and unread the categories of those that no running member reads.
+-- checkpoints are not yet at the barrier, and unread the categories of those that no running member reads. Handlers of messages after
+-- the barrier may be running nevertheless, and replays: nobody claims a partition before the last of them has returned, see balance.
 CREATE FUNCTION message_store_consumers.resize(name text, partitions integer, patience interval,
   OUT done boolean, OUT barrier bigint, OUT waiting bigint, OUT unread text[])
 LANGUAGE plpgsql AS $$
@@ -986,7 +998,8 @@ BEGIN
   JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.partition = n.partition % old;
   DELETE FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.partition >= $2;
   UPDATE message_store_consumers.parked AS p SET partition = message_store_consumers.partition_of(p.key, $2) WHERE p.consumer = own;
-  UPDATE message_store_consumers.consumers AS c SET partitions = $2, barrier = NULL, barrier_set = NULL, barrier_end = NULL WHERE c.id = own;
+  UPDATE message_store_consumers.consumers AS c SET partitions = $2, layout = CASE WHEN $2 % old = 0 THEN c.layout ELSE fresh END,
+    barrier = NULL, barrier_set = NULL, barrier_end = NULL WHERE c.id = own;
   barrier := NULL;
   PERFORM message_store_consumers.ring(own);
 END

@@ -279,7 +279,7 @@ var mutants = []mutant{
 	},
 	{
 		"a member gets partitions by another number than it has", "mdb/schema/consumers.sql",
-		"  IF $3 <> parts THEN",
+		"  IF $3 <> parts OR $4 <> current THEN",
 		"  IF false THEN",
 		protocol, "TestResizeToMultiple",
 	},

@@ -1,0 +1,214 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+)
+
+// resizeWalk is a member whose handler has a message after the barrier, one that has nothing, and an operator who changes the
+// number of partitions by a barrier.
+type resizeWalk struct {
+	*stage
+	name  string
+	a, b  *resized
+	done  int // changes
+	fault string
+}
+
+// A resized is a member that does what the client does when the number of partitions changes.
+type resized struct {
+	Member
+	handles  bool // a handler has a message, of any partition
+	resizing bool // and was called for another number of partitions
+	held     Held
+}
+
+func (w *resizeWalk) ticks(m *resized, answered bool) program {
+	return program{func(ctx context.Context, conn *pgx.Conn) error {
+		t, err := Beat(ctx, conn, m.Member, "", nil)
+		if err == nil && answered && t.Alive && (t.Partitions != m.Partitions || t.Layout != m.Layout) {
+			m.Partitions, m.Layout, m.resizing, m.held = t.Partitions, t.Layout, m.handles, Held{}
+		}
+		return err
+	}}
+}
+
+func (w *resizeWalk) balances(m *resized) program {
+	return program{func(ctx context.Context, conn *pgx.Conn) error {
+		if m.resizing = m.resizing && m.handles; m.resizing {
+			return nil
+		}
+		_, held, err := Rebalance(ctx, conn, m.Member)
+		switch {
+		case IsGone(err), isCode(err, Partitions):
+			return nil
+		case err != nil:
+			return err
+		}
+		m.held = held
+		if m == w.b && len(held.Rows) > 0 && w.a.handles {
+			var alive bool
+			if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM message_store_consumers.members WHERE id = $1)", pgUUID(w.a.ID)).Scan(&alive); err != nil {
+				return err
+			}
+			if alive {
+				w.fault = fmt.Sprintf("%d partitions are claimed while a handler of another member runs that was called for other partitions", len(held.Rows))
+			}
+		}
+		return nil
+	}}
+}
+
+func (w *resizeWalk) returns(m *resized) program {
+	return program{func(context.Context, *pgx.Conn) error { m.handles = false; return nil }}
+}
+
+func (w *resizeWalk) resizes(to int) program {
+	return program{func(ctx context.Context, conn *pgx.Conn) error {
+		r, err := Resize(ctx, conn, w.name, to, time.Hour)
+		if err == nil && r.Done {
+			w.done++
+		}
+		return err
+	}}
+}
+
+func join(ps ...program) (all program) {
+	for _, p := range ps {
+		all = append(all, p...)
+	}
+	return all
+}
+
+// resizeCases returns what the member with the message does. It has ticked since the barrier was set.
+func resizeCases() map[string]func(w *resizeWalk) program {
+	return map[string]func(w *resizeWalk) program{
+		"it goes on": func(w *resizeWalk) program {
+			lost := w.ticks(w.a, false)
+			looks := join(w.ticks(w.a, true), w.balances(w.a))
+			return join(lost, lost, looks, looks, w.returns(w.a), looks)
+		},
+		"it leaves": func(w *resizeWalk) program {
+			leave := func(ctx context.Context, conn *pgx.Conn) error { return Leave(ctx, conn, w.a.Member, nil) }
+			return join(w.ticks(w.a, true), w.balances(w.a), w.returns(w.a), program{leave})
+		},
+		"it is stopped": func(w *resizeWalk) program {
+			return join(w.ticks(w.a, false), w.balances(w.a), program{sql(endLease, w.a.ID.String())})
+		},
+	}
+}
+
+func (w *resizeWalk) run(does func(w *resizeWalk) program) func(choose func(of int) int) bool {
+	return func(choose func(of int) int) bool {
+		start := int64(0)
+		w.name, w.done, w.fault = "resize "+uuid.NewString(), 0, ""
+		begins := func() *resized {
+			m := &resized{Member: w.enter(w.name, "", 4, &start, "a")}
+			m.Partitions = 4
+			return m
+		}
+		w.a = begins()
+		w.a.held, w.a.handles = w.balance(w.a.Member), true
+		w.b = begins()
+		w.exec("SELECT message_store_consumers.resize($1, 3, '1 hour')", w.name)
+		for _, m := range []*resized{w.a, w.b} {
+			if _, err := Beat(w.t.Context(), w.observer, m.Member, "", nil); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+		looks := join(w.ticks(w.b, true), w.balances(w.b))
+		back := w.resizes(4) // as soon as both have ticked
+		w.walk([]program{does(w), join(looks, looks, looks), join(w.resizes(3), back, back, back)}, choose)
+		for _, a := range w.actors {
+			if a.err != nil {
+				w.fault = a.err.Error()
+			}
+		}
+		w.heals()
+		return w.fault == ""
+	}
+}
+
+// heals checks that nobody waits for ever.
+func (w *resizeWalk) heals() {
+	w.a.handles = false
+	for range 4 {
+		for _, m := range []*resized{w.b, w.a} {
+			for _, step := range join(w.ticks(m, true), w.balances(m)) {
+				if err := step(w.t.Context(), w.observer); err != nil {
+					w.fault = err.Error()
+					return
+				}
+			}
+		}
+	}
+	if free := w.count(`SELECT count(*) FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1
+		AND NOT EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.id = c.member)`, w.a.Consumer); free > 0 {
+		w.fault = fmt.Sprintf("%d partitions are free for ever", free)
+	}
+}
+
+// TestWalkResize checks in every order that after a change by a barrier, also if the number is changed back before the member has seen
+// that, nobody claims a partition while another member has a message of one. The barrier does not keep handlers from running that were called
+// before, and the key of such a message is in another member's partition then. It also checks that nobody waits for ever.
+func TestWalkResize(t *testing.T) {
+	t.Parallel()
+	for name, does := range resizeCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := &resizeWalk{stage: newStage(t, walkDatabase(t, ""), 3, pgx.ReadCommitted)}
+			twice := 0
+			n := orders(func(choose func(of int) int) bool {
+				ok := w.run(does)(choose)
+				if w.done > 1 {
+					twice++
+				}
+				return ok
+			})
+			if w.fault != "" {
+				t.Errorf("order %d: %s", n, w.fault)
+			}
+			t.Logf("%d orders, the number is changed back in %d", n, twice)
+		})
+	}
+}
+
+// TestWalkResizeMutants checks that TestWalkResize can fail.
+func TestWalkResizeMutants(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	for _, test := range []struct {
+		name, walk string
+		changes    []change
+	}{
+		{"balance does not look at the other members' layouts", "it goes on", []change{{" AND free IS NOT NULL AND ready THEN", " AND free IS NOT NULL THEN", 1}}},
+		{"the layout is the number of partitions", "it goes on", []change{
+			{"layout     bigint NOT NULL DEFAULT 0,", "layout     bigint NOT NULL DEFAULT 4,", 1},
+			{"ELSE fresh END,\n", "ELSE $2 END,\n", 1},
+		}},
+		{"members confirm a layout when they tick", "it goes on", []change{{
+			"AS m SET info = coalesce($4, m.info),",
+			"AS m SET layout = (SELECT c.layout FROM message_store_consumers.consumers AS c WHERE c.id = m.consumer), info = coalesce($4, m.info),", 1,
+		}}},
+		{"a dead member is waited for", "it is stopped", []change{{
+			"  WHERE m.consumer = $1 AND m.id <> $2 AND m.seen <", "  WHERE m.consumer = $1 AND m.id <> $2 AND m.layout = current AND m.seen <", 1,
+		}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := &resizeWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 3, pgx.ReadCommitted)}
+			n := sample(2000, w.run(resizeCases()[test.walk]))
+			if w.fault == "" {
+				t.Errorf("none of %d orders fails, want the mutant to be caught", n)
+			}
+			t.Logf("order %d: %s", n, w.fault)
+		})
+	}
+}
