@@ -12,7 +12,7 @@ import (
 
 // The parameters have casts, so that their types are known in all modes of pgx.
 const (
-	sqlJoin = `SELECT j.consumer, j.partitions, j.layout, j.changes
+	sqlJoin = `SELECT j.consumer, j.partitions, j.layout, j.changes, coalesce(j.timeline, '')
 FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::text, $5::interval, $6::text[], NULLIF($7::integer, 0), $8::bigint) AS j`
 	sqlTick = `SELECT t.alive, t.replaced, coalesce(t.changes, 0), coalesce(t.paused, false), t.barrier, coalesce(t.suspects, false), coalesce(t.due, false),
 	coalesce(t.timeline, ''), t.moved, t.skipped, coalesce(t.parts, 0), coalesce(t.layout, 0), coalesce(t.name, '')

@@ -183,6 +183,7 @@ type Joined struct {
 	Partitions int
 	Layout     int64
 	Changes    int64
+	Timeline   string // as in Tick
 }
 
 // A Tick is the answer to a heartbeat. If Alive is false, only Replaced, Timeline, Partitions and Name are set, and

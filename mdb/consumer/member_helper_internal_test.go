@@ -162,7 +162,7 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 		h.epochs++
 		h.members[p.Member] = &hallMember{instance: p.Instance, joined: h.epochs, seen: time.Now(), lease: p.Lease, layout: h.layout}
 		h.ring()
-		j = ledger.Joined{Consumer: 1, Partitions: h.partitions, Layout: h.layout, Changes: h.changes}
+		j = ledger.Joined{Consumer: 1, Partitions: h.partitions, Layout: h.layout, Changes: h.changes, Timeline: h.timeline}
 		return nil
 	})
 }

@@ -65,6 +65,7 @@ func (m *member) enter(ctx context.Context) error {
 	m.rejoined = old != nil
 	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: id, Instance: m.join.Instance, Partitions: joined.Partitions, Layout: joined.Layout})
 	m.lease.renew(sent)
+	m.see(joined.Timeline)
 	m.counts.joins.Add(1)
 	now := time.Now()
 	m.evicted, m.lapsed, m.ticked, m.failures = false, false, true, 0

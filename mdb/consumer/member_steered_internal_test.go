@@ -523,3 +523,36 @@ func TestMemberAsksForHistory(t *testing.T) {
 		}
 	})
 }
+
+// TestMemberDeletedBeforeFirstTick checks that Run ends if the consumer is deleted after the process has joined and before its first tick,
+// and that it joins again if the history of the server is another one then.
+func TestMemberDeletedBeforeFirstTick(t *testing.T) {
+	for _, timeline := range []string{"00000001", "00000002"} {
+		inSubBubble(t, timeline, func(t *testing.T) {
+			h := newHall(t, 2)
+			h.before = func(statement string) error {
+				if statement == "beat" {
+					h.set(func() {
+						h.before = nil
+						clear(h.members)
+						if h.timeline = timeline; timeline == "00000001" {
+							h.name = ""
+						}
+					})
+				}
+				return nil
+			}
+			c := hire(t, h, letters(t, 10, 2), nil)
+			pass(time.Minute)
+			if timeline == "00000002" {
+				if got := c.take(); len(got) != 10 || c.counts.joins.Load() != 2 {
+					t.Errorf("got %v handled, and %d joins", got, c.counts.joins.Load())
+				}
+				return
+			}
+			if err := c.wait(); !errors.Is(err, ErrDeleted) || c.counts.joins.Load() != 1 {
+				t.Errorf("got %v, and %d joins", err, c.counts.joins.Load())
+			}
+		})
+	}
+}

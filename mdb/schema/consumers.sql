@@ -185,7 +185,7 @@ $$;
 -- and its partitions pass to the new one. partitions is how many the consumer must have, or NULL.
 -- Checkpoints of new categories begin after start, or after the category's last message if that is NULL.
 CREATE FUNCTION message_store_consumers.join(name text, member uuid, instance text, info text, lease interval, categories text[], wanted integer, start bigint,
-  OUT consumer bigint, OUT partitions integer, OUT layout bigint, OUT changes bigint)
+  OUT consumer bigint, OUT partitions integer, OUT layout bigint, OUT changes bigint, OUT timeline text)
 LANGUAGE plpgsql AS $$
 DECLARE
   own bigint;    -- the consumer
@@ -246,6 +246,7 @@ BEGIN
   PERFORM message_store_consumers.ring(own);
   SELECT c.id, c.partitions, c.layout, c.changes INTO consumer, partitions, layout, changes
   FROM message_store_consumers.consumers AS c WHERE c.id = own;
+  timeline := message_store_consumers.timeline();
 END
 $$;
 
