@@ -13,7 +13,7 @@ import (
 // The parameters have casts, so that their types are known in all modes of pgx.
 const (
 	sqlJoin = `SELECT j.consumer, j.partitions, j.layout, j.changes, coalesce(j.timeline, '')
-FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::text, $5::interval, $6::text[], NULLIF($7::integer, 0), $8::bigint) AS j`
+FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::text, $5::interval, $6::text[], NULLIF($7::integer, 0), $8::bigint, NULLIF($9::bigint, 0)) AS j`
 	sqlTick = `SELECT t.alive, t.replaced, coalesce(t.changes, 0), coalesce(t.paused, false), t.barrier, coalesce(t.suspects, false), coalesce(t.due, false),
 	coalesce(t.timeline, ''), t.moved, t.skipped, coalesce(t.parts, 0), coalesce(t.layout, 0), coalesce(t.name, '')
 FROM message_store_consumers.tick($1::bigint, $2::uuid, NULLIF($3::text, ''), NULLIF($4::text, ''),
@@ -50,11 +50,11 @@ ORDER BY p.global_position, p.stream, p.position`
 
 // Join adds a member, and creates its consumer and the checkpoints that are missing. A member of
 // the same instance is replaced, and its partitions pass to the new one. The error has the
-// SQLSTATE [Partitions] if the consumer has another number of partitions.
+// SQLSTATE [Partitions] if the consumer has another number of partitions, and [NoConsumer] if p.Former was deleted.
 func Join(ctx context.Context, q Querier, p JoinParams) (j Joined, err error) {
 	b := limited(ctx)
 	b.Queue(sqlJoin, p.Name, pgUUID(p.Member), p.Instance, p.Info,
-		pgtype.Interval{Microseconds: p.Lease.Microseconds(), Valid: true}, p.Categories, p.Partitions, p.Start).Query(func(rows pgx.Rows) (err error) {
+		pgtype.Interval{Microseconds: p.Lease.Microseconds(), Valid: true}, p.Categories, p.Partitions, p.Start, p.Former).Query(func(rows pgx.Rows) (err error) {
 		j, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Joined])
 		return err
 	})

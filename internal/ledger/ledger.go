@@ -175,6 +175,7 @@ type JoinParams struct {
 	Categories     []string
 	Partitions     int    // 0: as stored, or 64
 	Start          *int64 // where new checkpoints begin; nil: after the last messages of their categories
+	Former         int64  // the consumer, whatever its name is; 0: the one of the name, which is created if there is none
 }
 
 // Joined is what a member joined.

@@ -131,7 +131,10 @@ func (h *hall) version(context.Context) (int, error) { return schema.ConsumersVe
 
 func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, err error) {
 	return j, h.statement("join", func() error {
-		if p.Name != h.name {
+		if p.Former != 0 && h.name == "" {
+			return &pgconn.PgError{Severity: "ERROR", Code: ledger.NoConsumer}
+		}
+		if p.Name != h.name && p.Former == 0 {
 			h.t.Errorf("a process joins %q instead of %q", p.Name, h.name)
 		}
 		if p.Partitions != 0 && p.Partitions != h.partitions {

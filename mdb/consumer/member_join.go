@@ -27,12 +27,14 @@ func (m *member) enter(ctx context.Context) error {
 		if version < schema.ConsumersVersion {
 			return &oldSchemaError{version}
 		}
+		var former int64
 		if old != nil {
-			if err := m.find(ctx, p, *old); err != nil {
+			if former, err = m.find(ctx, p, *old); err != nil {
 				return err
 			}
 		}
 		params := m.join
+		params.Former = former
 		if params.Member = id; old != nil && !m.fixed {
 			params.Partitions = 0 // the number may have been changed
 		}
@@ -46,7 +48,7 @@ func (m *member) enter(ctx context.Context) error {
 				return err
 			}
 		}
-		if params.Start, err = m.restart(ctx, p, ends); err != nil {
+		if params.Start, err = m.restart(ctx, p, ends, former); err != nil {
 			return err
 		}
 		joined, err = p.join(ctx, params)
@@ -88,7 +90,7 @@ func (m *member) begins(positions []int64) {
 // A consumer that begins at the end may be lost by a failover or a restore: then it begins
 // where this process has first seen it, because what was written since may not be handled. If the store now
 // ends before that, it begins at the categories' ends.
-func (m *member) restart(ctx context.Context, p protocol, ends []int64) (start *int64, err error) {
+func (m *member) restart(ctx context.Context, p protocol, ends []int64, former int64) (start *int64, err error) {
 	if m.join.Start != nil || len(m.begun) < len(m.join.Categories) {
 		return m.join.Start, nil
 	}
@@ -96,7 +98,7 @@ func (m *member) restart(ctx context.Context, p protocol, ends []int64) (start *
 	last := len(m.join.Categories) - 1
 	for _, category := range m.join.Categories[:last] {
 		params, from := m.join, m.begun[category]
-		params.Member, params.Instance, params.Categories, params.Start = uuid.New(), "", []string{category}, &from
+		params.Member, params.Instance, params.Categories, params.Start, params.Former = uuid.New(), "", []string{category}, &from, former
 		joined, err := p.join(ctx, params)
 		if err != nil {
 			return nil, err

@@ -47,18 +47,19 @@ func (m *member) rename(name string) {
 func (m *member) isDeleted(t ledger.Tick) bool { return t.Name == "" && t.Timeline == m.past }
 
 // find looks up the consumer of a former member before it joins again, because it may have another name now, and another
-// consumer may have the old one. In another history, its ID may be that of another consumer.
-func (m *member) find(ctx context.Context, p protocol, former ledger.Member) error {
+// consumer may have the old one. It returns its ID, or 0 in another history, in which that may be the ID of another consumer.
+func (m *member) find(ctx context.Context, p protocol, former ledger.Member) (consumer int64, err error) {
 	t, err := p.beat(ctx, former, "", nil)
 	switch {
 	case err != nil:
-		return err
+		return 0, err
 	case m.isDeleted(t):
-		return ErrDeleted
-	case t.Timeline == m.past:
-		m.rename(t.Name)
+		return 0, ErrDeleted
+	case t.Timeline != m.past:
+		return 0, nil
 	}
-	return nil
+	m.rename(t.Name)
+	return former.Consumer, nil
 }
 
 // resize is called with the number of partitions that the consumer has, and their layout. If one of them is another one, the messages of a key are in

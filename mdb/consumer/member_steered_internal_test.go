@@ -384,6 +384,19 @@ func TestMemberRenamed(t *testing.T) {
 		if got := c.take(); len(got) != 12 || c.counts.joins.Load() != 3 {
 			t.Errorf("got %v handled, and %d joins", got, c.counts.joins.Load())
 		}
+		h.set(func() {
+			clear(h.members)
+			h.before = func(statement string) error {
+				if statement == "join" { // after it has looked the name up
+					h.set(func() { h.before, h.name = nil, "renamed meanwhile" })
+				}
+				return nil
+			}
+		})
+		pass(5 * time.Second)
+		if got := *c.name.Load(); got != "renamed meanwhile" || c.counts.joins.Load() != 4 {
+			t.Errorf("got the name %q, and %d joins", got, c.counts.joins.Load())
+		}
 	})
 }
 
@@ -394,12 +407,14 @@ func TestMemberConsumerDeleted(t *testing.T) {
 		handler time.Duration
 		absent  bool // the server cannot be reached meanwhile
 		evicted bool // before, and it cannot join again meanwhile
+		joining bool // it is about to join again
 		history bool
 	}{
 		"evicted": {evicted: true},
 		"idle":    {},
 		"busy":    {handler: time.Hour},
 		"absent":  {absent: true},
+		"joining": {joining: true},
 		"history": {history: true},
 	} {
 		inSubBubble(t, name, func(t *testing.T) {
@@ -420,6 +435,18 @@ func TestMemberConsumerDeleted(t *testing.T) {
 					h.before = func(statement string) error {
 						if statement == "join" {
 							return errNoAnswer
+						}
+						return nil
+					}
+				})
+				pass(20 * time.Second)
+			}
+			if test.joining {
+				h.set(func() {
+					clear(h.members)
+					h.before = func(statement string) error {
+						if statement == "join" { // after it has found the consumer
+							h.set(func() { h.before, h.name = nil, "" })
 						}
 						return nil
 					}

@@ -182,9 +182,10 @@ END
 $$;
 
 -- Adds a member, and what is missing of its consumer. A member of the same instance is replaced,
--- and its partitions pass to the new one. partitions is how many the consumer must have, or NULL.
--- Checkpoints of new categories begin after start, or after the category's last message if that is NULL.
-CREATE FUNCTION message_store_consumers.join(name text, member uuid, instance text, info text, lease interval, categories text[], wanted integer, start bigint,
+-- and its partitions pass to the new one. wanted is how many partitions the consumer must have, or NULL.
+-- Checkpoints of new categories begin after start, or after the category's last message if that is NULL. former is the consumer of
+-- a process that joins again, or NULL. It may have another name now, so the name is ignored, and nothing is created if it was deleted.
+CREATE FUNCTION message_store_consumers.join(name text, member uuid, instance text, info text, lease interval, categories text[], wanted integer, start bigint, former bigint,
   OUT consumer bigint, OUT partitions integer, OUT layout bigint, OUT changes bigint, OUT timeline text)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -196,8 +197,11 @@ DECLARE
 BEGIN
   LOOP
     SELECT c.id, c.partitions, c.layout INTO own, parts, current
-    FROM message_store_consumers.consumers AS c WHERE c.name = $1 FOR NO KEY UPDATE;
+    FROM message_store_consumers.consumers AS c WHERE CASE WHEN $9 IS NULL THEN c.name = $1 ELSE c.id = $9 END FOR NO KEY UPDATE;
     EXIT WHEN FOUND;
+    IF $9 IS NOT NULL THEN
+      RAISE EXCEPTION 'there is no consumer %', $9 USING ERRCODE = 'MC004';
+    END IF;
     INSERT INTO message_store_consumers.consumers AS c (name, categories, partitions) VALUES ($1, '{}', coalesce($7, 64))
     ON CONFLICT ON CONSTRAINT consumers_name_key DO NOTHING RETURNING c.id, c.partitions, c.layout INTO own, parts, current;
     EXIT WHEN FOUND;

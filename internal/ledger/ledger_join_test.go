@@ -1,0 +1,44 @@
+package ledger_test
+
+import (
+	"testing"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+)
+
+// TestJoinAgain checks that a process that joins again gets the consumer that it had, whatever its name is now, also if
+// another one has the old name, and that it creates none if that was deleted.
+func TestJoinAgain(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a := g.join(g.params("one"))
+	again := func() (ledger.Joined, error) {
+		p := g.params("one")
+		p.Former = a.Consumer
+		return ledger.Join(t.Context(), g, p)
+	}
+	if err := ledger.Rename(t.Context(), g, g.name, g.name+" new", true); err != nil {
+		t.Fatal(err)
+	}
+	if joined, err := again(); err != nil || joined.Consumer != a.Consumer || joined.Timeline == "" || joined.Timeline != g.beat(a).Timeline {
+		t.Errorf("got %+v, %v, want the consumer %d and the timeline of its ticks", joined, err, a.Consumer)
+	}
+	wantNone := func() {
+		t.Helper()
+		_, err := ledger.Lock(t.Context(), g, g.name)
+		wantCode(t, "a consumer of the old name", err, ledger.NoConsumer)
+	}
+	wantNone()
+	if err := ledger.Remove(t.Context(), g, g.name+" new", true); err != nil {
+		t.Fatal(err)
+	}
+	_, err := again()
+	wantCode(t, "a consumer that was deleted", err, ledger.NoConsumer)
+	wantNone()
+	other := g.join(g.params("one")) // of the old name
+	_, err = again()
+	wantCode(t, "a consumer that was deleted, and whose name another one has", err, ledger.NoConsumer)
+	if other.Consumer == a.Consumer {
+		t.Error("a new consumer has the ID of the old one")
+	}
+}
