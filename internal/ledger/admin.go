@@ -20,8 +20,8 @@ FROM message_store_consumers.seek($1::text, $2::text[], $3::bigint, $4::timestam
 	sqlResize = `SELECT r.done, r.barrier, coalesce(r.waiting, 0), coalesce(r.unread, '{}')
 FROM message_store_consumers.resize($1::text, NULLIF($2::integer, 0), $3::interval) AS r`
 	sqlFork   = `SELECT message_store_consumers.fork($1::text, $2::text)`
-	sqlRename = `SELECT message_store_consumers.rename($1::text, $2::text, $3::boolean)`
-	sqlRemove = `SELECT message_store_consumers.remove($1::text, $2::boolean)`
+	sqlRename = `SELECT message_store_consumers.rename($1::text, $2::text, $3::boolean, $4::boolean)`
+	sqlRemove = `SELECT message_store_consumers.remove($1::text, $2::boolean, $3::boolean)`
 )
 
 // LimitWait limits how long each wait for a lock may take, to the end of the transaction. What waits for longer fails with
@@ -93,14 +93,21 @@ func Fork(ctx context.Context, q Querier, name, fork string) error {
 	return call(ctx, q, sqlFork, name, fork)
 }
 
-// Rename renames a consumer. Unless force is set, the error has the SQLSTATE [Conflict] if members are running.
-func Rename(ctx context.Context, q Querier, name, renamed string, force bool) error {
-	return call(ctx, q, sqlRename, name, renamed, force)
+// A Guard says whether a consumer is changed that members may be running. Otherwise the error has the SQLSTATE [Conflict] if one has a
+// lease that has not ended, and [Silent] if there are others.
+type Guard struct {
+	Force   bool // whatever they do
+	Watched bool // although there are members whose leases have ended: they have not ticked while the caller has watched them
 }
 
-// Remove deletes a consumer. Unless force is set, the error has the SQLSTATE [Conflict] if members are running.
-func Remove(ctx context.Context, q Querier, name string, force bool) error {
-	return call(ctx, q, sqlRemove, name, force)
+// Rename renames a consumer.
+func Rename(ctx context.Context, q Querier, name, renamed string, g Guard) error {
+	return call(ctx, q, sqlRename, name, renamed, g.Force, g.Watched)
+}
+
+// Remove deletes a consumer.
+func Remove(ctx context.Context, q Querier, name string, g Guard) error {
+	return call(ctx, q, sqlRemove, name, g.Force, g.Watched)
 }
 
 // call runs a statement without a result.

@@ -104,6 +104,7 @@ const (
 	NoConsumer = "MC004" // the consumer does not exist
 	Conflict   = "MC005" // what an operator asks for is not possible now
 	Ahead      = "MC006" // the store has not used the position
+	Silent     = "MC007" // members have not ticked in time, and may be running
 )
 
 // Channel is the channel on which members are notified. The payload is the consumer's name.

@@ -17,7 +17,7 @@ func TestJoinAgain(t *testing.T) {
 		p.Former = a.Consumer
 		return ledger.Join(t.Context(), g, p)
 	}
-	if err := ledger.Rename(t.Context(), g, g.name, g.name+" new", true); err != nil {
+	if err := ledger.Rename(t.Context(), g, g.name, g.name+" new", ledger.Guard{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	if joined, err := again(); err != nil || joined.Consumer != a.Consumer || joined.Timeline == "" || joined.Timeline != g.beat(a).Timeline {
@@ -29,7 +29,7 @@ func TestJoinAgain(t *testing.T) {
 		wantCode(t, "a consumer of the old name", err, ledger.NoConsumer)
 	}
 	wantNone()
-	if err := ledger.Remove(t.Context(), g, g.name+" new", true); err != nil {
+	if err := ledger.Remove(t.Context(), g, g.name+" new", ledger.Guard{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := again()

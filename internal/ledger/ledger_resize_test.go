@@ -300,21 +300,22 @@ func TestRename(t *testing.T) {
 	s := newShop(t)
 	a := s.join(s.params(s.one))
 	_, held := s.balance(a)
-	wantCode(t, "with a member", ledger.Rename(t.Context(), s, s.name, s.name+" new", false), ledger.Conflict)
-	if err := ledger.Rename(t.Context(), s, s.name, s.name+" new", true); err != nil {
+	wantCode(t, "with a member", ledger.Rename(t.Context(), s, s.name, s.name+" new", ledger.Guard{Watched: true}), ledger.Conflict)
+	if err := ledger.Rename(t.Context(), s, s.name, s.name+" new", ledger.Guard{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	if tick := s.beat(a, moves(held.Rows, 0)...); tick.Name != s.name+" new" || len(tick.Moved) != 4 {
 		t.Errorf("got %+v, want the new name, and that the member goes on", tick)
 	}
 	s.exec(`UPDATE message_store_consumers.members SET seen = seen - 2 * lease WHERE consumer = $1`)
-	if err := ledger.Rename(t.Context(), s, s.name+" new", s.name, false); err != nil {
+	wantCode(t, "after its lease", ledger.Rename(t.Context(), s, s.name+" new", s.name, ledger.Guard{}), ledger.Silent)
+	if err := ledger.Rename(t.Context(), s, s.name+" new", s.name, ledger.Guard{Watched: true}); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, "no consumer", ledger.Rename(t.Context(), s, s.name+" new", "other", false), ledger.NoConsumer)
+	wantCode(t, "no consumer", ledger.Rename(t.Context(), s, s.name+" new", "other", ledger.Guard{}), ledger.NoConsumer)
 	other := newShop(t)
 	other.join(other.params(other.one))
-	wantCode(t, "a name that is taken", ledger.Rename(t.Context(), s, s.name, other.name, true), "23505")
+	wantCode(t, "a name that is taken", ledger.Rename(t.Context(), s, s.name, other.name, ledger.Guard{Force: true}), "23505")
 }
 
 // TestRemove checks that a consumer is deleted, with its members only if that is forced, who then see it.
@@ -324,11 +325,11 @@ func TestRemove(t *testing.T) {
 	a := s.join(s.params(s.one))
 	_, held := s.balance(a)
 	s.parkKeys(a, held.Rows, 5)
-	wantCode(t, "with a member", ledger.Remove(t.Context(), s, s.name, false), ledger.Conflict)
+	wantCode(t, "with a member", ledger.Remove(t.Context(), s, s.name, ledger.Guard{Watched: true}), ledger.Conflict)
 	if tick := s.beat(a, moves(held.Rows, 0)...); len(tick.Moved) != 4 {
 		t.Errorf("got %+v, want that nothing has changed", tick)
 	}
-	if err := ledger.Remove(t.Context(), s, s.name, true); err != nil {
+	if err := ledger.Remove(t.Context(), s, s.name, ledger.Guard{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	tick := s.beat(a)
@@ -340,14 +341,32 @@ func TestRemove(t *testing.T) {
 	}
 	_, _, err := ledger.Rebalance(t.Context(), s, a)
 	wantCode(t, "balance", err, ledger.NoConsumer)
-	wantCode(t, "delete again", ledger.Remove(t.Context(), s, s.name, true), ledger.NoConsumer)
+	wantCode(t, "delete again", ledger.Remove(t.Context(), s, s.name, ledger.Guard{Force: true}), ledger.NoConsumer)
 
-	b := s.join(s.params(s.one)) // who is dead does not count
+	b := s.join(s.params(s.one)) // who is dead does not count for a caller who has watched
 	s.exec(`UPDATE message_store_consumers.members SET seen = seen - 2 * lease WHERE consumer = $1`)
-	if err := ledger.Remove(t.Context(), s, s.name, false); err != nil {
+	wantCode(t, "after its lease", ledger.Remove(t.Context(), s, s.name, ledger.Guard{}), ledger.Silent)
+	if err := ledger.Remove(t.Context(), s, s.name, ledger.Guard{Watched: true}); err != nil {
 		t.Fatal(err)
 	}
 	if tick := s.beat(b); tick.Alive {
 		t.Errorf("got %+v, want that it is deleted", tick)
+	}
+}
+
+// TestRemoveAfterLeaving checks that nobody has to be watched if all members have left.
+func TestRemoveAfterLeaving(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	a := s.join(s.params(s.one))
+	if err := ledger.Leave(t.Context(), s, a, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		ledger.Rename(t.Context(), s, s.name, s.name+" new", ledger.Guard{}), ledger.Remove(t.Context(), s, s.name+" new", ledger.Guard{}),
+	} {
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }

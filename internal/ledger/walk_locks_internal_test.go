@@ -72,9 +72,11 @@ func (w *locksWalk) acts(m Member, held Held) map[string]program {
 			_, err := Resize(ctx, conn, w.name, 2, time.Minute)
 			return err
 		}),
-		"fork":   statement(func(ctx context.Context, conn *pgx.Conn) error { return Fork(ctx, conn, w.name, w.name+" fork") }),
-		"rename": statement(func(ctx context.Context, conn *pgx.Conn) error { return Rename(ctx, conn, w.name, w.name+" new", true) }),
-		"delete": statement(func(ctx context.Context, conn *pgx.Conn) error { return Remove(ctx, conn, w.name, true) }),
+		"fork": statement(func(ctx context.Context, conn *pgx.Conn) error { return Fork(ctx, conn, w.name, w.name+" fork") }),
+		"rename": statement(func(ctx context.Context, conn *pgx.Conn) error {
+			return Rename(ctx, conn, w.name, w.name+" new", Guard{Force: true})
+		}),
+		"delete": statement(func(ctx context.Context, conn *pgx.Conn) error { return Remove(ctx, conn, w.name, Guard{Force: true}) }),
 	}
 }
 

@@ -187,21 +187,23 @@ func (o *Operator) Fork(ctx context.Context, consumer, fork string, opts ...Admi
 //
 // The error is a [*ConflictError] if processes are running the consumer, or if there is a consumer of the other name. With the option
 // [Force], running processes are no reason for an error: they continue under the new name. Rename accepts [Force], [Within] and [DryRun].
+//
+// If processes have died without leaving, Rename waits until it has watched them for the time of their leases: after an outage, those that run
+// look the same. If one comes back, the error is a [*ConflictError].
 func (o *Operator) Rename(ctx context.Context, consumer, renamed string, opts ...AdminOption) error {
 	c := options(consumer, opts, force, within, dryRun)
 	c.text("other name", renamed, "the name of a consumer", ledger.MaxName)
-	return o.change(ctx, "rename "+consumer, consumer, c, func(tx pgx.Tx) error {
-		return around(ctx, tx, consumer, c, func() error { return ledger.Rename(ctx, tx, consumer, renamed, c.force) })
+	return o.guarded(ctx, "rename "+consumer, consumer, c, func(tx pgx.Tx, g ledger.Guard) error {
+		return ledger.Rename(ctx, tx, consumer, renamed, g)
 	})
 }
 
 // Delete deletes a consumer, its progress and what is parked. The error is a [*ConflictError] if processes are running it, unless there
-// is the option [Force]. A process that starts it later creates it again. Delete accepts [Force], [Within] and [DryRun].
+// is the option [Force]. A process that starts it later creates it again. Delete accepts [Force], [Within] and [DryRun]. If processes have
+// died without leaving, it waits as [Operator.Rename] does.
 func (o *Operator) Delete(ctx context.Context, consumer string, opts ...AdminOption) error {
 	c := options(consumer, opts, force, within, dryRun)
-	return o.change(ctx, "delete "+consumer, consumer, c, func(tx pgx.Tx) error {
-		return around(ctx, tx, consumer, c, func() error { return ledger.Remove(ctx, tx, consumer, c.force) })
-	})
+	return o.guarded(ctx, "delete "+consumer, consumer, c, func(tx pgx.Tx, g ledger.Guard) error { return ledger.Remove(ctx, tx, consumer, g) })
 }
 
 const (

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
@@ -468,6 +469,35 @@ func TestAdminNames(t *testing.T) {
 	}
 	if err := o.Rename(ctx, "clinic", "other", consumer.Force(), consumer.DryRun()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAdminDeleteDead checks that a consumer whose only process has died is renamed and deleted, but not by the first try, because that cannot
+// know whether it is dead.
+func TestAdminDeleteDead(t *testing.T) {
+	t.Parallel()
+	store := withConsumers.Store(t)
+	o := consumer.Admin(store.Pool())
+	if _, err := ledger.Join(t.Context(), store.Pool(), ledger.JoinParams{
+		Name: "clinic", Member: uuid.New(), Info: "test", Lease: time.Second, Categories: []string{"patient"}, Start: new(int64),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Pool().Exec(t.Context(), `UPDATE message_store_consumers.members SET seen = seen - 2 * lease`); err != nil {
+		t.Fatal(err)
+	}
+	for _, do := range []func(o ...consumer.AdminOption) error{
+		func(opts ...consumer.AdminOption) error { return o.Rename(t.Context(), "clinic", "hospital", opts...) },
+		func(opts ...consumer.AdminOption) error { return o.Delete(t.Context(), "hospital", opts...) },
+	} {
+		tries := 0
+		err := do(consumer.Within(func(context.Context, pgx.Tx) error { tries++; return nil }))
+		if err != nil || tries < 2 {
+			t.Errorf("got %v after %d tries, want no error after more than one", err, tries)
+		}
+	}
+	if list, err := o.List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("got %v, %v, want no consumer", list, err)
 	}
 }
 

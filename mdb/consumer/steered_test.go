@@ -244,7 +244,7 @@ func TestSteered(t *testing.T) {
 			f.settled("a seek")
 
 			f.act("rename", func(ctx context.Context, q ledger.Querier) error {
-				return ledger.Rename(ctx, q, f.name, "renamed", true)
+				return ledger.Rename(ctx, q, f.name, "renamed", ledger.Guard{Force: true})
 			})
 			f.name = "renamed"
 			f.act("evict", func(ctx context.Context, q ledger.Querier) error {
@@ -266,7 +266,9 @@ func TestSteered(t *testing.T) {
 			}
 
 			f.write(50)
-			f.act("remove", func(ctx context.Context, q ledger.Querier) error { return ledger.Remove(ctx, q, f.name, true) })
+			f.act("remove", func(ctx context.Context, q ledger.Querier) error {
+				return ledger.Remove(ctx, q, f.name, ledger.Guard{Force: true})
+			})
 			for _, r := range f.runs {
 				if err := r.wait(); !errors.Is(err, consumer.ErrDeleted) {
 					t.Errorf("Run returned %v", err)

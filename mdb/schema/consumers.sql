@@ -708,16 +708,21 @@ BEGIN
 END
 $$;
 
--- Raises an exception if a member of the consumer has a lease that has not ended.
-CREATE FUNCTION message_store_consumers.refuse_members(consumer bigint, name text)
+-- Raises an exception if a member of the consumer has a lease that has not ended. After an outage all leases may have ended, although
+-- the members are about to come back. So it also raises one if there are members, unless the caller has watched them: for
+-- the time of their leases, it could reach the server, and they did not tick.
+CREATE FUNCTION message_store_consumers.refuse_members(consumer bigint, name text, watched boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   living bigint;
+  silent bigint;
 BEGIN
-  SELECT pg_catalog.count(*) INTO living FROM message_store_consumers.members AS m
-  WHERE m.consumer = $1 AND m.seen >= pg_catalog.clock_timestamp() - m.lease;
+  SELECT pg_catalog.count(*) FILTER (WHERE m.seen >= pg_catalog.clock_timestamp() - m.lease), pg_catalog.count(*) INTO living, silent
+  FROM message_store_consumers.members AS m WHERE m.consumer = $1;
   IF living > 0 THEN
     RAISE EXCEPTION 'consumer % has % running members', pg_catalog.to_json($2), living USING ERRCODE = 'MC005';
+  ELSIF silent > 0 AND NOT $3 THEN
+    RAISE EXCEPTION 'consumer % has % members whose leases have ended, and which may be running', pg_catalog.to_json($2), silent USING ERRCODE = 'MC007';
   END IF;
 END
 $$;
@@ -1032,14 +1037,14 @@ END
 $$;
 
 -- Renames a consumer. Members that run under the old name would create a new consumer if they joined again, so it raises an exception if
--- there are any, unless force is true.
-CREATE FUNCTION message_store_consumers.rename(name text, renamed text, force boolean)
+-- there may be any, unless force is true, see refuse_members.
+CREATE FUNCTION message_store_consumers.rename(name text, renamed text, force boolean, watched boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   own bigint := message_store_consumers.lock($1);
 BEGIN
   IF NOT $3 THEN
-    PERFORM message_store_consumers.refuse_members(own, $1);
+    PERFORM message_store_consumers.refuse_members(own, $1, $4);
   END IF;
   UPDATE message_store_consumers.consumers AS c SET name = $2 WHERE c.id = own;
   PERFORM message_store_consumers.notify_members($1);
@@ -1047,14 +1052,14 @@ BEGIN
 END
 $$;
 
--- Deletes a consumer. It raises an exception if members are running, unless force is true.
-CREATE FUNCTION message_store_consumers.remove(name text, force boolean)
+-- Deletes a consumer. It raises an exception if members may be running, unless force is true, see refuse_members.
+CREATE FUNCTION message_store_consumers.remove(name text, force boolean, watched boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   own bigint := message_store_consumers.lock($1);
 BEGIN
   IF NOT $2 THEN
-    PERFORM message_store_consumers.refuse_members(own, $1);
+    PERFORM message_store_consumers.refuse_members(own, $1, $3);
   END IF;
   DELETE FROM message_store_consumers.members AS m WHERE m.consumer = own;
   PERFORM message_store_consumers.lock_state(own, NULL);
