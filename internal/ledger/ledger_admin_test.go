@@ -281,7 +281,34 @@ func TestSkipReplayed(t *testing.T) {
 	}
 }
 
-// TestSkip checks that a message is skipped, or all that wait for it, and that the rest is due.
+// TestSkipNotPassed checks that a message that was parked alone is not skipped before the checkpoint has passed it: it would be handled again.
+func TestSkipNotPassed(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	at := s.says(s.one + "-5")
+	p := s.params(s.one)
+	p.Partitions = 1
+	m := s.join(p)
+	_, held := s.balance(m)
+	r := held.Rows[0]
+	if err := s.park(m, r, ledger.Parked{Key: "5", Stream: s.one + "-5", Upto: new(int64), GlobalPosition: at, Attempts: 1}, ""); err != nil {
+		t.Fatal(err)
+	}
+	skip := func() error {
+		_, err := ledger.Skip(t.Context(), s, s.name, s.one+"-5", nil, false)
+		return err
+	}
+	wantCode(t, "a member runs", skip(), "55P03") // which operators repeat
+	s.exec(`UPDATE message_store_consumers.members SET seen = seen - 2 * lease WHERE consumer = $1`)
+	wantCode(t, "no member runs", skip(), ledger.Conflict)
+	s.beat(m, move(r, at))
+	if err := skip(); err != nil {
+		t.Errorf("got %v after the move", err)
+	}
+}
+
+// TestSkip checks that a message is skipped, or all that wait for it, and that the rest is due. If nothing waits for it, the member sees
+// by a new epoch that the key is not parked any more.
 func TestSkip(t *testing.T) {
 	t.Parallel()
 	four := int64(4)
@@ -325,12 +352,17 @@ func TestSkip(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			changes := s.beat(m).Changes
 			n, err := ledger.Skip(t.Context(), s, s.name, s.one+test.stream, test.position, test.everything)
 			if err != nil || n != test.n {
 				t.Errorf("got %d, %v, want %d", n, err, test.n)
 			}
+			after, ends := s.read(m), len(test.want) == 2
+			if (after.Rows[0].Epoch > r.Epoch) != ends || (s.beat(m).Changes > changes) != ends {
+				t.Errorf("got the epoch %d after %d, and changes, want new ones: %t", after.Rows[0].Epoch, r.Epoch, ends)
+			}
 			var left []string
-			for _, p := range s.read(m).Parked {
+			for _, p := range after.Parked {
 				text := fmt.Sprintf("%s %d", strings.TrimPrefix(p.Stream, s.one), p.Position)
 				if p.Due != nil {
 					text += " due"

@@ -60,6 +60,10 @@ func (w *locksWalk) acts(m Member, held Held) map[string]program {
 			_, err := Skip(ctx, conn, w.name, parkedStream, nil, true)
 			return err
 		}),
+		skipAlone: statement(func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := Skip(ctx, conn, w.name, parkedAlone, nil, false)
+			return err
+		}),
 		"replay": statement(func(ctx context.Context, conn *pgx.Conn) error {
 			_, err := Replay(ctx, conn, w.name, nil)
 			return err
@@ -81,22 +85,31 @@ func (w *locksWalk) acts(m Member, held Held) map[string]program {
 }
 
 // parkedStream is parked when the acts begin.
-const parkedStream = "a-9"
+const (
+	parkedStream = "a-9"
+	parkedAlone  = "a-8" // a single message
+)
 
 func (w *locksWalk) parks(m Member, held Held) {
 	w.t.Helper()
 	row := held.Rows[0]
-	if err := Park(w.t.Context(), w.observer, m, row.Epoch, Parked{Partition: row.Partition, Key: "9", Stream: parkedStream, Attempts: 1}, ""); err != nil {
-		w.t.Fatal(err)
+	for _, p := range []Parked{{Key: "9", Stream: parkedStream, Attempts: 1}, {Key: "8", Stream: parkedAlone, Upto: new(int64), Attempts: 1}} {
+		p.Partition = row.Partition
+		if err := Park(w.t.Context(), w.observer, m, row.Epoch, p, ""); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 
-const ofAnother = "balance of another, after its lease"
+const (
+	ofAnother = "balance of another, after its lease"
+	skipAlone = "skip of a message that was parked alone"
+)
 
 var lockActs = []string{
 	"tick", "balance", "release", "leave", "join", "join of its instance", "move", "park", ofAnother,
 	// Those of operators.
-	"pause", "seek", "skip", "replay", "resize", "resize by barrier", "fork", "rename", "delete",
+	"pause", "seek", "skip", skipAlone, "replay", "resize", "resize by barrier", "fork", "rename", "delete",
 }
 
 // pair runs two acts in every order of their locks.
@@ -184,7 +197,7 @@ func TestHeldCheckpoint(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	w := newLocksWalk(t, walkDatabase(t, ""))
-	if got, want := w.waiting(), []string{"move", "park", "seek", "skip", "resize", "fork", "delete"}; !slices.Equal(got, want) {
+	if got, want := w.waiting(), []string{"move", "park", "seek", "skip", skipAlone, "resize", "fork", "delete"}; !slices.Equal(got, want) {
 		t.Errorf("%q wait, want %q", got, want)
 	}
 }

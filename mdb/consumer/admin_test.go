@@ -355,6 +355,33 @@ func TestAdminSkip(t *testing.T) {
 	}
 }
 
+// TestAdminSkipAlone checks that a skip of a message that was parked alone leaves room for another one in the process that runs, and that the
+// stream's messages are handled then.
+func TestAdminSkipAlone(t *testing.T) {
+	t.Parallel()
+	for _, form := range someForms() {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			c := newClinic(t, form, consumer.ParkAlone(), consumer.MaxParked(1))
+			c.ill["patient-1"], c.ill["patient-2"] = true, true
+			c.write("patient-1")
+			c.run()
+			c.until("the parking", func() bool { return c.c.Stats().Parked == 1 && len(c.rows()) == 1 })
+			if err := consumer.Admin(c.store.Pool()).Skip(t.Context(), "clinic", "patient-1"); err != nil {
+				t.Fatal(err)
+			}
+			c.write("patient-2")
+			c.until("another parking", func() bool { return len(c.rows()) == 1 && strings.HasPrefix(c.rows()[0], "patient-2 0") })
+			c.heal("patient-1")
+			c.write("patient-1")
+			c.until("the next message", func() bool { return len(c.of("1")) > 0 })
+			if got, want := c.of("1"), []string{"patient-1/1"}; !slices.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
+}
+
 // TestAdminReplay checks that a program that does not run the consumer can let it replay.
 func TestAdminReplay(t *testing.T) {
 	t.Parallel()

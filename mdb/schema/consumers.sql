@@ -854,31 +854,42 @@ $$;
 
 -- Leaves out the message at which a stream is parked: it is replayed from the next one on. position is where the stream must be
 -- parked, or NULL. If everything is true, all messages are left out that wait for the stream's key, up to the checkpoint. It
--- returns the number of rows that have changed, which is 0 if the stream is not parked there.
+-- returns the number of rows that have changed, which is 0 if the stream is not parked there. Where a row is deleted, because nothing
+-- waited for its message, the checkpoint gets a new epoch: its member reads it again, and so sees that the key is not parked any more. The checkpoint
+-- must have passed the message, which would be handled again otherwise: that takes until the member's next tick.
 CREATE FUNCTION message_store_consumers.skip(name text, stream text, "position" bigint, everything boolean)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-  own bigint; -- the consumer
+  own bigint := message_store_consumers.lock($1);
   place text; -- the category
   part integer;
   waits text; -- the key
   first bigint;
+  passed bigint; -- the checkpoint's position
+  owner uuid;
   n bigint;
   m bigint;
 BEGIN
-  SELECT c.id INTO own FROM message_store_consumers.consumers AS c WHERE c.name = $1;
-  IF NOT FOUND THEN
-    RAISE EXCEPTION 'there is no consumer %', pg_catalog.to_json($1) USING ERRCODE = 'MC004';
-  END IF;
   SELECT p.category, p.partition, p.key, p.position INTO place, part, waits, first FROM message_store_consumers.parked AS p
   WHERE p.consumer = own AND p.stream = $2 AND ($3 IS NULL OR p.position = $3) ORDER BY p.position LIMIT 1;
   IF NOT FOUND THEN
     RETURN 0;
   END IF;
-  PERFORM FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = place AND c.partition = part FOR UPDATE;
+  SELECT c.position, c.member INTO passed, owner
+  FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = place AND c.partition = part FOR UPDATE;
   PERFORM FROM message_store_consumers.parked AS p
   WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first)
   ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE;
+  IF EXISTS (
+    SELECT FROM message_store_consumers.parked AS p
+    WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first)
+      AND p.upto <= p.position AND p.global_position > passed
+  ) THEN
+    IF EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.id = owner AND m.seen >= pg_catalog.clock_timestamp() - m.lease) THEN
+      RAISE EXCEPTION 'the process has not stored yet that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = '55P03';
+    END IF;
+    RAISE EXCEPTION 'no process has stored that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = 'MC005';
+  END IF;
   DELETE FROM message_store_consumers.parked AS p
   WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first) AND p.upto <= p.position;
   GET DIAGNOSTICS n = ROW_COUNT;
@@ -892,7 +903,11 @@ BEGIN
     -- All that waited may be replayed: then the position is that of a message which nobody has written yet.
     AND (p.attempts > 0 OR EXISTS (SELECT FROM message_store.messages AS s WHERE s.stream_name = p.stream AND s.position = p.position)));
   GET DIAGNOSTICS m = ROW_COUNT;
-  IF n + m > 0 THEN
+  IF n > 0 THEN
+    UPDATE message_store_consumers.checkpoints AS c SET epoch = message_store_consumers.next_epoch(own)
+    WHERE c.consumer = own AND c.category = place AND c.partition = part;
+    PERFORM message_store_consumers.ring(own);
+  ELSIF m > 0 THEN
     PERFORM message_store_consumers.notify_members($1);
   END IF;
   RETURN n + m;
