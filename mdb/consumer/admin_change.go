@@ -225,7 +225,8 @@ var resizeRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: 500 * time.Mil
 //
 // For another number, all partitions must have handled the same messages. So Resize lets the processes stop after the message that the
 // foremost partition has reached, and returns when the others have reached it, too, and the number has changed. The processes
-// then continue. If ctx ends before, they continue without a change. If this process dies, they do so half a minute later.
+// then continue, as soon as the calls have returned that are still running in any of them, whose contexts end. If ctx ends before, they
+// continue without a change. If this process dies, they do so half a minute later.
 // The error is a [*ConflictError] if no process runs the consumer, or none reads one of its categories, and the partitions have not
 // handled the same messages: nobody would handle them.
 //

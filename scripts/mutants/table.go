@@ -16,6 +16,7 @@ var mutants = []mutant{
 	{rule: "passed before parked; parked without a move; parked keys read before the claim; unfenced parks", in: protocol, test: "TestWalkParkMutants"},
 	{rule: "a consumer begins at the last position that any transaction has got", in: protocol, test: "TestWalkCreationMutants"},
 	{rule: "a tick waits for a checkpoint; a park takes the mutex after a checkpoint", in: protocol, test: "TestLockMutants"},
+	{rule: "partitions are claimed after a barrier while handlers run that were called before; the layout is the number of partitions", in: protocol, test: "TestWalkResizeMutants"},
 	{rule: "seek and resize leave the epochs; new partitions begin at 0; fork and resize without locks", in: protocol, test: "TestWalkOperatorMutants"},
 
 	{
@@ -38,6 +39,41 @@ var mutants = []mutant{
 		"a member that has not ticked since the clock was set back judges others", "mdb/schema/consumers.sql",
 		"    WHEN m.seen > pg_catalog.clock_timestamp() + interval '1 second' THEN pg_catalog.clock_timestamp()\n", "",
 		protocol, "TestEviction",
+	},
+	{
+		"partitions are claimed after a barrier while handlers run that were called before", "mdb/schema/consumers.sql",
+		"IF quota > held AND free IS NOT NULL AND ready THEN", "IF quota > held AND free IS NOT NULL THEN",
+		consumers, "TestResizeWaitsForHandlers",
+	},
+	{
+		"a process confirms a change of the partitions while its handlers run", "mdb/consumer/member_steered.go",
+		"m.resizing, m.remindAt = m.engine.isBusy(),", "m.resizing, m.remindAt = false,",
+		consumers, "TestResizeWaitsForHandlers|TestMemberPartitions",
+	},
+	{
+		"a process that joins again looks its consumer up by the name", "mdb/consumer/member_join.go",
+		"		params.Former = former\n", "		_ = former\n",
+		consumers, "TestMemberRenamed",
+	},
+	{
+		"a process does not know the history before its first tick", "mdb/consumer/member_join.go",
+		"	m.see(joined.Timeline)\n", "",
+		consumers, "TestMemberDeletedBeforeFirstTick",
+	},
+	{
+		"the key of a message that was parked alone and is skipped remains blocked", "mdb/schema/consumers.sql",
+		"SET epoch = message_store_consumers.next_epoch(own)\n", "SET epoch = c.epoch\n",
+		protocol, "TestSkip",
+	},
+	{
+		"processes whose leases have ended do not run", "mdb/schema/consumers.sql",
+		"ELSIF silent > 0 AND NOT $3 THEN", "ELSIF false THEN",
+		protocol, "TestRename|TestRemove",
+	},
+	{
+		"processes are dead although nobody could reach the server meanwhile", "mdb/consumer/admin_guard.go",
+		"last.IsZero() || now.Sub(last) > shortest/2", "last.IsZero()",
+		consumers, "TestWatch",
 	},
 	{
 		"a lease counts from the answer of a tick", "mdb/consumer/member.go",
