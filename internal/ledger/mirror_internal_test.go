@@ -62,9 +62,9 @@ func (m *mirror) did(w *world, act string, got, want any) {
 }
 
 const dumpRows = `
-SELECT format('consumer %s %s', c.changes, cardinality(c.categories)) FROM message_store_consumers.consumers AS c
+SELECT format('consumer %s %s %s', c.changes, c.layout, cardinality(c.categories)) FROM message_store_consumers.consumers AS c
 UNION ALL (
-	SELECT format('member %s %s %s %s %s %s', right(m.id::text, 12), coalesce(m.instance, '0'), cardinality(m.categories), micro(m.joined), micro(m.seen), coalesce(micro(m.woke), 0))
+	SELECT format('member %s %s %s %s %s %s %s', right(m.id::text, 12), coalesce(m.instance, '0'), cardinality(m.categories), micro(m.joined), micro(m.seen), coalesce(micro(m.woke), 0), m.layout)
 	FROM message_store_consumers.members AS m ORDER BY m.id)
 UNION ALL (
 	SELECT format('checkpoint %s %s %s %s %s %s', c.category, c.partition, c.position, coalesce(right(c.member::text, 12), '000000000000'), c.epoch, coalesce(c.timeline, '0'))
@@ -87,12 +87,12 @@ func (m *mirror) rows() string {
 func (w *world) dump() string {
 	var lines []string
 	if w.known > 0 {
-		lines = append(lines, fmt.Sprintf("consumer %d %d", w.changes, w.known))
+		lines = append(lines, fmt.Sprintf("consumer %d %d %d", w.changes, w.layout, w.known))
 	}
 	members := slices.Clone(w.members)
 	slices.SortFunc(members, func(a, b memberRow) int { return a.id - b.id })
 	for _, m := range members {
-		lines = append(lines, fmt.Sprintf("member %012x %d %d %d %d %d", m.id, m.instance, m.categories, m.joined, m.seen, m.woke))
+		lines = append(lines, fmt.Sprintf("member %012x %d %d %d %d %d %d", m.id, m.instance, m.categories, m.joined, m.seen, m.woke, m.layout))
 	}
 	for i, r := range w.rows[:w.known*partitions] {
 		lines = append(lines, fmt.Sprintf("checkpoint c%d %d %d %012x %d %d", i/partitions, i%partitions, r.position, r.member, r.epoch, r.timeline))
@@ -148,13 +148,25 @@ func (m *mirror) join(w *world, id, instance, reads int, changes int64) {
 	m.did(w, "join", j.Changes, changes)
 }
 
-func (m *mirror) balance(w *world, id int, b balanced) {
+// resize does what resize in consumers.sql does after all members have stopped, but that the number of partitions remains.
+func (m *mirror) resize(w *world) {
+	m.exec(`UPDATE message_store_consumers.checkpoints AS c SET member = NULL, timeline = NULL, epoch = $1, position = (
+		SELECT min(o.position) FROM message_store_consumers.checkpoints AS o WHERE o.consumer = c.consumer AND o.category = c.category)`, w.layout)
+	m.exec("UPDATE message_store_consumers.consumers SET layout = $1, changes = changes + 1", w.layout)
+	m.did(w, "resize", nil, nil)
+}
+
+func (m *mirror) balance(w *world, id int, layout int64, b balanced) {
 	m.now(w)
-	got, _, err := Rebalance(m.t.Context(), m.conn, m.member(id, 0))
+	member := m.member(id, 0)
+	member.Partitions, member.Layout = partitions, layout
+	got, _, err := Rebalance(m.t.Context(), m.conn, member)
 	var pgErr *pgconn.PgError
 	switch {
 	case IsGone(err), errors.As(err, &pgErr) && pgErr.Code == NoConsumer:
 		m.did(w, "balance, gone", balanced{gone: true}, b)
+	case isCode(err, Partitions):
+		m.did(w, "balance, resized", balanced{resized: true}, b)
 	case err != nil:
 		m.t.Fatal(err)
 	default:
@@ -168,7 +180,7 @@ func (m *mirror) tick(w *world, r *request) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	answer := ticked{alive: got.Alive, replaced: got.Replaced, suspects: got.Suspects, changes: got.Changes}
+	answer := ticked{alive: got.Alive, replaced: got.Replaced, suspects: got.Suspects, changes: got.Changes, layout: got.Layout}
 	if got.Alive {
 		answer.timeline = w.timeline
 		answer.moved = indexed(len(r.steps), got.Moved)
@@ -254,11 +266,11 @@ func (m *mirror) restore(w *world) {
 	}
 	names := []string{"c0", "c1"}
 	m.consumer = 1
-	m.exec("INSERT INTO message_store_consumers.consumers (name, categories, partitions, changes) VALUES ('model', $1, $2, $3)", names[:w.known], partitions, w.changes)
+	m.exec("INSERT INTO message_store_consumers.consumers (name, categories, partitions, changes, layout) VALUES ('model', $1, $2, $3, $4)", names[:w.known], partitions, w.changes, w.layout)
 	for _, r := range w.members {
 		m.exec(`INSERT INTO message_store_consumers.members (id, consumer, instance, categories, info, layout, lease, joined, seen, woke)
-			VALUES ($1, 1, nullif($2, ''), $3, 'i', 0, $4::bigint * interval '1 microsecond', public.walk_time($5), public.walk_time($6), public.walk_time(nullif($7::bigint, 0)))`,
-			memberID(r.id).String(), instanceName(r.instance), names[:r.categories], lease, r.joined, r.seen, r.woke)
+			VALUES ($1, 1, nullif($2, ''), $3, 'i', $8, $4::bigint * interval '1 microsecond', public.walk_time($5), public.walk_time($6), public.walk_time(nullif($7::bigint, 0)))`,
+			memberID(r.id).String(), instanceName(r.instance), names[:r.categories], lease, r.joined, r.seen, r.woke, r.layout)
 	}
 	for i, r := range w.rows[:w.known*partitions] {
 		m.exec(`INSERT INTO message_store_consumers.checkpoints (consumer, category, partition, position, member, epoch, timeline)

@@ -81,7 +81,7 @@ func (w *world) checkBegin(p *process, row int, h *hold) {
 		if q == p || q.id == 0 || p.replaced || q.replaced || w.overlap || w.time >= q.deadline {
 			continue
 		}
-		if o := &q.holds[row]; o.held && (!o.surrendered || o.running) || q.stray[row] {
+		if o := &q.holds[row]; o.held && (!o.surrendered || o.running) || q.stray[row] || q.busy[row] {
 			w.failf("members %d and %d handle messages of row %d (the lease of %d ends at %.1f s)", p.id, q.id, row, q.id, float64(q.deadline)/float64(second)-100_000)
 		}
 	}
@@ -99,7 +99,7 @@ func (w *world) checkMoves(before [rowCount]checkpointRow, r *request, moved []b
 	}
 }
 
-func (w *world) doJoin(id, instance, reads int) (changes int64) {
+func (w *world) doJoin(id, instance, reads int) (changes, layout int64) {
 	if w.time-w.stepped < lease {
 		w.overlap = true
 	}
@@ -108,18 +108,30 @@ func (w *world) doJoin(id, instance, reads int) (changes int64) {
 			q.replaced = true
 		}
 	}
-	w.did(func() { changes = w.join(w.b, w.now(), id, instance, reads, w.start) })
+	w.did(func() { changes, layout = w.join(w.b, w.now(), id, instance, reads, w.start) })
 	if w.mirror != nil {
 		w.mirror.join(w, id, instance, reads, changes)
 	}
 	w.note("join %d (instance %d) reads %d", id, instance, reads)
-	return changes
+	return changes, layout
 }
 
-func (w *world) doBalance(id int) (b balanced) {
-	w.did(func() { b = w.balance(w.b, w.now(), id) })
+func (w *world) doResize() {
+	if w.known == 0 || !w.resize(w.now()) {
+		return
+	}
+	w.resizes++
+	w.note("resize to layout %d", w.layout)
 	if w.mirror != nil {
-		w.mirror.balance(w, id, b)
+		w.mirror.resize(w)
+	}
+	w.check()
+}
+
+func (w *world) doBalance(id int, layout int64) (b balanced) {
+	w.did(func() { b = w.balance(w.b, w.now(), id, layout) })
+	if w.mirror != nil {
+		w.mirror.balance(w, id, layout, b)
 	}
 	w.note("balance %d: %+v", id, b)
 	return b

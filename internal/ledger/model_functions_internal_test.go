@@ -10,13 +10,13 @@ import (
 // fromEnd is the start of a consumer that begins at the end of its categories.
 const fromEnd = int64(-1)
 
-func (d *database) join(b mutant, now int64, id, instance, reads int, start int64) (changes int64) {
+func (d *database) join(b mutant, now int64, id, instance, reads int, start int64) (changes, layout int64) {
 	replaced := 0
 	if i := slices.IndexFunc(d.members, func(m memberRow) bool { return m.instance == instance && instance != 0 }); i >= 0 {
 		replaced = d.members[i].id
 		d.remove(replaced)
 	}
-	d.members = append(d.members, memberRow{id: id, instance: instance, categories: reads, joined: now, seen: now})
+	d.members = append(d.members, memberRow{id: id, instance: instance, categories: reads, joined: now, seen: now, layout: d.layout})
 	if replaced != 0 {
 		var inherited []int
 		for p := range partitions {
@@ -43,7 +43,7 @@ func (d *database) join(b mutant, now int64, id, instance, reads int, start int6
 	}
 	d.known = max(d.known, reads)
 	d.changes = max(d.changes, 1) + 1
-	return d.changes
+	return d.changes, d.layout
 }
 
 // end returns the position of a category's last message.
@@ -58,10 +58,7 @@ func (d *database) end(category int) int64 {
 
 // take gives the partitions to the member, by one new epoch.
 func (d *database) take(id int, now int64, taken []int) {
-	epoch := now
-	for _, r := range d.rows {
-		epoch = max(epoch, r.epoch+1)
-	}
+	epoch := d.nextEpoch(now)
 	d.claims++
 	for _, p := range taken {
 		for c := range d.known {
@@ -71,18 +68,59 @@ func (d *database) take(id int, now int64, taken []int) {
 	}
 }
 
+func (d *database) nextEpoch(now int64) int64 {
+	epoch := now
+	for _, r := range d.rows {
+		epoch = max(epoch, r.epoch+1)
+	}
+	return epoch
+}
+
+// resize frees all partitions, as a change of their number by a barrier does, if all of a category have handled the same messages. Here the number
+// remains, as if it was changed back. It returns whether it has done so.
+func (d *database) resize(now int64) bool {
+	lowest := make([]int64, d.known)
+	for c := range lowest {
+		lowest[c] = d.rows[rowOf(c, 0)].position
+		highest := lowest[c]
+		for p := range partitions {
+			position := d.rows[rowOf(c, p)].position
+			lowest[c], highest = min(lowest[c], position), max(highest, position)
+		}
+		for i := lowest[c]; i < highest; i++ {
+			if i < d.head() && d.log[i].category == c {
+				return false
+			}
+		}
+	}
+	d.layout = d.nextEpoch(now)
+	for c := range d.known {
+		for p := range partitions {
+			d.rows[rowOf(c, p)] = checkpointRow{position: lowest[c], epoch: d.layout}
+		}
+	}
+	d.changes++
+	return true
+}
+
 type balanced struct {
 	gone                          bool // MC002
+	resized                       bool // MC003
 	members, quota, held, claimed int
 }
 
 // balance removes members that are dead, and gives what is free to the member, up to its
 // share.
-func (d *database) balance(b mutant, now int64, id int) balanced {
+func (d *database) balance(b mutant, now int64, id int, layout int64) balanced {
 	me := d.member(id)
 	if me == nil {
 		return balanced{gone: true}
 	}
+	if layout != d.layout {
+		return balanced{resized: true}
+	}
+	confirmed := me.layout != d.layout
+	me.layout = d.layout
 	for i := range d.members {
 		m := &d.members[i]
 		switch {
@@ -112,11 +150,12 @@ func (d *database) balance(b mutant, now int64, id int) balanced {
 			free = append(free, p)
 		}
 	}
-	if n := min(result.quota-result.held, len(free)); n > 0 {
+	ready := !slices.ContainsFunc(d.members, func(m memberRow) bool { return m.layout != d.layout })
+	if n := min(result.quota-result.held, len(free)); n > 0 && (ready || b.has(claimUnready)) {
 		d.take(id, now, free[:n])
 		result.claimed = n
 	}
-	if evicted || result.claimed > 0 {
+	if evicted || result.claimed > 0 || confirmed && ready && !b.has(confirmSilently) {
 		d.changes++
 	}
 	return result
@@ -233,7 +272,7 @@ func (d *database) move(b mutant, id int, s step) bool {
 
 type ticked struct {
 	alive, replaced, suspects bool
-	changes                   int64
+	changes, layout           int64
 	timeline                  int
 	moved                     []bool // for each of the steps; no step is skipped, as nobody holds a row
 }
@@ -252,7 +291,7 @@ func (d *database) tick(b mutant, now int64, id, instance int, steps []step) tic
 	for _, s := range steps {
 		result.moved = append(result.moved, d.move(b, id, s))
 	}
-	result.timeline, result.changes = d.timeline, d.changes
+	result.timeline, result.changes, result.layout = d.timeline, d.changes, d.layout
 	result.suspects = slices.ContainsFunc(d.members, func(m memberRow) bool { return m.seen < now-lease || m.seen > now+second && !b.has(seenInFuture) })
 	return result
 }

@@ -21,6 +21,7 @@ const (
 type database struct {
 	timeline int
 	changes  int64
+	layout   int64
 	known    int // number of categories, 0 before the consumer is created
 	members  []memberRow
 	rows     [rowCount]checkpointRow
@@ -37,6 +38,7 @@ type memberRow struct {
 	id, instance       int // no instance: 0
 	categories         int // it reads the first ones
 	joined, seen, woke int64
+	layout             int64
 }
 
 type checkpointRow struct {

@@ -14,6 +14,8 @@ type process struct {
 	stopping  bool
 	deadline  int64 // on its own clock: it begins no handler from here on
 	changes   int64
+	layout    int64
+	busy      [rowCount]bool // a handler is running that was called by an earlier layout
 	timeline  int
 	reread    bool // it has to forget what it holds, and to read its rows
 	rebalance bool
@@ -58,7 +60,7 @@ type request struct {
 }
 
 func (p *process) forget() {
-	p.holds, p.stray = [rowCount]hold{}, [rowCount]bool{}
+	p.holds, p.stray, p.busy = [rowCount]hold{}, [rowCount]bool{}, [rowCount]bool{}
 	p.claimed, p.before, p.replaced = false, nil, false
 }
 
@@ -86,6 +88,10 @@ func (w *world) pAct(p *process) {
 	}
 	if p.id == 0 {
 		w.pJoin(p)
+		return
+	}
+	if p.isBusy() && w.operator.IntN(16) == 0 {
+		p.busy[slices.Index(p.busy[:], true)] = false
 		return
 	}
 	switch n := w.intn(16); {
@@ -123,9 +129,9 @@ func (w *world) pJoin(p *process) {
 	if w.b.has(oldID) && p.previous != 0 {
 		id = p.previous
 	}
-	changes := w.doJoin(id, p.instance, p.reads)
+	changes, layout := w.doJoin(id, p.instance, p.reads)
 	p.forget()
-	p.id, p.changes, p.timeline, p.quota = id, changes, 0, 0
+	p.id, p.changes, p.layout, p.timeline, p.quota = id, changes, layout, 0, 0
 	p.reread, p.rebalance = false, true
 	p.deadline = w.time + lease*4/5
 }
@@ -157,6 +163,9 @@ func (w *world) pLeave(p *process) {
 		if h := &p.holds[i]; h.held && !h.drained() {
 			return // it goes on to drain
 		}
+	}
+	if p.isBusy() {
+		return
 	}
 	r := p.progress(w, true)
 	w.doLeave(p.id, r)
@@ -209,7 +218,22 @@ func (w *world) pTicked(p *process, r *request) {
 			p.rebalance = true
 		}
 	}
+	if p.layout != r.answer.layout {
+		w.pResized(p, r.answer.layout)
+	}
 }
+
+// resized forgets everything, and waits for the handlers that are running.
+func (w *world) pResized(p *process, layout int64) {
+	for i := range p.holds {
+		p.busy[i] = p.busy[i] || p.holds[i].running
+		w.drop(&p.holds[i])
+	}
+	p.layout, p.before = layout, nil
+	p.reread, p.claimed, p.rebalance = false, false, true
+}
+
+func (p *process) isBusy() bool { return slices.Contains(p.busy[:], true) }
 
 func (w *world) pEvicted(p *process, replaced bool) {
 	w.late = append(w.late, p.requests()...)
@@ -225,9 +249,15 @@ func (w *world) pBalance(p *process) {
 		p.before = &rows
 		return
 	}
-	b := w.doBalance(p.id)
-	if b.gone {
+	if p.isBusy() && !w.b.has(confirmBusy) {
+		return
+	}
+	b := w.doBalance(p.id, p.layout)
+	switch {
+	case b.gone:
 		w.pEvicted(p, false)
+		return
+	case b.resized: // the next tick says more
 		return
 	}
 	p.rebalance, p.claimed, p.quota = false, true, b.quota
@@ -343,6 +373,9 @@ func (w *world) pWork(p *process, row int) {
 	case h.committing != nil:
 		w.pCommitted(p, row, h)
 	case h.running:
+		if w.operator != nil && w.faults && w.operator.IntN(8) > 0 {
+			return // handlers are slow, so that some run when the layout changes
+		}
 		w.pHandled(p, row, h)
 	case h.inHand:
 		w.pBegin(p, row, h)

@@ -30,6 +30,9 @@ const (
 	wokeInFuture
 	seenInFuture
 	judgeFromFuture
+	claimUnready
+	confirmBusy
+	confirmSilently
 )
 
 func (b mutant) has(rule mutant) bool { return b == rule }
@@ -44,6 +47,7 @@ type world struct {
 
 	b             mutant
 	random        *rand.Rand
+	operator      *rand.Rand // for what an operator does; nil: nothing
 	faults        bool
 	transactional bool // the form: effects are in the database
 
@@ -54,7 +58,8 @@ type world struct {
 	numbers, ids, parkedRows int
 	overlap                  bool // the promise of one owner for effects elsewhere is suspended, see step
 	stepped                  int64
-	failed                   int             // failovers
+	failed                   int // failovers
+	resizes                  int
 	back                     bool            // the server's clock has been set back
 	epochs                   [rowCount]int64 // the highest
 	fault                    string          // what is broken, or empty
@@ -66,6 +71,9 @@ const never = -1 << 60
 
 func newWorld(seed uint64, b mutant) *world {
 	w := &world{b: b, random: rand.New(rand.NewPCG(seed, 18)), faults: true, stepped: never}
+	if seed%4 == 3 { // the others remain as they are, whatever it does
+		w.operator = rand.New(rand.NewPCG(seed, 19))
+	}
 	w.time, w.timeline = 100_000*second, 1
 	w.transactional = w.intn(2) == 0
 	w.start = int64(-w.intn(2))
@@ -97,6 +105,10 @@ func (w *world) failf(format string, args ...any) {
 
 // step lets one thing happen.
 func (w *world) step() {
+	if w.operator != nil && w.operator.IntN(48) == 0 {
+		w.doResize()
+		return
+	}
 	switch n := w.intn(24); {
 	case n < 2:
 		w.write()
