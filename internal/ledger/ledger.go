@@ -170,7 +170,7 @@ type Member struct {
 // JoinParams describe a new member and its consumer.
 type JoinParams struct {
 	Name           string    // of the consumer
-	Member         uuid.UUID // never used before
+	Member         uuid.UUID // never used before, unless there was no answer
 	Instance, Info string
 	Lease          time.Duration
 	Categories     []string

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/messagedb-go/messagedb/internal/backoff"
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -120,6 +122,7 @@ type member struct {
 
 	lease  *lease
 	self   atomic.Pointer[ledger.Member] // read by others
+	next   uuid.UUID                     // the ID of the member that is about to join, also if that is repeated
 	name   atomic.Pointer[string]        // of the consumer, which can be renamed; read by others
 	counts counts
 

@@ -466,3 +466,29 @@ func TestMemberBeginsAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestMemberJoinsOnce checks that a process whose first or later join was executed although there was no answer repeats it as the same
+// member: nobody waits for a lease of one that does not exist.
+func TestMemberJoinsOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		unanswered := 2
+		h.after = func(statement string) error {
+			if statement == "join" && unanswered > 0 {
+				unanswered--
+				return context.DeadlineExceeded
+			}
+			return nil
+		}
+		c := hire(t, h, letters(t, 10, 2), nil)
+		for joins := int64(1); joins <= 2; joins++ {
+			pass(5 * time.Second)
+			if h.size() != 1 || unanswered != 0 || c.counts.joins.Load() != joins || c.counts.partitions.Load() != 2 {
+				t.Errorf("got %d members after %d joins with an answer, want one that has both partitions", h.size(), c.counts.joins.Load())
+			}
+			h.set(func() { clear(h.members) })
+			unanswered = 2
+			c.ring()
+		}
+	})
+}

@@ -11,9 +11,14 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// enter joins the consumer as a new member.
+// enter joins the consumer as a new member. If there is no answer, the next call has the same ID, so that no member remains
+// which is not this process.
 func (m *member) enter(ctx context.Context) error {
-	id, old := uuid.New(), m.self.Load()
+	old := m.self.Load()
+	if m.next == uuid.Nil {
+		m.next = uuid.New()
+	}
+	id := m.next
 	var joined ledger.Joined
 	var targets, ends []int64
 	sent := m.now()
@@ -66,6 +71,7 @@ func (m *member) enter(ctx context.Context) error {
 	}
 	m.rejoined = old != nil
 	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: id, Instance: m.join.Instance, Partitions: joined.Partitions, Layout: joined.Layout})
+	m.next = uuid.Nil
 	m.lease.renew(sent)
 	m.see(joined.Timeline)
 	m.counts.joins.Add(1)

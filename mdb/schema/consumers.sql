@@ -185,6 +185,7 @@ $$;
 -- and its partitions pass to the new one. wanted is how many partitions the consumer must have, or NULL.
 -- Checkpoints of new categories begin after start, or after the category's last message if that is NULL. former is the consumer of
 -- a process that joins again, or NULL. It may have another name now, so the name is ignored, and nothing is created if it was deleted.
+-- A call without an answer can be repeated with the same member, which is also replaced.
 CREATE FUNCTION message_store_consumers.join(name text, member uuid, instance text, info text, lease interval, categories text[], wanted integer, start bigint, former bigint,
   OUT consumer bigint, OUT partitions integer, OUT layout bigint, OUT changes bigint, OUT timeline text)
 LANGUAGE plpgsql AS $$
@@ -211,7 +212,7 @@ BEGIN
   END IF;
 
   WITH deleted AS (
-    DELETE FROM message_store_consumers.members AS m WHERE m.consumer = own AND m.instance = $3 RETURNING m.id
+    DELETE FROM message_store_consumers.members AS m WHERE m.consumer = own AND m.instance = $3 OR m.id = $2 RETURNING m.id
   )
   SELECT pg_catalog.array_agg(d.id) INTO replaced FROM deleted AS d;
   INSERT INTO message_store_consumers.members (id, consumer, instance, categories, info, layout, lease)

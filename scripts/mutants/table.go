@@ -168,8 +168,13 @@ var mutants = []mutant{
 	},
 	{
 		"a process joins again as the member that was evicted", "mdb/consumer/member_join.go",
-		"	id, old := uuid.New(), m.self.Load()\n", "	id, old := uuid.New(), m.self.Load()\n	if old != nil {\n		id = old.ID\n	}\n",
+		"	id := m.next\n", "	id := m.next\n	if old != nil {\n		id = old.ID\n	}\n",
 		consumers, "TestMemberEvicted",
+	},
+	{
+		"a join without an answer is repeated as another member", "mdb/consumer/member_join.go",
+		"	if m.next == uuid.Nil {\n		m.next", "	{\n		m.next",
+		consumers, "TestMemberJoinsOnce",
 	},
 	{
 		"the handlers of an evicted member go on", "mdb/consumer/member.go",
