@@ -583,3 +583,31 @@ func TestMemberDeletedBeforeFirstTick(t *testing.T) {
 		})
 	}
 }
+
+// TestMemberReminds checks that a process logs once that it waits for handlers after a change of the number of partitions, and that it takes
+// nothing before they return.
+func TestMemberReminds(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log strings.Builder
+		h := newHall(t, 2)
+		gate := make(chan struct{})
+		c := hire(t, h, letters(t, 2, 2), func(context.Context, mdb.Message) error { <-gate; return nil }, logging(&log))
+		pass(5 * time.Second)
+		reminded := func() int { return strings.Count(log.String(), "handlers of a consumer do not return") }
+		h.resize(3)
+		c.ring()
+		pass(handlersEnd - time.Second)
+		if n := reminded(); n != 0 {
+			t.Errorf("%d reminders before it is time", n)
+		}
+		pass(time.Minute)
+		if n := reminded(); n != 1 || len(h.owned()) != 1 {
+			t.Errorf("%d reminders, want one, and owners of partitions: %v", n, h.owned())
+		}
+		close(gate)
+		pass(5 * time.Second)
+		if n := reminded(); n != 1 || c.counts.partitions.Load() != 3 {
+			t.Errorf("%d reminders, and %d partitions afterwards", n, c.counts.partitions.Load())
+		}
+	})
+}
