@@ -39,8 +39,13 @@ func (m *member) enter(ctx context.Context) error {
 			}
 		}
 		params := m.join
-		params.Former = former
-		if params.Member = id; old != nil && !m.fixed {
+		params.Member, params.Former = id, former
+		isLost := old != nil && former == 0
+		switch {
+		case m.fixed || old == nil:
+		case isLost:
+			params.Partitions = m.partitions // the process may have to create the consumer as it was
+		default:
 			params.Partitions = 0 // the number may have been changed
 		}
 		if m.toEnd && m.targets == nil {
@@ -53,10 +58,10 @@ func (m *member) enter(ctx context.Context) error {
 				return err
 			}
 		}
-		if params.Start, err = m.restart(ctx, p, ends, former); err != nil {
-			return err
+		if joined, err = m.restart(ctx, p, params, ends); isLost && !m.fixed && codeOf(err) == ledger.Partitions {
+			params.Partitions = 0 // it is not lost, but had another number of partitions
+			joined, err = m.restart(ctx, p, params, ends)
 		}
-		joined, err = p.join(ctx, params)
 		return err
 	})
 	if err != nil {
@@ -92,29 +97,30 @@ func (m *member) begins(positions []int64) {
 	}
 }
 
-// restart returns the start of the last category, after it has created the checkpoints of the others that are missing.
+// restart joins after it has created the checkpoints that are missing.
 // A consumer that begins at the end may be lost by a failover or a restore: then it begins
 // where this process has first seen it, because what was written since may not be handled. If the store now
 // ends before that, it begins at the categories' ends.
-func (m *member) restart(ctx context.Context, p protocol, ends []int64, former int64) (start *int64, err error) {
-	if m.join.Start != nil || len(m.begun) < len(m.join.Categories) {
-		return m.join.Start, nil
+func (m *member) restart(ctx context.Context, p protocol, params ledger.JoinParams, ends []int64) (ledger.Joined, error) {
+	if params.Start != nil || len(m.begun) < len(params.Categories) {
+		return p.join(ctx, params)
 	}
 	m.begins(ends)
-	last := len(m.join.Categories) - 1
-	for _, category := range m.join.Categories[:last] {
-		params, from := m.join, m.begun[category]
-		params.Member, params.Instance, params.Categories, params.Start, params.Former = uuid.New(), "", []string{category}, &from, former
-		joined, err := p.join(ctx, params)
+	last := len(params.Categories) - 1
+	for _, category := range params.Categories[:last] {
+		one, from := params, m.begun[category]
+		one.Member, one.Instance, one.Categories, one.Start = uuid.New(), "", []string{category}, &from
+		joined, err := p.join(ctx, one)
 		if err != nil {
-			return nil, err
+			return ledger.Joined{}, err
 		}
-		if err := p.leave(ctx, ledger.Member{Consumer: joined.Consumer, ID: params.Member}, nil); err != nil {
-			return nil, err
+		if err := p.leave(ctx, ledger.Member{Consumer: joined.Consumer, ID: one.Member}, nil); err != nil {
+			return ledger.Joined{}, err
 		}
 	}
-	from := m.begun[m.join.Categories[last]]
-	return &from, nil
+	from := m.begun[params.Categories[last]]
+	params.Start = &from
+	return p.join(ctx, params)
 }
 
 // rejoin joins again after the member was deleted.
