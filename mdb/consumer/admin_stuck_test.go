@@ -90,8 +90,8 @@ func mod(hash int64, n int64) int64 { return max(hash%n, -(hash % n)) }
 // pretend adds members that no process is.
 func (c *clinic) pretend(id uuid.UUID, silent time.Duration) {
 	c.Helper()
-	if _, err := c.store.Pool().Exec(c.Context(), `INSERT INTO message_store_consumers.members (id, consumer, categories, info, lease, seen)
-		SELECT $1, c.id, c.categories, 'an older release', '1 minute', clock_timestamp() - $2::interval FROM message_store_consumers.consumers AS c`, id, silent); err != nil {
+	if _, err := c.store.Pool().Exec(c.Context(), `INSERT INTO message_store_consumers.members (id, consumer, categories, info, layout, lease, seen)
+		SELECT $1, c.id, c.categories, 'an older release', c.layout, '1 minute', clock_timestamp() - $2::interval FROM message_store_consumers.consumers AS c`, id, silent); err != nil {
 		c.Fatal(err)
 	}
 }

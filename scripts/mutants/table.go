@@ -52,7 +52,7 @@ var mutants = []mutant{
 	},
 	{
 		"a process that joins again looks its consumer up by the name", "mdb/consumer/member_join.go",
-		"		params.Former = former\n", "		_ = former\n",
+		"params.Former = id, former\n", "params.Former = id, 0*former\n",
 		consumers, "TestMemberRenamed",
 	},
 	{
@@ -188,7 +188,7 @@ var mutants = []mutant{
 	},
 	{
 		"ticks need a connection of the pool", "mdb/consumer/consumer.go",
-		"		do:     r.line.do, ",
+		"		do:     r.do, ",
 		`		do: func(ctx context.Context, f func(int64, protocol) error) (int64, error) {
 			conn, err := r.store.Pool().Acquire(ctx)
 			if err != nil {
@@ -246,7 +246,7 @@ var mutants = []mutant{
 	},
 	{
 		"a process joins again with the number of partitions that it had", "mdb/consumer/member_join.go",
-		"			params.Partitions = 0 //", "			params.Partitions = old.Partitions //",
+		"			params.Partitions = 0 // the number may", "			params.Partitions = old.Partitions // the number may",
 		consumers, "TestMemberResized",
 	},
 	{
