@@ -18,7 +18,8 @@ type resizeWalk struct {
 	*stage
 	name  string
 	a, b  *resized
-	done  int // changes
+	done  int  // changes
+	gone  bool // the process of a does nothing more
 	fault string
 }
 
@@ -93,13 +94,14 @@ func resizeCases() map[string]func(w *resizeWalk) program {
 		"it goes on": func(w *resizeWalk) program {
 			lost := w.ticks(w.a, false)
 			looks := join(w.ticks(w.a, true), w.balances(w.a))
-			return join(lost, lost, looks, looks, w.returns(w.a), looks)
+			return join(lost, lost, lost, lost, looks, looks, w.returns(w.a), looks)
 		},
 		"it leaves": func(w *resizeWalk) program {
 			leave := func(ctx context.Context, conn *pgx.Conn) error { return Leave(ctx, conn, w.a.Member, nil) }
 			return join(w.ticks(w.a, true), w.balances(w.a), w.returns(w.a), program{leave})
 		},
 		"it is stopped": func(w *resizeWalk) program {
+			w.gone = true
 			return join(w.ticks(w.a, false), w.balances(w.a), program{sql(endLease, w.a.ID.String())})
 		},
 	}
@@ -108,7 +110,7 @@ func resizeCases() map[string]func(w *resizeWalk) program {
 func (w *resizeWalk) run(does func(w *resizeWalk) program) func(choose func(of int) int) bool {
 	return func(choose func(of int) int) bool {
 		start := int64(0)
-		w.name, w.done, w.fault = "resize "+uuid.NewString(), 0, ""
+		w.name, w.done, w.gone, w.fault = "resize "+uuid.NewString(), 0, false, ""
 		begins := func() *resized {
 			m := &resized{Member: w.enter(w.name, "", 4, &start, "a")}
 			m.Partitions = 4
@@ -141,6 +143,9 @@ func (w *resizeWalk) heals() {
 	w.a.handles = false
 	for range 4 {
 		for _, m := range []*resized{w.b, w.a} {
+			if m == w.a && w.gone {
+				continue
+			}
 			for _, step := range join(w.ticks(m, true), w.balances(m)) {
 				if err := step(w.t.Context(), w.observer); err != nil {
 					w.fault = err.Error()
