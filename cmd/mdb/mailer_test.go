@@ -23,7 +23,7 @@ func writeMailer(file string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(file, []byte("#!/bin/sh\n"+asMailer+"=1 exec '"+own+"' \"$@\"\n"), 0o700) //nolint:gosec // a program
+	return os.WriteFile(file, []byte("#!/bin/sh\n"+asMailer+"=1 exec '"+own+"' \"$@\"\n"), 0o700)
 }
 
 func runMailer(args []string) {
@@ -31,7 +31,7 @@ func runMailer(args []string) {
 	defer stop()
 	if err := mailer(ctx, args); err != nil && ctx.Err() == nil {
 		fmt.Println("failed:", err)
-		os.Exit(1) //nolint:gocritic // nothing is left to stop
+		os.Exit(1)
 	}
 }
 
