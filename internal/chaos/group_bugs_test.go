@@ -57,7 +57,7 @@ func TestGroupValidators(t *testing.T) {
 				if err := w.untilMore(ctx, p); err != nil {
 					return err
 				}
-				_, err := w.pool.Exec(ctx, `WITH gone AS (DELETE FROM message_store_consumers.members WHERE info LIKE '%process ' || $1 RETURNING consumer)
+				_, err := w.pool.Exec(ctx, `WITH gone AS (DELETE FROM message_store_consumers.members WHERE info ~ ('process ' || $1 || '\M') RETURNING consumer)
 SELECT message_store_consumers.ring(consumer) FROM gone`, p.proc.pid())
 				if found, err := w.is(ctx, err, staleEffects+")"); found || err != nil {
 					return err

@@ -17,7 +17,7 @@ CREATE TABLE public.resizes (consumer text NOT NULL, epoch bigint NOT NULL, part
 CREATE TABLE public.seeks (consumer text NOT NULL, epoch bigint, position bigint NOT NULL, lowest bigint NOT NULL);
 CREATE TABLE public.skips (consumer text NOT NULL, stream text NOT NULL, position bigint NOT NULL);
 CREATE FUNCTION public.greatest_epoch(consumer text) RETURNS bigint LANGUAGE sql AS $$
-	SELECT max(c.epoch) FROM message_store_consumers.checkpoints AS c JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1
+	SELECT coalesce(max(c.epoch), 0) FROM message_store_consumers.checkpoints AS c JOIN message_store_consumers.consumers AS k ON k.id = c.consumer WHERE k.name = $1
 $$;
 CREATE FUNCTION public.note_resize() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 	INSERT INTO public.resizes VALUES (NEW.name, public.greatest_epoch(NEW.name), NEW.partitions);

@@ -70,7 +70,7 @@ func (w *durableWork) replace(ctx context.Context, h *durableHistory) error {
 
 // untilJoined waits until a process with an instance has joined.
 func (w *durableWork) untilJoined(ctx context.Context, p *durableProcess) error {
-	return w.until(ctx, `SELECT EXISTS (SELECT FROM message_store_consumers.members WHERE instance = $1 AND info LIKE '%process ' || $2)`,
+	return w.until(ctx, `SELECT EXISTS (SELECT FROM message_store_consumers.members WHERE instance = $1 AND info ~ ('process ' || $2 || '\M'))`,
 		p.task.Instance, p.proc.pid())
 }
 
