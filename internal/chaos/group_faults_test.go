@@ -17,7 +17,7 @@ import (
 func TestChangingGroups(t *testing.T) {
 	pgtest.NeedTime(t)
 	t.Parallel()
-	changingGroups(t, *seedFlag, scaled(12, 40), scaled(100*time.Millisecond, 250*time.Millisecond), time.Time{})
+	changingGroups(t, *seedFlag, scaled(12, 30), scaled(100*time.Millisecond, 250*time.Millisecond), time.Time{})
 }
 
 func changingGroups(t *testing.T, seed uint64, changes int, mean time.Duration, until time.Time) {

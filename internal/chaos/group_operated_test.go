@@ -15,7 +15,7 @@ import (
 func TestResizedGroups(t *testing.T) {
 	pgtest.NeedTime(t)
 	t.Parallel()
-	resizedGroups(t, *seedFlag, scaled(2, 6), time.Time{})
+	resizedGroups(t, *seedFlag, scaled(2, 8), time.Time{})
 }
 
 func resizedGroups(t *testing.T, seed uint64, resizes int, until time.Time) {

@@ -15,7 +15,7 @@ import (
 func TestPromotedGroups(t *testing.T) {
 	pgtest.NeedTime(t)
 	t.Parallel()
-	promotedGroups(t, *seedFlag, scaled(1, 3), time.Time{})
+	promotedGroups(t, *seedFlag, scaled(1, 2), time.Time{})
 }
 
 func promotedGroups(t *testing.T, seed uint64, promotions int, until time.Time) {
