@@ -26,7 +26,7 @@ func TestRunbooks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newStage(t)
+	s := newServices(t)
 	commands := 0
 	for _, part := range regexp.MustCompile("(?s)<!-- test: (.*?) -->|( *)```(\\w*)\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
 		if happens := part[1]; happens != "" {
@@ -62,8 +62,8 @@ func plain(text string) string {
 	return text
 }
 
-// A stage is the database of docs/runbooks.md, with the programs that run consumers.
-type stage struct {
+// Services are the programs that run the consumers of docs/runbooks.md, with their database.
+type services struct {
 	*testing.T
 
 	sh    *shell
@@ -73,10 +73,10 @@ type stage struct {
 	stops map[string]func()
 }
 
-func newStage(t *testing.T) *stage {
+func newServices(t *testing.T) *services {
 	t.Helper()
 	url := testdb.Consumers(t)
-	s := &stage{T: t, sh: &shell{folder: t.TempDir(), env: environment("DATABASE_URL=" + url)}, stops: make(map[string]func())}
+	s := &services{T: t, sh: &shell{folder: t.TempDir(), env: environment("DATABASE_URL=" + url)}, stops: make(map[string]func())}
 	if out, status := s.sh.run(t, "mdb notify install"); status != 0 {
 		t.Fatal(out)
 	}
@@ -85,7 +85,7 @@ func newStage(t *testing.T) *stage {
 	return s
 }
 
-func (s *stage) open() *mdb.Store {
+func (s *services) open() *mdb.Store {
 	s.Helper()
 	cfg, err := pgxpool.ParseConfig(strings.TrimPrefix(s.sh.env[len(s.sh.env)-1], "DATABASE_URL="))
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *stage) open() *mdb.Store {
 }
 
 // acts returns what happens between the commands of the page.
-func (s *stage) acts() map[string]func() {
+func (s *services) acts() map[string]func() {
 	return map[string]func(){
 		"two streams of mailer are parked": s.begin,
 		"the program is corrected for signup-77": func() {
@@ -125,7 +125,7 @@ func (s *stage) acts() map[string]func() {
 	}
 }
 
-func (s *stage) begin() {
+func (s *services) begin() {
 	type address struct {
 		Address string `json:"address"`
 	}
@@ -168,7 +168,7 @@ func caughtUp(d consumer.Details) bool {
 }
 
 // handle handles messages of a program, which for some is wrong at first.
-func (s *stage) handle(_ context.Context, m mdb.Message) error {
+func (s *services) handle(_ context.Context, m mdb.Message) error {
 	if m.Stream == "signup-77" && m.Position == 1 && !s.fixed.Load() || m.Stream == "signup-78" && m.Position == 0 {
 		return consumer.Permanent(&net.AddrError{Err: "no such address"})
 	}
@@ -176,7 +176,7 @@ func (s *stage) handle(_ context.Context, m mdb.Message) error {
 }
 
 // start starts a program that runs a consumer, until the test or stops ends it.
-func (s *stage) start(name string, category mdb.Category, instance string) {
+func (s *services) start(name string, category mdb.Category, instance string) {
 	s.Helper()
 	opts := []consumer.Option{consumer.WithLease(time.Minute)} // so that a slow machine ends no lease
 	if instance != "" {
@@ -200,7 +200,7 @@ func (s *stage) start(name string, category mdb.Category, instance string) {
 }
 
 // until waits until a consumer is in a state.
-func (s *stage) until(what, name string, holds func(consumer.Details) bool) {
+func (s *services) until(what, name string, holds func(consumer.Details) bool) {
 	s.Helper()
 	for end := time.After(testTimeout); ; {
 		d, err := s.admin.Show(s.Context(), name)
