@@ -84,7 +84,7 @@ func TestOperatorValidators(t *testing.T) {
 		},
 		{
 			validator: "Paused", bug: "a pause that nobody notices", forms: []string{"Each"},
-			sql:    breaking("UPDATE OF paused ON message_store_consumers.consumers FOR EACH ROW", "NEW.paused := NULL"),
+			sql: breaking("UPDATE OF paused ON message_store_consumers.consumers FOR EACH ROW", "NEW.paused := NULL"),
 			inject: func(ctx context.Context, w *durableWork) error {
 				h := w.histories[0]
 				if err := w.untilMore(ctx, w.running[h]...); err != nil {
