@@ -57,7 +57,11 @@ func (w *durableWork) replace(ctx context.Context, h *durableHistory) error {
 	if err := w.launch(h, 0); err != nil {
 		return err
 	}
+	newer := w.running[h][0]
 	select {
+	case err := <-newer.ended:
+		newer.ended <- err
+		return fmt.Errorf("process %d of %s, which was to replace process %d, has ended: %w", newer.task.Process, h.consumer, older.task.Process, err)
 	case err := <-older.ended:
 		if err == nil || !strings.Contains(err.Error(), mdbconsumer.ErrReplaced.Error()) {
 			return fmt.Errorf("process %d of %s ended with %w, want that it was replaced", older.task.Process, h.consumer, err)
