@@ -89,8 +89,8 @@ func (e *environment) create(ctx context.Context, name string) error {
 	return c.CatchUp(ctx)
 }
 
-// age updates the checkpoints of a consumer in turn, as often as so many transactions would, and returns how many versions each has
-// then. It finds the last ones by their addresses, so that it does not depend on what is measured.
+// age updates the checkpoints of a consumer in turn, in so many transactions, and returns how often each. It finds their last
+// versions by their addresses: by the index, this would take longer than the hour.
 func (e *environment) age(ctx context.Context, name string, transactions int) (versions int, err error) {
 	var partitions int
 	if err := e.watch.QueryRow(ctx, `SELECT partitions FROM message_store_consumers.consumers WHERE name = $1`, name).Scan(&partitions); err != nil {
@@ -110,6 +110,7 @@ func (e *environment) age(ctx context.Context, name string, transactions int) (v
 				UPDATE message_store_consumers.checkpoints AS c SET moved = clock_timestamp()
 				WHERE c.ctid = places[1 + i %% cardinality(places)] RETURNING c.ctid INTO STRICT place;
 				places[1 + i %% cardinality(places)] := place;
+				COMMIT;
 			END LOOP;
 		END$do$`, name, transactions))
 	return 1 + transactions/partitions, err

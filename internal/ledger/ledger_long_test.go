@@ -32,10 +32,11 @@ func TestMoveBesideLongTransaction(t *testing.T) {
 			place tid;
 		BEGIN
 			SELECT array_agg(c.ctid) INTO places FROM message_store_consumers.checkpoints AS c;
-			FOR i IN 1..30000 LOOP
+			FOR i IN 1..20000 LOOP
 				UPDATE message_store_consumers.checkpoints AS c SET moved = clock_timestamp()
 				WHERE c.ctid = places[1 + i % 64] RETURNING c.ctid INTO STRICT place;
 				places[1 + i % 64] := place;
+				COMMIT;
 			END LOOP;
 		END$$`); err != nil {
 		t.Fatal(err)
