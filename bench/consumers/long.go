@@ -41,43 +41,48 @@ func longWays(ways []way) []way {
 // transaction and a VACUUM.
 func (e *environment) long(ctx context.Context, ways []way) (table []aged, err error) {
 	for _, rate := range hourly {
-		name := fmt.Sprint("hour", rate)
-		if err := e.create(ctx, name); err != nil {
-			return nil, err
-		}
-		tx, err := e.store.Pool().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+		during, after, err := e.hour(ctx, rate, ways)
 		if err != nil {
 			return nil, err
 		}
-		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it may have ended
-		if _, err := tx.Exec(ctx, "SELECT FROM public.balances LIMIT 1"); err != nil {
-			return nil, err
-		}
-		versions, err := e.age(ctx, name, rate*3600)
-		if err != nil {
-			return nil, err
-		}
-		a, err := e.measureAged(ctx, name, ways)
-		if err != nil {
-			return nil, err
-		}
-		a.what, a.versions = fmt.Sprint(rate), versions
-		table = append(table, a)
-		if err := tx.Rollback(ctx); err != nil {
-			return nil, err
-		}
-		if _, err := e.watch.Exec(ctx, "VACUUM message_store_consumers.checkpoints"); err != nil {
-			return nil, err
-		}
-		if rate == hourly[len(hourly)-1] {
-			if a, err = e.measureAged(ctx, name, ways); err != nil {
-				return nil, err
-			}
-			a.what, a.versions = fmt.Sprintf("%d, after its end and a `VACUUM`", rate), 1
-			table = append(table, a)
+		if table = append(table, during); rate == hourly[len(hourly)-1] {
+			table = append(table, after)
 		}
 	}
 	return table, nil
+}
+
+// hour measures beside such a transaction, and after it.
+func (e *environment) hour(ctx context.Context, rate int, ways []way) (during, after aged, err error) {
+	name := fmt.Sprint("hour", rate)
+	if err := e.create(ctx, name); err != nil {
+		return during, after, err
+	}
+	tx, err := e.store.Pool().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		return during, after, err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it may have ended
+	if _, err := tx.Exec(ctx, "SELECT FROM public.balances LIMIT 1"); err != nil {
+		return during, after, err
+	}
+	versions, err := e.age(ctx, name, rate*3600)
+	if err != nil {
+		return during, after, err
+	}
+	if during, err = e.measureAged(ctx, name, ways); err != nil {
+		return during, after, err
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		return during, after, err
+	}
+	if _, err := e.watch.Exec(ctx, "VACUUM message_store_consumers.checkpoints"); err != nil {
+		return during, after, err
+	}
+	after, err = e.measureAged(ctx, name, ways)
+	during.what, during.versions = fmt.Sprint(rate), versions
+	after.what, after.versions = fmt.Sprintf("%d, after its end and a `VACUUM`", rate), 1
+	return during, after, err
 }
 
 // create lets a consumer come into being.

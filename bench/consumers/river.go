@@ -46,7 +46,7 @@ func (e *environment) riverWays() []way {
 			})
 		})},
 		{name: "River, only the insertion of jobs, by `InsertManyFast`", size: fifth, nothing: true, single: true, run: func(ctx context.Context, r run) error {
-			client, err := e.river(&river.Config{})
+			client, err := e.river(ctx, &river.Config{})
 			if err != nil {
 				return err
 			}
@@ -65,8 +65,8 @@ func (e *environment) riverWays() []way {
 }
 
 // river returns a client after it has deleted all jobs.
-func (e *environment) river(c *river.Config) (*river.Client[pgx.Tx], error) {
-	if _, err := e.jobs.Exec(context.Background(), "TRUNCATE public.river_job"); err != nil {
+func (e *environment) river(ctx context.Context, c *river.Config) (*river.Client[pgx.Tx], error) {
+	if _, err := e.jobs.Exec(ctx, "TRUNCATE public.river_job"); err != nil {
 		return nil, err
 	}
 	c.Logger = slog.New(slog.DiscardHandler)
@@ -100,7 +100,7 @@ func (e *environment) doJobs(work func(context.Context, *river.Job[deposit]) err
 			e.begin()
 			return work(ctx, job)
 		}})
-		client, err := e.river(&river.Config{
+		client, err := e.river(ctx, &river.Config{
 			FetchCooldown: river.FetchCooldownMin, FetchPollInterval: river.FetchPollIntervalMin,
 			Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: r.workers}}, Workers: workers,
 		})
