@@ -42,3 +42,29 @@ func TestJoinAgain(t *testing.T) {
 		t.Error("a new consumer has the ID of the old one")
 	}
 }
+
+// TestJoinAgainAfterTwin checks that a process that joins again does not replace a member that has joined with its instance after it, and that
+// it replaces its own member of a call without an answer.
+func TestJoinAgainAfterTwin(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	params := func() ledger.JoinParams {
+		p := g.params("one")
+		p.Instance = "pod-0"
+		return p
+	}
+	older := params()
+	a := g.join(older)
+	newer := g.join(params())
+	older.Former = a.Consumer
+	_, err := ledger.Join(t.Context(), g, older)
+	wantCode(t, "the older process", err, ledger.Gone)
+	if !g.beat(newer).Alive {
+		t.Error("the newer process is replaced")
+	}
+	again := params()
+	again.Member, again.Former = newer.ID, newer.Consumer
+	if _, err := ledger.Join(t.Context(), g, again); err != nil || !g.beat(newer).Alive {
+		t.Errorf("the newer process cannot repeat a call: %v", err)
+	}
+}

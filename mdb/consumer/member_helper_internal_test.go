@@ -143,6 +143,9 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 		var old []uuid.UUID
 		for id, m := range h.members {
 			if p.Instance != "" && m.instance == p.Instance {
+				if p.Former != 0 && id != p.Member {
+					return &pgconn.PgError{Severity: "ERROR", Code: ledger.Gone}
+				}
 				old = append(old, id)
 				delete(h.members, id)
 			}

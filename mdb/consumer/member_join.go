@@ -131,6 +131,9 @@ func (m *member) rejoin(ctx context.Context) {
 	case errors.Is(err, ErrDeleted):
 		m.left = true
 		m.stop(ErrDeleted, ErrDeleted)
+	case codeOf(err) == ledger.Gone: // a newer process has the instance
+		m.left = true
+		m.stop(ErrReplaced, ErrReplaced)
 	case codeOf(err) == ledger.Partitions:
 		err = m.fatal(err)
 		m.stop(err, err)

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -17,8 +18,21 @@ import (
 )
 
 // logging lets a clerk write a log at level Info or above.
-func logging(log *strings.Builder) clerkOption {
+func logging(log io.Writer) clerkOption {
 	return func(mc *memberConfig, _ *engineConfig) { mc.logger = slog.New(slog.NewTextHandler(log, nil)) }
+}
+
+// A count is how many lines of a log contain a text.
+type count struct {
+	text string
+	n    atomic.Int64
+}
+
+func (c *count) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), c.text) {
+		c.n.Add(1)
+	}
+	return len(line), nil
 }
 
 // resize changes the number of partitions, as operators do. A multiple leaves the partitions with their members.
@@ -588,25 +602,24 @@ func TestMemberDeletedBeforeFirstTick(t *testing.T) {
 // nothing before they return.
 func TestMemberReminds(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		var log strings.Builder
+		log := count{text: "handlers of a consumer do not return"}
 		h := newHall(t, 2)
 		gate := make(chan struct{})
 		c := hire(t, h, letters(t, 2, 2), func(context.Context, mdb.Message) error { <-gate; return nil }, logging(&log))
 		pass(5 * time.Second)
-		reminded := func() int { return strings.Count(log.String(), "handlers of a consumer do not return") }
 		h.resize(3)
 		c.ring()
 		pass(handlersEnd - time.Second)
-		if n := reminded(); n != 0 {
+		if n := log.n.Load(); n != 0 {
 			t.Errorf("%d reminders before it is time", n)
 		}
 		pass(time.Minute)
-		if n := reminded(); n != 1 || len(h.owned()) != 1 {
+		if n := log.n.Load(); n != 1 || len(h.owned()) != 1 {
 			t.Errorf("%d reminders, want one, and owners of partitions: %v", n, h.owned())
 		}
 		close(gate)
 		pass(5 * time.Second)
-		if n := reminded(); n != 1 || c.counts.partitions.Load() != 3 {
+		if n := log.n.Load(); n != 1 || c.counts.partitions.Load() != 3 {
 			t.Errorf("%d reminders, and %d partitions afterwards", n, c.counts.partitions.Load())
 		}
 	})

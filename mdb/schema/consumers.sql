@@ -184,7 +184,8 @@ $$;
 -- Adds a member, and what is missing of its consumer. A member of the same instance is replaced,
 -- and its partitions pass to the new one. wanted is how many partitions the consumer must have, or NULL.
 -- Checkpoints of new categories begin after start, or after the category's last message if that is NULL. former is the consumer of
--- a process that joins again, or NULL. It may have another name now, so the name is ignored, and nothing is created if it was deleted.
+-- a process that joins again, or NULL. It may have another name now, so the name is ignored, and nothing is created if it was deleted. Such
+-- a process replaces no member of its instance: that has joined after it.
 -- A call without an answer can be repeated with the same member, which is also replaced.
 CREATE FUNCTION message_store_consumers.join(name text, member uuid, instance text, info text, lease interval, categories text[], wanted integer, start bigint, former bigint,
   OUT consumer bigint, OUT partitions integer, OUT layout bigint, OUT changes bigint, OUT timeline text)
@@ -211,6 +212,9 @@ BEGIN
     RAISE EXCEPTION 'consumer % has % partitions, not %', pg_catalog.to_json($1), parts, $7 USING ERRCODE = 'MC003';
   END IF;
 
+  IF $9 IS NOT NULL AND EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.consumer = own AND m.instance = $3 AND m.id <> $2) THEN
+    RAISE EXCEPTION 'instance % of consumer % has another member', pg_catalog.to_json($3), own USING ERRCODE = 'MC002';
+  END IF;
   WITH deleted AS (
     DELETE FROM message_store_consumers.members AS m WHERE m.consumer = own AND m.instance = $3 OR m.id = $2 RETURNING m.id
   )

@@ -56,6 +56,11 @@ var mutants = []mutant{
 		consumers, "TestMemberRenamed",
 	},
 	{
+		"a process that joins again replaces a newer one of its instance", "mdb/schema/consumers.sql",
+		"IF $9 IS NOT NULL AND EXISTS (", "IF false AND EXISTS (",
+		protocol, "TestJoinAgainAfterTwin",
+	},
+	{
 		"a process does not know the history before its first tick", "mdb/consumer/member_join.go",
 		"	m.see(joined.Timeline)\n", "",
 		consumers, "TestMemberDeletedBeforeFirstTick",
