@@ -137,7 +137,7 @@ func resizeWithHandler(t *testing.T, form string, replays bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer tx.Rollback(context.Background()) //nolint:errcheck // it has ended
+		defer tx.Rollback(context.Background())
 		if _, err := tx.Exec(t.Context(), `SELECT FROM message_store_consumers.members WHERE id IN (
 			SELECT member FROM message_store_consumers.checkpoints WHERE partition = $1) FOR UPDATE`, names.Member(string(d.stream), 2)); err != nil {
 			t.Fatal(err)
