@@ -448,26 +448,10 @@ CREATE FUNCTION message_store_consumers.move(consumer bigint, category text, par
   "from" bigint, "to" bigint, anchor uuid, anchor_time timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-  -- Beside a transaction that is open for long, PostgreSQL keeps all versions of the row. The index has those with the highest
-  -- addresses last, which are the latest ones. So this reads it backwards, and stops at the first that is visible. The
-  -- partition is not compared by an equality, with which the planner would ignore the order.
-  UPDATE message_store_consumers.checkpoints AS c
-  SET position = $7, anchor = $8, anchor_time = $9, moved = pg_catalog.clock_timestamp()
-  WHERE c.ctid = (
-    SELECT o.ctid FROM message_store_consumers.checkpoints AS o
-    WHERE o.consumer = $1 AND o.category = $2 AND o.partition >= $3 AND o.partition <= $3
-    ORDER BY o.consumer DESC, o.category DESC, o.partition DESC LIMIT 1
-  ) AND c.member = $4 AND c.epoch = $5 AND c.position = $6 AND $7 >= $6
-    AND CASE WHEN c.timeline IS DISTINCT FROM message_store_consumers.timeline() THEN false -- without a look at the messages
-      ELSE $7 = $6 OR message_store_consumers.has($8, $9, $7) END;
-  IF FOUND THEN
-    RETURN;
-  END IF;
-  -- The row was refused, or has another address since the statement began.
   UPDATE message_store_consumers.checkpoints AS c
   SET position = $7, anchor = $8, anchor_time = $9, moved = pg_catalog.clock_timestamp()
   WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5 AND c.position = $6 AND $7 >= $6
-    AND CASE WHEN c.timeline IS DISTINCT FROM message_store_consumers.timeline() THEN false
+    AND CASE WHEN c.timeline IS DISTINCT FROM message_store_consumers.timeline() THEN false -- without a look at the messages
       ELSE $7 = $6 OR message_store_consumers.has($8, $9, $7) END;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'partition % of category % is not at position % for this member of consumer %, or the last message is not in the store', $3, pg_catalog.to_json($2), $6, $1 USING ERRCODE = 'MC001';

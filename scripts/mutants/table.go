@@ -130,11 +130,6 @@ var mutants = []mutant{
 		consumers, "TestReplayProperties",
 	},
 	{
-		"a move reads all versions of a checkpoint", "mdb/schema/consumers.sql",
-		"ORDER BY o.consumer DESC, o.category DESC, o.partition DESC LIMIT 1", "LIMIT 1",
-		protocol, "TestMoveBesideLongTransaction",
-	},
-	{
 		"a message that is parked alone is replayed before it is due", "mdb/consumer/replay_turn.go",
 		"return !row.IsDue || row", "return row",
 		consumers, "TestReplayAlone",
