@@ -24,11 +24,12 @@ type desk struct {
 	mu      sync.Mutex
 	begun   []int64 // positions in the stream
 	by      []int   // the process
+	ctx     context.Context // of the last call
 	running int
 	most    int // running at the same time
 }
 
-func (d *desk) handle(process int, m mdb.Message) error {
+func (d *desk) handle(ctx context.Context, process int, m mdb.Message) error {
 	if m.Stream != d.stream {
 		return nil
 	}
@@ -37,6 +38,7 @@ func (d *desk) handle(process int, m mdb.Message) error {
 	d.running++
 	d.most = max(d.most, d.running)
 	gate, ill := d.gate, d.ill
+	d.ctx = ctx
 	d.mu.Unlock()
 	if gate != nil {
 		<-gate // also if its context ends
@@ -53,6 +55,12 @@ func (d *desk) positions() []int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.begun)
+}
+
+func (d *desk) hasEnded() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ctx.Err() != nil
 }
 
 func (d *desk) set(gate chan struct{}, ill bool) {
@@ -94,11 +102,14 @@ func resizeWithHandler(t *testing.T, form string, replays bool) {
 		d.stream = mdb.StreamName(fmt.Sprintf("signup-key%d", n))
 	}
 	for process := range 2 {
-		h := consumer.Each(func(_ context.Context, m mdb.Message) error { return d.handle(process, m) })
+		h := consumer.Each(func(ctx context.Context, m mdb.Message) error { return d.handle(ctx, process, m) })
 		if form == "Batch" {
-			h = consumer.Batch(func(_ context.Context, ms []mdb.Message) error {
+			h = consumer.Batch(func(ctx context.Context, ms []mdb.Message) error {
 				for _, m := range ms {
-					if err := d.handle(process, m); err != nil {
+					if ctx.Err() != nil {
+						return ctx.Err()
+					}
+					if err := d.handle(ctx, process, m); err != nil {
 						return err
 					}
 				}
@@ -167,6 +178,7 @@ func resizeWithHandler(t *testing.T, form string, replays bool) {
 		t.Errorf("%d partitions are claimed", n)
 	}
 	write()
+	eventually(t, "the context of the call has ended", func() bool { return d.hasEnded() })
 	opened()
 	f.shared(3)
 	eventually(t, "all messages", func() bool { return len(d.positions()) >= len(want) })
