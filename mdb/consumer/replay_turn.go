@@ -150,10 +150,19 @@ func (e *engine) advanceReplay(w *worker, done int) {
 		w.take(&w.call.deliveries[i], !e.config.form.moves)
 	}
 	if e.config.form.moves {
+		w.note()
 		if !w.part.gone {
 			w.part.stored = w.move.To
 		}
 		w.move.From = w.move.To
+	}
+}
+
+// note updates what is known of the key after the rows have changed on the server, also for whoever continues if this replay is dropped. It is
+// called with mu.
+func (w *worker) note() {
+	if b := w.part.blocked[w.replay.key]; b != nil && !w.part.gone {
+		b.rows = slices.Clone(w.rows)
 	}
 }
 
@@ -197,9 +206,11 @@ func (e *engine) recordSteps(w *worker, failed *ledger.Postponed) error {
 		e.failTurn(w, err, mv != nil)
 		return err
 	}
-	if w.steps = nil; mv != nil {
-		e.mu.Lock()
-		defer e.mu.Unlock()
+	w.steps = nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w.note()
+	if mv != nil {
 		if !w.part.gone {
 			w.part.stored = w.move.To
 		}
@@ -231,6 +242,9 @@ func (e *engine) failTurn(w *worker, err error, moved bool) {
 // endTurn ends a turn. If the replay goes on, its next turn is queued if again is true. It is called with mu.
 func (e *engine) endTurn(w *worker, again bool) {
 	l, p, r := w.lane, w.part, w.replay
+	if b := p.blocked[r.key]; b != nil && !p.gone && len(b.rows) == 0 {
+		e.unblock(p, r.key)
+	}
 	if again && w.replay.goesOn() && !p.surrendered {
 		l.replays = append(l.replays, r)
 	} else if b := p.blocked[r.key]; again && b != nil && b.replay == r {

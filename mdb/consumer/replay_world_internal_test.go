@@ -269,7 +269,9 @@ func liveAndReplay(t *testing.T, kind string, seed uint64) int64 {
 		w.tick(ctx, false)
 	}
 	w.lift(advance)
-	for turn := 0; !w.caughtUp() || w.isParked(); turn++ {
+	// The turn of a replay may have handled the last message, and not know it yet.
+	isBusy := func() bool { s := w.e.stats(); return s.running > 0 || s.parkedKeys > 0 }
+	for turn := 0; !w.caughtUp() || w.isParked() || isBusy(); turn++ {
 		if turn == 5000 || t.Failed() {
 			t.Fatalf("not caught up, or something is parked: %+v", w.e.stats())
 		}
