@@ -189,7 +189,7 @@ func TestBarrier(t *testing.T) {
 				r.at(want...)
 				r.wants()
 				r.limit(nil, false)
-				r.wants("4", "5")
+				r.wantsTogether("4", "5")
 				r.stops()
 			})
 		})
