@@ -276,8 +276,13 @@ func (e *engine) finishReplay(w *worker) {
 	}
 	b := p.blocked[r.key]
 	b.rows = slices.Clone(w.rows)
-	if open := w.open && slices.ContainsFunc(b.rows, isOpen); !open || w.move.To < b.passed || p.offered {
+	open := w.open && slices.ContainsFunc(b.rows, isOpen)
+	// A message that was parked and that the checkpoint has not reached, for example after a seek, comes live later. Without its row it would be handled then.
+	ahead := open && slices.ContainsFunc(b.rows, func(row ledger.Parked) bool { return isOpen(row) && row.GlobalPosition > w.move.To })
+	if !open || ahead || w.move.To < b.passed || p.offered {
 		switch {
+		case ahead && w.move.To >= b.passed && !p.offered:
+			b.replay = nil // ticks find it again
 		case open:
 			r.exhausted = true
 			w.lane.turn = true
