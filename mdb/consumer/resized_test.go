@@ -22,8 +22,8 @@ type desk struct {
 	ill    bool          // handlers fail instead
 
 	mu      sync.Mutex
-	begun   []int64 // positions in the stream
-	by      []int   // the process
+	begun   []int64         // positions in the stream
+	by      []int           // the process
 	ctx     context.Context // of the last call
 	running int
 	most    int // running at the same time
