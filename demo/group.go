@@ -159,15 +159,21 @@ func (g *group) busiest() *process {
 	return slices.MaxFunc(g.running(), func(a, b *process) int { return len(g.accounts(a)) - len(g.accounts(b)) })
 }
 
-// shared reports whether each process has a part of the accounts, and together they have all.
+// shares reports whether a process has a part of the work. By chance, none of the few accounts may be in its partitions.
+func (g *group) shares(p *process) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(p.partitions) > 0
+}
+
+// shared reports whether each process has a part of the work, and together they have all accounts.
 func (g *group) shared() bool {
 	all := 0
 	for _, p := range g.running() {
-		own := len(g.accounts(p))
-		if own == 0 {
+		if !g.shares(p) {
 			return false
 		}
-		all += own
+		all += len(g.accounts(p))
 	}
 	return all == accounts
 }

@@ -77,7 +77,7 @@ func (s *show) deploy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := await(ctx, "a new process has accounts", patience, func() bool { return len(s.group.accounts(fresh)) > 0 }); err != nil {
+		if err := await(ctx, "a new process has accounts", patience, func() bool { return s.group.shares(fresh) }); err != nil {
 			return err
 		}
 		if err := s.group.stop(old); err != nil {

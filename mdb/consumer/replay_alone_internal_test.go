@@ -226,6 +226,32 @@ func TestReplayAloneBesideStream(t *testing.T) {
 	})
 }
 
+// TestReplayBeforeParked checks that a stream remains parked if its key is replayed before the checkpoint has reached the message that was
+// parked, as after a seek that keeps what is parked: the message comes live later.
+func TestReplayBeforeParked(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &desk{}
+		r := newRig(t, engineConfig{replays: s})
+		defer r.stops()
+		s.park("a", 10, false, true)
+		r.claim(ledger.Row{Partition: orders(0), Epoch: 1, Position: 5}, s.rows)
+		key := []ledger.Key{{Partition: orders(0), Key: "a"}}
+		r.replay(key)
+		pass(time.Hour)
+		r.wants()
+		s.wants(t, "10 with those after it after 1")
+		r.give(0, 9, "a")
+		r.wants() // it is still parked
+		r.at("0: 5-10")
+		r.replay(key)
+		pass(time.Hour)
+		r.wants("10")
+		if s.wants(t); s.ends != 1 {
+			t.Errorf("the stream was unparked %d times", s.ends)
+		}
+	})
+}
+
 // TestFollowerOfReplayed checks that a message is handled which could not be parked after others of its key, if these are replayed
 // before the next attempt: nothing would let it be replayed.
 func TestFollowerOfReplayed(t *testing.T) {

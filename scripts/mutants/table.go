@@ -130,6 +130,11 @@ var mutants = []mutant{
 		consumers, "TestReplayProperties",
 	},
 	{
+		"a key is unparked before the checkpoint has reached what was parked", "mdb/consumer/replay_turn.go",
+		"isOpen(row) && row.GlobalPosition > w.move.To", "false",
+		consumers, "TestReplayBeforeParked",
+	},
+	{
 		"a message that is parked alone is replayed before it is due", "mdb/consumer/replay_turn.go",
 		"return !row.IsDue || row", "return row",
 		consumers, "TestReplayAlone",
