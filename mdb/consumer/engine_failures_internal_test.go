@@ -175,7 +175,10 @@ func TestStop(t *testing.T) {
 				if name == "by the handler" {
 					err = Stop(errBroken)
 				}
-				r.fails(3, 1, err)
+				r.on(3, func(context.Context, *delivery) error {
+					synctest.Wait() // until the others have begun
+					return err
+				})
 				r.give(0, 0, "a", "b", "c", "a", "d")
 				got := <-r.ended
 				var handler *mdb.HandlerError
