@@ -189,8 +189,7 @@ type ParkedRow struct {
 func ParkedOf(ctx context.Context, q Querier, consumer int64) ([]ParkedRow, error) {
 	rows, _ := q.Query(ctx, sqlParkedOf, consumer)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p ParkedRow, err error) {
-		return p, row.Scan(&p.Category, &p.Number, &p.Key, &p.Stream, &p.Position, &p.Upto, &p.GlobalPosition, &p.Attempts, &p.Replays, &p.Due,
-			&p.Error, &p.At, &p.Tried)
+		return p, row.Scan(append(p.columns(), &p.Error, &p.At, &p.Tried)...)
 	})
 }
 

@@ -239,7 +239,8 @@ func (e *engine) failTurn(w *worker, err error, moved bool) {
 	e.endTurn(w, true)
 }
 
-// endTurn ends a turn. If the replay goes on, its next turn is queued if again is true. It is called with mu.
+// endTurn ends a turn. A key of which nothing is left is no longer parked. If the replay goes on, its next turn is queued if again is
+// true. It is called with mu.
 func (e *engine) endTurn(w *worker, again bool) {
 	l, p, r := w.lane, w.part, w.replay
 	if b := p.blocked[r.key]; b != nil && !p.gone && len(b.rows) == 0 {
@@ -274,24 +275,19 @@ func (e *engine) finishReplay(w *worker) {
 		e.endTurn(w, true)
 		return
 	}
+	w.note()
 	b := p.blocked[r.key]
-	b.rows = slices.Clone(w.rows)
-	open := w.open && slices.ContainsFunc(b.rows, isOpen)
 	// A message that was parked and that the checkpoint has not reached, for example after a seek, comes live later. Without its row it would be handled then.
-	ahead := open && slices.ContainsFunc(b.rows, func(row ledger.Parked) bool { return isOpen(row) && row.GlobalPosition > w.move.To })
-	if !open || ahead || w.move.To < b.passed || p.offered {
-		switch {
-		case ahead && w.move.To >= b.passed && !p.offered:
-			b.replay = nil // ticks find it again
-		case open:
-			r.exhausted = true
-			w.lane.turn = true
-			w.lane.replays = slices.Insert(w.lane.replays, 0, r)
-		case len(b.rows) == 0:
-			e.unblock(p, r.key)
-		default:
-			b.replay = nil // the rest is due later, or when the checkpoint has reached it
-		}
+	isAhead := func(row ledger.Parked) bool { return isOpen(row) && row.GlobalPosition > w.move.To }
+	switch open := w.open && slices.ContainsFunc(b.rows, isOpen); {
+	case open && (w.move.To < b.passed || p.offered):
+		r.exhausted = true
+		w.lane.turn = true
+		w.lane.replays = slices.Insert(w.lane.replays, 0, r)
+		e.endTurn(w, false)
+		return
+	case !open || slices.ContainsFunc(b.rows, isAhead):
+		b.replay = nil // the rest is due later, or when the checkpoint has reached it
 		e.endTurn(w, false)
 		return
 	}
@@ -309,10 +305,7 @@ func (e *engine) finishReplay(w *worker) {
 	}
 	e.endOffer(p, mv.To)
 	if !p.gone {
-		if b.rows = slices.DeleteFunc(b.rows, isOpen); len(b.rows) == 0 {
-			e.unblock(p, r.key)
-		}
-		b.replay = nil
+		b.rows, b.replay = slices.DeleteFunc(b.rows, isOpen), nil
 	}
 	e.endTurn(w, false)
 }

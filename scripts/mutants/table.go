@@ -126,7 +126,7 @@ var mutants = []mutant{
 	},
 	{
 		"a key is unparked before everything that was passed over is replayed", "mdb/consumer/replay_turn.go",
-		"!open || ahead || w.move.To < b.passed || p.offered", "!open || ahead || p.offered",
+		"open && (w.move.To < b.passed || p.offered)", "open && p.offered",
 		consumers, "TestReplayProperties",
 	},
 	{
