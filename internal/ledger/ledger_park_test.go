@@ -253,3 +253,27 @@ func TestParkingIsDurable(t *testing.T) {
 		}
 	}
 }
+
+// TestParkWithAlone checks that a message which was parked alone waits with the others of its stream when one before it is parked
+// with those after it, as after a crash, and that others are still parked alone.
+func TestParkWithAlone(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	a := g.join(g.params("one"))
+	_, held := g.balance(a)
+	r := held.Rows[1]
+	alone := func(stream string, position int64) ledger.Parked {
+		return ledger.Parked{Partition: r.Partition, Key: "1", Stream: stream, Position: position, Upto: &position, GlobalPosition: 10 + position, Attempts: 1}
+	}
+	before, after, last, other := alone("one-1", 2), alone("one-1", 4), alone("one-1", 5), alone("one-1+2", 6)
+	open := ledger.Parked{Partition: r.Partition, Key: "1", Stream: "one-1", Position: 4, GlobalPosition: 14}
+	for _, p := range []ledger.Parked{before, after, last, other, open} {
+		if err := g.park(a, r, p, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, "parked", g.read(a).Parked, []ledger.Parked{before, open, other})
+	if err := g.send(func(b *pgx.Batch) { ledger.QueueReplayed(b, a, r.Partition, r.Epoch, "one-1", 4, 5) }); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -236,6 +236,9 @@ func (e *engine) block(p *part, key string, row ledger.Parked) {
 		e.keys++
 	}
 	row.Stream = strings.Clone(row.Stream)
+	if isOpen(row) { // what was parked alone waits with the others now
+		b.rows = slices.DeleteFunc(b.rows, func(r ledger.Parked) bool { return r.Stream == row.Stream && r.Position >= row.Position })
+	}
 	b.rows = append(b.rows, row)
 }
 

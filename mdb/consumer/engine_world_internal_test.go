@@ -373,6 +373,11 @@ func (w *world) park(ctx context.Context, d *delivery, f Failure, move *ledger.M
 		f.alone != (len(ofKey) < w.alone && !slices.ContainsFunc(ofKey, isOpen)) {
 		w.fail("message %d is parked alone: %t, beside %v", d.message.GlobalPosition, f.alone, ofKey)
 	}
+	if !f.alone {
+		r.parked = slices.DeleteFunc(r.parked, func(r ledger.Parked) bool {
+			return r.Stream == string(d.message.Stream) && r.Position > d.message.Position
+		})
+	}
 	r.parked = append(r.parked, ledger.Parked{
 		Upto: upto, Due: &time.Time{}, Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), Position: d.message.Position, Attempts: f.Attempt,
 		GlobalPosition: d.message.GlobalPosition,

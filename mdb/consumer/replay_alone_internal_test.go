@@ -273,3 +273,35 @@ func TestFollowerOfReplayed(t *testing.T) {
 		r.at("0: 1-2")
 	})
 }
+
+// TestFollowerWithAlone checks that a message which was parked alone waits with the others of its stream when one before it is
+// parked because its key is, as after a crash, and that each is replayed once and in order.
+func TestFollowerWithAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &desk{}
+		r := newRig(t, engineConfig{parkAlone: 2, replays: s})
+		defer r.stops()
+		s.park("a", 1, true, true)
+		s.rows = nil // it was handled
+		s.park("a", 2, true, true)
+		s.park("a+1", 3, false, true)
+		r.do(func() {
+			r.parks = func(d *delivery, _ Failure) error {
+				s.rows = append(slices.DeleteFunc(s.rows, func(row ledger.Parked) bool { return row.Stream == string(d.message.Stream) }),
+					ledger.Parked{Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), GlobalPosition: d.message.GlobalPosition, IsDue: true})
+				return nil
+			}
+		})
+		r.claim(ledger.Row{Partition: orders(0), Epoch: 1}, s.rows)
+		r.give(0, 0, "a", "a", "a+1") // again, as the checkpoint is before them
+		r.wants("park 1 after 0")
+		r.at("0: 0-3")
+		if rows := r.parts[orders(0)].blocked["a"].rows; len(rows) != 2 || !isOpen(rows[0]) || !isOpen(rows[1]) {
+			t.Errorf("the engine has the rows %+v", rows)
+		}
+		r.replay([]ledger.Key{{Partition: orders(0), Key: "a"}})
+		pass(time.Hour)
+		r.wants("1", "2", "3")
+		s.wants(t)
+	})
+}

@@ -569,14 +569,18 @@ BEGIN
 END
 $$;
 
--- Parks a stream from the position on, or adds an attempt if it is parked there, and returns whether it was not. The
--- checkpoint may pass the message after this has committed.
+-- Parks a stream from the position on, or adds an attempt if it is parked there, and returns whether it was not. Messages
+-- after the position that were parked alone are not any more: they wait with the others. The checkpoint may pass the message
+-- after this has committed.
 CREATE FUNCTION message_store_consumers.park(consumer bigint, category text, partition integer, member uuid, epoch bigint,
   key text, stream text, "position" bigint, upto bigint, global_position bigint, attempts integer, error text, due timestamptz)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
+  IF $9 IS NULL THEN
+    DELETE FROM message_store_consumers.parked AS p WHERE p.consumer = $1 AND p.category = $2 AND p.stream = $7 AND p.position > $8;
+  END IF;
   INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, upto, global_position, attempts, error, due)
   VALUES ($1, $2, $3, $6, $7, $8, $9, $10, $11, pg_catalog.left($12, 1000), $13)
   ON CONFLICT ON CONSTRAINT parked_pkey DO NOTHING;
