@@ -177,7 +177,7 @@ func (o *durableTask) poisoned(direct *pgxpool.Pool) error {
 // replay asks for a replay of everything that is parked.
 func (w *durableWork) replay(ctx context.Context) error {
 	for _, h := range w.histories {
-		if _, err := w.pool.Exec(ctx, `SELECT message_store_consumers.replay($1, NULL)`, h.consumer); err != nil {
+		if _, err := mdbconsumer.Admin(w.pool).Replay(ctx, h.consumer); err != nil {
 			return err
 		}
 	}
