@@ -18,8 +18,10 @@ FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::
 	coalesce(t.timeline, ''), t.moved, t.skipped, coalesce(t.parts, 0), coalesce(t.layout, 0), coalesce(t.name, '')
 FROM message_store_consumers.tick($1::bigint, $2::uuid, NULLIF($3::text, ''), NULLIF($4::text, ''),
 	$5::text[], $6::integer[], $7::bigint[], $8::bigint[], $9::bigint[], $10::uuid[], $11::timestamptz[]) AS t`
-	sqlBalance = `SELECT b.members, b.quota, b.held, b.claimed, b.paused, b.barrier
-FROM message_store_consumers.balance($1::bigint, $2::uuid, NULLIF($3::integer, 0), CASE WHEN $3::integer > 0 THEN $4::bigint END) AS b`
+	// The changes are those before the statement: what comes later, a tick reports.
+	sqlBalance = `SELECT b.members, b.quota, b.held, b.claimed, b.paused, b.barrier, coalesce(c.changes, 0), coalesce(message_store_consumers.timeline(), '')
+FROM message_store_consumers.balance($1::bigint, $2::uuid, NULLIF($3::integer, 0), CASE WHEN $3::integer > 0 THEN $4::bigint END) AS b
+LEFT JOIN message_store_consumers.consumers AS c ON c.id = $1::bigint`
 	sqlRows = `SELECT c.category, c.partition, c.position, c.epoch, c.anchor, c.anchor_time
 FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1::bigint AND c.member = $2::uuid
 ORDER BY c.partition, c.category`

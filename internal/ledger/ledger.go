@@ -217,6 +217,9 @@ type Balance struct {
 	Claimed int // how many it has claimed
 	Paused  bool
 	Barrier *int64 // as in Tick
+
+	Changes  int64  // as in Tick, before the balance
+	Timeline string // as in Tick
 }
 
 // Held is what a member has.

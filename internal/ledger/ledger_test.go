@@ -72,6 +72,10 @@ func (g *group) balance(m ledger.Member) (ledger.Balance, ledger.Held) {
 	if err != nil {
 		g.Fatal(err)
 	}
+	if b.Changes == 0 || b.Timeline == "" {
+		g.Errorf("a balance says the changes %d and the timeline %q", b.Changes, b.Timeline)
+	}
+	b.Changes, b.Timeline = 0, ""
 	return b, held
 }
 

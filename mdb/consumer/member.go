@@ -352,6 +352,7 @@ func (m *member) step(ctx context.Context) {
 	now := time.Now()
 	if m.rung.Swap(false) {
 		m.nextTick, m.lastBeat = now, time.Time{}
+		m.balanceBy(now) // usually somebody has joined, left or released something
 	}
 	if m.evicted {
 		if !m.stopping && !now.Before(m.nextTick) {
@@ -364,7 +365,12 @@ func (m *member) step(ctx context.Context) {
 	balances := func() bool {
 		return !m.stopping && !m.resizing && (m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt))
 	}
-	if m.ticked && balances() { // a tick says before whether history is the same, and what operators have set
+	if m.ticked && m.doubt == nil && balances() { // before the tick, because nobody handles the messages of what is free
+		if m.balance(ctx); m.doubt == nil {
+			m.release(ctx)
+		}
+	}
+	if m.ticked && m.doubt != nil && balances() { // a tick says before whether history is the same
 		m.nextTick, m.lastBeat = now, time.Time{}
 	}
 	if !time.Now().Before(m.nextTick) {

@@ -227,7 +227,7 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 		if m.Partitions != h.partitions || m.Layout != h.layout {
 			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Partitions}
 		}
-		b.Paused, b.Barrier = h.paused, h.barrier
+		b.Paused, b.Barrier, b.Changes, b.Timeline = h.paused, h.barrier, h.changes, h.timeline
 		now := time.Now()
 		confirmed := me.layout != h.layout
 		me.layout = h.layout

@@ -186,10 +186,15 @@ func (m *member) balance(ctx context.Context) {
 		m.balanceAt = time.Now()
 		m.tickSoon(err)
 		return
-	case m.doubt != nil: // another connection
+	}
+	if m.doubt == nil { // it is the same connection
+		m.see(b.Timeline)
+	}
+	if m.doubt != nil {
 		m.balanceAt = time.Now()
 		return
 	}
+	m.changes = b.Changes
 	m.balanceAt, m.rejected, m.rejoined = time.Time{}, 0, false
 	m.obey(b.Barrier, b.Paused)
 	m.counts.claims.Add(int64(b.Claimed))

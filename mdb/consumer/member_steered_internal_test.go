@@ -565,14 +565,14 @@ func TestMemberAsksForHistory(t *testing.T) {
 	})
 }
 
-// TestMemberDeletedBeforeFirstTick checks that Run ends if the consumer is deleted after the process has joined and before its first tick,
+// TestMemberDeletedBeforeFirstTick checks that Run ends if the consumer is deleted after the process has joined and before its first balance and tick,
 // and that it joins again if the history of the server is another one then.
 func TestMemberDeletedBeforeFirstTick(t *testing.T) {
 	for _, timeline := range []string{"00000001", "00000002"} {
 		inSubBubble(t, timeline, func(t *testing.T) {
 			h := newHall(t, 2)
 			h.before = func(statement string) error {
-				if statement == "beat" {
+				if statement == "balance" { // the first one
 					h.set(func() {
 						h.before = nil
 						clear(h.members)

@@ -8,7 +8,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/ledger"
 )
 
-// leaveTries is the number of attempts of each of the last statements.
+// leaveTries is the number of attempts to leave.
 const leaveTries = 3
 
 var leaveRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}
@@ -21,11 +21,10 @@ func (m *member) stop(result, cause error) {
 	}
 	m.stopping, m.result, m.cause = true, result, cause
 	m.stopAt = time.Now().Add(m.drain)
-	m.nextTick = time.Now()
 	for n := range numbersOf(m.held) {
 		m.leaving[n] = true
 	}
-	m.releaseAt = m.nextTick.Add(m.interval()) // usually everything is released earlier, when the member leaves
+	m.releaseAt = time.Now().Add(m.interval()) // usually everything is released earlier, when the member leaves
 	m.stopFeeding(func(partition) bool { return true })
 	m.collect()
 }
@@ -79,40 +78,52 @@ func (m *member) leave(ctx context.Context) {
 		return moves
 	}
 	self := *m.self.Load()
-	m.insist(ctx, func(ctx context.Context, p protocol) error {
-		moves := known()
-		t, err := p.beat(ctx, self, "", moves)
-		for _, i := range t.Moved {
-			mv := moves[i]
-			mv.From = mv.To
-			m.drained[mv.Partition] = mv
+	for attempt := 1; ; attempt++ {
+		m.checkLease() // after its end there is no hurry
+		looked := m.doubt != nil
+		var err error
+		if looked {
+			err = m.lookAgain(ctx, self)
 		}
-		if err == nil && t.Alive {
+		if err == nil || attempt == leaveTries {
+			err = m.send(ctx, func(ctx context.Context, p protocol) error {
+				if m.doubt != nil && !looked { // another connection
+					return m.doubt
+				}
+				return p.leave(ctx, self, known())
+			})
+		}
+		if err == nil {
+			break
+		}
+		if attempt == leaveTries {
+			m.logger.Warn("a consumer could not leave: others take over when its lease has ended", m.attrs("error", err)...)
+			break
+		}
+		if !isAnswer(err) {
+			m.suspect(errReread)
+		}
+		_ = leaveRetry.Wait(context.WithoutCancel(ctx), attempt)
+	}
+	m.lease.end()
+}
+
+// lookAgain ends a doubt before the member leaves, so that it can store what it has handled. A tick says before which history
+// this is. There is nothing to store if the member was deleted.
+func (m *member) lookAgain(ctx context.Context, self ledger.Member) error {
+	alive := false
+	err := m.send(ctx, func(ctx context.Context, p protocol) error {
+		t, err := p.beat(ctx, self, "", nil)
+		if alive = err == nil && t.Alive; alive {
 			m.see(t.Timeline)
 		}
 		return err
 	})
-	if m.doubt != nil {
-		m.look(ctx)
+	if err != nil || !alive {
+		return err
 	}
-	m.insist(ctx, func(ctx context.Context, p protocol) error { return p.leave(ctx, self, known()) })
-	m.lease.end()
-}
-
-// insist sends a statement, and repeats it twice if it fails.
-func (m *member) insist(ctx context.Context, f func(ctx context.Context, p protocol) error) {
-	for attempt := 1; ; attempt++ {
-		m.checkLease() // after its end there is no hurry
-		err := m.send(ctx, f)
-		if err == nil {
-			return
-		}
-		if attempt == leaveTries {
-			m.logger.Warn("a consumer could not leave: others take over when its lease has ended", m.attrs("error", err)...)
-			return
-		}
-		_ = leaveRetry.Wait(context.WithoutCancel(ctx), attempt)
-	}
+	m.look(ctx)
+	return m.doubt
 }
 
 // waitForHandlers waits until all handlers have returned.

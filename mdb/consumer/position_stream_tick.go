@@ -127,7 +127,7 @@ func (s positionSession) rebalance(ctx context.Context, m ledger.Member) (b ledg
 	if err != nil {
 		return b, held, err
 	}
-	b = ledger.Balance{Members: 1, Quota: s.partitions, Held: s.partitions}
+	b = ledger.Balance{Members: 1, Quota: s.partitions, Held: s.partitions, Changes: s.changes, Timeline: s.timeline}
 	if s.claimed != s.epoch {
 		s.claimed, b.Claimed = s.epoch, s.partitions
 	}
@@ -135,11 +135,11 @@ func (s positionSession) rebalance(ctx context.Context, m ledger.Member) (b ledg
 }
 
 func (s positionSession) read(ctx context.Context, _ ledger.Member) (held ledger.Held, err error) {
-	found, _, err := s.look(ctx)
+	found, timeline, err := s.look(ctx)
 	if err != nil {
 		return held, err
 	}
-	if s.compare(found) != streamAsKnown { // a tick says more
+	if timeline != s.timeline || s.compare(found) != streamAsKnown { // a tick says more
 		return held, &pgconn.PgError{Severity: "ERROR", Code: ledger.Gone, Message: "the position stream has changed"}
 	}
 	s.forget()
