@@ -188,11 +188,12 @@ type Joined struct {
 	Timeline   string // as in Tick
 }
 
-// A Tick is the answer to a heartbeat. If Alive is false, only Replaced, Timeline, Partitions and Name are set, and
+// A Tick is the answer to a heartbeat. If Alive is false, only Replaced, Later, Timeline, Partitions and Name are set, and
 // the last two only if the consumer was not deleted.
 type Tick struct {
 	Alive    bool   // the member was not deleted
 	Replaced bool   // another member of the same instance has joined
+	Later    bool   // it has joined later, whatever the history is: only a position stream says that
 	Changes  int64  // differs from the last tick: balance
 	Paused   bool   // call no handlers
 	Barrier  *int64 // handle no messages after this position; nil: no limit

@@ -581,7 +581,7 @@ func (m *member) die(t ledger.Tick) {
 	m.nextTick, m.balanceAt = time.Now(), time.Time{}
 	cause := ErrLeaseLost
 	switch {
-	case t.Replaced && t.Timeline == m.past: // in another history, it may be the member that this one has replaced
+	case t.Replaced && (t.Later || t.Timeline == m.past): // in another history, it may be the member that this one has replaced
 		m.logger.Warn("a consumer ends, because another process has taken over", m.attrs()...)
 		cause = ErrReplaced
 	case m.isDeleted(t):

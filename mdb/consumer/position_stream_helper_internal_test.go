@@ -26,7 +26,7 @@ type tape struct {
 	looks    int
 
 	down   error                        // of each attempt to send something
-	before func(statement string)       // called without the lock
+	before func(statement string) error // of a statement that does nothing then; called without the lock
 	after  func(statement string) error // of one that has done something, and breaks the connection
 }
 
@@ -52,7 +52,9 @@ func (p *tape) statement(name string, f func()) (err error) {
 	before, after := p.before, p.after
 	p.mu.Unlock()
 	if before != nil {
-		before(name)
+		if err := before(name); err != nil {
+			return err
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,6 +74,12 @@ func (p *tape) last(context.Context, string, bool) (r positionRecord, timeline s
 		if n := len(p.records); n > 0 {
 			r = p.records[n-1]
 		}
+	})
+}
+
+func (p *tape) has(_ context.Context, _ string, r positionRecord) (has bool, err error) {
+	return has, p.statement("has", func() {
+		has = r.version < 0 || r.version < int64(len(p.records)) && p.records[r.version].id == r.id
 	})
 }
 

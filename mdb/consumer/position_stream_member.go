@@ -39,7 +39,10 @@ const noLease = 10 * 365 * 24 * time.Hour
 // would pass messages that have got the positions before it.
 //
 // Writes are not waited for until they are on disk or on a standby, because a crash or a failover that loses them is
-// noticed: if the stream has gone back, the process takes over again, at the position that the stream has now. If the stream has gone on and not by this process, another one has taken over.
+// noticed: if the stream has gone back, the process takes over again, at the position that the stream has now.
+//
+// If the stream has gone on and not by this process, another one has taken over after it. In another history, that is only known if the stream still
+// has what this process wrote or accepted last. Otherwise the message may be that of a process which this one had replaced, and it takes over again.
 type positionStream struct {
 	consumer, category, name string
 	partitions               int
@@ -56,6 +59,7 @@ type positionStream struct {
 	first    *int64 // where this process has first seen the consumer; nil: it has not
 	timeline string // what the member knows
 	blind    bool   // the server does not say its timeline
+	rewound  bool   // the stream has lost messages, and the process has not taken over since
 
 	storedAt time.Time // when the position was stored last
 	counted  int64     // of handled, then
@@ -172,35 +176,28 @@ func (e *notPositionError) setup(remedy string) *mdb.SetupError {
 
 var errOtherHistory = errors.New("consumer: the history of the server has changed meanwhile")
 
-// takeOver writes the position again, so that nobody else can write it.
-func (s positionSession) takeOver(ctx context.Context, found positionRecord, timeline string) error {
+// takeOver writes the position again, so that nobody else can write it. found is the last message.
+func (s positionSession) takeOver(ctx context.Context, found positionRecord, timeline string) (outcome storedPosition, err error) {
 	from, err := s.from(ctx, found)
-	for err == nil && !s.isOurs(found) {
+	if err != nil {
+		return 0, err
+	}
+	if !s.isOurs(found) {
 		to := positionToStore{
 			stream: s.name, id: s.idAt(found.version + 1), position: from, expected: found.version,
 			timeline: timeline, blind: s.blind, async: true,
 		}
-		var outcome storedPosition
 		switch outcome, err = s.db.store(ctx, to); {
 		case err != nil:
+			return 0, err
 		case outcome == positionRejected:
-			err = errOtherHistory
-		case outcome == positionStored:
-			found = positionRecord{version: to.expected + 1, id: to.id.String(), position: from}
-		default:
-			var now string
-			if found, now, err = s.look(ctx); err == nil && now != timeline {
-				err = errOtherHistory
-			}
-			if err == nil {
-				from, err = s.from(ctx, found)
-			}
+			return outcome, errOtherHistory
+		case outcome == positionOutdated:
+			return outcome, nil
 		}
+		found = positionRecord{version: to.expected + 1, id: to.id.String()}
 	}
-	if err != nil {
-		return err
-	}
-	s.last = found
+	s.last, s.timeline, s.rewound = found, timeline, false
 	s.epoch = max(s.epoch+1, found.version)
 	s.changes++
 	s.stored(from)
@@ -208,7 +205,7 @@ func (s positionSession) takeOver(ctx context.Context, found positionRecord, tim
 	if s.first == nil {
 		s.first = &from
 	}
-	return nil
+	return positionStored, nil
 }
 
 // stored is called when the position was written.

@@ -251,6 +251,36 @@ func TestPositionStreamFence(t *testing.T) {
 	}
 }
 
+// TestPositionStreamHas checks that a message that was the last one of a stream is found by its position and ID, also if others follow.
+func TestPositionStreamHas(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testdb.Shared(t), "has"+uuid.NewString()[:8])
+	empty := w.last
+	empty.version = -1
+	w.join(t)
+	first := w.last
+	if tick := w.move(t, 10); len(tick.Moved) != 1 {
+		t.Fatalf("got %+v", tick)
+	}
+	for _, tt := range []struct {
+		name   string
+		stream string
+		r      positionRecord
+		want   bool
+	}{
+		{"none", w.name, empty, true},
+		{"the first", w.name, first, true},
+		{"the last", w.name, w.last, true},
+		{"the next", w.name, positionRecord{version: 2, id: uuid.NewString()}, false},
+		{"another ID", w.name, positionRecord{version: 1, id: first.id}, false},
+		{"another stream", w.name + "0", w.last, false},
+	} {
+		if got, err := w.db.has(t.Context(), tt.stream, tt.r); err != nil || got != tt.want {
+			t.Errorf("%s: got %v, %v, want %v", tt.name, got, err, tt.want)
+		}
+	}
+}
+
 // TestPositionStreamReadOnly checks that a server which accepts no writes is noticed by a look, so that another connection is opened before a
 // position is to be stored.
 func TestPositionStreamReadOnly(t *testing.T) {

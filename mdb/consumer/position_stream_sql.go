@@ -61,6 +61,8 @@ type positionDB interface {
 	// store adds a message to a stream, if the stream has the expected version, the server has the anchor of the position
 	// unless that is zero, and its timeline is that of s unless that is empty.
 	store(ctx context.Context, s positionToStore) (storedPosition, error)
+	// has reports whether a stream has a message that was its last one.
+	has(ctx context.Context, stream string, r positionRecord) (bool, error)
 	ends(ctx context.Context, categories []string) ([]int64, error)
 	// used returns the last global position that the store has used.
 	used(ctx context.Context) (int64, error)
@@ -166,6 +168,15 @@ func storePosition(ctx context.Context, q ledger.Querier, s positionToStore) (st
 
 func (c onConn) last(ctx context.Context, stream string, blind bool) (positionRecord, string, error) {
 	return lastPosition(ctx, c.conn, stream, blind)
+}
+
+func (c onConn) has(ctx context.Context, stream string, r positionRecord) (has bool, err error) {
+	if r.version < 0 {
+		return true, nil
+	}
+	err = c.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM message_store.messages AS m
+	WHERE m.stream_name = $1::text AND m.position = $2::bigint AND m.id = $3::uuid)`, stream, r.version, r.id).Scan(&has)
+	return has, err
 }
 
 func (c onConn) store(ctx context.Context, s positionToStore) (storedPosition, error) {

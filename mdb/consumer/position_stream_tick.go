@@ -10,19 +10,38 @@ import (
 )
 
 func (s positionSession) join(ctx context.Context, _ ledger.JoinParams) (ledger.Joined, error) {
-	found, timeline, err := s.look(ctx)
-	if err != nil {
-		return ledger.Joined{}, err
+	for {
+		found, timeline, err := s.look(ctx)
+		if err != nil {
+			return ledger.Joined{}, err
+		}
+		outcome, err := s.takeOver(ctx, found, timeline)
+		if err != nil {
+			return ledger.Joined{}, err
+		}
+		if outcome == positionStored {
+			return ledger.Joined{Partitions: s.partitions, Changes: s.changes}, nil
+		}
 	}
-	if err := s.takeOver(ctx, found, timeline); err != nil {
-		return ledger.Joined{}, err
-	}
-	s.timeline = timeline
-	return ledger.Joined{Partitions: s.partitions, Changes: s.changes}, nil
 }
 
 func (s positionSession) beat(ctx context.Context, _ ledger.Member, _ string, moves []ledger.Move) (ledger.Tick, error) {
 	return s.tick(ctx, moves, false)
+}
+
+// history says what has become of the stream. other says that the server has another timeline than before.
+func (s positionSession) history(ctx context.Context, found positionRecord, other bool) (streamHistory, error) {
+	history := s.compare(found)
+	if history == streamReplaced && other {
+		kept, err := s.db.has(ctx, s.name, s.last)
+		if err != nil {
+			return 0, err
+		}
+		if !kept {
+			history = streamRewound
+		}
+	}
+	return history, nil
 }
 
 // tick looks whether another process has taken over, and stores the position if that is due, or now.
@@ -33,18 +52,23 @@ func (s positionSession) tick(ctx context.Context, moves []ledger.Move, now bool
 	}
 	other := timeline != s.timeline
 	t = ledger.Tick{Timeline: timeline, Partitions: s.partitions, Name: s.consumer}
-	switch s.compare(found) {
-	case streamReplaced:
-		t.Replaced = true
+	history, err := s.history(ctx, found, other)
+	switch {
+	case err != nil:
+		return t, err
+	case history == streamReplaced:
+		t.Replaced, t.Later = true, true
 		return t, nil
-	case streamRewound:
-		if err := s.takeOver(ctx, found, timeline); err != nil {
+	case history == streamRewound || s.rewound:
+		s.last, s.timeline, s.rewound = found, timeline, true // whoever adds something to this has taken over
+		switch outcome, err := s.takeOver(ctx, found, timeline); {
+		case err != nil:
 			return t, err
+		case outcome == positionOutdated:
+			return s.tick(ctx, moves, now)
 		}
-		s.timeline, t.Alive, t.Changes = timeline, true, s.changes
-		t.Refused = indexesOf(moves)
+		t.Alive, t.Changes, t.Refused = true, s.changes, indexesOf(moves)
 		return t, nil
-	case streamAsKnown:
 	}
 	s.timeline, t.Alive, t.Changes = timeline, true, s.changes
 	to, anchor := s.least(moves)
