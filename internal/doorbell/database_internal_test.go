@@ -246,6 +246,12 @@ type loop struct {
 // subscribe starts a subscription whose strategy is a poll every second.
 func subscribe(t *testing.T, b *Bell, name string) *loop {
 	t.Helper()
+	return subscribeEvery(t, b, name, time.Second)
+}
+
+// subscribeEvery starts a subscription whose strategy is a poll in each interval.
+func subscribeEvery(t *testing.T, b *Bell, name string, interval time.Duration) *loop {
+	t.Helper()
 	ctx, end := context.WithCancel(t.Context())
 	l := &loop{Sleeper: b.on(name), t: t, reads: make(chan int, 1), done: make(chan struct{}), end: end}
 	go func() {
@@ -258,7 +264,7 @@ func subscribe(t *testing.T, b *Bell, name string) *loop {
 			case found = <-l.reads:
 			default:
 			}
-			_ = l.Sleep(ctx, time.Second, found, nil, nil)
+			_ = l.Sleep(ctx, interval, found, nil, nil)
 		}
 	}()
 	return l

@@ -2,7 +2,6 @@ package doorbell
 
 import (
 	"fmt"
-	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -220,7 +219,10 @@ func TestManyBells(t *testing.T) {
 		for i := range bells - 1 {
 			b := db.bell(nil)
 			all = append(all, b)
-			maps.Copy(loops, subscribeAll(t, b, fmt.Sprint("bell", i, "_"), 500))
+			for j := range 500 {
+				name := fmt.Sprint("bell", i, "_", j)
+				loops[name] = subscribeEvery(t, b, name, 10*time.Second) // their polls cost time and do not matter
+			}
 		}
 		pass(10 * time.Minute)
 		if most := db.counts().most; most >= db.capacity/2 {
