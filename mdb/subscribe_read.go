@@ -46,6 +46,27 @@ func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, 
 	}
 }
 
+// firstPage reads the page after a position together with its anchor, and with what shows that the sequence has reached the
+// position used. The anchor comes first: what is lost after it was read is not in the page, and the next page notices that. ok is
+// false unless all of this has succeeded in one step.
+func (s *Store) firstPage(ctx context.Context, r pageRead, position, used, most int64) (from checkpoint, a answer, ok bool) {
+	if s.headless.Load() || r.isStream || r.filtered() {
+		return from, a, false
+	}
+	last, before := int64(-1), r.noAnchor()
+	r.follows = true
+	r.start(question{from: source.At(position), most: most})
+	r.most = most
+	st, args := s.statement(&r)
+	if err := s.runBatch(ctx, nil,
+		step{st: lastNumber, read: number(&last)},
+		step{st: beforeInCategory, read: anchorInto(&before), args: []any{r.name, position}},
+		step{st: st, read: r.read, args: args}); err != nil || last >= 0 && max(position, used) > last {
+		return from, a, false
+	}
+	return checkpointAt(before, &r).Past(position), answer{messages: r.messages, head: r.noAnchor()}, true
+}
+
 // start begins a page. What is known of the size of its parts remains.
 func (r *pageRead) start(q question) {
 	r.position, r.batchSize = q.from.Position+1, q.most

@@ -14,15 +14,12 @@ const readAcquireLimit = 10 * time.Second
 
 // retryTransient retries f after transient errors.
 func (s *messageSource) retryTransient(ctx context.Context, f func(context.Context) error) error {
-	if s.limit == nil {
-		s.limit = &acquireLimit{wait: readAcquireLimit}
-	}
 	woken := false
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := f(s.limit.in(ctx))
+		err := f(s.limited(ctx))
 		switch {
 		case err == nil:
 			return nil
@@ -45,6 +42,14 @@ func (s *messageSource) retryTransient(ctx context.Context, f func(context.Conte
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// limited returns a context for a read.
+func (s *messageSource) limited(ctx context.Context) context.Context {
+	if s.limit == nil {
+		s.limit = &acquireLimit{wait: readAcquireLimit}
+	}
+	return s.limit.in(ctx)
 }
 
 // subscriptionRetry is a policy without a last attempt.

@@ -32,6 +32,8 @@ type messageSource struct {
 	// after returns the checkpoint of a position.
 	after    func(context.Context, int64) (checkpoint, error)
 	position func(*Message) int64
+	// firstPage is After and a page in one round trip, for a category.
+	firstPage func(ctx context.Context, position, used, most int64) (checkpoint, answer, bool)
 
 	beforeRead func()
 	retried    func(context.Context, Retry) error
@@ -105,6 +107,7 @@ func openSource(s *Store, category Category, hooks source.Hooks) (*source.Opened
 			})
 			return c, err
 		},
+		First: src.first,
 		Subscribe: func(wants func(stream string) bool) source.Sleeper {
 			return s.bell.Subscribe(doorbell.Interest{Category: string(category), Wants: wants})
 		},
@@ -134,6 +137,9 @@ func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
 	src.end = func(ctx context.Context) (checkpoint, error) { return s.endOf(ctx, &r) }
 	src.after = func(ctx context.Context, position int64) (checkpoint, error) {
 		return s.anchorBefore(ctx, &r, position)
+	}
+	src.firstPage = func(ctx context.Context, position, used, most int64) (checkpoint, answer, bool) {
+		return s.firstPage(ctx, r, position, used, most)
 	}
 	src.suspect = s.watcher.suspect
 	src.gate = s.gate
@@ -183,6 +189,11 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 	case known != nil:
 		return s.fork(ctx, known, common)
 	}
+	return s.pageOf(from, &a, unreadable, most), nil
+}
+
+// pageOf returns the page of an answer.
+func (s *messageSource) pageOf(from checkpoint, a *answer, unreadable *UnreadableError, most int) (page source.Page[Message]) {
 	s.begun = true
 	n := len(a.messages)
 	message := func(i int) anchor { return s.anchor(&a.messages[i]) }
@@ -197,7 +208,22 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 		page.End = page.End.Advance(1, head)
 		s.history.Add(1, head, false)
 	}
-	return page, nil
+	return page
+}
+
+// first reads a page, see [source.Opened].
+func (s *messageSource) first(ctx context.Context, position, used int64, most int) (from checkpoint, page source.Page[Message], ok bool) {
+	if ctx.Err() != nil {
+		return from, page, false
+	}
+	if s.beforeRead != nil {
+		s.beforeRead()
+	}
+	from, a, ok := s.firstPage(s.limited(ctx), position, used, int64(most))
+	if !ok {
+		return from, page, false
+	}
+	return from, s.pageOf(from, &a, nil, most), true
 }
 
 func (s *messageSource) anchor(m *Message) anchor {

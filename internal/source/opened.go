@@ -15,6 +15,9 @@ type Opened[M any] struct {
 	// retries transient errors as Next does, and is not safe for concurrent use with it. The
 	// error is mdb's AheadError if the store has not used the position yet.
 	After func(ctx context.Context, position int64) (Checkpoint, error)
+	// First is After and Next in one round trip: it reads a page after a position of which nothing is known. The store must have
+	// used the global position used, too. If ok is false, nothing was read, and After and Next say why. It retries nothing.
+	First func(ctx context.Context, position, used int64, most int) (from Checkpoint, page Page[M], ok bool)
 	// Subscribe returns what a reader waits with that has caught up. It is woken for a stream
 	// only if wants, which is called with locks held, returns true. Wants may be nil.
 	Subscribe func(wants func(stream string) bool) Sleeper

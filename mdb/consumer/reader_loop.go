@@ -94,11 +94,20 @@ func (r *reader) delay() (delay time.Duration, err error) {
 // read reads a page and passes it on.
 func (r *reader) read(ctx context.Context, p plan) error {
 	r.front = p.front
-	from, err := r.anchored(ctx, p)
-	if err != nil || ctx.Err() != nil {
-		return r.unlessAhead(err)
+	from, page, ok := r.first(ctx, p)
+	var err error
+	if !ok {
+		if from, err = r.anchored(ctx, p); err != nil || ctx.Err() != nil {
+			return r.unlessAhead(err)
+		}
+		page, err = r.source.Next(ctx, from, r.batch)
 	}
-	page, err := r.source.Next(ctx, from, r.batch)
+	if err == nil && !page.Forked && p.highest > max(r.used, page.End.Position) {
+		if _, err := r.after(ctx, p.highest); err != nil || ctx.Err() != nil {
+			return r.unlessAhead(err)
+		}
+		r.used = p.highest
+	}
 	switch {
 	case page.Forked:
 		r.forget()
@@ -163,9 +172,9 @@ func (r *reader) report() {
 
 // anchored returns where the page begins. The history of a position without an anchor is
 // unknown, so it is asked for the message before it. For others it is enough to know that the
-// store has used them: their first page begins at another one.
+// store has used them: their first page begins at another one. If this one has an anchor, usually the page shows that.
 func (r *reader) anchored(ctx context.Context, p plan) (from source.Checkpoint, err error) {
-	if p.highest > r.used {
+	if p.highest > r.used && !p.from.checked {
 		if from, err = r.after(ctx, p.highest); err != nil {
 			return from, err
 		}
@@ -181,21 +190,40 @@ func (r *reader) anchored(ctx context.Context, p plan) (from source.Checkpoint, 
 	}
 }
 
+// first reads a page that begins at a position without an anchor, together with what anchored asks for, so that a partition is not
+// without a process for longer than necessary.
+func (r *reader) first(ctx context.Context, p plan) (from source.Checkpoint, page source.Page[mdb.Message], ok bool) {
+	position := p.from.at.Position
+	if p.from.checked || position <= 0 {
+		return from, page, false
+	}
+	if from, page, ok = r.source.First(ctx, position, p.highest, r.batch); ok {
+		delete(r.ahead, p.highest)
+		r.used = max(r.used, p.highest)
+		r.check(from)
+	}
+	return from, page, ok
+}
+
 // after looks up the message before a position.
 func (r *reader) after(ctx context.Context, position int64) (source.Checkpoint, error) {
 	at, err := r.source.After(ctx, position)
-	if err != nil {
-		return at, err
+	if err == nil {
+		delete(r.ahead, position)
+		r.check(at)
 	}
-	delete(r.ahead, position)
+	return at, err
+}
+
+// check gives the anchor of a position to the partitions that are there.
+func (r *reader) check(at source.Checkpoint) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.cursors {
-		if c != nil && c.joined && c.at.Position == position {
+		if c != nil && c.joined && c.at.Position == at.Position {
 			c.at, c.checked = at, true
 		}
 	}
-	return at, nil
 }
 
 // unlessAhead returns the error, unless a position is for the first time one that the store
