@@ -16,7 +16,7 @@ type failoverResult struct {
 	fault, mode, through string
 	ttl                  int
 
-	patroni         time.Duration // from the fault until another node accepted a write
+	patroni         time.Duration // from the last write that the old primary accepted until another node accepted one
 	deadHosts       int           // that a client asks in vain before that node
 	noAck, silent   time.Duration // the longest time without an acknowledgement, and of a subscription without a message
 	unknown         int           // writes that ended with an unknown outcome
@@ -186,7 +186,9 @@ func failoverSection(results []*failoverResult) string {
 Three nodes with Patroni, on one machine, and clients with the default options. `+"`make test-failover`"+` writes this section
 after each successful run (this one: seed %d); do not edit it. [Failover](failover.md) explains what is lost when.
 
-- Patroni: the time from the fault until another node accepted a write.
+- Machine gone: all its processes are killed, so its connections are closed. Machine unplugged, machine frozen: no connection
+  is closed, and nothing answers.
+- Patroni: the time from the last write that the old primary accepted until another node accepted one.
 - No ack: the longest time in which no write was acknowledged.
 - Silent: the longest time in which a subscription received nothing.
 - Unknown, refused: writes that ended with an unknown outcome, or with another error.
@@ -209,5 +211,6 @@ var faultNames = map[string]string{
 	"switchover": "planned switchover",
 	"crash":      "PostgreSQL killed",
 	"gone":       "machine gone",
+	"unplugged":  "machine unplugged",
 	"frozen":     "machine frozen, later thawed",
 }

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -21,7 +22,7 @@ type failover struct {
 
 	inject func(ctx context.Context, f *failover) error
 	held   int  // messages that the standbys lack when the primary fails; 0: they keep up
-	frozen bool // the primary is thawed when another one has taken over
+	thaws  bool // the primary answers again when another one has taken over
 	silent bool // the primary does not answer, not even that it rejects a connection
 
 	cluster   *cluster
@@ -57,9 +58,12 @@ func failovers() (all []*failover) {
 				&failover{fault: "gone", times: times, synchronous: synchronous, inject: gone, held: held},
 			)
 		}
-		all = append(all, &failover{fault: "crash", times: quick, synchronous: synchronous, inject: crashed})
+		all = append(all,
+			&failover{fault: "unplugged", times: quick, synchronous: synchronous, inject: frozen, silent: true, held: held},
+			&failover{fault: "crash", times: quick, synchronous: synchronous, inject: crashed},
+		)
 		for _, through := range []string{"", "HAProxy"} {
-			all = append(all, &failover{fault: "frozen", times: quick, synchronous: synchronous, inject: frozen, frozen: true, silent: true, through: through})
+			all = append(all, &failover{fault: "frozen", times: quick, synchronous: synchronous, inject: frozen, thaws: true, silent: true, through: through})
 		}
 	}
 	return all
@@ -71,7 +75,7 @@ func switchedOver(ctx context.Context, f *failover) error { return f.cluster.swi
 // crashed is the fault of a PostgreSQL whose main process is killed.
 func crashed(_ context.Context, f *failover) error { return f.old.crash() }
 
-// gone is the fault of a machine that ends with all its processes.
+// gone is the fault of a machine that ends all its processes, and closes their connections.
 func gone(_ context.Context, f *failover) error { return f.old.die() }
 
 // frozen is the fault of a machine that stands still, and closes no connection.
@@ -171,11 +175,13 @@ func (f *failover) failOver(ctx context.Context) error {
 			return err
 		}
 	}
-	p := f.cluster.poll(ctx, f.old, f.haproxy)
+	p, err := f.cluster.poll(ctx, f.old, f.haproxy)
+	if err != nil {
+		return err
+	}
 	defer p.end()
 	f.measure((*pulse).begin)
 	w.noteFault()
-	begin := time.Now()
 	if err := f.inject(ctx, f); err != nil {
 		return err
 	}
@@ -185,11 +191,11 @@ func (f *failover) failOver(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("no other node accepts writes: %w", context.Cause(ctx))
 	}
-	f.result.patroni = taken.at.Sub(begin)
+	f.result.patroni = taken.at.Sub(taken.last)
 	f.result.deadHosts = f.deadBefore(taken.node)
 
 	recovered := w.acknowledged() + 300 + f.held
-	if f.frozen {
+	if f.thaws {
 		// Writers that wait for the frozen primary go on only when it is thawed.
 		limited, cancel := context.WithTimeout(ctx, 15*time.Second)
 		_ = w.untilAcked(limited, 300)
@@ -201,8 +207,12 @@ func (f *failover) failOver(ctx context.Context) error {
 			return err
 		}
 	}
-	err := w.await(ctx, func() bool { return w.acks >= recovered })
+	err = w.await(ctx, func() bool { return w.acks >= recovered })
 	f.measure((*pulse).end)
+	if f.silent && !f.thaws {
+		// Nobody has connections to it any more but the workload's own, which have no timeouts.
+		err = errors.Join(err, f.old.die())
+	}
 	return err
 }
 

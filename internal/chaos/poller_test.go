@@ -3,7 +3,9 @@ package chaos
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,31 +17,51 @@ import (
 type acceptance struct {
 	node *node
 	at   time.Time
+	last time.Time // when the old primary accepted its last write
 }
 
 // A poller finds out, without the client under test, when a cluster accepts writes on
 // another node than its old primary.
 type poller struct {
 	accepted chan acceptance
+	last     atomic.Pointer[time.Time] // when the old primary accepted a write
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 }
 
-// poll starts a poller. With a port of HAProxy, it writes through it, otherwise directly to
-// the nodes.
-func (c *cluster) poll(ctx context.Context, old *node, haproxy int) *poller {
-	ctx, stop := context.WithCancel(ctx)
+// poll starts a poller, and waits until the old primary has accepted a write of it. With a
+// port of HAProxy, it writes to the others through it, otherwise directly.
+func (c *cluster) poll(ctx context.Context, old *node, haproxy int) (*poller, error) {
+	polled, stop := context.WithCancel(ctx)
 	p := &poller{accepted: make(chan acceptance, 1), stop: stop}
+	accepted := make(chan struct{})
+	p.running.Go(func() {
+		p.pollDirectly(polled, old, func() bool {
+			now := time.Now()
+			if p.last.Swap(&now) == nil {
+				close(accepted)
+			}
+			return false
+		})
+	})
+	select {
+	case <-accepted:
+	case <-ctx.Done():
+		p.end()
+		return nil, fmt.Errorf("the primary accepts no write: %w", context.Cause(ctx))
+	}
 	if haproxy != 0 {
-		p.running.Go(func() { p.pollThrough(ctx, c, old, haproxy) })
-		return p
+		p.running.Go(func() { p.pollThrough(polled, c, old, haproxy) })
+		return p, nil
 	}
 	for _, n := range c.nodes {
 		if n != old {
-			p.running.Go(func() { p.pollDirectly(ctx, n) })
+			p.running.Go(func() {
+				p.pollDirectly(polled, n, func() bool { p.report(n); return true })
+			})
 		}
 	}
-	return p
+	return p, nil
 }
 
 func (p *poller) end() {
@@ -49,9 +71,9 @@ func (p *poller) end() {
 
 const probe = "INSERT INTO probe DEFAULT VALUES RETURNING inet_server_port()"
 
-// pollDirectly writes to a node until it accepts a write. It keeps its connection, which
-// survives the promotion of a standby.
-func (p *poller) pollDirectly(ctx context.Context, n *node) {
+// pollDirectly writes to a node, and calls accepted after each write that it accepts, until
+// that returns true. It keeps its connection, which survives the promotion of a standby.
+func (p *poller) pollDirectly(ctx context.Context, n *node, accepted func() (done bool)) {
 	var conn *pgx.Conn
 	defer func() {
 		if conn != nil {
@@ -66,8 +88,7 @@ func (p *poller) pollDirectly(ctx context.Context, n *node) {
 			}
 		}
 		if conn != nil {
-			if _, err = conn.Exec(ctx, probe); err == nil {
-				p.report(n)
+			if _, err = conn.Exec(ctx, probe); err == nil && accepted() {
 				return
 			}
 		}
@@ -104,7 +125,7 @@ func (p *poller) pollThrough(ctx context.Context, c *cluster, old *node, haproxy
 
 func (p *poller) report(n *node) {
 	select {
-	case p.accepted <- acceptance{n, time.Now()}:
+	case p.accepted <- acceptance{n, time.Now(), *p.last.Load()}:
 		p.stop()
 	default: // another attempt was first
 	}
