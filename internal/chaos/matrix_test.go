@@ -42,7 +42,7 @@ var matrix = []matrixRow{
 	{"T17", "subscriptions start and stop", nil, []string{"mdb.TestSubscriptionsStartAndStop", "mdb.TestNotifyConnections"}, ""},
 	{"T18", "years without messages, long retries", nil, []string{"mdb.TestSubscriptionIdle", "mdb.TestSubscriptionRetries", "internal/doorbell.TestSleep", "mdb/poll.FuzzStrategies"}, "a jump of the wall clock, which has no effect, because timers are monotonic"},
 	{"T19", "random operations, compared with a model", []string{"TestModel"}, []string{"internal/names.FuzzNames"}, ""},
-	{"T20", "the primary fails, and a standby takes over: see the table of failovers", []string{"TestFailover"}, nil, ""},
+	{"T20", "the primary fails, and a standby takes over: see the table of failovers", []string{"TestFailover"}, []string{"mdb.TestFailover", "mdb.TestFrozenPrimary", "mdb.TestAcknowledgedSurvivesFailover"}, ""},
 	{"T21", "processes of durable consumers are killed", []string{"TestKilledProcesses", "TestKilledProcess"}, []string{"mdb/consumer.TestTakeover", "mdb/consumer.TestInstance"}, ""},
 	{"T22", "the connection breaks at each message of a durable consumer", []string{"TestCutConsumers"}, []string{"mdb/consumer.TestUnknownOutcomes"}, ""},
 	{"T23", "connections of durable consumers become black holes, the server restarts or is killed", []string{"TestSilentProcesses", "TestProcessesOutliveRestarts", "TestGroupOutages"}, nil, ""},
