@@ -12,9 +12,15 @@ import (
 
 // The parameters have casts, so that their types are known in all modes of pgx.
 const (
-	sqlJoin = `SELECT j.consumer, j.partitions, j.layout, j.changes, coalesce(j.timeline, '')
-FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::text, $5::interval, $6::text[], NULLIF($7::integer, 0), $8::bigint, NULLIF($9::bigint, 0)) AS j`
-	sqlTick = `SELECT t.alive, t.replaced, coalesce(t.changes, 0), coalesce(t.paused, false), t.barrier, coalesce(t.suspects, false), coalesce(t.due, false),
+	// A process that names its consumer by the ID replaces no other member of its instance.
+	sqlJoin = `SELECT j.consumer, j.partitions, j.layout, j.changes, coalesce(j.timeline, ''), pg_catalog.clock_timestamp()
+FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::text, $5::interval, $6::text[], NULLIF($7::integer, 0), $8::bigint,
+	coalesce(NULLIF($9::bigint, 0), (
+		SELECT pg_catalog.max(m.consumer) FROM message_store_consumers.members AS m JOIN message_store_consumers.consumers AS c ON c.id = m.consumer
+		WHERE c.name = $1::text AND m.instance = $3::text AND m.joined > $10::timestamptz
+	))) AS j`
+	sqlLockName = `SELECT FROM message_store_consumers.consumers AS c WHERE c.name = $1::text FOR NO KEY UPDATE`
+	sqlTick     = `SELECT t.alive, t.replaced, coalesce(t.changes, 0), coalesce(t.paused, false), t.barrier, coalesce(t.suspects, false), coalesce(t.due, false),
 	coalesce(t.timeline, ''), t.moved, t.skipped, coalesce(t.parts, 0), coalesce(t.layout, 0), coalesce(t.name, '')
 FROM message_store_consumers.tick($1::bigint, $2::uuid, NULLIF($3::text, ''), NULLIF($4::text, ''),
 	$5::text[], $6::integer[], $7::bigint[], $8::bigint[], $9::bigint[], $10::uuid[], $11::timestamptz[]) AS t`
@@ -52,11 +58,16 @@ ORDER BY p.global_position, p.stream, p.position`
 
 // Join adds a member, and creates its consumer and the checkpoints that are missing. A member of
 // the same instance is replaced, and its partitions pass to the new one. The error has the
-// SQLSTATE [Partitions] if the consumer has another number of partitions, and [NoConsumer] if p.Former was deleted.
+// SQLSTATE [Partitions] if the consumer has another number of partitions, [NoConsumer] if p.Former was deleted, and [Gone] if another
+// member of the instance is not to be replaced, see p.Former and p.Since.
 func Join(ctx context.Context, q Querier, p JoinParams) (j Joined, err error) {
 	b := limited(ctx)
+	if !p.Since.IsZero() {
+		b.Queue(sqlLockName, p.Name) // so that the next statement sees all members
+	}
 	b.Queue(sqlJoin, p.Name, pgUUID(p.Member), p.Instance, p.Info,
-		pgtype.Interval{Microseconds: p.Lease.Microseconds(), Valid: true}, p.Categories, p.Partitions, p.Start, p.Former).Query(func(rows pgx.Rows) (err error) {
+		pgtype.Interval{Microseconds: p.Lease.Microseconds(), Valid: true}, p.Categories, p.Partitions, p.Start, p.Former,
+		pgtype.Timestamptz{Time: p.Since, Valid: !p.Since.IsZero()}).Query(func(rows pgx.Rows) (err error) {
 		j, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Joined])
 		return err
 	})

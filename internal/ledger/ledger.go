@@ -177,6 +177,9 @@ type JoinParams struct {
 	Partitions     int    // 0: as stored, or 64
 	Start          *int64 // where new checkpoints begin; nil: after the last messages of their categories
 	Former         int64  // the consumer, whatever its name is; 0: the one of the name, which is created if there is none
+	// Since is when the process has joined before in another history, by the clock of the server: a member of its instance that has joined
+	// after that is not replaced. Zero: it has not joined before.
+	Since time.Time
 }
 
 // Joined is what a member joined.
@@ -185,7 +188,8 @@ type Joined struct {
 	Partitions int
 	Layout     int64
 	Changes    int64
-	Timeline   string // as in Tick
+	Timeline   string    // as in Tick
+	At         time.Time // by the clock of the server
 }
 
 // A Tick is the answer to a heartbeat. If Alive is false, only Replaced, Later, Timeline, Partitions and Name are set, and

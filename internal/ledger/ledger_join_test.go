@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 )
@@ -66,5 +67,63 @@ func TestJoinAgainAfterTwin(t *testing.T) {
 	again.Member, again.Former = newer.ID, newer.Consumer
 	if _, err := ledger.Join(t.Context(), g, again); err != nil || !g.beat(newer).Alive {
 		t.Errorf("the newer process cannot repeat a call: %v", err)
+	}
+}
+
+// TestJoinAgainElsewhere checks that a process that joins again in another history, where its consumer may have another ID, does not replace a member
+// that has joined with its instance after it, also if it waits for that one to commit, and that it replaces one that has joined before it.
+func TestJoinAgainElsewhere(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	join := func(q ledger.Querier, since time.Time) (ledger.Member, time.Time, error) {
+		p := g.params("one")
+		p.Instance, p.Since = "pod-0", since
+		joined, err := ledger.Join(t.Context(), q, p)
+		return ledger.Member{Consumer: joined.Consumer, ID: p.Member, Instance: p.Instance}, joined.At, err
+	}
+	older, at, err := join(g, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, since, err := join(g, at)
+	if err != nil || !since.After(at) || g.beat(older).Alive || !g.beat(again).Alive {
+		t.Errorf("got %v, and %v after %v, want that the process replaces its own member", err, since, at)
+	}
+	tx, err := g.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer, later, err := join(tx, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rejected := make(chan error, 1)
+	go func() {
+		_, _, err := join(g, since)
+		rejected <- err
+	}()
+	for waits := false; !waits; {
+		sql := "SELECT EXISTS (SELECT FROM pg_stat_activity AS a WHERE $1::integer = ANY (pg_catalog.pg_blocking_pids(a.pid)))"
+		if err := g.QueryRow(t.Context(), sql, tx.Conn().PgConn().PID()).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "the older process, which has waited", <-rejected, ledger.Gone)
+	_, _, err = join(g, since)
+	wantCode(t, "the older process", err, ledger.Gone)
+	if !g.beat(newer).Alive {
+		t.Error("the newer process is replaced")
+	}
+	other := g.params("one")
+	other.Instance, other.Since = "pod-1", since
+	if _, err := ledger.Join(t.Context(), g, other); err != nil {
+		t.Errorf("a process of another instance: %v", err)
+	}
+	last, _, err := join(g, later)
+	if err != nil || !g.beat(last).Alive || g.beat(newer).Alive {
+		t.Errorf("got %v, want that a process that has joined after it replaces it", err)
 	}
 }

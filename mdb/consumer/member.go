@@ -123,6 +123,7 @@ type member struct {
 	lease  *lease
 	self   atomic.Pointer[ledger.Member] // read by others
 	next   uuid.UUID                     // the ID of the member that is about to join, also if that is repeated
+	joined time.Time                     // when self has joined, by the clock of the server
 	name   atomic.Pointer[string]        // of the consumer, which can be renamed; read by others
 	counts counts
 

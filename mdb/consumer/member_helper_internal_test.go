@@ -59,6 +59,7 @@ type hallRow struct {
 type hallMember struct {
 	instance   string
 	joined     int64
+	at         time.Time // when it has joined
 	seen, woke time.Time
 	lease      time.Duration
 	layout     int64
@@ -143,7 +144,7 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 		var old []uuid.UUID
 		for id, m := range h.members {
 			if p.Instance != "" && m.instance == p.Instance {
-				if p.Former != 0 && id != p.Member {
+				if (p.Former != 0 || !p.Since.IsZero() && m.at.After(p.Since)) && id != p.Member {
 					return &pgconn.PgError{Severity: "ERROR", Code: ledger.Gone}
 				}
 				old = append(old, id)
@@ -166,9 +167,9 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 			}
 		}
 		h.epochs++
-		h.members[p.Member] = &hallMember{instance: p.Instance, joined: h.epochs, seen: time.Now(), lease: p.Lease, layout: h.layout}
+		h.members[p.Member] = &hallMember{instance: p.Instance, joined: h.epochs, at: time.Now(), seen: time.Now(), lease: p.Lease, layout: h.layout}
 		h.ring()
-		j = ledger.Joined{Consumer: 1, Partitions: h.partitions, Layout: h.layout, Changes: h.changes, Timeline: h.timeline}
+		j = ledger.Joined{Consumer: 1, Partitions: h.partitions, Layout: h.layout, Changes: h.changes, Timeline: h.timeline, At: time.Now()}
 		return nil
 	})
 }

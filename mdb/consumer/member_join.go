@@ -41,6 +41,9 @@ func (m *member) enter(ctx context.Context) error {
 		params := m.join
 		params.Member, params.Former = id, former
 		isLost := old != nil && former == 0
+		if isLost {
+			params.Since = m.joined
+		}
 		switch {
 		case m.fixed || old == nil:
 		case isLost:
@@ -76,7 +79,7 @@ func (m *member) enter(ctx context.Context) error {
 	}
 	m.rejoined = old != nil
 	m.self.Store(&ledger.Member{Consumer: joined.Consumer, ID: id, Instance: m.join.Instance, Partitions: joined.Partitions, Layout: joined.Layout})
-	m.next = uuid.Nil
+	m.next, m.joined = uuid.Nil, joined.At
 	m.lease.renew(sent)
 	m.see(joined.Timeline)
 	m.counts.joins.Add(1)
