@@ -799,6 +799,32 @@ BEGIN
 END
 $$;
 
+-- Returns the position in the stream after its last message up to a global position. It halves the range in which that message is, because
+-- there is no index by both.
+CREATE FUNCTION message_store_consumers.next_of(stream text, upto bigint)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  low bigint := -1; -- the position of such a message, or -1
+  high bigint;      -- no message from here on is one
+  middle bigint;
+  found_position bigint;
+  found_global bigint;
+BEGIN
+  SELECT coalesce(pg_catalog.max(m.position), -1) + 1 INTO high FROM message_store.messages AS m WHERE m.stream_name = $1;
+  WHILE low + 1 < high LOOP
+    middle := low + (high - low) / 2;
+    SELECT m.position, m.global_position INTO found_position, found_global FROM message_store.messages AS m
+    WHERE m.stream_name = $1 AND m.position >= middle AND m.position < high ORDER BY m.position LIMIT 1;
+    IF FOUND AND found_global <= $2 THEN
+      low := found_position;
+    ELSE
+      high := middle;
+    END IF;
+  END LOOP;
+  RETURN low + 1;
+END
+$$;
+
 -- Sets checkpoints of a consumer to a position, or if that is NULL before the first message that was written at a time or later, or
 -- if that is NULL, too, to the ends of their categories. Messages after a lower position are handled again, those up to a
 -- higher one are not. Streams that are parked because of a message that is handled again, or is left out, are not parked any
@@ -845,9 +871,10 @@ BEGIN
     FROM (
       SELECT o.stream, o.position, m.position AS first, m.global_position
       FROM message_store_consumers.parked AS o
+      CROSS JOIN LATERAL (SELECT message_store_consumers.next_of(o.stream, seek.position) AS position) AS n
       CROSS JOIN LATERAL (
         SELECT l.position, l.global_position FROM message_store.messages AS l
-        WHERE l.stream_name = o.stream AND l.position < o.position AND l.global_position > seek.position ORDER BY l.position LIMIT 1
+        WHERE l.stream_name = o.stream AND l.position >= n.position AND l.position < o.position ORDER BY l.position LIMIT 1
       ) AS m
       WHERE o.consumer = own AND o.category = seek.category AND o.upto IS NULL
     ) AS f
@@ -903,11 +930,8 @@ BEGIN
   WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first) AND p.upto <= p.position;
   GET DIAGNOSTICS n = ROW_COUNT;
   UPDATE message_store_consumers.parked AS p
-  SET position = CASE WHEN NOT $4 THEN p.position + 1 ELSE greatest(p.position + CASE WHEN p.attempts > 0 THEN 1 ELSE 0 END, (
-      SELECT s.position + 1 FROM message_store.messages AS s
-      JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.category = p.category AND c.partition = p.partition
-      WHERE s.stream_name = p.stream AND s.global_position <= c.position ORDER BY s.position DESC LIMIT 1
-    )) END, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp(), tried = pg_catalog.clock_timestamp()
+  SET position = CASE WHEN NOT $4 THEN p.position + 1 ELSE greatest(
+      p.position + CASE WHEN p.attempts > 0 THEN 1 ELSE 0 END, message_store_consumers.next_of(p.stream, passed)) END, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp(), tried = pg_catalog.clock_timestamp()
   WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first
     -- All that waited may be replayed: then the position is that of a message which nobody has written yet.
     AND (p.attempts > 0 OR EXISTS (SELECT FROM message_store.messages AS s WHERE s.stream_name = p.stream AND s.position = p.position)));
