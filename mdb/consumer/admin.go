@@ -96,7 +96,8 @@ func Force() AdminOption {
 	return AdminOption{force, func(c *adminConfig) { c.force = true }}
 }
 
-// KeepParked lets [Operator.Seek] keep what is parked.
+// KeepParked lets [Operator.Seek] keep what is parked. Where a stream is set back before messages that were parked by [ParkAlone], these are no
+// longer parked alone: they wait with its other messages.
 func KeepParked() AdminOption {
 	return AdminOption{keepParked, func(c *adminConfig) { c.keep = true }}
 }

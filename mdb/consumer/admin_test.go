@@ -143,7 +143,9 @@ func caughtUp(t *testing.T, opts ...consumer.Option) (*clinic, *consumer.Operato
 
 func (c *clinic) catchUp() {
 	c.Helper()
-	if err := c.c.CatchUp(c.Context()); err != nil {
+	ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
+	defer cancel()
+	if err := c.c.CatchUp(ctx); err != nil {
 		c.Fatal(err)
 	}
 }

@@ -860,7 +860,14 @@ BEGIN
       position := message_store_consumers.end_of(category);
     END IF;
     unparked := 0;
-    IF NOT $6 THEN
+    IF $6 THEN
+      -- The row of their stream will be before them.
+      DELETE FROM message_store_consumers.parked AS p
+      WHERE p.consumer = own AND p.category = seek.category AND p.upto IS NOT NULL AND p.global_position > seek.position AND EXISTS (
+        SELECT FROM message_store_consumers.parked AS o
+        WHERE o.consumer = own AND o.category = p.category AND o.stream = p.stream AND o.upto IS NULL
+      );
+    ELSE
       DELETE FROM message_store_consumers.parked AS p USING message_store_consumers.checkpoints AS c
       WHERE p.consumer = own AND p.category = seek.category AND c.consumer = own AND c.category = p.category AND c.partition = p.partition
         AND p.global_position > least(c.position, seek.position);
