@@ -836,6 +836,7 @@ RETURNS SETOF record LANGUAGE plpgsql AS $$
 DECLARE
   own bigint := message_store_consumers.lock($1);
   fresh bigint; -- the epoch
+  keys text[]; -- of streams that are not parked any more
   missing text;
 BEGIN
   SELECT w.category INTO missing FROM pg_catalog.unnest($2) AS w(category)
@@ -868,10 +869,16 @@ BEGIN
         WHERE o.consumer = own AND o.category = p.category AND o.stream = p.stream AND o.upto IS NULL
       );
     ELSE
-      DELETE FROM message_store_consumers.parked AS p USING message_store_consumers.checkpoints AS c
-      WHERE p.consumer = own AND p.category = seek.category AND c.consumer = own AND c.category = p.category AND c.partition = p.partition
-        AND p.global_position > least(c.position, seek.position);
-      GET DIAGNOSTICS unparked = ROW_COUNT;
+      WITH deleted AS (
+        DELETE FROM message_store_consumers.parked AS p USING message_store_consumers.checkpoints AS c
+        WHERE p.consumer = own AND p.category = seek.category AND c.consumer = own AND c.category = p.category AND c.partition = p.partition
+          AND p.global_position > least(c.position, seek.position)
+        RETURNING p.key, p.upto
+      )
+      SELECT pg_catalog.count(*), pg_catalog.array_agg(DISTINCT d.key) FILTER (WHERE d.upto IS NULL) INTO unparked, keys FROM deleted AS d;
+      -- One stream of a key says when all of them are replayed, and it may be among those.
+      UPDATE message_store_consumers.parked AS p SET due = pg_catalog.clock_timestamp()
+      WHERE p.consumer = own AND p.category = seek.category AND p.key = ANY (keys) AND p.upto IS NULL;
     END IF;
     UPDATE message_store_consumers.parked AS p
     SET position = f.first, global_position = f.global_position, attempts = 0, replays = 0, error = NULL
