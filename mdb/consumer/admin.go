@@ -131,7 +131,8 @@ func AtPosition(position int64) AdminOption {
 }
 
 // AndWaiting lets [Operator.Skip] also skip the messages that wait for the parked one: those with its cardinal ID up to the
-// checkpoint of their partition.
+// checkpoint of their partition. Nothing waits for a message that was parked by [ParkAlone]: only it is skipped, and others that were
+// parked so remain parked.
 func AndWaiting() AdminOption {
 	return AdminOption{andWaiting, func(c *adminConfig) { c.everything = true }}
 }

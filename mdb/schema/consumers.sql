@@ -904,9 +904,9 @@ $$;
 
 -- Leaves out the message at which a stream is parked: it is replayed from the next one on. position is where the stream must be
 -- parked, or NULL. If everything is true, all messages are left out that wait for the stream's key, up to the checkpoint. It
--- returns the number of rows that have changed, which is 0 if the stream is not parked there. Where a row is deleted, because nothing
--- waited for its message, the checkpoint gets a new epoch: its member reads it again, and so sees that the key is not parked any more. The checkpoint
--- must have passed the message, which would be handled again otherwise: that takes until the member's next tick.
+-- returns the number of rows that have changed, which is 0 if the stream is not parked there. For a message that was parked alone, nothing
+-- waits. Its row is deleted, and the checkpoint gets a new epoch: its member reads it again, and so sees that the key is not parked any more. The
+-- checkpoint must have passed the message, which would be handled again otherwise: that takes until the member's next tick.
 CREATE FUNCTION message_store_consumers.skip(name text, stream text, "position" bigint, everything boolean)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -915,49 +915,50 @@ DECLARE
   part integer;
   waits text; -- the key
   first bigint;
+  alone boolean; -- nothing waits for the message
+  at bigint; -- its global position
   passed bigint; -- the checkpoint's position
   owner uuid;
   n bigint;
-  m bigint;
 BEGIN
-  SELECT p.category, p.partition, p.key, p.position INTO place, part, waits, first FROM message_store_consumers.parked AS p
-  WHERE p.consumer = own AND p.stream = $2 AND ($3 IS NULL OR p.position = $3) ORDER BY p.position LIMIT 1;
+  SELECT c.category, c.partition, c.position, c.member INTO place, part, passed, owner
+  FROM message_store_consumers.parked AS p
+  JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.category = p.category AND c.partition = p.partition
+  WHERE p.consumer = own AND p.stream = $2 LIMIT 1 FOR UPDATE OF c;
+  -- After the lock: a replay may have moved the stream on.
+  SELECT p.key, p.position, p.upto IS NOT NULL, p.global_position INTO waits, first, alone, at FROM message_store_consumers.parked AS p
+  WHERE p.consumer = own AND p.category = place AND p.stream = $2 AND ($3 IS NULL OR p.position = $3) ORDER BY p.position LIMIT 1;
   IF NOT FOUND THEN
     RETURN 0;
   END IF;
-  SELECT c.position, c.member INTO passed, owner
-  FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = place AND c.partition = part FOR UPDATE;
-  PERFORM FROM message_store_consumers.parked AS p
-  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first)
-  ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE;
-  IF EXISTS (
-    SELECT FROM message_store_consumers.parked AS p
-    WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first)
-      AND p.upto <= p.position AND p.global_position > passed
-  ) THEN
-    IF EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.id = owner AND m.seen >= pg_catalog.clock_timestamp() - m.lease) THEN
-      RAISE EXCEPTION 'the process has not stored yet that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = '55P03';
+  IF alone THEN
+    IF at > passed THEN
+      IF EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.id = owner AND m.seen >= pg_catalog.clock_timestamp() - m.lease) THEN
+        RAISE EXCEPTION 'the process has not stored yet that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = '55P03';
+      END IF;
+      RAISE EXCEPTION 'no process has stored that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = 'MC005';
     END IF;
-    RAISE EXCEPTION 'no process has stored that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = 'MC005';
-  END IF;
-  DELETE FROM message_store_consumers.parked AS p
-  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first) AND p.upto <= p.position;
-  GET DIAGNOSTICS n = ROW_COUNT;
-  UPDATE message_store_consumers.parked AS p
-  SET position = CASE WHEN NOT $4 THEN p.position + 1 ELSE greatest(
-      p.position + CASE WHEN p.attempts > 0 THEN 1 ELSE 0 END, message_store_consumers.next_of(p.stream, passed)) END, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp(), tried = pg_catalog.clock_timestamp()
-  WHERE p.consumer = own AND p.category = place AND p.key = waits AND ($4 OR p.stream = $2 AND p.position = first
-    -- All that waited may be replayed: then the position is that of a message which nobody has written yet.
-    AND (p.attempts > 0 OR EXISTS (SELECT FROM message_store.messages AS s WHERE s.stream_name = p.stream AND s.position = p.position)));
-  GET DIAGNOSTICS m = ROW_COUNT;
-  IF n > 0 THEN
+    DELETE FROM message_store_consumers.parked AS p WHERE p.consumer = own AND p.category = place AND p.stream = $2 AND p.position = first;
     UPDATE message_store_consumers.checkpoints AS c SET epoch = message_store_consumers.next_epoch(own)
     WHERE c.consumer = own AND c.category = place AND c.partition = part;
     PERFORM message_store_consumers.ring(own);
-  ELSIF m > 0 THEN
+    RETURN 1;
+  END IF;
+  PERFORM FROM message_store_consumers.parked AS p
+  WHERE p.consumer = own AND p.category = place AND p.key = waits AND p.upto IS NULL AND ($4 OR p.stream = $2 AND p.position = first)
+  ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE;
+  UPDATE message_store_consumers.parked AS p
+  SET position = CASE WHEN NOT $4 THEN p.position + 1 ELSE greatest(
+      p.position + CASE WHEN p.attempts > 0 THEN 1 ELSE 0 END, message_store_consumers.next_of(p.stream, passed)) END,
+    attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp(), tried = pg_catalog.clock_timestamp()
+  WHERE p.consumer = own AND p.category = place AND p.key = waits AND p.upto IS NULL AND ($4 OR p.stream = $2 AND p.position = first
+    -- All that waited may be replayed: then the position is that of a message which nobody has written yet.
+    AND (p.attempts > 0 OR EXISTS (SELECT FROM message_store.messages AS s WHERE s.stream_name = p.stream AND s.position = p.position)));
+  GET DIAGNOSTICS n = ROW_COUNT;
+  IF n > 0 THEN
     PERFORM message_store_consumers.notify_members($1);
   END IF;
-  RETURN n + m;
+  RETURN n;
 END
 $$;
 
