@@ -105,6 +105,7 @@ const (
 	Conflict   = "MC005" // what an operator asks for is not possible now
 	Ahead      = "MC006" // the store has not used the position
 	Silent     = "MC007" // members have not ticked in time, and may be running
+	Unstored   = "MC008" // the member of a checkpoint has not stored that it has passed a message
 )
 
 // Channel is the channel on which members are notified. The payload is the consumer's name.

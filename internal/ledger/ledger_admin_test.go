@@ -298,7 +298,7 @@ func TestSkipNotPassed(t *testing.T) {
 		_, err := ledger.Skip(t.Context(), s, s.name, s.one+"-5", nil, false)
 		return err
 	}
-	wantCode(t, "a member runs", skip(), "55P03") // which operators repeat
+	wantCode(t, "a member runs", skip(), ledger.Unstored) // which operators repeat
 	s.exec(`UPDATE message_store_consumers.members SET seen = seen - 2 * lease WHERE consumer = $1`)
 	wantCode(t, "no member runs", skip(), ledger.Conflict)
 	s.beat(m, move(r, at))

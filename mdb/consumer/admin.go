@@ -179,6 +179,8 @@ const (
 	lockWait = 2 * time.Second
 	// adminAttempts limits the repetitions after deadlocks. Those after waits for locks have no limit.
 	adminAttempts = 10
+	// storeWait limits the wait for a process that stores its progress each second.
+	storeWait = 3 * time.Second
 )
 
 var adminRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: time.Second}
@@ -198,8 +200,8 @@ func (o *Operator) change(ctx context.Context, what, consumer string, c *adminCo
 	if err := o.check(c); err != nil {
 		return err
 	}
-	for attempt := 1; ; attempt++ {
-		err := pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+	err := repeat(ctx, func() error {
+		return pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 			if err := ledger.LimitWait(ctx, tx, lockWait); err != nil {
 				return err
 			}
@@ -211,15 +213,31 @@ func (o *Operator) change(ctx context.Context, what, consumer string, c *adminCo
 			}
 			return nil
 		})
+	})
+	if err == nil || errors.Is(err, errDryRun) {
+		return nil
+	}
+	return adminError(ctx, what, consumer, err)
+}
+
+// repeat calls f, which runs a transaction, until its error is none that passes, or ctx ends, and returns the last error.
+func repeat(ctx context.Context, f func() error) error {
+	var unstored time.Time // when a process has not stored its progress for the first time
+	for attempt := 1; ; attempt++ {
+		err := f()
 		switch code := codeOf(err); {
-		case err == nil, errors.Is(err, errDryRun):
-			return nil
-		case code == "55P03", (code == "40P01" || code == "40001") && attempt < adminAttempts:
-			if adminRetry.Wait(ctx, attempt) == nil {
-				continue
+		case code == "55P03":
+		case (code == "40P01" || code == "40001") && attempt < adminAttempts:
+		case code == ledger.Unstored && (unstored.IsZero() || time.Since(unstored) < storeWait):
+			if unstored.IsZero() {
+				unstored = time.Now()
 			}
+		default:
+			return err
 		}
-		return adminError(ctx, what, consumer, err)
+		if adminRetry.Wait(ctx, attempt) != nil {
+			return err
+		}
 	}
 }
 
@@ -268,7 +286,7 @@ func adminError(ctx context.Context, what, consumer string, err error) error {
 		switch {
 		case pgErr.Code == ledger.NoConsumer:
 			return &NotFoundError{consumer}
-		case pgErr.Code == ledger.Conflict, pgErr.Code == ledger.Ahead:
+		case pgErr.Code == ledger.Conflict, pgErr.Code == ledger.Ahead, pgErr.Code == ledger.Unstored:
 			return &ConflictError{consumer, pgErr.Message}
 		case pgErr.Code == "23505" && pgErr.ConstraintName == "consumers_name_key":
 			return &ConflictError{consumer, "there is a consumer of the other name"}

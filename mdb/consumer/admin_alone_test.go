@@ -1,9 +1,15 @@
 package consumer_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
@@ -56,5 +62,49 @@ func TestAdminKeepAlone(t *testing.T) {
 				t.Errorf("got %v and parked %v, want %v", got, c.rows(), want)
 			}
 		})
+	}
+}
+
+// TestAdminSkipAhead checks that a skip of a message that was parked alone fails if the process is before the message, as after a
+// seek back that keeps what is parked, and that it succeeds after the process has passed the message.
+func TestAdminSkipAhead(t *testing.T) {
+	t.Parallel()
+	c := newClinic(t, "Each", consumer.ParkAlone())
+	o, ctx := consumer.Admin(c.store.Pool()), t.Context()
+	c.ill["patient-1"] = true
+	c.write("patient-1")
+	c.catchUp()
+	if err := o.Pause(ctx, "clinic", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Seek(ctx, "clinic", consumer.ToBeginning(), consumer.KeepParked()); err != nil {
+		t.Fatal(err)
+	}
+	c.run()
+	c.until("the process", func() bool {
+		d, err := o.Show(ctx, "clinic")
+		return err == nil && d.Checkpoints[0].Member != uuid.Nil && d.Checkpoints[1].Member != uuid.Nil
+	})
+	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var conflict *consumer.ConflictError
+	if err := o.Skip(limited, "clinic", "patient-1", consumer.AndWaiting()); !errors.As(err, &conflict) || !strings.Contains(conflict.Problem, "has not stored yet") || limited.Err() != nil {
+		t.Errorf("got %v, want a ConflictError", err)
+	}
+	if err := o.Resume(ctx, "clinic"); err != nil {
+		t.Fatal(err)
+	}
+	c.until("the message is passed", func() bool {
+		d, err := o.Show(ctx, "clinic")
+		return err == nil && d.Pending == 0
+	})
+	if err := o.Skip(ctx, "clinic", "patient-1"); err != nil {
+		t.Error(err)
+	}
+	c.heal("patient-1")
+	c.write("patient-1")
+	c.until("the next message", func() bool { return len(c.of("1")) > 0 })
+	if got, want := c.of("1"), []string{"patient-1/1"}; !slices.Equal(got, want) || len(c.rows()) > 0 {
+		t.Errorf("got %v and parked %v, want %v", got, c.rows(), want)
 	}
 }

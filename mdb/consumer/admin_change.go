@@ -150,8 +150,9 @@ func (o *Operator) Replay(ctx context.Context, consumer string, streams ...mdb.S
 // immediately, as by [Operator.Replay]. It accepts [AtPosition], [AndWaiting] and [DryRun]. The error is a [*ConflictError] if the stream is not
 // parked.
 //
-// A message that was parked by [ParkAlone] can be skipped when the process has stored that it has passed it, for which Skip waits a second at most. If no
-// process runs, and none has, the error is a ConflictError. Then the process reads the partition of the message again, as after [Operator.Seek].
+// A message that was parked by [ParkAlone] can be skipped when the process has stored that it has passed it, for which Skip waits three seconds. The error
+// is a ConflictError if it has not, for example because the consumer is paused before the message after a Seek with [KeepParked], or if no process
+// runs. After the skip, the process reads the partition of the message again, as after [Operator.Seek].
 func (o *Operator) Skip(ctx context.Context, consumer string, stream mdb.StreamName, opts ...AdminOption) error {
 	c := options(consumer, opts, atPosition, andWaiting, dryRun)
 	c.text("stream", string(stream), "the name of a stream", 0)

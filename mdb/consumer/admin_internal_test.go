@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/messagedb-go/messagedb/internal/ledger"
 )
 
@@ -97,6 +99,46 @@ func TestResizeSteps(t *testing.T) {
 				}
 				if name == "never" && !errors.Is(err, errGoesOff) {
 					t.Errorf("got %v, want the cause", err)
+				}
+			})
+		})
+	}
+}
+
+// TestRepeat checks that a change is repeated as long as locks are not free, a few times after deadlocks, and for some seconds while a
+// process has not stored its progress, but not after other errors, and that it ends with ctx.
+func TestRepeat(t *testing.T) {
+	t.Parallel()
+	const locked, deadlock, conflict = "55P03", "40P01", ledger.Conflict
+	for _, test := range []struct {
+		name        string
+		codes       []string // of each call; the last one is repeated
+		least, most int      // calls
+	}{
+		{"without an error", []string{""}, 1, 1},
+		{"a conflict", []string{conflict}, 1, 1},
+		{"locks", append(slices.Repeat([]string{locked}, 50), conflict), 51, 51},
+		{"locks until the end", []string{locked}, 100, 1e6},
+		{"deadlocks", []string{deadlock}, adminAttempts, adminAttempts},
+		{"not stored", []string{ledger.Unstored}, 3, 20},
+		{"not stored after locks", append(slices.Repeat([]string{locked}, 50), ledger.Unstored), 53, 70},
+		{"stored", []string{ledger.Unstored, ledger.Unstored, ""}, 3, 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+				defer cancel()
+				calls, code := 0, ""
+				err := repeat(ctx, func() error {
+					code = test.codes[min(calls, len(test.codes)-1)]
+					if calls++; code == "" {
+						return nil
+					}
+					return &pgconn.PgError{Severity: "ERROR", Code: code}
+				})
+				if codeOf(err) != code || calls < test.least || calls > test.most || (ctx.Err() != nil) != (test.most == 1e6) {
+					t.Errorf("got %v after %d calls, %v, want the last error after %d to %d", err, calls, ctx.Err(), test.least, test.most)
 				}
 			})
 		})

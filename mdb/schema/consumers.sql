@@ -934,7 +934,7 @@ BEGIN
   IF alone THEN
     IF at > passed THEN
       IF EXISTS (SELECT FROM message_store_consumers.members AS m WHERE m.id = owner AND m.seen >= pg_catalog.clock_timestamp() - m.lease) THEN
-        RAISE EXCEPTION 'the process has not stored yet that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = '55P03';
+        RAISE EXCEPTION 'the process has not stored yet that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = 'MC008';
       END IF;
       RAISE EXCEPTION 'no process has stored that it has passed the message of stream %', pg_catalog.to_json($2) USING ERRCODE = 'MC005';
     END IF;
