@@ -108,3 +108,29 @@ func TestAdminSkipAhead(t *testing.T) {
 		t.Errorf("got %v and parked %v, want %v", got, c.rows(), want)
 	}
 }
+
+// TestParkedAloneDeleted checks with handlers of all forms that CatchUp returns if somebody has deleted a message that is parked alone, and
+// that the message is no longer parked.
+func TestParkedAloneDeleted(t *testing.T) {
+	t.Parallel()
+	for _, form := range someForms() {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			c := newClinic(t, form, consumer.ParkAlone())
+			c.ill["patient-1"] = true
+			c.write("patient-1", "patient-1", "patient-1")
+			c.catchUp()
+			if _, err := c.store.Pool().Exec(t.Context(), "DELETE FROM message_store.messages WHERE stream_name = 'patient-1' AND position <> 1"); err != nil {
+				t.Fatal(err)
+			}
+			c.heal("patient-1")
+			if _, err := consumer.Admin(c.store.Pool()).Replay(t.Context(), "clinic"); err != nil {
+				t.Fatal(err)
+			}
+			c.catchUp()
+			if got, want := c.of("1"), []string{"patient-1/1"}; !slices.Equal(got, want) || len(c.rows()) > 0 {
+				t.Errorf("got %v and parked %v, want %v", got, c.rows(), want)
+			}
+		})
+	}
+}

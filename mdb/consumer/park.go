@@ -49,7 +49,7 @@ func OnPark(f func(ctx context.Context, tx pgx.Tx, p Parked) error) Option {
 //
 // Each of these messages is replayed when it is due, whether others of its stream fail or not. When 100 messages
 // with the same cardinal ID are parked, the next one that fails parks its stream as without ParkAlone: the messages with
-// this cardinal ID wait until it is replayed.
+// this cardinal ID wait until it is replayed. A message that is deleted is no longer parked when it would be replayed.
 func ParkAlone() Option {
 	return Option{name: "ParkAlone", apply: func(c *config) { c.parkAlone = true }}
 }

@@ -27,11 +27,11 @@ func (s *desk) beginTurn(context.Context, ledger.Key, *ledger.Move) ([]ledger.Pa
 }
 
 func (s *desk) read(_ context.Context, stream string, from int64, most int) ([]mdb.Message, *mdb.UnreadableError, error) {
-	all := s.streams[stream]
-	ms := all[min(from, int64(len(all))):min(from+int64(most), int64(len(all)))]
+	ms := slices.DeleteFunc(slices.Clone(s.streams[stream]), func(m mdb.Message) bool { return m.Position < from })
+	ms = ms[:min(most, len(ms))]
 	s.reads++
 	s.readMessages += len(ms)
-	return slices.Clone(ms), nil, nil
+	return ms, nil, nil
 }
 
 func (s *desk) record(_ context.Context, _ *ledger.Move, _ partition, _ int64, steps []step, failed *ledger.Postponed) error {
@@ -189,6 +189,47 @@ func TestReplayAloneAgain(t *testing.T) {
 		}
 		s.wants(t)
 	})
+}
+
+// TestReplayAloneDeleted checks that a message that was parked alone, and that somebody has deleted, is no longer parked, whether others of
+// its stream follow or not.
+func TestReplayAloneDeleted(t *testing.T) {
+	for _, most := range []int{1, 4} {
+		t.Run(fmt.Sprint(most, " messages a call"), func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := &desk{}
+				r := newRig(t, engineConfig{parkAlone: 9, replays: s, form: form{most: most}})
+				defer r.stops()
+				for gp := range int64(6) {
+					s.park("a", gp+1, true, gp != 2)
+				}
+				s.park("a", 7, true, true)
+				s.park("a", 20, true, true) // the checkpoint has not reached it
+				s.streams["order-a"] = slices.DeleteFunc(s.streams["order-a"], func(m mdb.Message) bool {
+					return slices.Contains([]int64{1, 2, 3, 5, 7, 20}, m.GlobalPosition)
+				})
+				r.claim(ledger.Row{Partition: orders(0), Epoch: 1, Position: 8}, s.rows)
+				key := []ledger.Key{{Partition: orders(0), Key: "a"}}
+				r.replay(key)
+				pass(time.Hour)
+				r.wants("4", "6")
+				s.wants(t, "3 alone after 1", "20 alone after 1") // which are not due, or ahead
+				if s.turns > 3 {
+					t.Errorf("got %d turns", s.turns)
+				}
+				r.give(0, 8, slices.Repeat([]string{"b"}, 12)...)
+				r.at("0: 8-20")
+				r.do(func() { r.diary = nil })
+				s.rows[0].IsDue = true
+				r.replay(key)
+				pass(time.Hour)
+				r.wants()
+				if s.wants(t); r.stats().parkedKeys != 0 {
+					t.Error("the key is parked although nothing of it is")
+				}
+			})
+		})
+	}
 }
 
 // TestReplayAloneBesideStream checks that a stream which is parked, and is not due, remains so when a message is replayed that is

@@ -14,6 +14,7 @@ type merge struct {
 	last   int64 // the greatest global position
 	page   int
 	inputs []*mergeInput
+	gone   []delivery // that cannot be handled, because somebody has deleted their messages
 }
 
 // A mergeInput is a parked stream, of which messages may be left.
@@ -48,6 +49,12 @@ func (m *merge) next(ctx context.Context, most int) (ds []delivery, err error) {
 		})
 		switch {
 		case in.least > m.last || len(in.page) == 0 && !in.more:
+			if upto := in.row.Upto; upto != nil && in.least <= m.last && in.row.Position <= *upto {
+				m.gone = append(m.gone, delivery{
+					message:  mdb.Message{Stream: mdb.StreamName(in.row.Stream), Position: *upto},
+					replayed: &replayed{from: in.row.Position, ends: true},
+				})
+			}
 			m.inputs = slices.DeleteFunc(m.inputs, func(other *mergeInput) bool { return other == in })
 		case len(in.page) == 0:
 			if err := m.fill(ctx, in); err != nil {

@@ -54,6 +54,15 @@ func (e *engine) takeTurn(w *worker) {
 			e.failTurn(w, err, false)
 			return
 		}
+		if len(in.gone) > 0 {
+			for i := range in.gone {
+				w.take(&in.gone[i], true)
+			}
+			in.gone = nil
+			if e.recordSteps(w, nil) != nil {
+				return
+			}
+		}
 		if len(ds) == 0 {
 			e.finishReplay(w)
 			return
