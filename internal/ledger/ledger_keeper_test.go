@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -67,5 +68,18 @@ func (k *keeper) replays(stream string, from, upto int64) {
 		}); err != nil {
 			k.Fatalf("the replay of message %d: %v", position, err)
 		}
+	}
+}
+
+// waits returns when a session waits for a lock of the transaction, which lets what it does end.
+func (k *keeper) waits(tx pgx.Tx, ended <-chan error) {
+	k.Helper()
+	for waits := false; !waits; {
+		select {
+		case err := <-ended:
+			k.Fatalf("it does not wait: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+		waits = query[bool](k.group, `SELECT EXISTS (SELECT FROM pg_locks AS l WHERE $1 > 0 AND NOT l.granted AND $2 = ANY (pg_blocking_pids(l.pid)))`, tx.Conn().PgConn().PID())
 	}
 }

@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -145,4 +146,45 @@ func TestReplay(t *testing.T) {
 	due(2)
 	_, err := ledger.Replay(t.Context(), g, "nobody", nil)
 	wantCode(t, "no consumer", err, ledger.NoConsumer)
+}
+
+// TestPostponeLocksInOrder checks that a replay that fails locks the rows of its key in the order in which operators lock them for a replay:
+// while it waits for the first row, it has not locked the others.
+func TestPostponeLocksInOrder(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	for _, stream := range []string{"-1+2", "-1+1", "-1+3"} { // unlike their order by name
+		k.parks(stream, 0, 1, false)
+	}
+	k.exec(`UPDATE message_store_consumers.parked SET due = clock_timestamp() WHERE consumer = $1`)
+	tx, err := k.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	lock := func(stream string) error {
+		_, err := tx.Exec(t.Context(), `SELECT FROM message_store_consumers.parked WHERE consumer = $1 AND stream = $2 FOR NO KEY UPDATE NOWAIT`, k.id, k.one+stream)
+		return err
+	}
+	if err := lock("-1+1"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- k.send(func(b *pgx.Batch) {
+			ledger.QueuePostpone(b, k.m, k.r.Partition, k.r.Epoch, ledger.Postponed{Stream: k.one + "-1+2", Attempts: 4})
+		})
+	}()
+	k.waits(tx, ended)
+	for _, stream := range []string{"-1+2", "-1+3"} {
+		if err := lock(stream); err != nil {
+			t.Fatalf("%s: %v", stream, err)
+		}
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -74,15 +73,7 @@ func TestSkipDuringReplay(t *testing.T) {
 		}
 		skipped <- err
 	}()
-	for waits := false; !waits; {
-		select {
-		case err := <-skipped:
-			t.Fatalf("the skip does not wait: %v", err)
-		case <-time.After(5 * time.Millisecond):
-		}
-		waits = query[bool](k.group, `SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-			WHERE $1 > 0 AND NOT l.granted AND a.datname = current_database() AND $2 = ANY (pg_blocking_pids(l.pid)))`, tx.Conn().PgConn().PID())
-	}
+	k.waits(tx, skipped)
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -625,6 +625,11 @@ DECLARE
   alone boolean; -- nothing waits for the message
 BEGIN
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
+  PERFORM FROM message_store_consumers.parked AS p
+  WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.key = (
+    SELECT o.key FROM message_store_consumers.parked AS o WHERE o.consumer = $1 AND o.category = $2 AND o.stream = $6 AND o.position = $7
+  )
+  ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE; -- as replay locks them
   UPDATE message_store_consumers.parked AS p
   SET attempts = $8, replays = $9, error = pg_catalog.left($10, 1000), due = pg_catalog.clock_timestamp() + $11, tried = pg_catalog.clock_timestamp()
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = $6 AND p.position = $7

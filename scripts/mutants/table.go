@@ -293,6 +293,41 @@ var mutants = []mutant{
 		protocol, "TestSeekParked",
 	},
 	{
+		"a seek back leaves messages that were parked alone after the row of their stream", "mdb/schema/consumers.sql",
+		"p.global_position > seek.position AND EXISTS (", "false AND EXISTS (",
+		protocol, "TestSeekKeepsAlone",
+	},
+	{
+		"a seek deletes the row that says when a key is replayed", "mdb/schema/consumers.sql",
+		"AND p.key = ANY (keys) AND p.upto IS NULL;", "AND false;",
+		protocol, "TestSeekLeavesKeyDue",
+	},
+	{
+		"a skip of a message that was parked alone skips the others of its key", "mdb/schema/consumers.sql",
+		"AND p.category = place AND p.stream = $2 AND p.position = first;", "AND p.category = place AND p.key = waits AND p.upto IS NOT NULL;",
+		protocol, "TestSkipAloneOnly",
+	},
+	{
+		"a skip looks for the row of a stream before it has the lock", "mdb/schema/consumers.sql",
+		"LIMIT 1 FOR UPDATE OF c;", "LIMIT 1;",
+		protocol, "TestSkipDuringReplay",
+	},
+	{
+		"a skip waits without end for a process that is before the message", "mdb/consumer/admin.go",
+		"(unstored.IsZero() || time.Since(unstored) < storeWait)", "time.Since(unstored) > 0",
+		consumers, "TestRepeat",
+	},
+	{
+		"a message that is parked alone and was deleted remains parked", "mdb/consumer/replay_turn.go",
+		"if len(in.gone) > 0 {", "if false {",
+		consumers, "TestReplayAloneDeleted",
+	},
+	{
+		"a failed replay locks its row before those of its key", "mdb/schema/consumers.sql",
+		"FOR NO KEY UPDATE; -- as replay locks them", "LIMIT 0;",
+		protocol, "TestPostponeLocksInOrder",
+	},
+	{
 		"a seek to a time trusts that times rise with positions", "mdb/schema/consumers.sql",
 		"timezone('UTC', $2 - $3)",
 		"timezone('UTC', $2)",
