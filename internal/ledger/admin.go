@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
@@ -19,6 +20,8 @@ FROM message_store_consumers.seek($1::text, $2::text[], $3::bigint, $4::timestam
 	sqlSkip   = `SELECT message_store_consumers.skip($1::text, $2::text, $3::bigint, $4::boolean)`
 	sqlResize = `SELECT r.done, r.barrier, coalesce(r.waiting, 0), coalesce(r.unread, '{}')
 FROM message_store_consumers.resize($1::text, NULLIF($2::integer, 0), $3::interval) AS r`
+	sqlCreate = `INSERT INTO message_store_consumers.consumers (name, categories, partitions) VALUES ($1::text, '{}', $2::integer)
+ON CONFLICT ON CONSTRAINT consumers_name_key DO NOTHING RETURNING true`
 	sqlFork   = `SELECT message_store_consumers.fork($1::text, $2::text)`
 	sqlRename = `SELECT message_store_consumers.rename($1::text, $2::text, $3::boolean, $4::boolean)`
 	sqlRemove = `SELECT message_store_consumers.remove($1::text, $2::boolean, $3::boolean)`
@@ -86,6 +89,17 @@ type Resized struct {
 func Resize(ctx context.Context, q Querier, name string, partitions int, patience time.Duration) (Resized, error) {
 	rows, _ := q.Query(ctx, sqlResize, name, partitions, interval(patience))
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Resized])
+}
+
+// Create creates a consumer without categories, unless there is one of the name. Nobody else can create or join one of the name
+// before the end of the transaction.
+func Create(ctx context.Context, q Querier, name string, partitions int) (created bool, err error) {
+	rows, _ := q.Query(ctx, sqlCreate, name, partitions)
+	created, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[bool])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	return created, err
 }
 
 // Fork creates a consumer that has done what the other one has.

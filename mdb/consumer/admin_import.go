@@ -71,11 +71,11 @@ func importPosition(ctx context.Context, tx pgx.Tx, consumer string, stream mdb.
 	case last.err != nil:
 		return 0, (&notPositionError{string(stream), last.version, last.err}).setup("name the stream of a consumer")
 	}
-	known, err := ledger.Consumers(ctx, tx, &consumer)
-	if err != nil {
+	created, err := ledger.Create(ctx, tx, consumer, DefaultPartitions) // before the wait for the stream, in which somebody else could create it
+	switch {
+	case err != nil:
 		return 0, err
-	}
-	if len(known) > 0 {
+	case !created:
 		return 0, &ConflictError{consumer, "there is a consumer of the name"}
 	}
 	outcome, err := storePosition(ctx, tx, positionToStore{

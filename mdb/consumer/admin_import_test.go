@@ -1,12 +1,17 @@
 package consumer_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
@@ -123,18 +128,98 @@ func TestImportPositionErrors(t *testing.T) {
 		_, err := o.ImportPosition(ctx, "late", "account:command+position-x")
 		imported <- err
 	}()
-	eventually(t, "the import waits", func() (waits bool) {
-		if err := s.Pool().QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
-			WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database())`).Scan(&waits); err != nil {
-			t.Fatal(err)
-		}
-		return waits
-	})
+	waits(t, s, "advisory", func() bool { return false })
 	if err := tx.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}
 	var conflict *consumer.ConflictError
 	if err := <-imported; !errors.As(err, &conflict) || !strings.Contains(err.Error(), "is written to by another process") {
 		t.Errorf("got %v, want a ConflictError", err)
+	}
+}
+
+// waits waits until a session of the database waits for a lock of a type, or until done returns true.
+func waits(t *testing.T, s *mdb.Store, lock string, done func() bool) {
+	t.Helper()
+	eventually(t, "a session waits for a lock of the type "+lock, func() (waits bool) {
+		if err := s.Pool().QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+			WHERE l.locktype = $1 AND NOT l.granted AND a.datname = current_database())`, lock).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+		return waits || done()
+	})
+}
+
+// TestImportPositionMeanwhile checks that a process that starts while the position is imported continues there, and that an import does not succeed if
+// somebody else creates a consumer of the name.
+func TestImportPositionMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := withConsumers.Store(t)
+	ctx := t.Context()
+	want := signUp(t, s, 30)
+	o := consumer.Admin(s.Pool())
+	const stream = "signup:position-x"
+	putAsEventide(t, s, stream, want[9])
+	var ended atomic.Bool
+	start := func(name string) chan error {
+		result := make(chan error, 1)
+		ended.Store(false)
+		go func() {
+			_, err := o.ImportPosition(ctx, name, stream)
+			ended.Store(true)
+			result <- err
+		}()
+		return result
+	}
+
+	writing := beginAsEventide(t, s)
+	if _, err := writing.Exec(ctx, eventidePut, uuid.NewString(), "signup:position-y", "Recorded", `{"position": 1}`, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	imported := start("meanwhile")
+	waits(t, s, "advisory", ended.Load)
+	var got record
+	c, err := consumer.New(plantOn(t, s).Store, "meanwhile", "signup", got.handler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var caughtUp atomic.Bool
+	handled := make(chan error, 1)
+	go func() {
+		err := c.CatchUp(ctx)
+		caughtUp.Store(true)
+		handled <- err
+	}()
+	waits(t, s, "transactionid", caughtUp.Load)
+	if err := writing.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-imported; err != nil {
+		t.Fatal(err)
+	}
+	if err := <-handled; err != nil || !slices.Equal(got.sorted(), want[10:]) {
+		t.Errorf("got %v, and %v handled by a process that has started meanwhile, want %v", err, got.sorted(), want[10:])
+	}
+
+	_, before := recorded(t, s, stream)
+	forking, err := s.Pool().Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = forking.Rollback(context.WithoutCancel(ctx)) })
+	if err := ledger.Fork(ctx, forking, "meanwhile", "forked"); err != nil {
+		t.Fatal(err)
+	}
+	imported = start("forked")
+	waits(t, s, "transactionid", ended.Load)
+	if err := forking.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var conflict *consumer.ConflictError
+	if err := <-imported; !errors.As(err, &conflict) || !strings.Contains(err.Error(), "there is a consumer of the name") {
+		t.Errorf("got %v, want a ConflictError", err)
+	}
+	if _, n := recorded(t, s, stream); n != before {
+		t.Errorf("the stream has %d positions, want %d", n, before)
 	}
 }
