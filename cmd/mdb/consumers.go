@@ -20,6 +20,7 @@ var consumersCommand = command{
 		"seek CONSUMER beginning|end|POSITION", "seek -time TIME CONSUMER",
 		"replay CONSUMER STREAM|KEY…", "replay -all CONSUMER", "skip CONSUMER STREAM",
 		"resize CONSUMER PARTITIONS", "fork CONSUMER NAME", "rename CONSUMER NAME", "delete CONSUMER",
+		"import-position CONSUMER STREAM",
 	},
 	short: "look at consumers and change them",
 	long: `Looks at the consumers of the Go package mdb/consumer, and changes them. Processes that
@@ -44,6 +45,9 @@ the number of keys, which are cardinal IDs, of which streams are parked.
   fork    create a consumer that continues where this one is
   rename  give a consumer that no process runs another name
   delete  delete a consumer that no process runs, its progress, and what is parked
+  import-position
+          create a consumer that continues where one with a position stream is, such as
+          one of Eventide; stop the processes that run that one first
 
 It exits with 4 if there is no such consumer, and if nothing is parked, replayed or
 listed. With -json, list, show, parked and seek print lines of JSON with the fields of
@@ -58,7 +62,8 @@ mdb consumers replay mailer signup-77
 mdb consumers replay -all -limit 50 mailer
 mdb consumers skip -at 3 mailer signup-77
 mdb consumers resize mailer 128
-mdb consumers fork balances balances:v2`,
+mdb consumers fork balances balances:v2
+mdb consumers import-position mailer signup:position-mailer`,
 	setup: func(fs *flag.FlagSet) action {
 		var c consumersCall
 		c.declare(fs)
@@ -128,7 +133,7 @@ func (c *consumersCall) declare(fs *flag.FlagSet) {
 		return nil
 	})
 	fs.BoolVar(&c.keepParked, "keep-parked", false, "seek: keep what is parked")
-	fs.BoolVar(&c.dryRun, "dry-run", false, "seek, skip, fork, rename, delete: only print what would change, or why it would fail")
+	fs.BoolVar(&c.dryRun, "dry-run", false, "seek, skip, fork, rename, delete, import-position: only print what would change, or why it would fail")
 	fs.BoolVar(&c.all, "all", false, "replay: all parked streams")
 	fs.Func("limit", "replay: at most `N` keys, those that were parked first", func(given string) (err error) {
 		if c.limit, err = strconv.ParseInt(given, 10, 64); err != nil || c.limit < 1 {
@@ -155,6 +160,7 @@ func (c *consumersCall) actions() []operation {
 		{name: "fork", args: []string{"CONSUMER", "NAME"}, options: []string{"dry-run"}, do: c.fork},
 		{name: "rename", args: []string{"CONSUMER", "NAME"}, options: []string{"force", "dry-run"}, do: c.rename},
 		{name: "delete", args: []string{"CONSUMER"}, options: []string{"force", "dry-run"}, do: c.delete},
+		{name: "import-position", args: []string{"CONSUMER", "STREAM"}, options: []string{"dry-run"}, do: c.importPosition},
 	}
 }
 

@@ -165,6 +165,15 @@ func (c *consumersCall) delete(ctx context.Context, o *consumer.Operator, args [
 	return c.done(args[0], "is deleted", "would be deleted")
 }
 
+func (c *consumersCall) importPosition(ctx context.Context, o *consumer.Operator, args []string) error {
+	position, err := o.ImportPosition(ctx, args[0], mdb.StreamName(args[1]), c.options()...)
+	if err != nil {
+		return err
+	}
+	where := fmt.Sprintf("after global position %d", position)
+	return c.done(args[0], "is created, and continues "+where, "would be created, and continue "+where)
+}
+
 // counted returns a number of things.
 func counted(n int64, what string) string {
 	if n == 1 {
