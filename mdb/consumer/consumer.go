@@ -105,7 +105,7 @@ func (c *Consumer) stats() Stats {
 	s.Releases += m.releases.Load()
 	s.Rewound += m.rewound.Load()
 	s.Forks += m.forks.Load()
-	if least := time.Duration(m.least.Load()); least > 0 && c.config.positionID == nil && (s.LeaseMargin == 0 || least < s.LeaseMargin) {
+	if least := time.Duration(m.least.Load()); least > 0 && (s.LeaseMargin == 0 || least < s.LeaseMargin) {
 		s.LeaseMargin = least
 	}
 	return s
@@ -197,7 +197,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 	}
 	if c.positionID != nil {
 		r.stream = r.positionStream()
-		join.Lease, config.maxParked = noLease, 0
+		config.maxParked = 0
 	}
 	adjust(&config)
 	r.engine = newEngine(config)

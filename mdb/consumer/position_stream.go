@@ -30,7 +30,8 @@ const (
 //
 // One process at a time runs such a consumer. A process that starts takes over immediately: it writes the position again. The
 // process that ran before can then store nothing more. It notices that within two seconds and Run returns [ErrReplaced], so both
-// may handle the same messages meanwhile. Run no two processes that are both started again when they end: they would replace each
+// may handle the same messages meanwhile. If a process cannot ask for eight seconds whether it was replaced, the contexts of its handlers end with
+// [ErrLeaseLost], and it calls no handler until it can. Run no two processes that are both started again when they end: they would replace each
 // other for as long as they run. Eventide's consumers are not replaced. Stop them first.
 //
 // The position is stored as [FlushEvery] says, and when the process stops. The messages since then are handled again after a

@@ -134,7 +134,7 @@ func engage(t *testing.T, p *tape, partitions int, messages []mdb.Message, handl
 		released: make(map[int]ledger.Move), handled: done.Load,
 	}
 	stream := func(mc *memberConfig, ec *engineConfig) {
-		mc.join.Lease, mc.join.Partitions, ec.maxParked = noLease, partitions, 0
+		mc.join.Partitions, ec.maxParked = partitions, 0
 		mc.do, mc.fatal = p.do(s), func(err error) error { return s.fatal(func(_ string, err error) error { return err }, err) }
 		handle := ec.form.call
 		ec.form.call = func(ctx context.Context, k call) (int, error) {

@@ -1,12 +1,17 @@
 package consumer
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/mdb"
 )
 
 // TestPositionStreamReplacedBefore checks that a process which learns only on a new primary, or by its first tick, that another one has taken
@@ -157,4 +162,61 @@ func TestPositionStreamRewoundUnstored(t *testing.T) {
 			t.Errorf("got %v handled again, and %v stored", got, p.recorded())
 		}
 	})
+}
+
+// TestPositionStreamDeadline checks that the contexts of handlers end, and that no handler is called, if a process has not learned for eight seconds whether
+// another one has taken over, because the server answers with errors or not at all, and that it continues or ends when it learns that.
+func TestPositionStreamDeadline(t *testing.T) {
+	for name, stop := range map[string]func(p *tape){
+		"errors": func(p *tape) {
+			p.before = func(string) error { return &pgconn.PgError{Severity: "ERROR", Code: "42501"} }
+		},
+		"no answer": func(p *tape) { p.down = errNoAnswer },
+	} {
+		for _, replaced := range []bool{false, true} {
+			inSubBubble(t, fmt.Sprintf("%s/replaced %t", name, replaced), func(t *testing.T) {
+				p := newTape()
+				var free atomic.Bool
+				c := engage(t, p, 1, letters(t, 10, 4), func(ctx context.Context, m mdb.Message) error {
+					if free.Load() || m.GlobalPosition != 10 {
+						return nil
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				})
+				pass(6 * time.Second)
+				p.set(func() { stop(p) })
+				if pass(5 * time.Second); len(c.endings()) != 0 {
+					t.Errorf("the context of a handler has ended early, with %v", c.endings())
+				}
+				pass(4 * time.Second)
+				if got := c.endings(); len(got) != 1 || !errors.Is(got[0], ErrLeaseLost) {
+					t.Errorf("got the causes %v, want that the lease was lost", got)
+				}
+				c.take()
+				write(4, 4, c)
+				if pass(time.Minute); len(c.take()) != 0 {
+					t.Error("a handler was called after the deadline")
+				}
+				free.Store(true)
+				p.set(func() {
+					p.down, p.before = nil, nil
+					if replaced {
+						p.records = append(p.records, positionRecord{version: int64(len(p.records)), id: "another", position: 9})
+					}
+				})
+				pass(10 * time.Second)
+				if replaced {
+					ended(t, c, ErrReplaced)
+				}
+				want := "[0 9 14]"
+				if replaced {
+					want = "[0 9 9]"
+				}
+				if got := c.take(); replaced == (len(got) > 0) || p.recorded() != want {
+					t.Errorf("got %v handled, and %v stored, want %v", got, p.recorded(), want)
+				}
+			})
+		}
+	}
 }

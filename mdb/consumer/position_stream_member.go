@@ -15,9 +15,6 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// noLease is the lease of a consumer with a position stream. Nobody waits for its end, so its handlers need not end before.
-const noLease = 10 * 365 * 24 * time.Hour
-
 // A positionStream lets a member keep its checkpoints in a position stream, without knowing it: it answers the member's statements. It
 // belongs to one run, and its methods are called by the goroutine of the member.
 //
@@ -43,6 +40,8 @@ const noLease = 10 * 365 * 24 * time.Hour
 //
 // If the stream has gone on and not by this process, another one has taken over after it. In another history, that is only known if the stream still
 // has what this process wrote or accepted last. Otherwise the message may be that of a process which this one had replaced, and it takes over again.
+//
+// Nobody waits for the end of the lease. But who has no answer for so long does not know whether it was replaced.
 type positionStream struct {
 	consumer, category, name string
 	partitions               int

@@ -39,7 +39,7 @@ type Stats struct {
 	Forks int64
 	// LeaseMargin is the shortest time for which handlers could still have been called when the
 	// lease was renewed. If it comes near 0, choose a longer lease, or find out why the server
-	// answers late. It is 0 before the first heartbeat, and with [InPositionStream], where there is no lease.
+	// answers late. It is 0 before the first heartbeat.
 	LeaseMargin time.Duration
 }
 
