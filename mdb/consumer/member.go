@@ -35,6 +35,9 @@ const (
 	quietInterval = 2 * time.Second
 	// catchUpInterval is that of CatchUp.
 	catchUpInterval = 50 * time.Millisecond
+	// newsDelay is how long a tick that follows a notification waits, because members that share what is free notify each other
+	// several times. The balances come first.
+	newsDelay = 20 * time.Millisecond
 	// suspectDelay is the longest wait before a member looks whether another one is dead.
 	suspectDelay = 200 * time.Millisecond
 )
@@ -346,13 +349,21 @@ func (m *member) untilNext() time.Duration {
 	return next
 }
 
+// tickBy lets the member tick at the given time, at the latest.
+func (m *member) tickBy(at time.Time) {
+	if at.Before(m.nextTick) {
+		m.nextTick = at
+	}
+}
+
 // step does everything that is due.
 func (m *member) step(ctx context.Context) {
 	m.checkLease()
 	m.collect()
 	now := time.Now()
 	if m.rung.Swap(false) {
-		m.nextTick, m.lastBeat = now, time.Time{}
+		m.lastBeat = time.Time{}
+		m.tickBy(now.Add(newsDelay))
 		m.balanceBy(now) // usually somebody has joined, left or released something
 	}
 	if m.evicted {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,7 @@ type hall struct {
 	session    int64
 	last       int64 // the end of the category
 	calls      map[string]int
+	log        []string      // the statements, with the instances that have sent them
 	moves      []ledger.Move // that were made, by whichever statement
 	claimed    []partition   // that have got another member, by whichever statement
 
@@ -98,7 +100,7 @@ func (h *hall) do(ctx context.Context, f func(int64, protocol) error) (int64, er
 }
 
 // statement runs a statement.
-func (h *hall) statement(name string, f func() error) error {
+func (h *hall) statement(name, instance string, f func() error) error {
 	h.mu.Lock()
 	before, after := h.before, h.after
 	h.mu.Unlock()
@@ -109,6 +111,7 @@ func (h *hall) statement(name string, f func() error) error {
 	}
 	h.mu.Lock()
 	h.calls[name]++
+	h.log = append(h.log, strings.TrimSpace(instance+" "+name))
 	err := f()
 	h.mu.Unlock()
 	if err == nil && after != nil {
@@ -131,7 +134,7 @@ func (h *hall) ring() {
 func (h *hall) version(context.Context) (int, error) { return schema.ConsumersVersion, nil }
 
 func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, err error) {
-	return j, h.statement("join", func() error {
+	return j, h.statement("join", p.Instance, func() error {
 		if p.Former != 0 && h.name == "" {
 			return &pgconn.PgError{Severity: "ERROR", Code: ledger.NoConsumer}
 		}
@@ -175,7 +178,7 @@ func (h *hall) join(_ context.Context, p ledger.JoinParams) (j ledger.Joined, er
 }
 
 func (h *hall) beat(_ context.Context, m ledger.Member, _ string, moves []ledger.Move) (t ledger.Tick, err error) {
-	return t, h.statement("beat", func() error {
+	return t, h.statement("beat", m.Instance, func() error {
 		me := h.members[m.ID]
 		if t.Timeline, t.Name = h.timeline, h.name; t.Name != "" {
 			t.Partitions, t.Layout = h.partitions, h.layout
@@ -220,7 +223,7 @@ func (h *hall) move(member uuid.UUID, mv ledger.Move) bool {
 }
 
 func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, held ledger.Held, err error) {
-	return b, held, h.statement("balance", func() error {
+	return b, held, h.statement("balance", m.Instance, func() error {
 		me := h.members[m.ID]
 		if me == nil {
 			return &pgconn.PgError{Severity: "ERROR", Code: ledger.Gone}
@@ -268,8 +271,11 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 			h.give(p, m.ID)
 			b.Claimed++
 		}
-		if evicted || b.Claimed > 0 || confirmed && ready {
+		switch {
+		case evicted, b.Claimed > 0 && b.Claimed < len(free), confirmed && ready:
 			h.ring()
+		case b.Claimed > 0:
+			h.changes++
 		}
 		held = h.held(m)
 		return nil
@@ -298,14 +304,14 @@ func (h *hall) held(m ledger.Member) (held ledger.Held) {
 }
 
 func (h *hall) read(_ context.Context, m ledger.Member) (held ledger.Held, err error) {
-	return held, h.statement("read", func() error {
+	return held, h.statement("read", m.Instance, func() error {
 		held = h.held(m)
 		return nil
 	})
 }
 
 func (h *hall) release(_ context.Context, m ledger.Member, moves []ledger.Move) (released []int, err error) {
-	return released, h.statement("release", func() error {
+	return released, h.statement("release", m.Instance, func() error {
 		for i, mv := range moves {
 			if h.move(m.ID, mv) {
 				h.rows[mv.Partition].member = uuid.Nil
@@ -318,7 +324,7 @@ func (h *hall) release(_ context.Context, m ledger.Member, moves []ledger.Move) 
 }
 
 func (h *hall) leave(_ context.Context, m ledger.Member, moves []ledger.Move) error {
-	return h.statement("leave", func() error {
+	return h.statement("leave", m.Instance, func() error {
 		delete(h.members, m.ID)
 		for _, mv := range moves {
 			h.move(m.ID, mv)
@@ -334,7 +340,7 @@ func (h *hall) leave(_ context.Context, m ledger.Member, moves []ledger.Move) er
 }
 
 func (h *hall) due(_ context.Context, m ledger.Member) (keys []ledger.Key, err error) {
-	return keys, h.statement("due", func() error {
+	return keys, h.statement("due", m.Instance, func() error {
 		for _, p := range h.held(m).Parked {
 			if p.Due != nil && !p.Due.After(time.Now()) {
 				keys = append(keys, ledger.Key{Partition: p.Partition, Key: p.Key})
@@ -351,7 +357,7 @@ func (h *hall) ends(_ context.Context, categories []string) ([]int64, error) {
 }
 
 func (h *hall) reached(_ context.Context, _ int64, _ []string, positions []int64) (yes bool, err error) {
-	return yes, h.statement("reached", func() error {
+	return yes, h.statement("reached", "", func() error {
 		yes = true
 		for _, row := range h.rows {
 			yes = yes && row.position >= positions[0]

@@ -272,6 +272,34 @@ func TestReaderAsksForAnchorsOnce(t *testing.T) {
 	})
 }
 
+// TestReaderOpensInOneTrip checks that a partition which is opened receives its messages after one round trip, wherever it begins:
+// before, at or after what the reader has read.
+func TestReaderOpensInOneTrip(t *testing.T) {
+	for name, at := range map[string]int64{"before": 5, "at the end": 20, "after": 22, "alone": -5} {
+		inSubBubble(t, name, func(t *testing.T) {
+			s := newShelf(t)
+			s.fill(20, 2)
+			in, _ := begin(t, s, 2, 100)
+			if at > 0 {
+				in.open(0, 0)
+				synctest.Wait()
+			}
+			s.mu.Lock()
+			s.trips = 0
+			s.mu.Unlock()
+			for range 5 {
+				s.writeSilently(streamsOf(2)[1], 0)
+			}
+			in.open(1, max(at, -at))
+			synctest.Wait()
+			in.checkAll()
+			if s.trips != 1 {
+				t.Errorf("got %d round trips, and questions for %d; want 1", s.trips, s.asked)
+			}
+		})
+	}
+}
+
 // TestReaderUnreadable checks that a message which cannot be read is passed to its partition
 // as such, once, in order, and not to others, and that it waits for room as others do.
 func TestReaderUnreadable(t *testing.T) {

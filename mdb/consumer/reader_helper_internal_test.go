@@ -27,6 +27,7 @@ type shelf struct {
 	next     int64         // the next global position
 	reads    []int64       // where pages began
 	asked    []int64       // positions that After was asked for
+	trips    int           // reads, and questions that no read has taken along
 	slept    []time.Duration
 	during   func(from int64) // called during each read, without the lock
 	after    func(position int64) (source.Checkpoint, error)
@@ -96,6 +97,7 @@ func (s *shelf) Next(ctx context.Context, from source.Checkpoint, most int) (pag
 	s.hooks.BeforeRead()
 	s.mu.Lock()
 	s.reads = append(s.reads, from.Position)
+	s.trips++
 	during, answer := s.during, s.answer
 	i := sort.Search(len(s.messages), func(i int) bool { return s.messages[i].GlobalPosition > from.Position })
 	page.Messages = slices.Clone(s.messages[i:min(i+most, len(s.messages))])
@@ -116,6 +118,7 @@ func (s *shelf) anchor(_ context.Context, position int64) (source.Checkpoint, er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, position)
+	s.trips++
 	if s.after != nil {
 		return s.after(position)
 	}
@@ -131,11 +134,14 @@ func (s *shelf) first(ctx context.Context, position, used int64, most int) (from
 	if answered || ctx.Err() != nil {
 		return from, page, false
 	}
-	from, err := s.anchor(ctx, position)
-	if err == nil {
+	if from, err := s.anchor(ctx, position); err == nil {
 		page, err = s.Next(ctx, from, most)
+		s.mu.Lock()
+		s.trips--
+		s.mu.Unlock()
+		return from, page, err == nil
 	}
-	return from, page, err == nil
+	return from, page, false
 }
 
 func (s *shelf) BeforeRead() {
