@@ -44,6 +44,7 @@ type pageRead struct {
 	arrived    int                  // how many rows of a step arrived, also of one that failed
 	page       []Message            // the result
 	kept       bool                 // whether the step has kept what had arrived before its connection was lost
+	unproved   *anchor              // of a step that has kept what had arrived, and has not looked at its anchor; nil: none
 	part       int64                // limits the steps after one that was too large; 0: no limit
 	succeeds   int64                // a step of this many messages succeeds; 0: none is known
 	fails      int64                // a step of this many messages fails; 0: none is known
@@ -153,18 +154,21 @@ func (r *pageRead) add() bool {
 }
 
 // keep adds to the page what had arrived of a step whose connection was lost. The next step
-// continues after it, and its anchor is the last message. So nothing is kept of a step that
-// has not found its own anchor: history may have changed before it. If nothing else was to
-// come, that is not known, so the step leaves something to be read.
+// continues after it, and its anchor is the last message. History may have changed before
+// the step, so if that has not looked at its own anchor yet, a subscription looks at both
+// before it continues. If nothing else was to come, that is not known, so the step leaves
+// something to be read.
 func (r *pageRead) keep() {
-	if r.anchored && (!r.inclusive || r.found != r.anchor) {
-		r.messages = nil
-		return
+	n := len(r.messages)
+	if int64(n) == r.most {
+		n--
 	}
-	if n := len(r.messages); int64(n) == r.most {
-		r.messages = r.messages[:n-1]
-	}
-	if len(r.messages) > 0 {
+	r.messages = r.messages[:n]
+	if n > 0 && !(r.anchored && r.inclusive && r.found != r.anchor) {
+		if r.anchored && !r.inclusive {
+			before := r.anchor
+			r.unproved = &before
+		}
 		r.required, r.kept = false, true
 		r.add()
 	}

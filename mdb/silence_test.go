@@ -299,44 +299,68 @@ func TestSilentSubscription(t *testing.T) {
 	t.Parallel()
 	url := testdb.Shared(t)
 	admin := newStore(t, newPool(t, url))
-	for name, opts := range map[string][]mdb.CategorySubscribeOption{
-		"plain":  nil,
-		"member": {mdb.AsConsumerGroup(0, 1)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			category := mdbtest.Category("silence")
-			const messages, size = 20, 10_000
-			for i := range messages {
-				write(t, admin, category.Stream("1"), mdb.NewMessage("Happened", map[string]any{"n": i, "filler": strings.Repeat("x", size)}))
+	for way, direct := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
+		for kind, filter := range map[string][]mdb.CategorySubscribeOption{
+			"plain":       nil,
+			"group":       {mdb.AsConsumerGroup(0, 1)},
+			"correlation": {mdb.WithCorrelation("origin")},
+			"condition":   {mdb.WithCondition("type = 'Happened'")},
+		} {
+			for page, before := range map[string]int{"first page": 0, "later page": 1} {
+				if testing.Short() && (before == 0) != (kind == "group") {
+					continue
+				}
+				t.Run(way+", "+kind+", "+page, func(t *testing.T) {
+					t.Parallel()
+					testSilentSubscription(t, url, admin, before, direct, filter)
+				})
 			}
-			r, j := newRelay(t, url), new(journal)
-			s := silentStore(t, r, url, j, oneConnection)
-			mdb.SetSilence(s, notYet)
-			first, err := s.GetCategoryMessages(t.Context(), category, mdb.WithBatchSize(1)) // prepares the statement
-			if err != nil {
+		}
+	}
+}
+
+// testSilentSubscription lets half of a page arrive. Before the page there are messages that a
+// subscription has handled, so that it looks whether they are still there.
+func testSilentSubscription(t *testing.T, url string, admin *mdb.Store, before int, direct []mdb.StoreOption, opts []mdb.CategorySubscribeOption) {
+	t.Helper()
+	category := mdbtest.Category("silence")
+	const messages, size = 20, 10_000
+	last := int64(0)
+	for i := range before + messages {
+		m := mdb.NewMessage("Happened", map[string]any{"n": i, "filler": strings.Repeat("x", size)})
+		m.Metadata = map[string]string{"correlationStreamName": "origin-1"}
+		write(t, admin, category.Stream("1"), m)
+		if i == before-1 {
+			var err error
+			if last, err = admin.CategoryHead(t.Context(), category); err != nil {
 				t.Fatal(err)
 			}
-			mdb.SetSilence(s, soon)
-			r.limit(messages / 2 * size)
-			got := receiveCategory(t, s, category, append(opts, mdb.WithBatchSize(messages))...)
-			for i, m := range got.next(t, messages) {
-				if m.Position != int64(i) {
-					t.Errorf("got position %d, want %d", m.Position, i)
-				}
-			}
-			// The end of the context sends one for a read that is executing.
-			if got := r.cancels.Load(); got != 0 {
-				t.Errorf("got %d cancel requests, want none", got)
-			}
-			got.stop(t)
-			if log := j.String(); !strings.Contains(log, gaveUp) {
-				t.Errorf("the connection was not given up:\n%s", log)
-			}
-			if again := r.received.Load(); again > messages*size*5/4 {
-				t.Errorf("got %d bytes of %d: what has arrived was read again (after %d)", again, messages*size, first[0].GlobalPosition)
-			}
-		})
+		}
+	}
+	r, j := newRelay(t, url), new(journal)
+	pool := newPool(t, url, oneConnection, r.through)
+	s := newStore(t, pool, append(direct, j.option(), mdb.WithConditions())...)
+	if err := pool.Ping(t.Context()); err != nil { // connects
+		t.Fatal(err)
+	}
+	r.limit(messages / 2 * size)
+	mdb.SetSilence(s, soon)
+	got := receiveCategory(t, s, category, append(opts, mdb.AfterGlobalPosition(last), mdb.WithBatchSize(messages))...)
+	for i, m := range got.next(t, messages) {
+		if m.Position != int64(before+i) {
+			t.Errorf("got position %d, want %d", m.Position, before+i)
+		}
+	}
+	// The end of the context sends one for a read that is executing.
+	if got := r.cancels.Load(); got != 0 {
+		t.Errorf("got %d cancel requests, want none", got)
+	}
+	got.stop(t)
+	if log := j.String(); !strings.Contains(log, gaveUp) {
+		t.Errorf("the connection was not given up:\n%s", log)
+	}
+	if got := r.received.Load(); got > messages*size*5/4 {
+		t.Errorf("got %d bytes of %d: what has arrived was read again", got, messages*size)
 	}
 }
 

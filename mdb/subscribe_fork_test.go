@@ -384,51 +384,6 @@ func TestForkOfCheckpoint(t *testing.T) {
 	})
 }
 
-// TestForkWithinPage checks that a subscription begins a page again if messages of it are lost
-// after some have arrived, and before the rest has, as in a failover that takes the
-// connection. Nothing of the page was delivered, so there is nothing to report.
-func TestForkWithinPage(t *testing.T) {
-	t.Parallel()
-	for _, w := range forkWays() {
-		for name, before := range map[string]int{"the first": 0, "a later one": 10} {
-			t.Run(w.name+", "+name, func(t *testing.T) {
-				t.Parallel()
-				l := newLossy(t)
-				const messages, size = 20, 10_000
-				for i := range before + messages {
-					write(t, l.s, "account-1", mdb.NewMessage("Happened", map[string]any{"n": i, "filler": strings.Repeat("x", size)}))
-				}
-				r := newRelay(t, l.url)
-				s := l.store(w, oneConnection, r.through)
-				if _, err := s.GetCategoryMessages(t.Context(), "account", mdb.WithBatchSize(1)); err != nil { // prepares the statement
-					t.Fatal(err)
-				}
-				mdb.SetSilence(s, soon)
-				r.limit(messages / 2 * size)
-				retries := 0
-				got := receiveCategory(t, s, "account", mdb.WithBatchSize(messages), mdb.AfterGlobalPosition(int64(before)),
-					mdb.OnRetry(func(mdb.Retry) {
-						if retries++; retries == 1 {
-							l.lose(15, 3)
-						}
-					}),
-					mdb.OnFork(func(_ context.Context, f mdb.Fork) error { return fmt.Errorf("got fork %+v, want none", f) }))
-				var ids []uuid.UUID
-				for _, m := range got.next(t, messages-15+3) {
-					ids = append(ids, m.ID)
-				}
-				got.stop(t)
-				if want := l.stored(forkKinds()[0])[before:]; !slices.Equal(ids, want) {
-					t.Errorf("got %v, want %v", ids, want)
-				}
-				if retries == 0 {
-					t.Error("the connection was not lost")
-				}
-			})
-		}
-	}
-}
-
 // TestLargestBatchSize checks that a subscription whose pages have no limit goes on after its
 // first message.
 func TestLargestBatchSize(t *testing.T) {

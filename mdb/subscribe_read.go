@@ -20,6 +20,11 @@ func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, 
 			r.start(q)
 		}
 		r.kept = false
+		if r.unproved != nil {
+			if err := s.prove(ctx, &r); err != nil {
+				return answer{}, err
+			}
+		}
 		r.tableless = s.headless.Load()
 		r.withHead = r.filtered() && !r.tableless
 		usesTable := r.usesTable()
@@ -74,9 +79,24 @@ func (r *pageRead) start(q question) {
 	if r.anchored {
 		r.anchor = q.from.Anchors()[0]
 	}
-	r.page, r.complete = nil, false
+	r.page, r.complete, r.unproved = nil, false, nil
 	r.search, r.searched = nil, false
 	r.succeeds, r.fails = 0, 0
+}
+
+// prove returns errGone unless what was kept of a step belongs to the history of the step's
+// anchor. That is so if the anchor and the last kept message are there at the same time, which
+// only one server can show. The last kept message alone shows no loss before it.
+func (s *Store) prove(ctx context.Context, r *pageRead) error {
+	there, err := s.compareAnchors(ctx, r, []anchor{r.anchor, *r.unproved})
+	if err != nil {
+		return err
+	}
+	if !there[0] || !there[1] {
+		return errGone
+	}
+	r.unproved = nil
+	return nil
 }
 
 // pass calls OnUnreadable for a message that cannot be read, after everything before it is
