@@ -143,7 +143,7 @@ test-consumers: ## check the consumers' protocol in a million schedules, and in 
 		} | grep -Ev '^ *(===|---) ?(RUN|PAUSE|CONT|PASS)' || exit 1; \
 	done
 
-test-mutants: ## break each rule of consumers, and check that a test notices it
+test-mutants: ## break each rule of subscriptions, failovers and consumers, and check that a test notices it
 	$(GO) run ./scripts/mutants
 
 stress-notify: ## run the tests that try to lose a notification a hundred times

@@ -1,5 +1,5 @@
-// Mutants shows that the tests of consumers can fail. It breaks one rule of the program after the other, in a
-// copy that only the compiler sees, and runs the tests that must notice it:
+// Mutants shows that the tests of subscriptions, of writes during failovers and of consumers can fail. It breaks one
+// rule of the program after the other, in a copy that only the compiler sees, and runs the tests that must notice it:
 //
 //	go run ./scripts/mutants [-run REGEXP]
 //
@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -29,8 +30,10 @@ type mutant struct {
 	old  string // a text that occurs once in the file
 	new  string
 	in   string // the package of the tests
-	test string // a regular expression, as for go test -run
+	test string // names of tests, some of them with a subtest, separated by |
 }
+
+var mutants = slices.Concat(clientMutants, consumerMutants)
 
 func main() {
 	run := flag.String("run", "", "only mutants whose text matches this `regexp`")
@@ -71,7 +74,7 @@ var errSurvives = errors.New("no test fails")
 
 // caught returns nil if the tests notice the mutant.
 func (m mutant) caught(ctx context.Context) error {
-	args := []string{"test", "-count=1", "-vet=off", "-failfast", "-timeout=2m", "-run", "^(" + m.test + ")$"}
+	args := []string{"test", "-count=1", "-vet=off", "-failfast", "-timeout=2m", "-run", m.pattern()}
 	if m.file != "" {
 		dir, err := os.MkdirTemp("", "mutants-")
 		if err != nil {
@@ -100,6 +103,15 @@ func (m mutant) caught(ctx context.Context) error {
 		return errors.New(text)
 	}
 	return nil
+}
+
+// pattern returns the names of the tests, for go test -run.
+func (m mutant) pattern() string {
+	names := strings.Split(m.test, "|")
+	for i, name := range names {
+		names[i] = "^" + strings.ReplaceAll(name, "/", "$/^") + "$"
+	}
+	return strings.Join(names, "|")
 }
 
 // overlay writes the changed file and what tells the compiler about it.

@@ -6,7 +6,7 @@ const (
 )
 
 // Those without a file are rules of the SQL functions, or of the model of the protocol.
-var mutants = []mutant{
+var consumerMutants = []mutant{
 	{rule: "the fence does not compare the member", in: protocol, test: "TestModelMutants|TestModelIsServerMutants"},
 	{rule: "the fence does not compare the epoch", in: protocol, test: "TestModelMutants|TestModelIsServerMutants"},
 	{rule: "the fence does not compare the position", in: consumers, test: "TestUnknownOutcomesNeedPosition"},

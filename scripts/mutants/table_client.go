@@ -1,0 +1,77 @@
+package main
+
+const client = "./mdb"
+
+var clientMutants = []mutant{
+	{
+		"a read does not look for the last known message", "mdb/read_page.go",
+		"if err == nil && r.anchored && r.found != r.anchor {", "if false {",
+		client, "TestFork/procedures, plain|TestFork/direct, plain",
+	},
+	{
+		"a read by a procedure does not look for the last known message, and begins after it", "mdb/read_page.go",
+		"if err == nil && r.anchored && r.found != r.anchor {", "if err == nil && r.anchored && r.inclusive && r.found != r.anchor {",
+		client, "TestFork/procedures, plain",
+	},
+	{
+		"a read looks for the last known message only after an error", "mdb/read_page.go",
+		"func (r *pageRead) checkAnchor(err error) error {\n	if err == nil && r.anchored && r.found != r.anchor {",
+		`var doubted = make(map[*pageRead]bool)
+
+func (r *pageRead) checkAnchor(err error) error {
+	if err != nil {
+		doubted[r] = true
+	}
+	if err == nil && r.anchored && r.found != r.anchor && doubted[r] {`,
+		client, "TestFork/procedures, plain",
+	},
+	{
+		"a filtered read compares the last known message with the head", "mdb/read_page.go",
+		"if err == nil && r.anchored && r.found != r.anchor {",
+		"if err == nil && r.anchored && (r.withHead && r.head.Position < r.anchor.Position || !r.withHead && r.found != r.anchor) {",
+		client, "TestFork/procedures, correlation",
+	},
+	{
+		"a filtered read looks for the last message that the filter selects", "mdb/subscribe_source.go",
+		"page.End = page.End.Advance(1, head)", "page.End = page.End.Past(a.head.Position)",
+		client, "TestForkOfForeignMessages/procedures, correlation",
+	},
+	{
+		"a read looks for the last known message before it reads the page", "mdb/read_page.go",
+		"	steps = append(steps, step{st: st, read: r.readRows, args: args})\n	if look {\n		steps = append(steps, r.lookStep())\n	}\n",
+		"	if look {\n		steps = append(steps, r.lookStep())\n	}\n	steps = append(steps, step{st: st, read: r.readRows, args: args})\n",
+		client, "TestForkBeforeThePage",
+	},
+	{
+		"a read takes a message of another time for the last known one", "mdb/read_page.go",
+		"if err == nil && r.anchored && r.found != r.anchor {",
+		"if err == nil && r.anchored && (r.found.Position != r.anchor.Position || r.found.ID != r.anchor.ID) {",
+		client, "TestForkOfTheSameID/procedures, plain|TestForkOfTheSameID/direct, plain",
+	},
+	{
+		"a fork does not compare the times of known messages", "mdb/subscribe_anchor.go",
+		"if i, ok := index[a.Position]; ok && known[i] == a {", "if i, ok := index[a.Position]; ok && known[i].ID == a.ID {",
+		client, "TestForkOfTheSameID/procedures, plain",
+	},
+
+	{
+		"a write that is found is acknowledged before a standby has it", "mdb/sql.go",
+		"(SELECT pg_catalog.pg_logical_emit_message(true, 'mdb', ''::text) FROM found", "(SELECT NULL::pg_lsn FROM found",
+		client, "TestAcknowledgedSurvivesFailover/terminated",
+	},
+	{
+		"a write is acknowledged although its wait for a standby was cancelled", "mdb/notice.go",
+		`n.Code == "01000" && n.Routine == "SyncRepWaitForLSN"`, "false",
+		client, "TestAcknowledgedSurvivesFailover/cancelled",
+	},
+	{
+		"the server is asked to cancel a statement whose connection is given up", "mdb/silence.go",
+		"		c.observed.givenUp.Store(true)\n", "		_ = c.observed\n",
+		client, "TestSilentStandby",
+	},
+	{
+		"all calls connect while the server cannot be reached", "mdb/gate.go",
+		"const maxProbes = 2", "const maxProbes = 100",
+		client, "TestProbes/WriteMessage",
+	},
+}
