@@ -126,13 +126,17 @@ soak: ## inject faults for DURATION, with one seed after the other, then load fo
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
 		$(GO) test -C internal/chaos -v -timeout 0 -run '$(if $(FAULT),TestSoak/($(FAULT)),TestSoak|TestLoad|TestReadWhileWritten)' -args -size soak -duration $(DURATION) -seed $(or $(SEED),0)
 
+# What a commit waits for depends on the server's version, too.
+PROMOTIONS = ^Test(Failover|Acknowledged|WriteWaits|FindMessages|FrozenPrimary)
+
 test-promotions: ## promote standbys that lack messages, in every way, on VERSIONS and on Message DB's own SQL
-	@for version in $(VERSIONS); do \
-		echo "# PostgreSQL $$version" && \
-		MDB_TEST_FAILOVERS=all MDB_TEST_POSTGRES=$$version $(GO) test -count=1 -run '^TestFailover' ./mdb || exit 1; \
-	done
-	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
-		MDB_TEST_FAILOVERS=all $(GO) test -count=1 -tags official -run '^TestFailover' ./mdb
+	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
+		for version in $(VERSIONS); do \
+			echo "# PostgreSQL $$version" && \
+			MDB_TEST_FAILOVERS=all MDB_TEST_POSTGRES=$$version $(GO) test -count=1 -timeout 20m -run '$(PROMOTIONS)' ./mdb || exit 1; \
+		done && \
+		MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
+		MDB_TEST_FAILOVERS=all $(GO) test -count=1 -timeout 20m -tags official -run '$(PROMOTIONS)' ./mdb
 
 test-consumers: ## check the consumers' protocol in a million schedules, and in every order of its locks on VERSIONS
 	MDB_TEST_SCHEDULES=1000000 $(GO) test -count=1 -timeout 1h -run '^TestModel$$' ./internal/ledger
