@@ -75,11 +75,13 @@ demo-recording: ## record the demo as docs/demo.svg, by asciinema and termtosvg
 
 test-official: ## run the tests on Message DB's own SQL, fetched with npm, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
-		$(GO) test -race $(SHORT) $(PARALLEL) -tags official ./mdb/...
+		packages="$$(scripts/list-server-packages -tags official ./mdb/...)" && \
+		MDB_TEST_ONLY=server $(GO) test -race $(SHORT) $(PARALLEL) -tags official $$packages
 
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
-	cd mdbcontainer && $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race $(SHORT) $(PARALLEL) ./...
+	packages="$$(scripts/list-server-packages ./...)" && cd mdbcontainer && \
+		MDB_TEST_ONLY=server $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race $(SHORT) $(PARALLEL) $$packages
 
 test-matrix: ## run the tests of the root module on each of VERSIONS, fetched with npm (SHORT=-short)
 	$(GO) run ./scripts/matrix $(SHORT) $(VERSIONS)

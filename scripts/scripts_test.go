@@ -5,6 +5,7 @@ package scripts_test
 import (
 	"go/version"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -76,6 +77,29 @@ func TestHelp(t *testing.T) {
 		if !strings.Contains(line, " # ") && !strings.Contains(line, " ## ") {
 			t.Errorf("%q has no description", line)
 		}
+	}
+}
+
+// TestListServerPackages checks that runs on a further server have the packages whose tests can use
+// one, also if other packages of the test start it, and say which they leave out.
+func TestListServerPackages(t *testing.T) {
+	t.Parallel()
+	const module = "github.com/messagedb-go/messagedb/"
+	cmd := exec.CommandContext(t.Context(), "./list-server-packages", "../internal/...", "../mdb/...")
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, &said)
+	}
+	packages := strings.Fields(string(out))
+	for _, p := range []string{"mdb", "mdb/consumer/consumertest", "internal/names"} {
+		if !slices.Contains(packages, module+p) {
+			t.Errorf("%s is missing in %q", p, packages)
+		}
+	}
+	if slices.Contains(packages, module+"mdb/poll") || !strings.HasSuffix(said.String(), " internal/backoff internal/scan internal/source mdb/poll\n") {
+		t.Errorf("got %q, and it says %q, want mdb/poll to be left out", packages, &said)
 	}
 }
 

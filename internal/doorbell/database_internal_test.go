@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/backoff"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 // A database is a model of a server with the trigger, for the connections of bells. Time is
@@ -293,6 +294,7 @@ func wantStats(t *testing.T, what string, b *Bell, want Stats) {
 // run runs a test of bells on a model database.
 func run(t *testing.T, test func(t *testing.T, db *database)) {
 	t.Helper()
+	pgtest.NeedNoServer(t)
 	synctest.Test(t, func(t *testing.T) { test(t, newDatabase()) })
 }
 

@@ -126,6 +126,7 @@ func (w *world) checkHealed() {
 // TestModel checks the protocol in random schedules of four processes.
 func TestModel(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedNoServer(t)
 	resizes := 0
 	for seed := range schedules(t) {
 		w := schedule(seed, none, nil)
@@ -155,6 +156,7 @@ func schedules(t testing.TB) uint64 {
 // TestModelMutants checks that TestModel can fail: each mutant breaks one rule.
 func TestModelMutants(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedNoServer(t)
 	pgtest.NeedTime(t)
 	for b, name := range map[mutant]string{
 		noMember:           "the fence does not compare the member",

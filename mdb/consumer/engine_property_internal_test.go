@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 	"testing/synctest"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 var errEnd = errors.New("the test ends")
@@ -17,6 +19,7 @@ var errEnd = errors.New("the test ends")
 // parked keys are not handled, that none is handled beyond a barrier or during a pause, and that all messages are done with in the end.
 func TestEngineProperties(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedNoServer(t)
 	seeds := uint64(30)
 	if testing.Short() {
 		seeds = 3

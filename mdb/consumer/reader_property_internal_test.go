@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
 // TestReaderAgainstEverything checks that each partition receives every message after its
@@ -14,6 +16,7 @@ import (
 // wake the reader, so it must not forget one.
 func TestReaderAgainstEverything(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedNoServer(t)
 	seeds := uint64(2_000)
 	if testing.Short() {
 		seeds = 300

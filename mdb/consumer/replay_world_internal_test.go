@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -186,6 +187,7 @@ func (w *world) replayAll(p partition) {
 // checkpoint has not reached, and that nothing is parked in the end.
 func TestReplayProperties(t *testing.T) {
 	t.Parallel()
+	pgtest.NeedNoServer(t)
 	seeds := 30
 	if testing.Short() {
 		seeds = 4

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 )
 
@@ -51,7 +50,7 @@ func (r result) fault() error {
 
 // test runs the suite on a major version, which is fetched if the machine lacks it.
 func test(ctx context.Context, major string, short bool, show io.Writer) (result, error) {
-	env := append(os.Environ(), "MDB_TEST_POSTGRES="+major, "MDB_TEST_DATABASE_URL=")
+	env := append(os.Environ(), "MDB_TEST_POSTGRES="+major, "MDB_TEST_DATABASE_URL=", "MDB_TEST_ONLY=server")
 	find := exec.CommandContext(ctx, "go", "run", "./internal/pgtest/find-postgres")
 	find.Env, find.Stderr = env, os.Stderr
 	bin, err := find.Output()
@@ -68,13 +67,14 @@ func test(ctx context.Context, major string, short bool, show io.Writer) (result
 		return result{}, err
 	}
 
-	list, err := exec.CommandContext(ctx, "go", "list", "./...").Output()
+	list := exec.CommandContext(ctx, "scripts/list-server-packages", "./...")
+	list.Stderr = os.Stderr
+	packages, err := list.Output()
 	if err != nil {
-		return result{}, fmt.Errorf("go list: %w", err)
+		return result{}, fmt.Errorf("list-server-packages: %w", err)
 	}
-	// This package's own test looks at what is about to be written.
-	packages := slices.DeleteFunc(strings.Fields(string(list)), func(p string) bool { return strings.HasSuffix(p, "/scripts/matrix") })
-	args := append([]string{"test", "-race", "-count=1", "-json", fmt.Sprintf("-parallel=%d", 2*runtime.NumCPU()), fmt.Sprintf("-short=%t", short)}, packages...)
+	args := append([]string{"test", "-race", "-count=1", "-json", fmt.Sprintf("-parallel=%d", 2*runtime.NumCPU()), fmt.Sprintf("-short=%t", short)},
+		strings.Fields(string(packages))...)
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // with packages of this module
 	cmd.Env, cmd.Stderr = env, os.Stderr
 	out, err := cmd.StdoutPipe()
