@@ -11,13 +11,20 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
 
-// A transaction that is open for an hour keeps the old versions of all rows. These are the transactions a second that a consumer
-// commits during the hour.
-var hourly = []int{0, 10, 100, 1000}
+// A transaction that is open for long keeps the old versions of all rows. A load is how many transactions a second a consumer
+// commits meanwhile, and for how long.
+type load struct{ rate, minutes int }
 
-// An aged is what was measured after such an hour.
+// loads are what is measured. What a consumer handles depends on how many versions there are, and these are made as fast as the server
+// commits, in less than a minute for all loads: those of an hour at 1,000 transactions a second would take minutes.
+var loads = []load{{0, 60}, {10, 60}, {100, 60}, {1000, 10}}
+
+func (l load) transactions() int { return l.rate * l.minutes * 60 }
+
+// An aged is what was measured after a load.
 type aged struct {
-	what     string
+	load
+	ended    bool      // the transaction, and a VACUUM has run
 	rates    []float64 // messages a second, by way
 	versions int       // of each row of the checkpoints
 	bytes    int64     // of their table and its indexes
@@ -37,24 +44,24 @@ func longWays(ways []way) []way {
 	return chosen
 }
 
-// long measures the ways with a worker beside a transaction that began before an hour of a consumer, and after the end of the
+// long measures the ways with a worker beside a transaction that began before the load of a consumer, and after the end of the
 // transaction and a VACUUM.
 func (e *environment) long(ctx context.Context, ways []way) (table []aged, err error) {
-	for _, rate := range hourly {
-		during, after, err := e.hour(ctx, rate, ways)
+	for i, l := range loads {
+		during, after, err := e.beside(ctx, l, ways)
 		if err != nil {
 			return nil, err
 		}
-		if table = append(table, during); rate == hourly[len(hourly)-1] {
+		if table = append(table, during); i == len(loads)-1 {
 			table = append(table, after)
 		}
 	}
 	return table, nil
 }
 
-// hour measures beside such a transaction, and after it.
-func (e *environment) hour(ctx context.Context, rate int, ways []way) (during, after aged, err error) {
-	name := fmt.Sprint("hour", rate)
+// beside measures beside such a transaction, and after it.
+func (e *environment) beside(ctx context.Context, l load, ways []way) (during, after aged, err error) {
+	name := fmt.Sprint("load", l.rate)
 	if err := e.create(ctx, name); err != nil {
 		return during, after, err
 	}
@@ -66,7 +73,7 @@ func (e *environment) hour(ctx context.Context, rate int, ways []way) (during, a
 	if _, err := tx.Exec(ctx, "SELECT FROM public.balances LIMIT 1"); err != nil {
 		return during, after, err
 	}
-	versions, err := e.age(ctx, name, rate*3600)
+	versions, err := e.age(ctx, name, l.transactions())
 	if err != nil {
 		return during, after, err
 	}
@@ -80,8 +87,8 @@ func (e *environment) hour(ctx context.Context, rate int, ways []way) (during, a
 		return during, after, err
 	}
 	after, err = e.measureAged(ctx, name, ways)
-	during.what, during.versions = fmt.Sprint(rate), versions
-	after.what, after.versions = fmt.Sprintf("%d, after its end and a `VACUUM`", rate), 1
+	during.load, during.versions = l, versions
+	after.load, after.versions, after.ended = l, 1, true
 	return during, after, err
 }
 
@@ -95,7 +102,7 @@ func (e *environment) create(ctx context.Context, name string) error {
 }
 
 // age updates the checkpoints of a consumer in turn, in so many transactions, and returns how often each. It finds their last
-// versions by their addresses: by the index, this would take longer than the hour.
+// versions by their addresses: by the index, this would take longer than the load itself.
 func (e *environment) age(ctx context.Context, name string, transactions int) (versions int, err error) {
 	var partitions int
 	if err := e.watch.QueryRow(ctx, `SELECT partitions FROM message_store_consumers.consumers WHERE name = $1`, name).Scan(&partitions); err != nil {
@@ -137,20 +144,25 @@ func (e *environment) measureAged(ctx context.Context, name string, ways []way) 
 	return a, err
 }
 
-// longBlock returns the table.
-func longBlock(ways []way, table []aged) string {
+// longBlock returns the table of runs with so many messages.
+func longBlock(ways []way, table []aged, messages int) string {
 	var w strings.Builder
-	w.WriteString("| Transactions a second in the hour | Versions of each checkpoint | Their table |")
+	w.WriteString("| Transactions a second | For | Versions of each checkpoint | Their table |")
 	for _, way := range longWays(ways) {
 		fmt.Fprintf(&w, " %s |", way.name)
 	}
-	w.WriteString("\n|---|---:|---:|" + strings.Repeat("---:|", len(longWays(ways))) + "\n")
+	w.WriteString("\n|---|---|---:|---:|" + strings.Repeat("---:|", len(longWays(ways))) + "\n")
 	for _, a := range table {
-		fmt.Fprintf(&w, "| %s | %s | %.1f MB |", a.what, rounded(float64(a.versions)), float64(a.bytes)/1e6)
+		length := fmt.Sprintf("%d minutes", a.minutes)
+		if a.ended {
+			length += ", after its end and a `VACUUM`"
+		}
+		fmt.Fprintf(&w, "| %d | %s | %s | %.1f MB |", a.rate, length, rounded(float64(a.versions)), float64(a.bytes)/1e6)
 		for _, rate := range a.rates {
 			fmt.Fprintf(&w, " %s |", rounded(rate))
 		}
 		w.WriteString("\n")
 	}
+	fmt.Fprintf(&w, "\nMessages a second, of one run of %d messages each.\n", messages)
 	return w.String()
 }

@@ -90,8 +90,8 @@ func (b *bench) run(ctx context.Context, doc string) (failed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	block = longBlock(ways, table)
-	fmt.Print("\n# Consumers beside a transaction that is open for an hour\n\n", block)
+	block = longBlock(ways, table, b.messages/few.part)
+	fmt.Print("\n# Consumers beside a transaction that is open for long\n\n", block)
 	if doc != "" {
 		err = updateDoc(doc, longBegin, longEnd, block)
 	}

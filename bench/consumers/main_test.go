@@ -17,8 +17,8 @@ func TestLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.close)
-	defer func(before []int) { hourly = before }(hourly)
-	hourly = []int{0, 3}
+	defer func(before []load) { loads = before }(loads)
+	loads = []load{{0, 60}, {3, 60}}
 	ways := e.ways()
 	table, err := e.long(t.Context(), ways)
 	if err != nil {
@@ -27,7 +27,7 @@ func TestLong(t *testing.T) {
 	if len(table) != 3 || table[0].versions != 1 || table[1].versions != 1+3*3600/64 || table[1].bytes < 2*table[0].bytes {
 		t.Errorf("got %+v", table)
 	}
-	if block := longBlock(ways, table); strings.Count(block, "\n| 3") != 2 || !strings.Contains(block, "`EachTx` |") {
+	if block := longBlock(ways, table, 2); strings.Count(block, "\n| 3 ") != 2 || !strings.Contains(block, "`EachTx` |") {
 		t.Errorf("got:\n%s", block)
 	}
 }
