@@ -25,8 +25,9 @@ FROM message_store_consumers.join($1::text, $2::uuid, NULLIF($3::text, ''), $4::
 FROM message_store_consumers.tick($1::bigint, $2::uuid, NULLIF($3::text, ''), NULLIF($4::text, ''),
 	$5::text[], $6::integer[], $7::bigint[], $8::bigint[], $9::bigint[], $10::uuid[], $11::timestamptz[]) AS t`
 	// The changes are those before the statement: what comes later, a tick reports.
-	sqlBalance = `SELECT b.members, b.quota, b.held, b.claimed, b.paused, b.barrier, coalesce(c.changes, 0), coalesce(message_store_consumers.timeline(), '')
-FROM message_store_consumers.balance($1::bigint, $2::uuid, NULLIF($3::integer, 0), CASE WHEN $3::integer > 0 THEN $4::bigint END) AS b
+	sqlBalance = `SELECT b.members, b.quota, b.held, b.claimed, b.paused, b.barrier, coalesce(c.changes, 0), coalesce(message_store_consumers.timeline(), ''), b.renewed
+FROM message_store_consumers.balance($1::bigint, $2::uuid, NULLIF($3::integer, 0), CASE WHEN $3::integer > 0 THEN $4::bigint END,
+	$5::text[], $6::integer[], $7::bigint[]) AS b
 LEFT JOIN message_store_consumers.consumers AS c ON c.id = $1::bigint`
 	sqlRows = `SELECT c.category, c.partition, c.position, c.epoch, c.anchor, c.anchor_time
 FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1::bigint AND c.member = $2::uuid
@@ -122,18 +123,26 @@ func Beat(ctx context.Context, q Querier, m Member, info string, moves []Move) (
 
 // Rebalance deletes members whose leases have ended, claims free partitions up to the member's
 // quota, and then reads what the member has, in one round trip. If Held is greater than Quota,
-// the member must release the rest. After a failover, and only then, it also gives the member new
-// epochs for what it had before: call it when a tick reports another timeline, or when the fence refuses a move. The error
+// the member must release the rest. After a failover, it also gives the member new
+// epochs for what it had before: call it when a tick reports another timeline, or when the fence refuses a move.
+// forgotten are the rows of which the member has forgotten what it knew, as it knew them last. They get new epochs, see [Balance.Renewed]. The error
 // has the SQLSTATE [Partitions] if the consumer has another number of partitions or another layout than m. Call it only if no handler is running
 // that was called by an earlier layout.
-func Rebalance(ctx context.Context, q Querier, m Member) (balance Balance, held Held, err error) {
+func Rebalance(ctx context.Context, q Querier, m Member, forgotten ...Row) (balance Balance, held Held, err error) {
+	categories, partitions, epochs := make([]string, len(forgotten)), make([]int32, len(forgotten)), make([]int64, len(forgotten))
+	for i, row := range forgotten {
+		categories[i], partitions[i], epochs[i] = row.Category, int32(row.Number), row.Epoch
+	}
 	b := limited(ctx)
-	b.Queue(sqlBalance, m.Consumer, pgUUID(m.ID), m.Partitions, m.Layout).Query(func(rows pgx.Rows) (err error) {
+	b.Queue(sqlBalance, m.Consumer, pgUUID(m.ID), m.Partitions, m.Layout, categories, partitions, epochs).Query(func(rows pgx.Rows) (err error) {
 		balance, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Balance])
 		return err
 	})
 	held.queue(b, m)
 	err = q.SendBatch(ctx, b).Close()
+	for i := range balance.Renewed {
+		balance.Renewed[i]--
+	}
 	return balance, held, err
 }
 

@@ -23,8 +23,8 @@
 //
 //   - the member: another one has claimed the partition, while a transaction of the former owner
 //     still runs;
-//   - the epoch: the same member has lost the partition and claimed it again, while a transaction
-//     of its first claim still runs;
+//   - the epoch: the same member has lost the partition and claimed it again, or has forgotten what it knew of it and read
+//     its row again, while a transaction from before still runs;
 //   - the position: a transaction whose outcome was unknown is repeated, although it was
 //     committed. Such a transaction must be repeated. To look for its effects is not enough: as
 //     long as it is not visible, it may still commit.
@@ -34,6 +34,10 @@
 // and leave the row as the member knows it. A move would then pass what is lost. So a claim ends
 // with its timeline. [Rebalance] gives the member its rows by new epochs, and of these the member
 // knows only what it has read after that.
+//
+// A member forgets what it knows of a row when an answer has not arrived, or the fence has refused something. Then it must not go on by the
+// same epoch: a statement that waits in the session of a lost connection could still park a stream, or end a replay, after the member has read what is
+// parked. So it names these rows to [Rebalance], which gives them new epochs, and uses those that have got one.
 //
 // The fence must be in the row that moves. If a move compared with another row, it would lock only
 // the checkpoint. While a claim that has read the position has not committed, the move would still
@@ -226,6 +230,11 @@ type Balance struct {
 
 	Changes  int64  // as in Tick, before the balance
 	Timeline string // as in Tick
+
+	// Renewed are indexes of the forgotten rows: those that are as the member knew them, but for their epochs, which are new. Of the
+	// others, somebody else has changed the epoch or the member, or a transaction has locked the row. If the epoch is still the one that the member
+	// knew, it must not use the row, because what it has sent by that epoch may still be executed.
+	Renewed []int
 }
 
 // Held is what a member has.

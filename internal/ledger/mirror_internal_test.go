@@ -156,11 +156,17 @@ func (m *mirror) resize(w *world) {
 	m.did(w, "resize", nil, nil)
 }
 
-func (m *mirror) balance(w *world, id int, layout int64, b balanced) {
+func (m *mirror) balance(w *world, id int, layout int64, forgotten [rowCount]int64, b balanced) {
 	m.now(w)
 	member := m.member(id, 0)
 	member.Partitions, member.Layout = partitions, layout
-	got, _, err := Rebalance(m.t.Context(), m.conn, member)
+	var rows []Row
+	for i, epoch := range forgotten {
+		if epoch != 0 {
+			rows = append(rows, Row{Partition: rowPartition(i), Epoch: epoch})
+		}
+	}
+	got, _, err := Rebalance(m.t.Context(), m.conn, member, rows...)
 	var pgErr *pgconn.PgError
 	switch {
 	case IsGone(err), errors.As(err, &pgErr) && pgErr.Code == NoConsumer:
@@ -170,6 +176,9 @@ func (m *mirror) balance(w *world, id int, layout int64, b balanced) {
 	case err != nil:
 		m.t.Fatal(err)
 	default:
+		if len(got.Renewed) > 0 {
+			m.acts["renewal"]++
+		}
 		m.did(w, "balance", balanced{members: got.Members, quota: got.Quota, held: got.Held, claimed: got.Claimed}, b)
 	}
 }

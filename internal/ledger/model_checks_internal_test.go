@@ -74,7 +74,7 @@ func (w *world) check() {
 	}
 }
 
-// checkBegin checks that nobody else handles messages of the row, as a handler begins.
+// checkBegin checks that nobody else handles messages of the row, and that the key of the message is not parked, as a handler begins.
 func (w *world) checkBegin(p *process, row int, h *hold) {
 	for i := range w.processes {
 		q := &w.processes[i]
@@ -83,6 +83,13 @@ func (w *world) checkBegin(p *process, row int, h *hold) {
 		}
 		if o := &q.holds[row]; o.held && (!o.surrendered || o.running) || q.stray[row] || q.busy[row] {
 			w.failf("members %d and %d handle messages of row %d (the lease of %d ends at %.1f s)", p.id, q.id, row, q.id, float64(q.deadline)/float64(second)-100_000)
+		}
+	}
+	if h.claim == w.rows[row].claim && w.failed == 0 {
+		for _, parked := range w.parked {
+			if parked.row == row && parked.key == h.message.key && parked.position <= h.read {
+				w.failf("message %d is handled, and its key is parked", h.read)
+			}
 		}
 	}
 	if !w.transactional && h.claim == w.rows[row].claim && h.read <= w.rows[row].position && w.failed == 0 {
@@ -128,10 +135,10 @@ func (w *world) doResize() {
 	w.check()
 }
 
-func (w *world) doBalance(id int, layout int64) (b balanced) {
-	w.did(func() { b = w.balance(w.b, w.now(), id, layout) })
+func (w *world) doBalance(id int, layout int64, forgotten [rowCount]int64) (b balanced) {
+	w.did(func() { b = w.balance(w.b, w.now(), id, layout, forgotten) })
 	if w.mirror != nil {
-		w.mirror.balance(w, id, layout, b)
+		w.mirror.balance(w, id, layout, forgotten, b)
 	}
 	w.note("balance %d: %+v", id, b)
 	return b

@@ -109,9 +109,9 @@ type balanced struct {
 	members, quota, held, claimed int
 }
 
-// balance removes members that are dead, and gives what is free to the member, up to its
-// share.
-func (d *database) balance(b mutant, now int64, id int, layout int64) balanced {
+// balance removes members that are dead, gives new epochs to the rows that the member has forgotten, and gives what is free to the
+// member, up to its share.
+func (d *database) balance(b mutant, now int64, id int, layout int64, forgotten [rowCount]int64) balanced {
 	me := d.member(id)
 	if me == nil {
 		return balanced{gone: true}
@@ -141,6 +141,9 @@ func (d *database) balance(b mutant, now int64, id int, layout int64) balanced {
 		d.members = slices.DeleteFunc(d.members, func(m memberRow) bool { return m.id != id && m.seen < now-lease })
 	}
 	evicted := len(d.members) < n
+	if forgotten != [rowCount]int64{} && !b.has(sameEpoch) {
+		d.renewForgotten(now, id, forgotten)
+	}
 	d.renew(b, now, id)
 	result := d.share(id)
 
@@ -161,6 +164,16 @@ func (d *database) balance(b mutant, now int64, id int, layout int64) balanced {
 	return result
 }
 
+func (d *database) renewForgotten(now int64, id int, forgotten [rowCount]int64) {
+	epoch := d.nextEpoch(now)
+	d.claims++
+	for i := range d.rows {
+		if r := &d.rows[i]; forgotten[i] != 0 && r.member == id && r.epoch <= forgotten[i] {
+			r.epoch, r.claim, r.timeline = epoch, d.claims, d.timeline
+		}
+	}
+}
+
 // renew claims again what the member has claimed before a failover, because what it knows of
 // these rows may be lost.
 func (d *database) renew(b mutant, now int64, id int) {
@@ -169,8 +182,11 @@ func (d *database) renew(b mutant, now int64, id int) {
 	}
 	var old []int
 	for p := range partitions {
-		if r := d.rows[p]; r.member == id && r.timeline != d.timeline {
-			old = append(old, p)
+		for c := range d.known {
+			if r := d.rows[rowOf(c, p)]; r.member == id && r.timeline != d.timeline {
+				old = append(old, p)
+				break
+			}
 		}
 	}
 	if old != nil {

@@ -16,10 +16,11 @@ type process struct {
 	changes   int64
 	layout    int64
 	busy      [rowCount]bool // a handler is running that was called by an earlier layout
+	lingering [rowCount]bool // a handler may be running that was called before a doubt; none begins, and nothing is released, until it has returned
 	timeline  int
-	reread    bool // it has to forget what it holds, and to read its rows
 	rebalance bool
-	claimed   bool // it has to read what it has claimed
+	forgotten [rowCount]int64 // the epochs by which it knew rows of which it has forgotten what it knew
+	claimed   bool            // it has to read what it has claimed
 	before    *[rowCount]checkpointRow
 	quota     int
 	holds     [rowCount]hold
@@ -60,8 +61,8 @@ type request struct {
 }
 
 func (p *process) forget() {
-	p.holds, p.stray, p.busy = [rowCount]hold{}, [rowCount]bool{}, [rowCount]bool{}
-	p.claimed, p.before, p.replaced = false, nil, false
+	p.holds, p.stray, p.busy, p.lingering = [rowCount]hold{}, [rowCount]bool{}, [rowCount]bool{}, [rowCount]bool{}
+	p.claimed, p.before, p.replaced, p.forgotten = false, nil, false, [rowCount]int64{}
 }
 
 // progress returns the moves that a tick may make: no transaction is running that makes one.
@@ -102,8 +103,6 @@ func (w *world) pAct(p *process) {
 		w.pLeave(p)
 	case n < 4:
 		w.pTick(p)
-	case n < 8 && p.reread:
-		w.pRead(p)
 	case n < 8 && p.claimed:
 		w.pRead(p)
 	case n < 8 && p.rebalance:
@@ -132,8 +131,21 @@ func (w *world) pJoin(p *process) {
 	changes, layout := w.doJoin(id, p.instance, p.reads)
 	p.forget()
 	p.id, p.changes, p.layout, p.timeline, p.quota = id, changes, layout, 0, 0
-	p.reread, p.rebalance = false, true
+	p.rebalance = true
 	p.deadline = w.time + lease*4/5
+}
+
+// doubt forgets all that the process knows of its rows.
+func (w *world) pDoubt(p *process) {
+	for i := range p.holds {
+		h := &p.holds[i]
+		if h.held {
+			p.forgotten[i] = h.epoch
+		}
+		p.lingering[i] = p.lingering[i] || h.running
+		w.drop(h)
+	}
+	p.claimed, p.rebalance, p.before = false, true, nil
 }
 
 func (w *world) pCrash(p *process) {
@@ -181,7 +193,8 @@ func (w *world) pTick(p *process) {
 	case r == nil:
 		p.ticking = p.progress(w, false)
 	case w.lost(r):
-		p.ticking, p.reread = nil, true
+		p.ticking = nil
+		w.pDoubt(p)
 	case !r.executed:
 		w.execute(r)
 	default:
@@ -226,11 +239,12 @@ func (w *world) pTicked(p *process, r *request) {
 // resized forgets everything, and waits for the handlers that are running.
 func (w *world) pResized(p *process, layout int64) {
 	for i := range p.holds {
-		p.busy[i] = p.busy[i] || p.holds[i].running
+		p.busy[i] = p.busy[i] || p.holds[i].running || p.lingering[i]
 		w.drop(&p.holds[i])
 	}
 	p.layout, p.before = layout, nil
-	p.reread, p.claimed, p.rebalance = false, false, true
+	p.claimed, p.rebalance = false, true
+	p.forgotten, p.lingering = [rowCount]int64{}, [rowCount]bool{}
 }
 
 func (p *process) isBusy() bool { return slices.Contains(p.busy[:], true) }
@@ -252,7 +266,7 @@ func (w *world) pBalance(p *process) {
 	if p.isBusy() && !w.b.has(confirmBusy) {
 		return
 	}
-	b := w.doBalance(p.id, p.layout)
+	b := w.doBalance(p.id, p.layout, p.forgotten)
 	switch {
 	case b.gone:
 		w.pEvicted(p, false)
@@ -260,7 +274,7 @@ func (w *world) pBalance(p *process) {
 	case b.resized: // the next tick says more
 		return
 	}
-	p.rebalance, p.claimed, p.quota = false, true, b.quota
+	p.rebalance, p.claimed, p.quota, p.forgotten = false, true, b.quota, [rowCount]int64{}
 }
 
 // read reads the member's rows and parked keys. A row with another epoch than before is a
@@ -268,7 +282,7 @@ func (w *world) pBalance(p *process) {
 // except that it adopts the position: a move of its own may have been executed although its
 // answer was lost.
 func (w *world) pRead(p *process) {
-	p.reread, p.claimed = false, false
+	p.claimed = false
 	for i, r := range w.rows {
 		h := &p.holds[i]
 		if r.member != p.id || i >= w.known*partitions {
@@ -353,7 +367,7 @@ func (w *world) pRelease(p *process, part int) {
 		row := r.steps[i].row
 		switch {
 		case ok:
-			p.stray[row] = p.holds[row].running
+			p.stray[row], p.lingering[row] = p.holds[row].running, false
 			w.drop(&p.holds[row])
 		default:
 			p.rebalance = true
@@ -367,7 +381,7 @@ func (w *world) pWork(p *process, row int) {
 		return
 	}
 	switch h := &p.holds[row]; {
-	case p.reread, p.rebalance, p.claimed:
+	case p.rebalance, p.claimed:
 	case h.parking != nil:
 		w.pParked(p, row, h)
 	case h.committing != nil:
@@ -415,6 +429,7 @@ func (w *world) pBegin(p *process, row int, h *hold) {
 		}
 		return
 	}
+	p.lingering[row] = false
 	w.checkBegin(p, row, h)
 	h.running = true
 }
@@ -450,7 +465,8 @@ func (w *world) pCommitted(p *process, row int, h *hold) {
 	switch r := h.committing; {
 	case w.lost(r):
 		if h.committing = r.again(); w.faults && w.intn(4) == 0 { // the handler gives up
-			*h, p.reread, p.stopping = hold{}, true, w.intn(2) == 0
+			p.stopping = w.intn(2) == 0
+			w.pDoubt(p)
 		}
 	case !r.executed:
 		w.execute(r)

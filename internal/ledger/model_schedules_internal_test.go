@@ -85,7 +85,7 @@ func (w *world) turn(p *process) {
 			}
 		}
 	}
-	if p.reread || p.claimed {
+	if p.claimed {
 		w.pRead(p)
 	}
 	for row := range p.holds {
@@ -181,11 +181,12 @@ func TestModelMutants(t *testing.T) {
 		claimUnready:       "a partition is claimed while handlers of an earlier layout run in another process",
 		confirmBusy:        "a member confirms a layout while handlers of an earlier one run",
 		confirmSilently:    "the last member that confirms a layout does not say so",
+		sameEpoch:          "a member reads rows again that have the same epochs",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// Few schedules show these.
-			first := map[mutant]uint64{judgeFromFuture: 452_000, seenInFuture: 12_700, parkWithoutMove: 8_900, confirmBusy: 49_900}[b]
+			first := map[mutant]uint64{judgeFromFuture: 452_000, seenInFuture: 12_700, parkWithoutMove: 8_900, confirmBusy: 270_300, sameEpoch: 16_000}[b]
 			for seed := range uint64(200_000) {
 				if w := schedule(first+seed, b, nil); w.fault != "" {
 					t.Logf("schedule %d: %s", first+seed, w.fault)

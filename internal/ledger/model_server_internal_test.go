@@ -25,7 +25,7 @@ func TestModelIsServer(t *testing.T) {
 		}
 	}
 	t.Logf("%d schedules: %v", n, m.acts)
-	for _, act := range []string{"join", "balance", "balance, gone", "tick", "move", "release", "leave", "park", "failover", "resize", "balance, resized"} {
+	for _, act := range []string{"join", "balance", "balance, gone", "tick", "move", "release", "leave", "park", "failover", "resize", "balance, resized", "renewal"} {
 		if m.acts[act] == 0 && !testing.Short() {
 			t.Errorf("no schedule has a %s", act)
 		}
@@ -95,6 +95,7 @@ func TestModelIsServerMutants(t *testing.T) {
 		{"partitions are claimed before all members have confirmed the layout", claimUnready, []change{{"free IS NOT NULL AND ready THEN", "free IS NOT NULL THEN", 1}}},
 		{"the last member that confirms a layout does not say so", confirmSilently, []change{{"evicted OR confirmed AND ready OR claimed", "evicted OR claimed", 1}}},
 		{"a member can have another layout", none, []change{{"IF $3 <> parts OR $4 <> current THEN", "IF $3 <> parts THEN", 1}}},
+		{"rows that a member has forgotten keep their epochs", sameEpoch, []change{{"IF pg_catalog.cardinality($6) > 0 THEN\n    fresh", "IF false THEN\n    fresh", 1}}},
 		{"parks are not fenced", parkUnfenced, []change{{"AND c.member = $4 AND c.epoch = $5\n", "\n", 1}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

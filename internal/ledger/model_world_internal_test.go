@@ -33,6 +33,7 @@ const (
 	claimUnready
 	confirmBusy
 	confirmSilently
+	sameEpoch
 )
 
 func (b mutant) has(rule mutant) bool { return b == rule }

@@ -110,7 +110,7 @@ type protocol interface {
 	version(ctx context.Context) (int, error)
 	join(ctx context.Context, p ledger.JoinParams) (ledger.Joined, error)
 	beat(ctx context.Context, m ledger.Member, info string, moves []ledger.Move) (ledger.Tick, error)
-	rebalance(ctx context.Context, m ledger.Member) (ledger.Balance, ledger.Held, error)
+	rebalance(ctx context.Context, m ledger.Member, forgotten []ledger.Row) (ledger.Balance, ledger.Held, error)
 	read(ctx context.Context, m ledger.Member) (ledger.Held, error)
 	release(ctx context.Context, m ledger.Member, moves []ledger.Move) ([]int, error)
 	leave(ctx context.Context, m ledger.Member, moves []ledger.Move) error
@@ -138,8 +138,8 @@ func (c onConn) beat(ctx context.Context, m ledger.Member, info string, moves []
 	return ledger.Beat(ctx, c.conn, m, info, moves)
 }
 
-func (c onConn) rebalance(ctx context.Context, m ledger.Member) (ledger.Balance, ledger.Held, error) {
-	return ledger.Rebalance(ctx, c.conn, m)
+func (c onConn) rebalance(ctx context.Context, m ledger.Member, forgotten []ledger.Row) (ledger.Balance, ledger.Held, error) {
+	return ledger.Rebalance(ctx, c.conn, m, forgotten...)
 }
 
 func (c onConn) read(ctx context.Context, m ledger.Member) (ledger.Held, error) {

@@ -43,7 +43,7 @@ func TestLineRoundTrips(t *testing.T) {
 					return err
 				}},
 				{"balance", func() error {
-					_, read, err := p.rebalance(ctx, s.member)
+					_, read, err := p.rebalance(ctx, s.member, nil)
 					held = read
 					return err
 				}},

@@ -112,12 +112,13 @@ type memberConfig struct {
 // statement has failed without an answer, the connection is another one, the timeline is
 // another one, or a reader has found that messages are lost. Then the server may have failed
 // over to a standby without the last transactions, or was restored. So the member ends the
-// handlers, forgets everything that it knows of its partitions, reads their checkpoints and
-// what is parked, and continues from there. Messages that are still there do not show whether
+// handlers, forgets everything that it knows of its partitions, gets new epochs for them, reads their checkpoints and
+// what is parked, and continues from there. The new epochs end what may still wait in a session that was lost: a stream
+// that it parked later would be parked without the member's knowledge. Messages that are still there do not show whether
 // checkpoints are, nor the other way round. Until then no handler is called and no checkpoint is moved:
 // what is parked may be lost although a checkpoint is where the member knows it.
 //
-// If the fence rejects a move although the row is as the member knows it, the ticks and the
+// If the fence rejects moves again and again although the checkpoint stays where it is, the ticks and the
 // pool lead to different servers, or the message is not in the store. The member waits before it continues
 // with the partition, and both get new connections.
 type member struct {

@@ -50,13 +50,13 @@ func (m *member) mayBegin() error {
 // fenced is where a partition was when the fence has rejected something of it, how often it
 // was there before, and how long it waits.
 type fenced struct {
-	epoch, position int64
-	again           int
-	until           time.Time
+	position int64
+	again    int
+	until    time.Time
 }
 
 // fence stops partitions of which the fence has rejected something, until their rows are read. It was right
-// if a row has changed. The second time that it has not, the row is not what was compared, and the partition waits.
+// if a row has changed. If it rejects something at the same position again and again, the row is not what was compared, and the partition waits.
 func (m *member) fence(ps []partition) {
 	stored := m.engine.checkpoints()
 	for _, p := range ps {
@@ -65,8 +65,8 @@ func (m *member) fence(ps []partition) {
 			m.balanceBy(time.Now())
 			continue
 		}
-		f := fenced{epoch: row.Epoch, position: max(row.Position, stored[p])}
-		if last := m.fences[p]; last.epoch == f.epoch && last.position == f.position {
+		f := fenced{position: max(row.Position, stored[p])}
+		if last, ok := m.fences[p]; ok && last.position == f.position {
 			f.again = last.again + 1
 		}
 		if f.again > 1 {
@@ -87,10 +87,10 @@ func (m *member) reread(ps []partition) {
 	}
 }
 
-// waits returns until when a partition waits whose row is still as it was when the fence has rejected a
+// waits returns until when a partition waits whose checkpoint is still where it was when the fence has rejected a
 // move of it, or the zero time.
 func (m *member) waits(row ledger.Row) time.Time {
-	if f := m.fences[row.Partition]; f.epoch == row.Epoch && f.position == row.Position && time.Now().Before(f.until) {
+	if f := m.fences[row.Partition]; f.position == row.Position && time.Now().Before(f.until) {
 		return f.until
 	}
 	return time.Time{}

@@ -194,3 +194,68 @@ func TestMemberLosesPartition(t *testing.T) {
 		}
 	})
 }
+
+// TestMemberReadsByNewEpochs checks that a process which has forgotten what it knew of a partition continues with it only by a new epoch: as
+// long as the server does not give it one, because the checkpoint is locked, the process calls no handler and moves nothing, and
+// the other partitions go on.
+func TestMemberReadsByNewEpochs(t *testing.T) {
+	for name, forget := range map[string]func(h *hall, c *clerk, p partition){
+		"a doubt": func(h *hall, _ *clerk, _ partition) { h.session++ },
+		"a rejection": func(_ *hall, c *clerk, p partition) {
+			c.engine.mu.Lock()
+			defer c.engine.unlock()
+			c.engine.fence(c.engine.parts[p])
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				const partitions = 4
+				h := newHall(t, partitions)
+				c := hire(t, h, letters(t, 8, partitions), nil)
+				pass(5*time.Second + 10*time.Millisecond)
+				c.take()
+				locked := partition{Category: "category", Number: 1}
+				epochs := func() (epochs [partitions]int64) {
+					h.set(func() {
+						for p, row := range h.rows {
+							epochs[p.Number] = row.epoch
+						}
+					})
+					return epochs
+				}
+				before := epochs()
+				h.set(func() {
+					h.locked[locked] = true
+					forget(h, c, locked)
+				})
+				pass(5 * time.Second)
+				write(partitions, partitions, c)
+				pass(5 * time.Second)
+				want := c.shelf.between(1, partitions, 8, 12)
+				if got := c.take(); len(got) != partitions-1 || slices.Contains(got, want[0]) {
+					t.Errorf("got %v handled, want all but %v", got, want)
+				}
+				if got := h.positions()[0]; got != 8 {
+					t.Errorf("got the checkpoint %d, want that it stays", got)
+				}
+				if c.counts.partitions.Load() != partitions {
+					t.Errorf("got %d partitions, want all", c.counts.partitions.Load())
+				}
+				h.set(func() { h.locked[locked] = false })
+				pass(5 * time.Second)
+				if got := c.take(); !slices.Equal(got, want) {
+					t.Errorf("got %v handled then, want %v", got, want)
+				}
+				after := epochs()
+				for n := range partitions {
+					if changed := after[n] != before[n]; changed != (n == 1 || name == "a doubt") {
+						t.Errorf("partition %d: got the epoch %d after %d", n, after[n], before[n])
+					}
+				}
+				if n := c.counts.rewound.Load(); n != 0 {
+					t.Errorf("got %d checkpoints that went back, want none", n)
+				}
+			})
+		})
+	}
+}

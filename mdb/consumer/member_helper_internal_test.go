@@ -42,7 +42,8 @@ type hall struct {
 	session    int64
 	last       int64 // the end of the category
 	calls      map[string]int
-	log        []string      // the statements, with the instances that have sent them
+	log        []string // the statements, with the instances that have sent them
+	locked     map[partition]bool
 	moves      []ledger.Move // that were made, by whichever statement
 	claimed    []partition   // that have got another member, by whichever statement
 
@@ -71,7 +72,7 @@ func newHall(t *testing.T, partitions int) *hall {
 	t.Helper()
 	h := &hall{
 		t: t, partitions: partitions, rows: make(map[partition]*hallRow), members: make(map[uuid.UUID]*hallMember),
-		name: "consumer", timeline: "00000001", session: 1, calls: make(map[string]int), epochs: 1,
+		name: "consumer", timeline: "00000001", session: 1, calls: make(map[string]int), epochs: 1, locked: make(map[partition]bool),
 	}
 	for n := range partitions {
 		h.rows[partition{Category: "category", Number: n}] = &hallRow{}
@@ -222,7 +223,7 @@ func (h *hall) move(member uuid.UUID, mv ledger.Move) bool {
 	return true
 }
 
-func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, held ledger.Held, err error) {
+func (h *hall) rebalance(_ context.Context, m ledger.Member, forgotten []ledger.Row) (b ledger.Balance, held ledger.Held, err error) {
 	return b, held, h.statement("balance", m.Instance, func() error {
 		me := h.members[m.ID]
 		if me == nil {
@@ -240,6 +241,13 @@ func (h *hall) rebalance(_ context.Context, m ledger.Member) (b ledger.Balance, 
 			if id != m.ID && now.Sub(other.seen) > other.lease && (me.woke.IsZero() || now.Sub(me.woke) > other.lease) {
 				delete(h.members, id)
 				evicted = true
+			}
+		}
+		for i, known := range forgotten {
+			if row := h.rows[known.Partition]; row != nil && row.member == m.ID && row.epoch <= known.Epoch && !h.locked[known.Partition] {
+				h.epochs++
+				row.epoch = h.epochs
+				b.Renewed = append(b.Renewed, i)
 			}
 		}
 		n := make(map[uuid.UUID]int)

@@ -71,9 +71,11 @@ func (m *member) tickSoon(err error) {
 	m.nextTick = time.Now().Add(min(tickRetry.Delay(m.failures), m.interval()))
 }
 
-// apply begins and ends partitions, so that they are those of the rows. Without a doubt, only operators change the epoch of
-// what a member has.
-func (m *member) apply(held ledger.Held, doubtful bool) {
+// apply begins and ends partitions, so that they are those of the rows. renewed are partitions that were forgotten and whose rows are as the
+// member knew them, but for their epochs. Without a doubt, only operators change the epochs of the others that a member has. A partition
+// that was forgotten and has the epoch by which the member knew it waits: a statement of this member has locked the row, and may yet park
+// something, for example.
+func (m *member) apply(held ledger.Held, renewed map[partition]bool, doubtful bool) {
 	rows := make(map[partition]ledger.Row, len(held.Rows))
 	for _, row := range held.Rows {
 		if m.reads[row.Category] != nil {
@@ -109,14 +111,20 @@ func (m *member) apply(held ledger.Held, doubtful bool) {
 		if _, ok := m.held[p]; ok {
 			continue
 		}
+		known, ok := m.before[p]
+		if ok && row.Epoch == known.Epoch && !renewed[p] {
+			waiting[p] = known
+			m.balanceBy(time.Now().Add(m.interval()))
+			continue
+		}
 		if until := m.waits(row); !until.IsZero() {
 			waiting[p] = row
 			m.balanceBy(until)
 			continue
 		}
-		switch known, ok := m.before[p]; {
+		switch {
 		case !ok:
-		case !doubtful && row.Epoch != known.Epoch:
+		case !doubtful && !renewed[p]:
 			moved++
 		case row.Position < known.Position:
 			m.countRewound(p, known.Position)
@@ -156,8 +164,8 @@ func numbersOf(rows map[partition]ledger.Row) map[int]bool {
 }
 
 // balance reads what the member has, claims its share, and begins to give away what is more.
-// Rows and what is parked are read together with the share, because the server may give the
-// member new epochs for what it had before.
+// Rows and what is parked are read together with the share, because the server gives the
+// member new epochs for what it has forgotten.
 func (m *member) balance(ctx context.Context) {
 	doubtful := m.doubt != nil || m.rejoined
 	if m.doubt != nil {
@@ -169,10 +177,11 @@ func (m *member) balance(ctx context.Context) {
 		m.logger.Warn("a checkpoint of a consumer cannot be moved although nobody else has moved it: new connections are opened", m.attrs()...)
 		m.reconnect(true)
 	}
+	forgotten := slices.Collect(maps.Values(m.before))
 	var b ledger.Balance
 	var held ledger.Held
 	err := m.send(ctx, func(ctx context.Context, p protocol) (err error) {
-		b, held, err = p.rebalance(ctx, *m.self.Load())
+		b, held, err = p.rebalance(ctx, *m.self.Load(), forgotten)
 		return err
 	})
 	switch {
@@ -198,7 +207,11 @@ func (m *member) balance(ctx context.Context) {
 	m.balanceAt, m.rejected, m.rejoined = time.Time{}, 0, false
 	m.obey(b.Barrier, b.Paused)
 	m.counts.claims.Add(int64(b.Claimed))
-	m.apply(held, doubtful)
+	renewed := make(map[partition]bool, len(b.Renewed))
+	for _, i := range b.Renewed {
+		renewed[forgotten[i].Partition] = true
+	}
+	m.apply(held, renewed, doubtful)
 	m.engine.stored(nil)
 	m.surrender(b.Quota)
 }

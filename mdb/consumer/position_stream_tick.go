@@ -146,12 +146,18 @@ func (s positionSession) write(ctx context.Context, position int64, anchor ledge
 	return outcome, err
 }
 
-func (s positionSession) rebalance(ctx context.Context, m ledger.Member) (b ledger.Balance, held ledger.Held, err error) {
+// rebalance needs no new epochs, because the fence compares the stream's version instead.
+func (s positionSession) rebalance(ctx context.Context, m ledger.Member, forgotten []ledger.Row) (b ledger.Balance, held ledger.Held, err error) {
 	held, err = s.read(ctx, m)
 	if err != nil {
 		return b, held, err
 	}
 	b = ledger.Balance{Members: 1, Quota: s.partitions, Held: s.partitions, Changes: s.changes, Timeline: s.timeline}
+	for i, row := range forgotten {
+		if row.Epoch == s.epoch {
+			b.Renewed = append(b.Renewed, i)
+		}
+	}
 	if s.claimed != s.epoch {
 		s.claimed, b.Claimed = s.epoch, s.partitions
 	}

@@ -273,8 +273,12 @@ $$;
 -- known, the number of partitions by which the member assigns messages to them, or its layout is not the consumer's, unless
 -- it is NULL. The call says that no handler of the member runs that was called by an earlier layout. Until all members
 -- have said so, nobody claims anything, because such a handler may have a message of any partition.
+-- The arrays are checkpoints of which the member has forgotten what it knew, and the last epochs by which it knew them. They get new epochs,
+-- so that statements that the member has sent before, and that are still on their way or waiting, are refused. renewed contains the ordinals of
+-- those that have got one. A checkpoint that such a statement has locked is left out.
 CREATE FUNCTION message_store_consumers.balance(consumer bigint, member uuid, known integer, layout bigint,
-  OUT members integer, OUT quota integer, OUT held integer, OUT claimed integer, OUT paused boolean, OUT barrier bigint)
+  categories text[], partitions integer[], epochs bigint[],
+  OUT members integer, OUT quota integer, OUT held integer, OUT claimed integer, OUT paused boolean, OUT barrier bigint, OUT renewed integer[])
 LANGUAGE plpgsql AS $$
 DECLARE
   parts integer;
@@ -285,6 +289,7 @@ DECLARE
   evicted boolean;
   confirmed boolean; -- the layout, for the first time
   ready boolean; -- no member has another layout
+  fresh bigint; -- the epoch
 BEGIN
   SELECT c.partitions, c.layout, c.paused IS NOT NULL, message_store_consumers.barrier_of(c) INTO parts, current, paused, barrier
   FROM message_store_consumers.consumers AS c WHERE c.id = $1 FOR NO KEY UPDATE;
@@ -316,6 +321,22 @@ BEGIN
       AND (me.woke IS NULL OR me.woke < pg_catalog.clock_timestamp() - m.lease)
   );
   evicted := FOUND;
+
+  IF pg_catalog.cardinality($6) > 0 THEN
+    fresh := message_store_consumers.next_epoch($1);
+    WITH locked AS MATERIALIZED (
+      SELECT w.category, w.partition, w.n
+      FROM ROWS FROM (pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7)) WITH ORDINALITY AS w(category, partition, epoch, n)
+      JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1 AND c.category = w.category AND c.partition = w.partition
+      WHERE c.member = $2 AND c.epoch <= w.epoch
+      FOR NO KEY UPDATE OF c SKIP LOCKED
+    ), done AS (
+      UPDATE message_store_consumers.checkpoints AS c SET timeline = message_store_consumers.timeline(), epoch = fresh
+      FROM locked AS l WHERE c.consumer = $1 AND c.category = l.category AND c.partition = l.partition
+      RETURNING l.n
+    )
+    SELECT pg_catalog.array_agg(d.n) INTO renewed FROM done AS d;
+  END IF;
 
   -- After a failover, what the member knows of its checkpoints may be lost. New epochs make it
   -- forget that, and end the transactions that depend on it.

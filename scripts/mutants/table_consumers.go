@@ -25,6 +25,16 @@ var consumerMutants = []mutant{
 		consumers, "TestSurrender|TestMemberSurrenders",
 	},
 	{
+		"a process reads rows again without new epochs", "mdb/consumer/member_rows.go",
+		"if ok && row.Epoch == known.Epoch && !renewed[p] {", "if false {",
+		consumers, "TestMemberReadsByNewEpochs",
+	},
+	{
+		"rows that a member has forgotten keep their epochs", "mdb/schema/consumers.sql",
+		"SET timeline = message_store_consumers.timeline(), epoch = fresh\n      FROM locked", "SET timeline = message_store_consumers.timeline()\n      FROM locked",
+		protocol, "TestRebalanceForgotten",
+	},
+	{
 		"a partition is released where it was, and its checkpoint moved after that", "mdb/consumer/member_rows.go",
 		"released, err = p.release(ctx, *m.self.Load(), moves)",
 		"for i := range moves {\n moves[i].To = moves[i].From\n }\n released, err = p.release(ctx, *m.self.Load(), moves)",
