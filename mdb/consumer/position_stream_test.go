@@ -95,7 +95,7 @@ func TestPositionStream(t *testing.T) {
 	var a, b record
 	opts := []consumer.Option{consumer.InPositionStream("mailer"), consumer.WithWorkers(4), consumer.FromEnd()}
 	first := start(t, process.Store, a.handler(), opts...)
-	eventually(t, "the rest is handled", func() bool { return first.Stats().Handled == 20 })
+	eventually(t, "the rest is handled, and the lease was renewed", func() bool { s := first.Stats(); return s.Handled == 20 && s.Ticks > 0 })
 	if s := first.Stats(); s.Partitions != 1 || s.LeaseMargin <= 0 || s.Joins != 1 {
 		t.Errorf("got %+v", s)
 	}
