@@ -206,7 +206,7 @@ func TestHeldCheckpoint(t *testing.T) {
 func TestLockMutants(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
-	w := newLocksWalk(t, walkDatabase(t, "tick waits", change{"FOR NO KEY UPDATE OF c SKIP LOCKED", "FOR NO KEY UPDATE OF c", 1}))
+	w := newLocksWalk(t, walkDatabase(t, "tick waits", change{"tick.timeline\n      FOR NO KEY UPDATE OF c SKIP LOCKED", "tick.timeline\n      FOR NO KEY UPDATE OF c", 1}))
 	if got := w.waiting(); !slices.Contains(got, "tick") {
 		t.Errorf("%q wait for a checkpoint, want the tick that does not skip to be caught", got)
 	}
