@@ -71,6 +71,31 @@ var consumerMutants = []mutant{
 		protocol, "TestJoinAgainAfterTwin",
 	},
 	{
+		"a process that joins again after a failover replaces a newer one of its instance", "mdb/consumer/member_join.go",
+		"params.Since = m.joined", "params.Since = time.Time{}",
+		consumers, "TestMemberReplacedBefore",
+	},
+	{
+		"a process that joins again after a failover does not wait for one that joins", "internal/ledger/calls.go",
+		"		b.Queue(sqlLockName, p.Name)", "		b.Queue(\"SELECT $1::text\", p.Name)",
+		protocol, "TestJoinAgainElsewhere",
+	},
+	{
+		"a position stream takes every process that writes in another history for an older one", "mdb/consumer/position_stream_tick.go",
+		"		if !kept {", "		if kept = false; !kept {",
+		consumers, "TestPositionStreamReplacedBefore",
+	},
+	{
+		"a process that takes over again after a failover takes over from one that begins meanwhile", "mdb/consumer/position_stream_tick.go",
+		"s.last, s.timeline, s.rewound = found, timeline, true", "s.rewound = true",
+		consumers, "TestPositionStreamRewoundAndReplaced",
+	},
+	{
+		"an import joins a consumer that was created meanwhile", "mdb/consumer/admin_import.go",
+		"	case !created:\n", "	case !created && false:\n",
+		consumers, "TestImportPosition",
+	},
+	{
 		"a process does not know the history before its first tick", "mdb/consumer/member_join.go",
 		"	m.see(joined.Timeline)\n", "",
 		consumers, "TestMemberDeletedBeforeFirstTick",
