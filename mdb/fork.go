@@ -56,22 +56,33 @@ func (e *ForkError) Error() string {
 		what, e.Missing[len(e.Missing)-1].Position, e.Missing[len(e.Missing)-1].ID)
 }
 
-// An AheadError means that a subscription should start after a global position which the store
-// has not used yet: the position comes from another store, or the store was restored to an
-// earlier moment, or has failed over. The subscription would skip the messages that get the
-// positions up to it. A position after the last message of the category is no error, as long as
-// the store has used it, for a message of any category. There is no such error on a standby, or
-// for a role that may not read the sequence of global positions.
+// An AheadError means that a subscription should start after a position that has not been used
+// yet: it comes from another store, or the store was restored to an earlier moment, or has
+// failed over. The subscription would skip the messages that get the positions up to it.
+//
+// A global position after the last message of the category is no error, as long as the store
+// has used it, for a message of any category. A position after the last message of a stream
+// is an error, also if the messages up to it were deleted. There is no such error on a standby,
+// or for a role that may not read what shows it: the sequence of global positions, or, for a
+// stream, the table.
 type AheadError struct {
 	// Category is the category of the subscription.
 	Category Category
-	// Position is the global position after which it should start.
+	// Stream is the stream of the subscription. It is empty if that is to a category.
+	Stream StreamName
+	// Position is the position after which it should start: a global position, or a position
+	// in the stream.
 	Position int64
-	// Last is the last global position that the store has used, in any category.
+	// Last is the last global position that the store has used, in any category, or the
+	// position of the stream's last message, [NoStream] if there is none.
 	Last int64
 }
 
 func (e *AheadError) Error() string {
+	if e.Stream != "" {
+		return fmt.Sprintf("mdb: a subscription to stream %s should start after position %d, but the stream has only reached %d",
+			e.Stream, e.Position, e.Last)
+	}
 	return fmt.Sprintf("mdb: a subscription to category %s should start after global position %d, but the store has only reached %d",
 		e.Category, e.Position, e.Last)
 }

@@ -253,7 +253,8 @@ func FromPosition(position int64) StreamOption {
 }
 
 // AfterPosition starts with the first message after the position. Pass the position of
-// the last message that you have handled, or [NoStream] to start at the beginning.
+// the last message that you have handled, or [NoStream] to start at the beginning. A subscription
+// fails with an [*AheadError] if the stream ends before the position.
 func AfterPosition(position int64) StreamOption {
 	return after("position", position, NoStream)
 }
@@ -266,7 +267,8 @@ func FromGlobalPosition(position int64) CategoryOption {
 
 // AfterGlobalPosition starts with the category's first message after the global
 // position. Pass the global position of the last message that you have handled, or 0 to
-// start at the beginning.
+// start at the beginning. A subscription fails with an [*AheadError] if the store has not used
+// the position yet.
 func AfterGlobalPosition(position int64) CategoryOption {
 	return after("global position", position, 0)
 }

@@ -27,6 +27,8 @@ type Retry struct {
 //   - a [*HandlerError], if a callback failed or panicked;
 //   - an [*UnreadableError], if a message cannot be read, see [OnUnreadable];
 //   - an error that wraps [ErrNoStream], with [RequireStream];
+//   - an [*AheadError], if it starts after a position, and not after a checkpoint, and the stream
+//     ends before that position;
 //   - a [*ForkError], if none of the messages that the subscription knows is in the store;
 //   - an [*ArgumentError], immediately, if the call is invalid;
 //   - an error that says that the pool is closed;

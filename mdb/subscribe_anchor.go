@@ -198,16 +198,20 @@ func (r *pageRead) kind() string {
 }
 
 // anchorBefore returns the checkpoint of a position, with the last message up to it as its
-// anchor. The position may be that of another category's message, but no message can have
-// one that the sequence has not reached.
+// anchor. In a category the position may be that of another category's message, but no message
+// can have one that the sequence has not reached.
 func (s *Store) anchorBefore(ctx context.Context, r *pageRead, position int64) (checkpoint, error) {
-	last := int64(-1) // unknown
-	before := r.noAnchor()
-	steps := make([]step, 0, 2)
+	last, standby := int64(-1), true // unknown
+	before, later := r.noAnchor(), r.noAnchor()
+	steps := make([]step, 0, 3)
 	if !r.isStream {
 		steps = append(steps, step{st: lastNumber, read: number(&last)})
 	}
 	if !s.headless.Load() {
+		if r.isStream {
+			steps = append(steps, step{st: recovery, read: one(&standby)},
+				step{st: laterInStream, read: anchorInto(&later), args: []any{r.name, position}})
+		}
 		steps = append(steps, step{
 			st:   r.anchorStatement(beforeInStream, beforeInCategory),
 			read: anchorInto(&before), args: []any{r.name, position},
@@ -219,7 +223,7 @@ func (s *Store) anchorBefore(ctx context.Context, r *pageRead, position int64) (
 	}
 	if err != nil && classify(err) == classSetup {
 		// The role may not read the table, or the server has none of these functions.
-		last, before = -1, r.noAnchor()
+		last, standby, before = -1, true, r.noAnchor()
 		err = nil
 		if !r.isStream {
 			if err = s.run(ctx, lastNumber, number(&last)); err != nil && classify(err) == classSetup {
@@ -227,11 +231,17 @@ func (s *Store) anchorBefore(ctx context.Context, r *pageRead, position int64) (
 			}
 		}
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return checkpoint{}, explain("find a position in "+r.kind(), err)
-	}
-	if last >= 0 && position > last {
+	case last >= 0 && position > last:
 		return checkpoint{}, &AheadError{Category: Category(r.name), Position: position, Last: last}
+	case r.isStream && !standby && later == r.noAnchor() && before.Position < position:
+		if r.required && before == r.noAnchor() {
+			return checkpoint{}, noStream(r.name)
+		}
+		stream := StreamName(r.name)
+		return checkpoint{}, &AheadError{Category: stream.Category(), Stream: stream, Position: position, Last: before.Position}
 	}
 	return checkpointAt(before, r).Past(position), nil
 }

@@ -672,6 +672,51 @@ func TestAheadError(t *testing.T) {
 	}
 }
 
+// TestAheadErrorOfStream checks that a subscription to a stream does not start after a position
+// beyond the stream's last message, unless that cannot be known. Messages before the last one
+// may be missing.
+func TestAheadErrorOfStream(t *testing.T) {
+	t.Parallel()
+	l := newLossy(t)
+	l.write(30) // positions 0 to 9 of account-1
+	exec(t, l.pool, `DELETE FROM message_store.messages WHERE stream_name = 'account-1' AND position = 7`)
+	role := newRole(t, l.pool)
+	exec(t, l.pool, `ALTER FUNCTION message_store.get_stream_messages SECURITY DEFINER`)
+	pretendStandby(t, l.pool, true)
+	h := func(context.Context, mdb.Message) error { return nil }
+	start := func(s *mdb.Store, stream mdb.StreamName, opts ...mdb.StreamSubscribeOption) error {
+		ctx, end := context.WithCancelCause(t.Context())
+		return s.SubscribeToStream(ctx, stream, h, append(opts, mdb.OnLive(func(bool) { end(errStopped) }))...)
+	}
+	for way, opts := range map[string][]mdb.StoreOption{"procedures": nil, "direct": {mdb.WithDirectSQL()}} {
+		s := newStore(t, l.pool, opts...)
+		e := wantError[*mdb.AheadError](t, start(s, "account-1", mdb.AfterPosition(10)))
+		if *e != (mdb.AheadError{Category: "account", Stream: "account-1", Position: 10, Last: 9}) {
+			t.Errorf("%s: got %+v", way, e)
+		}
+		e = wantError[*mdb.AheadError](t, start(s, "account-9", mdb.AfterPosition(0)))
+		if e.Last != mdb.NoStream || mdb.IsTransient(e) {
+			t.Errorf("%s: got %+v", way, e)
+		}
+		if err := start(s, "account-9", mdb.AfterPosition(0), mdb.RequireStream()); !errors.Is(err, mdb.ErrNoStream) {
+			t.Errorf("%s: got error %v, want that of a stream without messages", way, err)
+		}
+		for _, from := range []int64{0, 7, 9} {
+			if err := start(s, "account-1", mdb.AfterPosition(from)); !errors.Is(err, errStopped) {
+				t.Errorf("%s, after %d: got error %v", way, from, err)
+			}
+		}
+		standby := newStore(t, newPool(t, l.url, pretendedStandby), opts...)
+		if err := start(standby, "account-1", mdb.AfterPosition(10)); !errors.Is(err, errStopped) {
+			t.Errorf("%s, on a standby: got error %v", way, err)
+		}
+	}
+	blind := newStore(t, newPool(t, l.url, asRole(role)))
+	if err := start(blind, "account-1", mdb.AfterPosition(10)); !errors.Is(err, errStopped) {
+		t.Errorf("without the table: got error %v", err)
+	}
+}
+
 // TestAheadCheckpoint checks that a checkpoint which only has a position is treated like one:
 // that of a subscription which has only passed a message that cannot be read.
 func TestAheadCheckpoint(t *testing.T) {
