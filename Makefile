@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ bench-quick: ## compare the most important calls with other clients, in under tw
 
 bench-compare: ## compare the speed with another commit, REF=main
 	scripts/bench-compare "$(REF)"
+
+bench-polls: ## compare empty polls of subscriptions with another commit, REF=main
+	scripts/bench-polls "$(REF)"
 
 profile: ## show the functions that take time and memory, CASE="Write 1 message"
 	scripts/profile "$(CASE)"
