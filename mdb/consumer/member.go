@@ -132,7 +132,7 @@ type member struct {
 	counts counts
 
 	woken   chan struct{} // contains a value if one of the following may have changed
-	rung    atomic.Bool   // there was a notification: tick
+	rung    atomic.Bool   // there was a notification: balance, and tick
 	rewound atomic.Bool   // a reader has found that messages are lost
 
 	engineEnds, readerEnds chan error
@@ -212,7 +212,7 @@ func (m *member) changed() {
 	}
 }
 
-// ring lets the member tick immediately. It may be called by any goroutine.
+// ring lets the member balance immediately, and tick soon. It may be called by any goroutine.
 func (m *member) ring() {
 	m.rung.Store(true)
 	m.changed()
@@ -377,11 +377,6 @@ func (m *member) step(ctx context.Context) {
 	}
 	balances := func() bool {
 		return !m.stopping && !m.resizing && (m.doubt != nil || !m.balanceAt.IsZero() && !time.Now().Before(m.balanceAt))
-	}
-	if m.ticked && m.doubt == nil && balances() { // before the tick, because nobody handles the messages of what is free
-		if m.balance(ctx); m.doubt == nil {
-			m.release(ctx)
-		}
 	}
 	if m.ticked && m.doubt != nil && balances() { // a tick says before whether history is the same
 		m.nextTick, m.lastBeat = now, time.Time{}

@@ -124,10 +124,11 @@ func TestMemberTicksOnceAfterNotifications(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		h := newHall(t, 4)
 		a := hire(t, h, letters(t, 40, 4), nil)
+		a.listen()
 		pass(6*time.Second + 10*time.Millisecond)
 		h.set(func() { clear(h.calls) })
 		for range 5 {
-			a.ring()
+			h.set(h.ring)
 			synctest.Wait()
 		}
 		if n := h.count("beat"); n != 0 || h.count("balance") != 5 {

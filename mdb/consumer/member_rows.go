@@ -165,7 +165,8 @@ func numbersOf(rows map[partition]ledger.Row) map[int]bool {
 
 // balance reads what the member has, claims its share, and begins to give away what is more.
 // Rows and what is parked are read together with the share, because the server gives the
-// member new epochs for what it has forgotten.
+// member new epochs for what it has forgotten. It needs no tick before, because it says which history this is, and what
+// operators have set.
 func (m *member) balance(ctx context.Context) {
 	doubtful := m.doubt != nil || m.rejoined
 	if m.doubt != nil {
