@@ -208,3 +208,51 @@ func TestMemberLeavesAfterDoubt(t *testing.T) {
 		})
 	}
 }
+
+// TestMemberLeavesOnOtherConnections checks what a process stores that can leave only by a new connection: everything if the history is
+// the same, also after two attempts to connect, and nothing if the server does not say which history it has.
+func TestMemberLeavesOnOtherConnections(t *testing.T) {
+	for name, test := range map[string]struct {
+		connects  int // attempts that fail
+		beats     bool
+		positions []int64
+	}{
+		"at the third attempt":  {2, true, []int64{22, 22}},
+		"an unknown history":    {0, false, []int64{20, 20}},
+		"the same, immediately": {0, true, []int64{22, 22}},
+	} {
+		inSubBubble(t, name, func(t *testing.T) {
+			h := newHall(t, 2)
+			var failures atomic.Int64
+			c := hire(t, h, letters(t, 20, 2), nil, func(mc *memberConfig, _ *engineConfig) {
+				do := mc.do
+				mc.do = func(ctx context.Context, f func(int64, protocol) error) (int64, error) {
+					if failures.Add(-1) >= 0 {
+						return 0, errNoAnswer
+					}
+					return do(ctx, f)
+				}
+			})
+			pass(5*time.Second + 10*time.Millisecond)
+			write(2, 2, c)
+			synctest.Wait() // handled, and not stored
+			h.set(func() {
+				h.session++
+				h.before = func(statement string) error {
+					if statement == "beat" && !test.beats {
+						return errNoAnswer
+					}
+					return nil
+				}
+			})
+			failures.Store(int64(test.connects))
+			c.cancel(errClosing)
+			if err := c.wait(); !errors.Is(err, errClosing) {
+				t.Error(err)
+			}
+			if got := h.positions(); !slices.Equal(got, test.positions) || h.size() != 0 {
+				t.Errorf("got the checkpoints %v and %d members, want %v and none", got, h.size(), test.positions)
+			}
+		})
+	}
+}
