@@ -128,7 +128,7 @@ func TestImportPositionErrors(t *testing.T) {
 		_, err := o.ImportPosition(ctx, "late", "account:command+position-x")
 		imported <- err
 	}()
-	waits(t, s, "advisory", func() bool { return false })
+	waitsFor(t, s, "advisory", func() bool { return false })
 	if err := tx.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -138,8 +138,8 @@ func TestImportPositionErrors(t *testing.T) {
 	}
 }
 
-// waits waits until a session of the database waits for a lock of a type, or until done returns true.
-func waits(t *testing.T, s *mdb.Store, lock string, done func() bool) {
+// waitsFor waits until a session of the database waits for a lock of a type, or until done returns true.
+func waitsFor(t *testing.T, s *mdb.Store, lock string, done func() bool) {
 	t.Helper()
 	eventually(t, "a session waits for a lock of the type "+lock, func() (waits bool) {
 		if err := s.Pool().QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
@@ -177,7 +177,7 @@ func TestImportPositionMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	imported := start("meanwhile")
-	waits(t, s, "advisory", ended.Load)
+	waitsFor(t, s, "advisory", ended.Load)
 	var got record
 	c, err := consumer.New(plantOn(t, s).Store, "meanwhile", "signup", got.handler())
 	if err != nil {
@@ -190,7 +190,7 @@ func TestImportPositionMeanwhile(t *testing.T) {
 		caughtUp.Store(true)
 		handled <- err
 	}()
-	waits(t, s, "transactionid", caughtUp.Load)
+	waitsFor(t, s, "transactionid", caughtUp.Load)
 	if err := writing.Rollback(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestImportPositionMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	imported = start("forked")
-	waits(t, s, "transactionid", ended.Load)
+	waitsFor(t, s, "transactionid", ended.Load)
 	if err := forking.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}
