@@ -22,7 +22,8 @@ func TestExamples(t *testing.T) {
 			if out, status := sh.run(t, `
 				mdb install -consumers || exit
 				echo '{"amount": 10}' > data.json; echo '{"type": "Deposited"}' > messages.jsonl
-				for type in Opened Deposited Closed; do mdb write account-123 $type < data.json || exit; done`); status != 0 {
+				for type in Opened Deposited Closed; do mdb write account-123 $type < data.json || exit; done
+				echo '{"position": 1}' | mdb write signup:position-mailer Recorded`); status != 0 {
 				t.Fatal(out)
 			}
 			help, _ := sh.run(t, "mdb help "+name[1])
