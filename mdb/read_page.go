@@ -164,7 +164,7 @@ func (r *pageRead) keep() {
 		n--
 	}
 	r.messages = r.messages[:n]
-	if n > 0 && !(r.anchored && r.inclusive && r.found != r.anchor) {
+	if n > 0 && (!r.anchored || !r.inclusive || r.found == r.anchor) {
 		if r.anchored && !r.inclusive {
 			before := r.anchor
 			r.unproved = &before
