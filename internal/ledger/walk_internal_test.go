@@ -239,25 +239,62 @@ func orders(walk func(choose func(of int) int) bool) (n int) {
 // many reports whether the tests should do all that they can.
 func many() bool { return os.Getenv("MDB_TEST_SCHEDULES") != "" }
 
+// sample calls walk with random sequences of choices, each of them once, until it returns false. It returns the number of that
+// sequence, or else how many there were.
 func sample(most int, walk func(choose func(of int) int) bool) (n int) {
-	for n = range most {
-		// Some sessions are slower than others, or else those with few steps always end first.
-		random := rand.New(rand.NewPCG(uint64(n), 18))
-		slow, last := random.Float64(), n%2 == 1
-		if !walk(func(of int) int {
-			i := 0
-			if random.Float64() < slow {
-				i = random.IntN(of)
-			}
-			if last {
-				i = of - 1 - i
-			}
+	return sampleFrom(0, most, walk)
+}
+
+// sampleFrom is sample without the first sequences. Tests of mutants that few sequences show begin with it near these.
+func sampleFrom(first, most int, walk func(choose func(of int) int) bool) int {
+	walked := 0
+	next := map[string]int{} // how many choices there are after those of the key, 0 at the end
+	for n := first; n < most; n++ {
+		if repeats(next, chooser(n)) {
+			continue
+		}
+		walked++
+		choose, path := chooser(n), ""
+		more := walk(func(of int) int {
+			next[path] = of
+			i := choose(of)
+			path += string(rune(i))
 			return i
-		}) {
+		})
+		if next[path] = 0; !more {
 			return n + 1
 		}
 	}
-	return most
+	return walked
+}
+
+// repeats reports whether the choices are those of an earlier walk.
+func repeats(next map[string]int, choose func(of int) int) bool {
+	path := ""
+	for {
+		of, known := next[path]
+		if !known || of == 0 {
+			return known
+		}
+		path += string(rune(choose(of)))
+	}
+}
+
+// chooser returns the choices of a random sequence.
+func chooser(n int) func(of int) int {
+	// Some sessions are slower than others, or else those with few steps always end first.
+	random := rand.New(rand.NewPCG(uint64(n), 18))
+	slow, last := random.Float64(), n%2 == 1
+	return func(of int) int {
+		i := 0
+		if random.Float64() < slow {
+			i = random.IntN(of)
+		}
+		if last {
+			i = of - 1 - i
+		}
+		return i
+	}
 }
 
 // allOrders calls walk with all sequences of choices, until it returns false.
