@@ -146,7 +146,7 @@ func schedules(t testing.TB) uint64 {
 	switch n, err := strconv.ParseUint(os.Getenv("MDB_TEST_SCHEDULES"), 10, 64); {
 	case err == nil:
 		return n
-	case testing.Short():
+	case testing.Short(), pgtest.Race: // make test-all also runs it without the race detector
 		return 1_000
 	default:
 		return 5_000
@@ -158,6 +158,9 @@ func TestModelMutants(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedNoServer(t)
 	pgtest.NeedTime(t)
+	if pgtest.Race {
+		t.Skip("a schedule is one goroutine; make test-all runs it without the race detector, which takes a tenth of the time")
+	}
 	for b, name := range map[mutant]string{
 		noMember:           "the fence does not compare the member",
 		noEpoch:            "the fence does not compare the epoch",
