@@ -16,7 +16,7 @@ import (
 type load struct{ rate, minutes int }
 
 // loads are what is measured. What a consumer handles depends on how many versions there are, and these are made as fast as the server
-// commits, in less than a minute for all loads: those of an hour at 1,000 transactions a second would take minutes.
+// commits, about a million for all loads: those of an hour at 1,000 transactions a second would take minutes.
 var loads = []load{{0, 60}, {10, 60}, {100, 60}, {1000, 10}}
 
 func (l load) transactions() int { return l.rate * l.minutes * 60 }
@@ -44,52 +44,55 @@ func longWays(ways []way) []way {
 	return chosen
 }
 
-// long measures the ways with a worker beside a transaction that began before the load of a consumer, and after the end of the
-// transaction and a VACUUM.
+// long measures the ways with a worker beside a transaction that began before each load of a consumer, and after the end of the
+// last one's transaction and a VACUUM.
 func (e *environment) long(ctx context.Context, ways []way) (table []aged, err error) {
 	for i, l := range loads {
-		during, after, err := e.beside(ctx, l, ways)
+		rows, err := e.beside(ctx, l, ways, i == len(loads)-1)
 		if err != nil {
 			return nil, err
 		}
-		if table = append(table, during); i == len(loads)-1 {
-			table = append(table, after)
-		}
+		table = append(table, rows...)
 	}
 	return table, nil
 }
 
-// beside measures beside such a transaction, and after it.
-func (e *environment) beside(ctx context.Context, l load, ways []way) (during, after aged, err error) {
+// beside measures beside such a transaction, and also after it if after is true.
+func (e *environment) beside(ctx context.Context, l load, ways []way, after bool) (rows []aged, err error) {
 	name := fmt.Sprint("load", l.rate)
 	if err := e.create(ctx, name); err != nil {
-		return during, after, err
+		return nil, err
 	}
 	tx, err := e.store.Pool().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	if err != nil {
-		return during, after, err
+		return nil, err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it may have ended
 	if _, err := tx.Exec(ctx, "SELECT FROM public.balances LIMIT 1"); err != nil {
-		return during, after, err
+		return nil, err
 	}
 	versions, err := e.age(ctx, name, l.transactions())
 	if err != nil {
-		return during, after, err
+		return nil, err
 	}
-	if during, err = e.measureAged(ctx, name, ways); err != nil {
-		return during, after, err
+	measured := func(a aged) error {
+		a.load = l
+		err := e.measureAged(ctx, name, ways, &a)
+		rows = append(rows, a)
+		return err
+	}
+	if err := measured(aged{versions: versions}); err != nil {
+		return nil, err
 	}
 	if err := tx.Rollback(ctx); err != nil {
-		return during, after, err
+		return nil, err
 	}
-	if _, err := e.watch.Exec(ctx, "VACUUM message_store_consumers.checkpoints"); err != nil {
-		return during, after, err
+	// Also for the next load, which must not read these versions.
+	if _, err := e.watch.Exec(ctx, "VACUUM message_store_consumers.checkpoints"); err != nil || !after {
+		return rows, err
 	}
-	after, err = e.measureAged(ctx, name, ways)
-	during.load, during.versions = l, versions
-	after.load, after.versions, after.ended = l, 1, true
-	return during, after, err
+	err = measured(aged{versions: 1, ended: true})
+	return rows, err
 }
 
 // create lets a consumer come into being.
@@ -129,19 +132,18 @@ func (e *environment) age(ctx context.Context, name string, transactions int) (v
 }
 
 // measureAged measures the ways with the consumer, which begins at the beginning again each time.
-func (e *environment) measureAged(ctx context.Context, name string, ways []way) (a aged, err error) {
+func (e *environment) measureAged(ctx context.Context, name string, ways []way, a *aged) error {
 	for _, w := range longWays(ways) {
 		if _, err := consumer.Admin(e.store.Pool()).Seek(ctx, name, consumer.ToBeginning()); err != nil {
-			return a, err
+			return err
 		}
 		rate, err := e.measureAs(ctx, name, w, 1)
 		if err != nil {
-			return a, fmt.Errorf("%s: %w", w.name, err)
+			return fmt.Errorf("%s: %w", w.name, err)
 		}
 		a.rates = append(a.rates, rate)
 	}
-	err = e.watch.QueryRow(ctx, `SELECT pg_total_relation_size('message_store_consumers.checkpoints')`).Scan(&a.bytes)
-	return a, err
+	return e.watch.QueryRow(ctx, `SELECT pg_total_relation_size('message_store_consumers.checkpoints')`).Scan(&a.bytes)
 }
 
 // longBlock returns the table of runs with so many messages.
