@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"time"
+
+	"github.com/messagedb-go/messagedb/internal/source"
 )
 
 // DirectStatements returns the texts of the direct statements that read, by name, for the
@@ -41,6 +43,16 @@ func LoseConnection(s *Store) { s.gate.note(context.Background(), io.ErrUnexpect
 
 // Looked reports whether the store has looked at the search path.
 func Looked(s *Store) bool { return s.first.done.Load() }
+
+// AnchorsOf returns what the text of a checkpoint knows of messages, the newest first.
+func AnchorsOf(text string, ofStream bool) ([]source.Anchor, error) {
+	kind := categoryKind
+	if ofStream {
+		kind = streamKind
+	}
+	c, err := parseCheckpoint(text, kind)
+	return c.at.Anchors(), err
+}
 
 // FindMessages is the statement that searches for the messages of a write.
 var FindMessages = findMessages.sql

@@ -138,6 +138,7 @@ func testFailover(t *testing.T, l loss) {
 		fresh := without(f.wanted(t, w), kept[w.selects])
 		w.compareDelivered(t, placesOf(w.handled), append(slices.Clone(before[w.selects]), fresh...))
 		w.compareForks(t, before[w.selects], kept[w.selects], kept["true"])
+		compareProgress(t, w.name, w.progress, w.stream, before["true"], f.selected(t, f.next, "true"))
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/scan"
+	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -441,4 +443,29 @@ func (w *witness) compareDelivered(t testing.TB, got, want []place) {
 	}
 	t.Errorf("%s: delivered %d messages, want %d: not delivered %d, delivered twice %d, unknown %d, or out of order",
 		w.name, len(got), len(want), len(without(want, got)), twice, len(without(got, want)))
+}
+
+// compareProgress checks that each text of a checkpoint identifies a message at its position.
+func compareProgress(t testing.TB, name string, texts []string, stream mdb.StreamName, all ...[]place) {
+	t.Helper()
+	there := make(map[source.Anchor]bool)
+	for _, m := range slices.Concat(all...) {
+		a := source.Anchor{Position: m.Global, ID: m.ID, Time: scan.Micros(m.Time)}
+		if stream != "" {
+			a.Position = m.Position
+		}
+		there[a] = stream == "" || m.Stream == stream
+	}
+	if len(texts) == 0 {
+		t.Errorf("%s: no progress was reported", name)
+	}
+	for _, text := range texts {
+		known, err := mdb.AnchorsOf(text, stream != "")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if len(known) == 0 || !there[known[0]] || !strings.HasPrefix(text, fmt.Sprint(known[0].Position, ":")) {
+			t.Errorf("%s: %s does not identify the message at its position, but %v", name, text, known)
+		}
+	}
 }

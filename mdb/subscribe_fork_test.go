@@ -68,18 +68,24 @@ type subscriber struct {
 	handled    []mdb.Message
 	forks      []mdb.Fork
 	checkpoint string
+	texts      []string // of all checkpoints
 	progress   []int64
 	retries    []error
 	end        context.CancelCauseFunc
 	dropped    chan error
 	onFork     func(mdb.Fork) error
+	onMessage  func(context.Context, mdb.Message) error
 }
 
-func (r *subscriber) handle(_ context.Context, m mdb.Message) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.handled = append(r.handled, m)
-	return nil
+func (r *subscriber) handle(ctx context.Context, m mdb.Message) (err error) {
+	var f func(context.Context, mdb.Message) error
+	if r.locked(func() { f = r.onMessage }); f != nil {
+		err = f(ctx, m)
+	}
+	if err == nil {
+		r.locked(func() { r.handled = append(r.handled, m) })
+	}
+	return err
 }
 
 func (r *subscriber) locked(f func()) { r.mu.Lock(); defer r.mu.Unlock(); f() }
@@ -136,6 +142,7 @@ func (k forkKind) start(t *testing.T, s *mdb.Store, from string, opts ...mdb.Sub
 	t.Cleanup(func() { end(errStopped) })
 	keep := func(text fmt.Stringer, position int64) {
 		r.locked(func() { r.checkpoint, r.progress = text.String(), append(r.progress, position) })
+		r.locked(func() { r.texts = append(r.texts, r.checkpoint) })
 	}
 	opts = append(opts, mdb.OnFork(func(_ context.Context, f mdb.Fork) (err error) {
 		r.locked(func() {
