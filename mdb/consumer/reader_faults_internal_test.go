@@ -182,6 +182,25 @@ func TestReaderAhead(t *testing.T) {
 	})
 }
 
+// TestReaderAheadTogether checks that a position which the store has not used is reported if the reader begins to read before it.
+func TestReaderAheadTogether(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newShelf(t)
+		s.fill(10, 2)
+		s.after = func(position int64) (source.Checkpoint, error) {
+			if position > 10 {
+				return source.Checkpoint{}, &mdb.AheadError{Category: "category", Position: position, Last: 10}
+			}
+			return source.At(position), nil
+		}
+		var r rewinds
+		in, _ := begin(t, s, 2, 100, r.note)
+		in.open(1, 15)
+		in.open(0, 5)
+		r.want(t, "category 10 0")
+	})
+}
+
 // TestReaderAheadLater checks that a position which the store has used meanwhile is reported
 // again: that is another failover.
 func TestReaderAheadLater(t *testing.T) {

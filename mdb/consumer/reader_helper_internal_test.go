@@ -126,10 +126,15 @@ func (s *shelf) anchor(_ context.Context, position int64) (source.Checkpoint, er
 	return through(source.Checkpoint{}, s.messages[:i]).Past(position), nil
 }
 
-// first reads nothing if a test answers instead.
+// first reads nothing if a test answers instead, or if the positions are ahead.
 func (s *shelf) first(ctx context.Context, position, used int64, most int) (from source.Checkpoint, page source.Page[mdb.Message], ok bool) {
 	s.mu.Lock()
-	answered := s.after != nil || s.answer != nil || used >= s.next
+	answered := s.answer != nil
+	if s.after == nil {
+		answered = answered || used >= s.next
+	} else if _, err := s.after(max(position, used)); err != nil {
+		answered = true
+	}
 	s.mu.Unlock()
 	if answered || ctx.Err() != nil {
 		return from, page, false
