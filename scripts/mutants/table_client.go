@@ -53,6 +53,16 @@ func (r *pageRead) checkAnchor(err error) error {
 		"if i, ok := index[a.Position]; ok && known[i] == a {", "if i, ok := index[a.Position]; ok && known[i].ID == a.ID {",
 		client, "TestForkOfTheSameID/procedures, plain",
 	},
+	{
+		"what has arrived of a page is kept if its last message is there", "mdb/subscribe_read.go",
+		"if !there[0] || !there[1] {", "if !there[0] {",
+		client, "TestForkBeforePart/procedures, plain|TestForkBeforePart/direct, group",
+	},
+	{
+		"what has arrived of a page is dropped", "mdb/read_page.go",
+		"if n > 0 && (!r.anchored || !r.inclusive || r.found == r.anchor) {", "if n > 0 && (!r.anchored || r.inclusive && r.found == r.anchor) {",
+		client, "TestSilentSubscription",
+	},
 
 	{
 		"a write that is found is acknowledged before a standby has it", "mdb/sql.go",
