@@ -54,6 +54,12 @@ func (r *pageRead) checkAnchor(err error) error {
 		client, "TestForkOfTheSameID/procedures, plain",
 	},
 	{
+		"the progress within a page is a position alone", "mdb/subscribe_loop.go",
+		"	return c.Advance(len(messages), func(i int) anchor { return s.anchor(&messages[i]) })\n",
+		"	if n := len(messages); n > 0 {\n		return c.Past(s.position(&messages[n-1]))\n	}\n	return c\n",
+		client, "TestProgressIdentifiesMessages/procedures, plain|TestProgressIdentifiesMessages/procedures, workers",
+	},
+	{
 		"what has arrived of a page is kept if its last message is there", "mdb/subscribe_read.go",
 		"if !there[0] || !there[1] {", "if !there[0] {",
 		client, "TestForkBeforePart/procedures, plain|TestForkBeforePart/direct, group",
