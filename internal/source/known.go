@@ -14,7 +14,8 @@ const (
 // a loss of messages reading continues after the last one that is left. Its zero value is
 // empty and uses no memory.
 type History struct {
-	messages []remembered // in ascending order
+	messages []remembered    // in ascending order
+	lost     map[Anchor]bool // those of the last losses
 }
 
 type remembered struct {
@@ -70,14 +71,19 @@ func (h *History) Known(from Checkpoint) []Anchor {
 }
 
 // Lose forgets anchors that are gone, in descending order, and returns those of messages,
-// in ascending order. What is only known from a checkpoint counts as a message.
+// in ascending order. What is only known from a checkpoint counts as a message, unless another
+// cursor has found that it is gone.
 func (h *History) Lose(gone []Anchor) []Anchor {
+	if h.lost == nil || len(h.lost) > mostAnchors {
+		h.lost = make(map[Anchor]bool, len(gone))
+	}
 	lost := make([]Anchor, 0, len(gone))
 	for _, a := range slices.Backward(gone) {
 		i, found := h.find(a.Position)
-		if !found || h.messages[i].delivered {
+		if found && h.messages[i].delivered || !found && !h.lost[a] {
 			lost = append(lost, a)
 		}
+		h.lost[a] = true
 	}
 	h.messages = slices.DeleteFunc(h.messages, func(m remembered) bool {
 		_, found := slices.BinarySearchFunc(gone, m.Position, func(a Anchor, position int64) int {
