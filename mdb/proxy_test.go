@@ -32,6 +32,7 @@ func TestPLProxy(t *testing.T) {
 	t.Run("the first call knows", p.testFirstCall)
 	t.Run("transactions on other pools", p.testOtherPools)
 	t.Run("direct SQL is rejected", p.testDirect)
+	t.Run("conditions are rejected by the shard", p.testConditions)
 	t.Run("Check says so", p.testCheck)
 	t.Run("IDs are unique in a shard", p.testDuplicates)
 	t.Run("errors quote nothing", p.testScrub)
@@ -289,6 +290,23 @@ func (p *plproxy) testDirect(t *testing.T) {
 	}
 	if got := positions(t, p.shards[0], stream); len(got) != 0 {
 		t.Errorf("the shard has the positions %v, want none", got)
+	}
+}
+
+func (p *plproxy) testConditions(t *testing.T) {
+	s := newStore(t, newPool(t, p.url), mdb.WithConditions())
+	for shard := range p.shards {
+		category := p.category(t, shard)
+		write(t, s, category.Stream("1"), mdb.NewMessage("Happened", nil))
+		condition := mdb.WithCondition("type = 'Happened'")
+		_, ofCategory := s.GetCategoryMessages(t.Context(), category, condition)
+		_, ofStream := s.GetStreamMessages(t.Context(), category.Stream("1"), condition)
+		subscription := s.SubscribeToCategory(t.Context(), category, func(context.Context, mdb.Message) error { return nil }, condition)
+		for what, err := range map[string]error{"a category": ofCategory, "a stream": ofStream, "a subscription": subscription} {
+			if wantCode(t, err, "P0001"); mdb.IsTransient(err) { // which Message DB raises if conditions are not activated
+				t.Errorf("shard %d, %s: got a transient error: %v", shard, what, err)
+			}
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
@@ -599,4 +600,46 @@ func TestSilencePastPooler(t *testing.T) {
 	if got := r.cancels.Load(); got != 0 {
 		t.Errorf("got %d cancel requests, want none", got)
 	}
+}
+
+// TestSilencePastPgBouncer checks that a write through a PgBouncer that waits for the lock of a
+// category is not given up, however long it waits.
+func TestSilencePastPgBouncer(t *testing.T) {
+	t.Parallel()
+	bouncers := pgtest.PgBouncers(t)
+	if len(bouncers) == 0 {
+		t.Skip("no PgBouncer on this machine")
+	}
+	pgtest.NeedPrograms(t)
+	url := testdb.New(t)
+	admin := newPool(t, url)
+	if testdb.Official() { // PgBouncer rejects the search path of a connection
+		exec(t, admin, `ALTER ROLE postgres IN DATABASE `+admin.Config().ConnConfig.Database+` SET search_path = message_store, public`)
+	}
+	pool := barePool(t, bouncers[0].Start(t, url, "transaction"), func(cfg *pgxpool.Config) { mdb.Configure(cfg, mdb.BehindPooler()) })
+	j := new(journal)
+	s := newStore(t, pool, j.option())
+	mdb.SetSilence(s, notYet)
+	stream := mdbtest.Category("silence").Stream("1")
+	write(t, s, stream, mdb.NewMessage("Before", nil))
+	lock := lockCategory(t, admin, stream.Category())
+	written := make(chan error)
+	go func() {
+		_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+		written <- err
+	}()
+	until(t, admin, waiters, mdb.Hash64(string(stream.Category())), 1)
+	mdb.SetSilence(s, soon)
+	j.until(t, waitsOn, 3)
+	mdb.SetSilence(s, notYet)
+	if err := lock.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+	if got := positions(t, admin, stream); !slices.Equal(got, []int64{0, 1}) {
+		t.Errorf("got positions %v, want 0 and 1", got)
+	}
+	j.wantNothingGivenUp(t)
 }
