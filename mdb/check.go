@@ -28,6 +28,9 @@ WITH state AS (
 SELECT 'the next global position is ' || next || ', but the store contains ' || highest || ', so writes fail, or subscriptions miss what is written',
 	$$` + sequenceRemedy + `$$
 FROM state WHERE seqincrement > 0 AND next <= highest
+UNION ALL SELECT 'the next global position is ' || next || ', but reads begin at 1, so messages are not read',
+	'ALTER SEQUENCE message_store.messages_global_position_seq MINVALUE 1 START 1 RESTART'
+FROM state WHERE seqincrement > 0 AND next < 1 AND (highest < next) IS NOT FALSE
 UNION ALL SELECT 'the next global position is ' || next || ', and writes fail after the maximum of the sequence, ' || seqmax,
 	'ALTER SEQUENCE message_store.messages_global_position_seq AS bigint NO MAXVALUE'
 FROM state WHERE seqincrement > 0 AND next > seqmax - (seqmax - seqmin) / 10`
@@ -74,17 +77,22 @@ func ReadOnly() CheckOption {
 //   - the server has synchronous standbys, and a cancelled wait for them would not be noticed,
 //     because the pool lacks the OnNotice of [Configure] or client_min_messages is error;
 //   - the next global position is not higher than those in the table, as after an import or
-//     a switch to a logical replica, or is near the maximum of the sequence;
+//     a switch to a logical replica, is less than 1, or is near the maximum of the sequence;
 //   - the sequence of global positions has a cache, descends, or has CYCLE, so that
 //     subscriptions miss messages, or the table does not use it;
 //   - an index is missing, invalid, or not the one of Message DB, or a collation has changed
 //     since the indexes were built, or is not deterministic;
 //   - a column of the table is missing, has another type, or is NOT NULL without a default;
-//   - the table is a partitioned or foreign table or a view, or row-level security or a rule
-//     hides or rejects messages;
-//   - the encoding of the database or the connection is not UTF-8, or times cannot be read
-//     because of DateStyle;
-//   - the database is near the wraparound of transaction IDs;
+//   - the table is a partitioned or foreign table or a view, another table inherits from it, or
+//     row-level security or a rule hides or rejects messages;
+//   - a trigger returns NULL before an insert, so that a message whose write succeeds may not be
+//     stored;
+//   - a constraint or unique index that Message DB does not have rejects some writes;
+//   - write_message or acquire_lock does not lock the category;
+//   - a subscription of logical replication writes to the table, and so does the program;
+//   - the encoding of the database or the connection is not UTF-8, times cannot be read
+//     because of DateStyle, or batches are rejected because of array_nulls;
+//   - the database is near the wraparound of transaction IDs or multixact IDs;
 //   - conditions are on for the connection, or run with the privileges of another role;
 //   - another role owns or can create what the callers of Message DB execute;
 //   - the NOTIFY trigger is installed, but disabled;

@@ -85,6 +85,22 @@ WITH
 		LEFT JOIN (relations AS r JOIN pg_catalog.pg_index AS i ON i.indexrelid = r.oid) ON r.relname = x.name AND i.indrelid = m.oid
 	),
 
+	-- What rejects writes that Message DB's own indexes let pass. A unique index whose columns
+	-- include those of one of these does not.
+	rejecting(kind, name, remedy) AS (
+		SELECT 'constraint', c.conname, ' DROP CONSTRAINT '
+		FROM pg_catalog.pg_constraint AS c JOIN messages AS m ON c.conrelid = m.oid AND m.relkind = 'r'
+		WHERE c.contype IN ('c', 'f', 'x') AND pg_catalog.to_jsonb(c)->>'conenforced' IS DISTINCT FROM 'false'
+		UNION ALL SELECT 'unique index', r.relname, CASE WHEN c.oid IS NOT NULL THEN ' DROP CONSTRAINT ' END
+		FROM pg_catalog.pg_index AS i JOIN messages AS m ON i.indrelid = m.oid AND m.relkind = 'r'
+		JOIN pg_catalog.pg_class AS r ON r.oid = i.indexrelid
+		LEFT JOIN pg_catalog.pg_constraint AS c ON c.conindid = r.oid AND c.conrelid = m.oid AND c.contype IN ('p', 'u', 'x')
+		WHERE i.indisunique AND c.contype IS DISTINCT FROM 'x' AND r.relname NOT IN (SELECT name FROM indexes)
+			AND NOT EXISTS (SELECT FROM indexes AS x WHERE x.sole AND x.columns <@ (
+				SELECT pg_catalog.array_agg(a.attname::text) FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+				JOIN attributes AS a ON a.attnum = k.attnum WHERE k.n <= i.indnkeyatts))
+	),
+
 	collations AS MATERIALIZED (
 		SELECT * FROM pg_catalog.pg_collation
 		WHERE oid IN (SELECT attcollation FROM pg_catalog.pg_attribute WHERE attrelid IN (SELECT oid FROM relations))
@@ -158,6 +174,8 @@ WITH
 		FROM sequence WHERE relpersistence = 'u'
 		UNION ALL SELECT 'the database must be vacuumed, or the server will soon reject all writes to prevent the wraparound of transaction IDs', 'VACUUM'
 		FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database() AND pg_catalog.age(datfrozenxid) > 2100000000
+		UNION ALL SELECT 'the database must be vacuumed, or the server will soon reject statements that lock rows, to prevent the wraparound of multixact IDs', 'VACUUM'
+		FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database() AND pg_catalog.mxid_age(datminmxid) > 2100000000
 
 		UNION ALL SELECT 'the encoding of the database is ' || encoding || ', so messages with characters that it lacks are rejected'
 				|| CASE encoding WHEN 'SQL_ASCII' THEN ', and other programs may write what is not UTF-8' ELSE '' END,
@@ -167,6 +185,9 @@ WITH
 		FROM pg_catalog.current_setting('client_encoding') AS encoding WHERE encoding <> 'UTF8'
 		UNION ALL SELECT 'the date style is ' || style || ', so times cannot be read in the exec mode of the pool', 'set DateStyle to ISO, as Configure does'
 		FROM pg_catalog.current_setting('DateStyle') AS style WHERE $2::bool AND style NOT LIKE 'ISO%'
+		UNION ALL SELECT 'the setting array_nulls is off, so batches that contain a message without data or metadata are rejected in the exec mode of the pool',
+			'set array_nulls to on, as Configure does, or ALTER ROLE ' || pg_catalog.quote_ident(session_user) || ' SET array_nulls = on'
+		WHERE $2::bool AND NOT $1::bool AND pg_catalog.current_setting('array_nulls') = 'off'
 		UNION ALL SELECT 'the setting message_store.sql_condition is on for all reads', 'set it to off, as Configure does, or ALTER ROLE ... SET message_store.sql_condition = off'
 		WHERE pg_catalog.current_setting('message_store.sql_condition', true) NOT IN ('', 'off')
 
@@ -181,6 +202,32 @@ WITH
 		UNION ALL SELECT 'the rule ' || pg_catalog.quote_ident(r.rulename) || ' does something else instead of writing messages', 'DROP RULE ' || pg_catalog.quote_ident(r.rulename) || ' ON message_store.messages'
 		FROM pg_catalog.pg_rewrite AS r JOIN messages AS m ON r.ev_class = m.oid
 		WHERE r.ev_type = '3' AND r.is_instead AND r.ev_enabled <> 'D' AND m.relkind = 'r'
+
+		UNION ALL SELECT 'the trigger ' || pg_catalog.quote_ident(t.tgname) || ' can discard messages whose write succeeds, because its function returns NULL',
+			'let the function return NEW, or ALTER TABLE message_store.messages DISABLE TRIGGER ' || pg_catalog.quote_ident(t.tgname)
+		FROM pg_catalog.pg_trigger AS t JOIN messages AS m ON t.tgrelid = m.oid JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+		-- 7 is FOR EACH ROW BEFORE INSERT.
+		WHERE t.tgtype & 7 = 7 AND p.prosrc ~* 'return\s+null'
+			AND t.tgenabled IN ('A', CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
+		UNION ALL SELECT 'the table ' || child || ' inherits from messages, so its rows are read as messages, although their IDs and positions may exist in messages',
+			'ALTER TABLE ' || child || ' NO INHERIT message_store.messages'
+		FROM messages AS m JOIN pg_catalog.pg_inherits AS i ON i.inhparent = m.oid AND m.relkind = 'r'
+		JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace,
+			LATERAL (SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)) AS name(child)
+		UNION ALL SELECT 'some writes are rejected by the ' || kind || ' ' || pg_catalog.quote_ident(name) || ', which Message DB does not have',
+			coalesce('ALTER TABLE message_store.messages' || remedy || pg_catalog.quote_ident(name), 'DROP INDEX message_store.' || pg_catalog.quote_ident(name))
+		FROM rejecting WHERE NOT $1::bool
+		UNION ALL SELECT 'the subscription ' || pg_catalog.quote_ident(s.subname) || ' of logical replication writes to the table messages, and stops at a message whose position was already used by a write to this server',
+			'write to the server that it subscribes to, or, if this server replaces that one, ALTER SUBSCRIPTION ' || pg_catalog.quote_ident(s.subname) || ' DISABLE'
+		FROM pg_catalog.pg_subscription_rel AS r JOIN messages AS m ON r.srrelid = m.oid JOIN pg_catalog.pg_subscription AS s ON s.oid = r.srsubid
+		WHERE s.subenabled AND NOT $1::bool
+		-- A function that locks without calling acquire_lock is correct, too.
+		UNION ALL SELECT 'the function ' || f.proname || ' does not lock the category, so positions may be used twice, and subscriptions miss messages',
+			'replace the function by that of Message DB, which mdb install -print prints'
+		FROM functions AS f JOIN pg_catalog.pg_proc AS p USING (oid) JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+		WHERE l.lanname IN ('sql', 'plpgsql') AND pg_catalog.pg_get_functiondef(f.oid) !~ 'pg_advisory_(xact_)?lock'
+			AND (f.proname = 'acquire_lock' AND f.pronargs = 1
+				OR f.proname = 'write_message' AND f.pronargs = 6 AND pg_catalog.pg_get_functiondef(f.oid) !~ 'acquire_lock')
 
 		UNION ALL SELECT 'the table messages lacks the column ' || c.name, 'ALTER TABLE message_store.messages ADD COLUMN ' || c.name || ' ' || c.types[1]
 		FROM columns AS c WHERE c.name NOT IN (SELECT attname FROM attributes)

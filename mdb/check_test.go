@@ -233,6 +233,67 @@ func TestCheck(t *testing.T) {
 			problem: "wraparound", remedy: "VACUUM",
 		},
 		{
+			name: "wraparound of multixact IDs",
+			spoil: `UPDATE pg_database SET datminmxid = ((mxid_age('1') + 1 - 2100000001 + (1::bigint << 32)) % (1::bigint << 32))::text::xid
+				WHERE datname = current_database()`,
+			problem: "wraparound of multixact IDs", remedy: "VACUUM",
+		},
+		{
+			name: "a trigger that discards messages",
+			spoil: `CREATE FUNCTION discard() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.type = ''Happened'' THEN return  null; END IF; RETURN NEW; END';
+				CREATE TRIGGER discard BEFORE INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION discard()`,
+			problem: "the trigger discard can discard messages whose write succeeds", remedy: "DISABLE TRIGGER discard",
+		},
+		{
+			name:    "a unique index on another column",
+			spoil:   `CREATE UNIQUE INDEX once ON message_store.messages (stream_name, (data->>'n'))`,
+			problem: "some writes are rejected by the unique index once", remedy: "DROP INDEX message_store.once",
+		},
+		{
+			name:    "a unique constraint",
+			spoil:   `ALTER TABLE message_store.messages ADD CONSTRAINT once UNIQUE (time)`,
+			problem: "some writes are rejected by the unique index once", remedy: "DROP CONSTRAINT once",
+		},
+		{
+			name:    "a check constraint",
+			spoil:   `ALTER TABLE message_store.messages ADD CONSTRAINT small CHECK (length(data::text) < 100)`,
+			problem: "some writes are rejected by the constraint small", remedy: "DROP CONSTRAINT small",
+		},
+		{
+			name: "a foreign key",
+			spoil: `CREATE TABLE public.types (type text PRIMARY KEY);
+				ALTER TABLE message_store.messages ADD CONSTRAINT known FOREIGN KEY (type) REFERENCES public.types`,
+			problem: "some writes are rejected by the constraint known", remedy: "DROP CONSTRAINT known",
+		},
+		{
+			name:    "an exclusion constraint",
+			spoil:   `ALTER TABLE message_store.messages ADD CONSTRAINT apart EXCLUDE (time WITH =)`,
+			problem: "some writes are rejected by the constraint apart", remedy: "DROP CONSTRAINT apart",
+		},
+		{
+			name:    "a table that inherits",
+			spoil:   `CREATE TABLE public.old () INHERITS (message_store.messages)`,
+			problem: "the table public.old inherits from messages", remedy: "ALTER TABLE public.old NO INHERIT message_store.messages",
+		},
+		{
+			name: "writes without a lock",
+			spoil: `DO $$ BEGIN EXECUTE regexp_replace(pg_get_functiondef(oid), 'PERFORM [a-z_.]*acquire_lock\(', 'PERFORM message_store.category(')
+				FROM pg_proc WHERE pronamespace = 'message_store'::regnamespace AND proname = 'write_message'; END $$`,
+			problem: "the function write_message does not lock the category", remedy: "mdb install -print",
+		},
+		{
+			name:    "a lock function that does nothing",
+			spoil:   `CREATE OR REPLACE FUNCTION message_store.acquire_lock(stream_name varchar) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint'`,
+			problem: "the function acquire_lock does not lock the category", remedy: "mdb install -print",
+		},
+		{
+			name: "a subscription that writes",
+			spoil: `CREATE SUBSCRIPTION mdb_test_copied CONNECTION 'dbname=nowhere' PUBLICATION nothing WITH (connect = false);
+				UPDATE pg_subscription SET subenabled = true WHERE subname = 'mdb_test_copied';
+				INSERT INTO pg_subscription_rel SELECT oid, 'message_store.messages'::regclass, 'r', NULL FROM pg_subscription WHERE subname = 'mdb_test_copied'`,
+			problem: "the subscription mdb_test_copied of logical replication writes to the table messages", remedy: "ALTER SUBSCRIPTION mdb_test_copied DISABLE",
+		},
+		{
 			name:    "another client encoding",
 			spoil:   `SET LOCAL client_encoding = 'LATIN1'`,
 			problem: "the client encoding is LATIN1", remedy: "set client_encoding to UTF8",
@@ -304,6 +365,11 @@ func TestCheck(t *testing.T) {
 			name:    "a sequence that is too low by one",
 			spoil:   rows + `SELECT setval('message_store.messages_global_position_seq', 49)`,
 			problem: "the next global position is 50, but the store contains 50", remedy: "SELECT setval",
+		},
+		{
+			name:    "a sequence below the first position",
+			spoil:   `ALTER SEQUENCE message_store.messages_global_position_seq MINVALUE -5 RESTART 0`,
+			problem: "the next global position is 0, but reads begin at 1", remedy: "MINVALUE 1 START 1 RESTART",
 		},
 		{
 			name:    "a sequence near its end",
@@ -414,6 +480,14 @@ func TestCheckAccepts(t *testing.T) {
 		"a column that a trigger fills": `ALTER TABLE message_store.messages ADD tenant int NOT NULL;
 			CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.tenant = 1; RETURN NEW; END';
 			CREATE TRIGGER fill BEFORE INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION fill()`,
+		"a disabled trigger that discards messages, and one that runs after the insert": `
+			CREATE FUNCTION discard() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+			CREATE TRIGGER before BEFORE INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION discard();
+			ALTER TABLE message_store.messages DISABLE TRIGGER before;
+			CREATE TRIGGER after AFTER INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION discard()`,
+		"unique indexes that reject nothing more": `CREATE UNIQUE INDEX a ON message_store.messages (id, time); CREATE UNIQUE INDEX b ON message_store.messages (position, stream_name) WHERE position > 5`,
+		"a subscription that is disabled": `CREATE SUBSCRIPTION mdb_test_copied CONNECTION 'dbname=nowhere' PUBLICATION nothing WITH (connect = false);
+			INSERT INTO pg_subscription_rel SELECT oid, 'message_store.messages'::regclass, 'r', NULL FROM pg_subscription WHERE subname = 'mdb_test_copied'`,
 		"a disabled rule":            `CREATE RULE away AS ON INSERT TO message_store.messages DO INSTEAD NOTHING; ALTER TABLE message_store.messages DISABLE RULE away`,
 		"a rule that adds something": `CREATE TABLE public.copy (n bigint); CREATE RULE away AS ON INSERT TO message_store.messages DO ALSO INSERT INTO public.copy VALUES (1)`,
 	} {
@@ -493,12 +567,13 @@ func TestCheckReadOnly(t *testing.T) {
 	}
 }
 
-// TestCheckDateStyle checks that Check reports a date style that pgx cannot read, in the
-// modes in which values are text.
-func TestCheckDateStyle(t *testing.T) {
+// TestCheckText checks that Check reports settings with which pgx cannot read times, and the
+// server rejects batches, in the modes in which values are text.
+func TestCheckText(t *testing.T) {
 	t.Parallel()
 	for _, mode := range execModes {
-		s := newStore(t, barePool(t, testdb.Shared(t), configure, execMode(mode), parameter("DateStyle", "German")))
+		// BehindPooler leaves array_nulls to the role.
+		s := newStore(t, barePool(t, testdb.Shared(t), configure, execMode(mode), parameter("DateStyle", "German"), parameter("array_nulls", "off")))
 		err := s.Check(t.Context())
 		if mode != pgx.QueryExecModeExec && mode != pgx.QueryExecModeSimpleProtocol {
 			if err != nil {
@@ -506,8 +581,12 @@ func TestCheckDateStyle(t *testing.T) {
 			}
 			continue
 		}
-		if found := findings(t, err); len(found) != 1 || !strings.Contains(found[0].Problem, "the date style is German") {
-			t.Errorf("%v: got findings %v, want the date style", mode, found)
+		found := findings(t, err)
+		if len(found) != 2 || !strings.Contains(found[0].Problem, "the date style is German") || !strings.Contains(found[1].Problem, "array_nulls is off") {
+			t.Errorf("%v: got findings %v, want the date style and array_nulls", mode, found)
+		}
+		if found := findings(t, s.Check(t.Context(), mdb.ReadOnly())); len(found) != 1 {
+			t.Errorf("%v, read-only: got findings %v, want the date style", mode, found)
 		}
 	}
 }

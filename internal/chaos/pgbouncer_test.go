@@ -198,6 +198,23 @@ func testBehindPooler(t *testing.T, b pgtest.PgBouncer, mode string) {
 	defer store.Close()
 	use()
 
+	// A role that lacks one of the settings which BehindPooler leaves to it.
+	execute(t, admin, `ALTER ROLE postgres SET array_nulls = off`)
+	store, err = mdb.Connect(t.Context(), b.Start(t, s.URL("postgres"), mode), mdb.BehindPooler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.Check(t.Context()); !errors.As(err, &setup) {
+		t.Fatalf("got error %v, want a %T", err, setup)
+	}
+	_, alter, found = strings.Cut(setup.Remedy, ", or ")
+	if !found || !strings.Contains(setup.Problem, "array_nulls is off") {
+		t.Fatalf("got problem %q and remedy %q, want array_nulls and a statement", setup.Problem, setup.Remedy)
+	}
+	execute(t, admin, alter)
+	through = b.Start(t, s.URL("postgres"), mode)
+
 	folder := t.TempDir()
 	if err := pgtest.Build(folder, "../../cmd/mdb"); err != nil {
 		t.Fatal(err)
