@@ -40,7 +40,7 @@ func selecting(do func(*app, context.Context, *mdb.Store, *selection) error, opt
 				return err
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
-				return do(a, ctx, s, &sel)
+				return sel.explain(do(a, ctx, s, &sel))
 			}, opts...)
 		}
 	}
