@@ -97,6 +97,7 @@ func TestConnectHidesPassword(t *testing.T) {
 		"postgres://user:c4n4ry@127.0.0.1:1,127.0.0.1:2/db",
 		"host=127.0.0.1 port=1 user=u password=c4n4ry dbname=d",
 		"host=127.0.0.1 port=1 user=u password='c4n4ry' dbname=d",
+		"host=127.0.0.1 port=1 password=a c4n4ry=b", // which the parser cannot tell from a parameter
 		"postgres://127.0.0.1:1/db?password=c4n4ry",
 		"host=/does/not/exist user=u password=c4n4ry",
 	} {
