@@ -33,7 +33,7 @@ func TestForkByRestore(t *testing.T) {
 		if err != nil {
 			t.Skipf("needs %s", name)
 		}
-		out, err := osexec.CommandContext(t.Context(), path, args...).CombinedOutput() //nolint:gosec // of PostgreSQL
+		out, err := osexec.CommandContext(t.Context(), path, args...).CombinedOutput()
 		switch {
 		case err != nil && strings.Contains(string(out), "server version mismatch"):
 			t.Skipf("needs the server's own %s: %s", name, out)
