@@ -67,6 +67,36 @@ func TestDelayedPark(t *testing.T) {
 	}
 }
 
+// TestDelayedParkRepeated checks that a statement that parks a message is rejected if it arrives after the process has lost its connection, parked
+// the message by another one, and replayed it: otherwise the process would not know that the stream is parked again.
+func TestDelayedParkRepeated(t *testing.T) {
+	t.Parallel()
+	c, road := delayed(t)
+	ctx := t.Context()
+	parks := road.hold("message_store_consumers.park(")
+	c.write("patient-1")
+	within(t, "it parks", parks)
+	road.cutHeld()
+	c.until("the second parking", func() bool { return slices.Equal(c.rows(), []string{"patient-1 0 1 0 1"}) })
+	c.heal("patient-1")
+	eventually(t, "the checkpoint", func() bool { return c.position(t) == 1 })
+	if err := c.c.Replay(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.until("the replay", func() bool { return len(c.rows()) == 0 })
+	if code := road.deliver(); code != ledger.Fenced {
+		t.Errorf("park: got the SQLSTATE %q, want that it is rejected", code)
+	}
+	c.write("patient-1")
+	c.until("the next message", func() bool { return len(c.of("1")) >= 2 })
+	if rows := c.rows(); len(rows) > 0 {
+		t.Errorf("got %v parked, want nothing", rows)
+	}
+	if got := c.of("1"); !slices.Equal(got, []string{"patient-1/0", "patient-1/1"}) {
+		t.Errorf("got %v handled", got)
+	}
+}
+
 // TestDelayedUnpark checks that a statement that ends a replay is rejected if it arrives after the process has read its rows again, because it has
 // lost the connection of its ticks or that of the statement. Otherwise it would delete what the process has parked since then: a message
 // that the checkpoint passes, and that nobody would handle.

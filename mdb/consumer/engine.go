@@ -57,7 +57,7 @@ type engine struct {
 	full     int         // partitions that room has said no to
 	parking  int         // keys that are being parked
 	keys     int         // parked keys of the partitions
-	strange  []partition // whose moves or parks were refused, to be returned by fenced
+	strange  []partition // whose moves or parks were refused, or may be made later, to be returned by fenced
 	outdated []partition // of which calls of an earlier claim have returned, to be returned by fenced
 	notify   bool        // call changed after mu is released
 	counters engineStats
@@ -212,7 +212,7 @@ func (e *engine) settle(moves []ledger.Move, how func(*part, ledger.Move)) {
 }
 
 // fenced returns partitions that have stopped, once each: those of which the fence has refused a
-// form's move or a park, and those that are stale, for the reason that claim has. The caller reads
+// form's move or a park, or which may be made later, because there was no answer, and those that are stale, for the reason that claim has. The caller reads
 // their rows, and drops or claims them: a claim with the same epoch begins such a partition again.
 func (e *engine) fenced() (refused, stale []partition) {
 	e.mu.Lock()

@@ -163,9 +163,6 @@ func (e *engine) exited(w *worker) {
 func (e *engine) reserve(w *worker, it *item) bool {
 	f, b := it.pending, it.chunk.part.blocked[it.delivery().key]
 	f.keyParked = b != nil
-	if f.unanswered { // what may be stored stays as it is
-		return true
-	}
 	f.alone = e.config.parkAlone > 0 && (b == nil || len(b.rows) < e.config.parkAlone && !slices.ContainsFunc(b.rows, isOpen))
 	if f.Attempt == 0 || f.keyParked {
 		return true
@@ -209,11 +206,13 @@ func (e *engine) park(w *worker) {
 	case ledger.IsFenced(err):
 		e.fence(p)
 		e.finish(w, 0)
-	case errors.Is(err, errParkedFull) && f.Attempt > 0 && !f.unanswered:
+	case errors.Is(err, errParkedFull) && f.Attempt > 0:
 		w.item.pending = nil
 		e.finishLater(w, 0, patient.Delay(f.Attempt))
+	case mayBeDone(err): // the row is read again by a new epoch, so that it is done now or never
+		e.fence(p)
+		e.finish(w, 0)
 	default:
-		f.unanswered = f.unanswered || mayBeDone(err)
 		l.outages++
 		e.finishLater(w, 0, patient.Delay(l.outages))
 	}
@@ -221,7 +220,7 @@ func (e *engine) park(w *worker) {
 
 // mayBeDone reports whether what has failed may have been committed, or will be.
 func mayBeDone(err error) bool {
-	return !isAnswer(err) && !pgconn.SafeToRetry(err) && !errors.As(err, new(*pgconn.ConnectError)) && !errors.Is(err, errParkedFull)
+	return !isAnswer(err) && !pgconn.SafeToRetry(err) && !errors.As(err, new(*pgconn.ConnectError))
 }
 
 // block records that a stream of a partition is parked.

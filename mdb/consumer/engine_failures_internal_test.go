@@ -69,7 +69,7 @@ func TestPark(t *testing.T) {
 		defer r.stops()
 		r.begin(1)
 		r.fails(1, 99, errBroken)
-		parked := errBroken
+		parked := error(&pgconn.PgError{Severity: "ERROR", Code: "57014"})
 		r.do(func() { r.parks = func(*delivery, Failure) error { return parked } })
 		r.give(0, 0, "a", "a", "a+1", "b", "a+1")
 		r.wants("1", "4")
@@ -296,61 +296,61 @@ func TestMaxParked(t *testing.T) {
 	})
 }
 
-// TestParkUnanswered checks that a handler is not called any more for a message that may be parked, because an
-// attempt to park it got no answer, although the budget is full afterwards: by the message's own row, or by another key of
-// the process. If the attempt has surely failed, the handler is called again.
+// TestParkUnanswered checks that a partition stops when an attempt to park a message may still be done, because it got no answer: no handler is
+// called until the row was read again, which says whether the message is parked. If the attempt has surely failed, it is repeated.
 func TestParkUnanswered(t *testing.T) {
 	for name, test := range map[string]struct {
 		first error
-		calls int
+		stops bool
 	}{
-		"a lost connection":      {io.ErrUnexpectedEOF, 1},
-		"the end of the session": {&pgconn.PgError{Severity: "FATAL", Code: "57P01"}, 1},
-		"an answer":              {&pgconn.PgError{Severity: "ERROR", Code: "57014"}, 2},
-		"no connection":          {&pgconn.ConnectError{}, 2},
+		"a lost connection":      {io.ErrUnexpectedEOF, true},
+		"the end of the session": {&pgconn.PgError{Severity: "FATAL", Code: "57P01"}, true},
+		"an answer":              {&pgconn.PgError{Severity: "ERROR", Code: "57014"}, false},
+		"no connection":          {&pgconn.ConnectError{}, false},
 	} {
-		for _, full := range []string{"the store", "the process"} {
-			t.Run(name+", "+full, func(t *testing.T) {
+		for _, parked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, parked: %t", name, parked), func(t *testing.T) {
 				inBubble(t, func(t *testing.T) {
-					r := newRig(t, engineConfig{maxParked: 1})
+					r := newRig(t, engineConfig{})
 					defer r.stops()
 					r.begin(1)
-					parks := 0
+					first := test.first
 					r.do(func() {
-						r.parks = func(d *delivery, f Failure) error {
-							if d.message.GlobalPosition != 1 {
-								return nil
-							}
-							switch parks++; {
-							case parks == 1:
-								return test.first
-							case test.calls == 1 && !f.unanswered:
-								t.Errorf("attempt %d to park it does not know of the first one", parks)
-							case full == "the store" && parks == 2:
-								return errParkedFull
-							}
-							return nil
+						r.parks = func(*delivery, Failure) (err error) {
+							err, first = first, nil
+							return err
 						}
 					})
 					r.fails(1, 1, Permanent(errBroken))
-					r.fails(2, 1, Permanent(errBroken))
-					if r.give(0, 0, "a"); full == "the process" {
-						r.give(0, 1, "b")
-					}
+					r.give(0, 0, "a", "a", "b")
 					pass(time.Hour)
-					if n := r.count("1"); n != test.calls {
-						t.Errorf("got %d calls, want %d: %q", n, test.calls, r.diary)
+					got, _ := r.fenced()
+					if !test.stops {
+						r.wantsTogether("1", "park 1 after 1", "park 1 after 1", "3")
+						r.at("0: 0-3")
+						if got != nil {
+							t.Errorf("got %v stopped", got)
+						}
+						return
 					}
-					want := 2
-					if full == "the store" {
-						want = 3
+					if !slices.Equal(got, []partition{orders(0)}) || r.count("1") != 1 || r.count("park 1 after 1") != 1 {
+						t.Fatalf("got %v stopped, and %q", got, r.diary)
 					}
-					if n := r.count("park 1 after 1"); test.calls == 1 && n != want {
-						t.Errorf("got %q, want that it is parked", r.diary)
+					r.at()
+					r.do(func() { r.diary = nil })
+					var rows []ledger.Parked
+					if parked {
+						rows = []ledger.Parked{{Partition: orders(0), Key: "a", Stream: "order-a"}}
 					}
-					if r.stats().waiting != 0 {
-						t.Error("something waits")
+					r.claim(ledger.Row{Partition: orders(0), Epoch: 2}, rows)
+					ms := []mdb.Message{{Stream: "order-a", GlobalPosition: 1}, {Stream: "order-a", Position: 1, GlobalPosition: 2}}
+					r.feed(orders(0), 2, ms, source.At(2))
+					if parked {
+						r.wants()
+					} else {
+						r.wants("1", "2")
 					}
+					r.isAt(r.progress(), "0: 0-2")
 				})
 			})
 		}

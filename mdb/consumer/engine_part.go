@@ -141,7 +141,7 @@ func (e *engine) resume(p *part) {
 	}
 }
 
-// fence stops a partition until the member has looked at its row, because a move or a park was refused.
+// fence stops a partition until the member has looked at its row, because a move or a park was refused, or may be made later.
 func (e *engine) fence(p *part) { e.halt(p, &e.strange) }
 
 // halt stops a partition until the member has looked at its row. list is the one that says why.

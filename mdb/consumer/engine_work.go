@@ -176,7 +176,7 @@ func (e *engine) prepare(w *worker, l *lane) bool {
 			case isFree:
 			}
 		}
-		if f := it.pending; f != nil && f.Attempt == 0 && !f.unanswered && p.parkedOf(d) != isFollower { // its key was replayed
+		if f := it.pending; f != nil && f.Attempt == 0 && p.parkedOf(d) != isFollower { // its key was replayed
 			it.pending = nil
 			continue
 		}

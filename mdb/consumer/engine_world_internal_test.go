@@ -54,6 +54,7 @@ type world struct {
 	broken  map[string]bool
 
 	unparked int
+	late     []func() // statements whose answers were lost
 }
 
 type worldRow struct {
@@ -357,6 +358,7 @@ func (w *world) park(ctx context.Context, d *delivery, f Failure, move *ledger.M
 	case r.epoch != d.epoch:
 		return errFence
 	case w.random.IntN(3) == 0:
+		w.late = append(w.late, w.parking(d, f, move))
 		return errBroken
 	case w.tx != (move != nil):
 		w.fail("message %d is parked with the move %v", d.message.GlobalPosition, move)
@@ -364,31 +366,54 @@ func (w *world) park(ctx context.Context, d *delivery, f Failure, move *ledger.M
 	if w.rowOf(d.partition, &d.message) != nil {
 		w.fail("message %d is parked twice", d.message.GlobalPosition)
 	}
-	var upto *int64
-	if f.alone {
-		position := d.message.Position // the delivery's memory is used again
-		upto = &position
-	}
-	if ofKey := slices.DeleteFunc(slices.Clone(r.parked), func(r ledger.Parked) bool { return r.Key != d.key }); !f.unanswered &&
-		f.alone != (len(ofKey) < w.alone && !slices.ContainsFunc(ofKey, isOpen)) {
+	if ofKey := slices.DeleteFunc(slices.Clone(r.parked), func(r ledger.Parked) bool { return r.Key != d.key }); f.alone != (len(ofKey) < w.alone && !slices.ContainsFunc(ofKey, isOpen)) {
 		w.fail("message %d is parked alone: %t, beside %v", d.message.GlobalPosition, f.alone, ofKey)
 	}
-	if !f.alone {
-		r.parked = slices.DeleteFunc(r.parked, func(r ledger.Parked) bool {
-			return r.Stream == string(d.message.Stream) && r.Position > d.message.Position
-		})
+	if move != nil && (move.From != r.position || move.To != d.message.GlobalPosition) {
+		w.fail("message %d is parked with the move %v from %d", d.message.GlobalPosition, move, r.position)
 	}
-	r.parked = append(r.parked, ledger.Parked{
-		Upto: upto, Due: &time.Time{}, Partition: d.partition, Key: d.key, Stream: string(d.message.Stream), Position: d.message.Position, Attempts: f.Attempt,
-		GlobalPosition: d.message.GlobalPosition,
-	})
-	if move != nil {
-		if move.From != r.position || move.To != d.message.GlobalPosition {
-			w.fail("message %d is parked with the move %v from %d", d.message.GlobalPosition, move, r.position)
-		}
-		w.moveRow(*move)
-	}
+	w.parking(d, f, move)()
 	return ctx.Err() // sometimes the answer is lost
+}
+
+// deliver lets statements arrive whose answers were lost.
+func (w *world) deliver() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.late) > 0 && w.random.IntN(3) > 0 {
+		i := w.random.IntN(len(w.late))
+		w.late[i]()
+		w.late = slices.Delete(w.late, i, i+1)
+	}
+}
+
+// parking returns what the statement of park does, whenever it arrives.
+func (w *world) parking(d *delivery, f Failure, move *ledger.Move) func() {
+	p, epoch, message := d.partition, d.epoch, d.message.Clone() // the delivery's memory is used again
+	key := message.Stream.CardinalID()
+	if move != nil {
+		mv := *move
+		move = &mv
+	}
+	return func() {
+		r := w.rows[p]
+		if r.epoch != epoch || move != nil && r.position != move.From || w.rowOf(p, &message) != nil {
+			return
+		}
+		row := ledger.Parked{
+			Due: &time.Time{}, Partition: p, Key: key, Stream: string(message.Stream), Position: message.Position, Attempts: f.Attempt,
+			GlobalPosition: message.GlobalPosition,
+		}
+		if f.alone {
+			row.Upto = &message.Position
+		} else {
+			r.parked = slices.DeleteFunc(r.parked, func(r ledger.Parked) bool { return r.Stream == row.Stream && r.Position > row.Position })
+		}
+		r.parked = append(r.parked, row)
+		if move != nil {
+			w.moveRow(*move)
+		}
+	}
 }
 
 // claim claims a partition.
@@ -412,17 +437,20 @@ func (w *world) claim(p partition) {
 	}
 }
 
-// reread does what a member does with partitions that a fence has stopped.
+// reread does what a member does with partitions that a fence has stopped, after some late statements have arrived.
 func (w *world) reread() {
+	w.deliver()
 	refused, stale := w.e.fenced()
 	for _, p := range append(refused, stale...) {
 		w.mu.Lock()
 		r := w.rows[p]
-		claimed := r.claimed
+		claimed, surrendered := r.claimed, r.surrendered
+		if claimed && !surrendered {
+			r.epoch++
+		}
 		r.cursor = r.position
 		row := ledger.Row{Partition: p, Position: r.position, Epoch: r.epoch}
 		parked := slices.Clone(r.parked)
-		surrendered := r.surrendered
 		w.mu.Unlock()
 		if claimed && !surrendered {
 			w.e.claim(row, parked)

@@ -120,9 +120,8 @@ type Failure struct {
 	// Err is the error that the handler returned, or a [*mdb.PanicError].
 	Err error
 
-	unanswered bool // the message may be parked, because an attempt to park it got no answer
-	alone      bool // it is parked without those after it
-	keyParked  bool // something of its key is parked already
+	alone     bool // it is parked without those after it
+	keyParked bool // something of its key is parked already
 }
 
 // An Action says what happens to a message that could not be handled. The methods of

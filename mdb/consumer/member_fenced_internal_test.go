@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -57,6 +59,53 @@ func TestMemberLosesFencedPartition(t *testing.T) {
 		}
 		if s := c.engine.stats(); s.messages != 0 || s.running != 0 {
 			t.Errorf("got %d messages and %d calls, want none", s.messages, s.running)
+		}
+	})
+}
+
+// TestMemberReadsUnansweredPark checks that a process reads its rows once, by a new epoch of the partition, when an attempt to park
+// a message of it gets no answer, and that its other partitions go on.
+func TestMemberReadsUnansweredPark(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		ms := letters(t, 4, 2)
+		zero, one := partition{Category: "category"}, partition{Category: "category", Number: 1}
+		parks := make(map[int64]int) // by epoch
+		c := hire(t, h, ms, func(_ context.Context, m mdb.Message) error {
+			if m.GlobalPosition == ms[0].GlobalPosition {
+				return RetryAfter(errBroken, 2*time.Second)
+			}
+			return nil
+		}, func(_ *memberConfig, ec *engineConfig) {
+			ec.policy = func(f Failure) Action {
+				if f.Attempt > 1 {
+					return f.Park()
+				}
+				return f.Default()
+			}
+			ec.park = func(_ context.Context, d *delivery, _ Failure, _ *ledger.Move) error {
+				h.set(func() { parks[d.epoch]++ })
+				if len(parks) == 1 {
+					return io.ErrUnexpectedEOF
+				}
+				return nil
+			}
+		})
+		pass(time.Second)
+		h.count("balance")
+		first, other := h.rows[zero].epoch, h.rows[one].epoch
+		pass(20 * time.Second)
+		if n := h.count("balance"); n != 1 {
+			t.Errorf("got %d balances, want 1", n)
+		}
+		if h.rows[zero].epoch == first || h.rows[one].epoch != other || parks[first] != 1 || parks[h.rows[zero].epoch] != 1 {
+			t.Errorf("got %v parked by epochs, which were %d and %d and are %d and %d", parks, first, other, h.rows[zero].epoch, h.rows[one].epoch)
+		}
+		if got, want := h.positions(), []int64{4, 4}; !slices.Equal(got, want) {
+			t.Errorf("got the checkpoints %v, want %v", got, want)
+		}
+		if s := c.engine.stats(); s.messages != 0 || s.parked != 1 || c.counts.rewound.Load() != 0 {
+			t.Errorf("got %+v", s)
 		}
 	})
 }

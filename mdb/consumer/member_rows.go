@@ -175,7 +175,7 @@ func (m *member) balance(ctx context.Context) {
 	}
 	if m.astray {
 		m.astray = false
-		m.logger.Warn("a checkpoint of a consumer cannot be moved although nobody else has moved it: new connections are opened", m.attrs()...)
+		m.logger.Warn("a consumer can store nothing of a partition although nobody else has moved its checkpoint: new connections are opened", m.attrs()...)
 		m.reconnect(true)
 	}
 	forgotten := slices.Collect(maps.Values(m.before))

@@ -77,12 +77,9 @@ func (r *running) tryPark(ctx context.Context, d *delivery, f Failure, move *led
 		p.Upto = &d.message.Position
 	}
 	if f.Attempt == 0 { // it waits for its key
-		if !f.keyParked { // which has been replayed since an attempt without an answer
-			p.wait = schedule[0]
-		}
 		return r.recordParking(ctx, p)
 	}
-	if !f.unanswered && !f.keyParked {
+	if !f.keyParked {
 		n, err := ledger.CountParked(ctx, r.store.Pool(), p.member, c.maxParked)
 		if err != nil {
 			return err
@@ -147,8 +144,7 @@ type onParkError struct{ err error }
 func (e *onParkError) Error() string { return fmt.Sprintf("OnPark: %v", e.err) }
 
 // recordInTx records it in a transaction in which the function of OnPark is called, if there is
-// one. If the stream is parked already, the outcome of an earlier attempt was unknown, and it was
-// committed.
+// one and the stream was not parked already.
 func (r *running) recordInTx(ctx context.Context, p parking, onPark func(context.Context, pgx.Tx, Parked) error) error {
 	tx, err := beginTx(ctx, r.store.Pool(), pgx.ReadCommitted, defaultIdle)
 	if err != nil {

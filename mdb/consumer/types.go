@@ -87,11 +87,11 @@ type engineConfig struct {
 
 	// park records that the delivery's stream waits from its message on. f.Attempt is 0 if
 	// it was not handled, because another stream with its key is parked. It is retried until
-	// it returns nil, the partition is gone, or an error for which ledger.IsFenced is true. If
+	// it returns nil, the partition is gone, or an error for which ledger.IsFenced is true, or which does
+	// not say whether it is done: then the partition stops until its row is read by a new epoch. If
 	// the form moves the checkpoint, move is that to the message, in the same transaction.
 	// Otherwise an earlier call whose outcome is unknown could still be committed, and the
-	// message would be both handled and parked. For the same reason, a message is parked whatever
-	// the budget is, and not handled any more, once f.unanswered is true.
+	// message would be both handled and parked.
 	park func(ctx context.Context, d *delivery, f Failure, move *ledger.Move) error
 
 	// parkAlone is how many messages of a key are parked alone, those whose f.alone is true. The next one is parked with those

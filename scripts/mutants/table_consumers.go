@@ -155,6 +155,11 @@ var consumerMutants = []mutant{
 		consumers, "TestPark|TestEngineProperties",
 	},
 	{
+		"a park without an answer is repeated by the same epoch", "mdb/consumer/engine_fail.go",
+		"	case mayBeDone(err): //", "	case false: //",
+		consumers, "TestParkUnanswered|TestMemberReadsUnansweredPark",
+	},
+	{
 		"messages of a parked key are handled", "mdb/consumer/engine_work.go",
 		"if p.blocked != nil && it.pending == nil {", "if false {",
 		consumers, "TestPark|TestEngineProperties",
