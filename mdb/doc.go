@@ -146,7 +146,9 @@
 // receives the text and the arguments of each statement, in every exec mode. Data and
 // metadata are arguments of a type that shows only its size. All other arguments, such as
 // the names of streams and the SQL of conditions, are shown. Errors that a tracer receives
-// are pgx's, with everything that the server has said, which may quote a row.
+// are pgx's, with everything that the server has said, which may quote a row. The connections
+// that a Store opens itself, to listen for notifications and to ask about a statement without an
+// answer, have no tracer.
 //
 // # Concurrency
 //

@@ -77,7 +77,8 @@ func (s *Store) WithTx(tx Transaction) *Tx {
 // LockCategories locks the categories, as writes to them do, until the end of the
 // transaction. Transactions that write to several categories can deadlock if they lock them
 // in different orders. One call at the beginning of each transaction prevents that, because
-// it always takes the locks in the same order.
+// it always takes the locks in the same order: that of [Hash64] of the names in UTF-8, also in
+// a database with another encoding.
 //
 // Through PL/Proxy the call is rejected with an error that wraps [ErrProxied].
 func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
