@@ -114,6 +114,7 @@ type calls interface {
 	GetCategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryOption) ([]mdb.Message, error)
 	GetLastStreamMessage(ctx context.Context, stream mdb.StreamName, opts ...mdb.LastMessageOption) (mdb.Message, error)
 	StreamVersion(ctx context.Context, stream mdb.StreamName) (int64, error)
+	CategoryHead(ctx context.Context, category mdb.Category) (int64, error)
 	MessageStoreVersion(ctx context.Context) (string, error)
 	StreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamOption) iter.Seq2[mdb.Message, error]
 	CategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryOption) iter.Seq2[mdb.Message, error]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -51,7 +52,7 @@ func TestFirstUse(t *testing.T) {
 	stream := mdbtest.Category("first").Stream("1")
 	handler := func(context.Context, mdb.Message) error { return errors.New("called") }
 	m := mdb.NewMessage("Happened", nil)
-	for name, call := range map[string]func(ctx context.Context, s *mdb.Store) error{
+	calls := map[string]func(ctx context.Context, s *mdb.Store) error{
 		"WriteMessage": func(ctx context.Context, s *mdb.Store) error {
 			_, err := s.WriteMessage(ctx, stream, m)
 			return err
@@ -67,7 +68,7 @@ func TestFirstUse(t *testing.T) {
 			_, err := s.GetStreamMessages(ctx, stream)
 			return err
 		},
-		"GetCategoryMessages, WithCondition": func(ctx context.Context, s *mdb.Store) error {
+		"GetCategoryMessages": func(ctx context.Context, s *mdb.Store) error {
 			_, err := s.GetCategoryMessages(ctx, stream.Category(), mdb.WithCondition("true"))
 			return err
 		},
@@ -75,8 +76,24 @@ func TestFirstUse(t *testing.T) {
 			_, err := s.GetLastStreamMessage(ctx, stream)
 			return err
 		},
+		"StreamMessages": func(ctx context.Context, s *mdb.Store) error {
+			_, err := collect(s.StreamMessages(ctx, stream))
+			return err
+		},
+		"CategoryMessages": func(ctx context.Context, s *mdb.Store) error {
+			_, err := collect(s.CategoryMessages(ctx, stream.Category()))
+			return err
+		},
 		"StreamVersion": func(ctx context.Context, s *mdb.Store) error {
 			_, err := s.StreamVersion(ctx, stream)
+			return err
+		},
+		"CategoryHead": func(ctx context.Context, s *mdb.Store) error {
+			_, err := s.CategoryHead(ctx, stream.Category())
+			return err
+		},
+		"MessageStoreVersion": func(ctx context.Context, s *mdb.Store) error {
+			_, err := s.MessageStoreVersion(ctx)
 			return err
 		},
 		"Atomically": func(ctx context.Context, s *mdb.Store) error {
@@ -103,6 +120,9 @@ func TestFirstUse(t *testing.T) {
 				return err
 			})
 		},
+		"WithTx, LockCategories": func(ctx context.Context, s *mdb.Store) error {
+			return pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error { return s.WithTx(tx).LockCategories(ctx, stream.Category()) })
+		},
 		"SubscribeToStream": func(ctx context.Context, s *mdb.Store) error {
 			return s.SubscribeToStream(ctx, stream, handler)
 		},
@@ -110,7 +130,15 @@ func TestFirstUse(t *testing.T) {
 			return s.SubscribeToCategory(ctx, stream.Category(), handler)
 		},
 		"Check": func(ctx context.Context, s *mdb.Store) error { return s.Check(ctx) },
-	} {
+	}
+	store := reflect.TypeFor[*mdb.Store]()
+	for i := range store.NumMethod() {
+		m := store.Method(i)
+		if _, ok := calls[m.Name]; !ok && m.Type.NumIn() > 1 && m.Type.In(1) == reflect.TypeFor[context.Context]() {
+			t.Errorf("the method %s is missing here", m.Name)
+		}
+	}
+	for name, call := range calls {
 		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 			for way, opts := range map[string][]mdb.StoreOption{"": nil, "direct ": {mdb.WithDirectSQL()}} {
 				t.Run(way+name+" "+mode.String(), func(t *testing.T) {

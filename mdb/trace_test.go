@@ -113,14 +113,19 @@ func TestTracing(t *testing.T) {
 				}
 				stored := m()
 				write(t, s, stream, stored)
+				first, err := s.GetLastStreamMessage(t.Context(), stream)
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkpoint := mdb.CategoryCheckpoint{}.After(first)
 				type call struct {
 					name string
 					call func(c calls) error
 					want int // statements
 				}
-				both := 1
+				both, anchored := 1, 2
 				if way == "direct" {
-					both = 2
+					both, anchored = 2, 1
 				}
 				calls := []call{
 					{"WriteMessage", func(c calls) error {
@@ -143,6 +148,18 @@ func TestTracing(t *testing.T) {
 						_, err := c.GetCategoryMessages(t.Context(), category, mdb.WithCondition("true"))
 						return err
 					}, 3},
+					{"ExpectStream", func(c calls) error {
+						_, err := c.WriteMessage(t.Context(), stream, m(), mdb.ExpectStream())
+						return err
+					}, 1},
+					{"StreamVersion", func(c calls) error {
+						_, err := c.StreamVersion(t.Context(), stream)
+						return err
+					}, 1},
+					{"CategoryHead", func(c calls) error {
+						_, err := c.CategoryHead(t.Context(), category)
+						return err
+					}, 1},
 					{"GetLastStreamMessage", func(c calls) error {
 						_, err := c.GetLastStreamMessage(t.Context(), stream)
 						return err
@@ -169,7 +186,8 @@ func TestTracing(t *testing.T) {
 						t.Errorf("got statements %q and %d open spans, want %d statements", r.sql, r.open, want)
 					}
 					for _, sql := range r.sql {
-						if word, _, _ := strings.Cut(sql, " "); !slices.Contains([]string{"SELECT", "INSERT", "WITH"}, word) {
+						word, _, _ := strings.Cut(strings.ToUpper(sql), " ")
+						if !slices.Contains([]string{"SELECT", "INSERT", "WITH", "BEGIN", "COMMIT", "SAVEPOINT", "RELEASE"}, word) {
 							t.Errorf("got the statement %q, want its text", sql)
 						}
 					}
@@ -191,8 +209,37 @@ func TestTracing(t *testing.T) {
 						return err
 					})
 				})
+				t.Run("Atomically", func(t *testing.T) { // begins, locks, writes and commits
+					check(t, 4, func() error {
+						return s.Atomically(t.Context(), []mdb.Category{category}, func(tx *mdb.Tx) error {
+							_, err := tx.WriteMessage(t.Context(), stream, m())
+							return err
+						})
+					})
+				})
+				t.Run("SubscribeToCategory", func(t *testing.T) { // reads, and looks for the last message that it knows
+					check(t, anchored, func() error {
+						ctx, end := context.WithCancelCause(t.Context())
+						live := mdb.OnLive(func(bool) { end(errStopped) })
+						h := func(context.Context, mdb.Message) error { return nil }
+						err := s.SubscribeToCategory(ctx, category, h, mdb.AfterCheckpoint(checkpoint), live)
+						if errors.Is(err, errStopped) {
+							return nil
+						}
+						return err
+					})
+				})
 				t.Run("Tx", func(t *testing.T) {
 					tx := s.WithTx(begin(t, s.Pool()))
+					t.Run("InSavepoint", func(t *testing.T) {
+						check(t, 3, func() error {
+							_, err := tx.WriteMessage(t.Context(), stream, m(), mdb.InSavepoint())
+							return err
+						})
+					})
+					t.Run("LockCategories", func(t *testing.T) {
+						check(t, 1, func() error { return tx.LockCategories(t.Context(), category) })
+					})
 					for _, c := range calls {
 						t.Run(c.name, func(t *testing.T) { check(t, c.want, func() error { return c.call(tx) }) })
 					}
