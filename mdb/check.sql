@@ -207,7 +207,7 @@ WITH
 			'let the function return NEW, or ALTER TABLE message_store.messages DISABLE TRIGGER ' || pg_catalog.quote_ident(t.tgname)
 		FROM pg_catalog.pg_trigger AS t JOIN messages AS m ON t.tgrelid = m.oid JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
 		-- 7 is FOR EACH ROW BEFORE INSERT.
-		WHERE t.tgtype & 7 = 7 AND p.prosrc ~* 'return\s+null'
+		WHERE t.tgtype & 7 = 7 AND p.prosrc ~* 'return\s+null\s*;' AND p.prosrc !~* 'tg_op' -- that may be for other statements
 			AND t.tgenabled IN ('A', CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
 		UNION ALL SELECT 'the table ' || child || ' inherits from messages, so its rows are read as messages, although their IDs and positions may exist in messages',
 			'ALTER TABLE ' || child || ' NO INHERIT message_store.messages'
@@ -225,9 +225,9 @@ WITH
 		UNION ALL SELECT 'the function ' || f.proname || ' does not lock the category, so positions may be used twice, and subscriptions miss messages',
 			'replace the function by that of Message DB, which mdb install -print prints'
 		FROM functions AS f JOIN pg_catalog.pg_proc AS p USING (oid) JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
-		WHERE l.lanname IN ('sql', 'plpgsql') AND pg_catalog.pg_get_functiondef(f.oid) !~ 'pg_advisory_(xact_)?lock'
+		WHERE l.lanname IN ('sql', 'plpgsql') AND p.prokind = 'f' AND pg_catalog.pg_get_functiondef(f.oid) !~* 'pg_advisory_(xact_)?lock\s*\(|lock\s+table|for\s+update'
 			AND (f.proname = 'acquire_lock' AND f.pronargs = 1
-				OR f.proname = 'write_message' AND f.pronargs = 6 AND pg_catalog.pg_get_functiondef(f.oid) !~ 'acquire_lock')
+				OR f.proname = 'write_message' AND f.pronargs = 6 AND pg_catalog.pg_get_functiondef(f.oid) !~* 'acquire_lock' AND pg_catalog.pg_get_functiondef(f.oid) ~* 'insert\s+into')
 
 		UNION ALL SELECT 'the table messages lacks the column ' || c.name, 'ALTER TABLE message_store.messages ADD COLUMN ' || c.name || ' ' || c.types[1]
 		FROM columns AS c WHERE c.name NOT IN (SELECT attname FROM attributes)

@@ -247,7 +247,8 @@ func (o readOption) streamRead(c *readConfig)   { o(c) }
 func (o readOption) categoryRead(c *readConfig) { o(c) }
 
 // FromPosition starts with the message at the position, or the first one after it. The
-// default is 0, the first message.
+// default is 0, the first message. A subscription fails with an [*AheadError] if the stream ends
+// before the position before it.
 func FromPosition(position int64) StreamOption {
 	return from("position", position)
 }
@@ -260,7 +261,8 @@ func AfterPosition(position int64) StreamOption {
 }
 
 // FromGlobalPosition starts with the category's message at the global position, or the
-// first one after it. The default is the first message.
+// first one after it. The default is the first message. A subscription fails with an [*AheadError]
+// if the store has not used the position before it yet.
 func FromGlobalPosition(position int64) CategoryOption {
 	return from("global position", position)
 }

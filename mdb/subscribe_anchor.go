@@ -49,6 +49,9 @@ ORDER BY message_store.category(stream_name), global_position LIMIT 1`)
 	lastNumber = newStatement("last_number", `SELECT CASE
 	WHEN has_sequence_privilege(to_regclass('message_store.messages_global_position_seq'), 'USAGE, SELECT') AND NOT pg_is_in_recovery()
 	THEN coalesce(pg_sequence_last_value(to_regclass('message_store.messages_global_position_seq')), 0) END`)
+
+	// A sequence that was restarted has no last number until it is used, and that of a logical replica stays where it was.
+	lastPosition = newStatement("last_position", `SELECT coalesce(max(global_position), 0) FROM message_store.messages`)
 )
 
 // anchorOf returns the anchor of a message at the position, in its stream or of its category.
@@ -230,6 +233,13 @@ func (s *Store) anchorBefore(ctx context.Context, r *pageRead, position int64) (
 				last, err = -1, nil
 			}
 		}
+	}
+	if err == nil && last >= 0 && position > last && !s.headless.Load() {
+		stored := int64(0)
+		if err = s.run(ctx, lastPosition, number(&stored)); err != nil && classify(err) == classSetup {
+			err = nil
+		}
+		last = max(last, stored)
 	}
 	switch {
 	case err != nil:

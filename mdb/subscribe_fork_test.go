@@ -672,8 +672,17 @@ func TestAheadError(t *testing.T) {
 			}
 		}
 	}
+	exec(t, l.pool, `ALTER SEQUENCE message_store.messages_global_position_seq RESTART WITH 32`)
+	ctx, end := context.WithCancelCause(t.Context())
+	if err := l.s.SubscribeToCategory(ctx, "account", h, mdb.AfterGlobalPosition(31), mdb.OnLive(func(bool) { end(errStopped) })); !errors.Is(err, errStopped) {
+		t.Errorf("a sequence that has no last number yet: got error %v", err)
+	}
+	err := l.s.SubscribeToCategory(t.Context(), "account", h, mdb.AfterGlobalPosition(32))
+	if e := wantError[*mdb.AheadError](t, err); e.Last != 31 {
+		t.Errorf("got %+v, want 31", e)
+	}
 	exec(t, l.pool, `TRUNCATE message_store.messages RESTART IDENTITY`)
-	err := l.s.SubscribeToCategory(t.Context(), "account", h, mdb.AfterGlobalPosition(1))
+	err = l.s.SubscribeToCategory(t.Context(), "account", h, mdb.AfterGlobalPosition(1))
 	if e := wantError[*mdb.AheadError](t, err); e.Last != 0 {
 		t.Errorf("got %+v, want 0", e)
 	}

@@ -56,7 +56,7 @@
 // waited for a row would use a snapshot from before the new owner joined, and take the partition
 // away from it. [Beat], [QueueMove] and [Park] do not lock that row.
 //
-// Only moves and parks wait for a checkpoint that is locked. The other functions leave it out, and
+// Only what moves a checkpoint, parks or replays waits for one that is locked. The other functions leave it out, and
 // get it the next time. So neither a lease nor the group depends on a transaction that hangs. If the
 // lock of the consumer's row is held, the server ends the four functions before the deadline of their
 // context, with SQLSTATE 55P03.

@@ -84,8 +84,12 @@ func TestMemberReadsUnansweredPark(t *testing.T) {
 				return f.Default()
 			}
 			ec.park = func(_ context.Context, d *delivery, _ Failure, _ *ledger.Move) error {
-				h.set(func() { parks[d.epoch]++ })
-				if len(parks) == 1 {
+				var n int
+				h.set(func() {
+					parks[d.epoch]++
+					n = len(parks)
+				})
+				if n == 1 {
 					return io.ErrUnexpectedEOF
 				}
 				return nil
@@ -93,13 +97,18 @@ func TestMemberReadsUnansweredPark(t *testing.T) {
 		})
 		pass(time.Second)
 		h.count("balance")
-		first, other := h.rows[zero].epoch, h.rows[one].epoch
+		epochs := func() (ofZero, ofOne int64) {
+			h.set(func() { ofZero, ofOne = h.rows[zero].epoch, h.rows[one].epoch })
+			return ofZero, ofOne
+		}
+		first, other := epochs()
 		pass(20 * time.Second)
+		last, same := epochs()
 		if n := h.count("balance"); n != 1 {
 			t.Errorf("got %d balances, want 1", n)
 		}
-		if h.rows[zero].epoch == first || h.rows[one].epoch != other || parks[first] != 1 || parks[h.rows[zero].epoch] != 1 {
-			t.Errorf("got %v parked by epochs, which were %d and %d and are %d and %d", parks, first, other, h.rows[zero].epoch, h.rows[one].epoch)
+		if last == first || same != other || parks[first] != 1 || parks[last] != 1 {
+			t.Errorf("got %v parked by epochs, which were %d and %d and are %d and %d", parks, first, other, last, same)
 		}
 		if got, want := h.positions(), []int64{4, 4}; !slices.Equal(got, want) {
 			t.Errorf("got the checkpoints %v, want %v", got, want)

@@ -132,7 +132,9 @@ func (m *member) apply(held ledger.Held, renewed map[partition]bool, doubtful bo
 		m.held[p] = row
 		m.engine.claim(row, parked[p])
 		openings[p.Category] = append(openings[p.Category], opening{p, row.Epoch, source.At(row.Position)})
-		delete(m.leaving, p.Number)
+		if !m.isReleasing(p.Number) {
+			delete(m.leaving, p.Number)
+		}
 	}
 	for category, o := range openings {
 		m.reads[category].open(o...)
@@ -152,6 +154,16 @@ func (m *member) owned() map[partition]ledger.Row {
 	rows := maps.Clone(m.before)
 	maps.Copy(rows, m.held)
 	return rows
+}
+
+// isReleasing reports whether a partition of the number, of whatever category, is stored and waits for the others.
+func (m *member) isReleasing(number int) bool {
+	for p := range m.drained {
+		if p.Number == number {
+			return true
+		}
+	}
+	return false
 }
 
 // numbersOf returns the numbers of partitions.
@@ -188,6 +200,7 @@ func (m *member) balance(ctx context.Context) {
 	switch {
 	case err != nil && slices.Contains([]string{ledger.Gone, ledger.Partitions, ledger.NoConsumer}, codeOf(err)):
 		m.nextTick, m.lastBeat = time.Now(), time.Time{} // it says more
+		m.balanceBy(time.Now().Add(m.interval()))        // if not
 		return
 	case err != nil && isAnswer(err):
 		m.balanceAt = time.Now().Add(m.reject(err))
@@ -238,6 +251,8 @@ func (m *member) surrender(quota int) {
 	}
 	surplus := len(numbers) - quota
 	if surplus <= 0 {
+		m.stopFeeding(func(p partition) bool { return m.leaving[p.Number] })
+		m.collect()
 		return
 	}
 	load := make(map[int]int)
@@ -332,12 +347,15 @@ func (m *member) release(ctx context.Context) {
 		if !done[p] && m.stopping {
 			continue // it is retried
 		}
+		if !done[p] { // its checkpoint is locked, perhaps by a statement that may yet park something, or not where it was
+			row := m.held[p]
+			row.Position = max(row.Position, mv.From)
+			m.before[p] = row
+			m.balanceBy(time.Now().Add(m.interval()))
+		}
 		delete(m.drained, p)
 		delete(m.held, p)
 		delete(m.leaving, p.Number)
-		if !done[p] { // its checkpoint is locked, or not where it was
-			m.balanceAt = time.Now().Add(m.interval())
-		}
 	}
 	numbers := make(map[int]bool)
 	for p := range done {

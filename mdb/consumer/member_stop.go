@@ -80,14 +80,14 @@ func (m *member) leave(ctx context.Context) {
 	self := *m.self.Load()
 	for attempt := 1; ; attempt++ {
 		m.checkLease() // after its end there is no hurry
-		looked := m.doubt != nil
 		var err error
-		if looked {
+		if m.doubt != nil {
 			err = m.lookAgain(ctx, self)
 		}
+		sure := m.doubt == nil
 		if err == nil || attempt == leaveTries {
 			err = m.send(ctx, func(ctx context.Context, p protocol) error {
-				if m.doubt != nil && !looked { // another connection
+				if m.doubt != nil && sure && attempt < leaveTries { // another connection
 					return m.doubt
 				}
 				return p.leave(ctx, self, known())
