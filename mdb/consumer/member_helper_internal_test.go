@@ -321,7 +321,7 @@ func (h *hall) read(_ context.Context, m ledger.Member) (held ledger.Held, err e
 func (h *hall) release(_ context.Context, m ledger.Member, moves []ledger.Move) (released []int, err error) {
 	return released, h.statement("release", m.Instance, func() error {
 		for i, mv := range moves {
-			if h.move(m.ID, mv) {
+			if !h.locked[mv.Partition] && h.move(m.ID, mv) {
 				h.rows[mv.Partition].member = uuid.Nil
 				released = append(released, i)
 			}

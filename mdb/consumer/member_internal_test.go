@@ -131,6 +131,52 @@ func TestMemberSurrenders(t *testing.T) {
 	})
 }
 
+// TestMemberReleasesLocked checks that a process which could not release a partition, because a statement had locked its checkpoint,
+// has it again only by a new epoch: the statement may have parked something.
+func TestMemberReleasesLocked(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		h := newHall(t, 2)
+		hire(t, h, letters(t, 20, 2), nil)
+		pass(10 * time.Second)
+		lock := func(locked bool) {
+			h.set(func() {
+				for p := range h.rows {
+					h.locked[p] = locked
+				}
+			})
+		}
+		lock(true)
+		var epochs []int64 // the highest one, at each release
+		h.set(func() {
+			h.before = func(statement string) error {
+				if statement == "release" {
+					h.set(func() {
+						highest := int64(0)
+						for _, row := range h.rows {
+							highest = max(highest, row.epoch)
+						}
+						epochs = append(epochs, highest)
+					})
+				}
+				return nil
+			}
+		})
+		hire(t, h, letters(t, 20, 2), nil)
+		pass(5 * time.Second)
+		if got := h.owned(); !slices.Equal(got, []int{2}) {
+			t.Errorf("got %v partitions each while the checkpoints are locked", got)
+		}
+		lock(false)
+		pass(20 * time.Second)
+		if got := h.owned(); !slices.Equal(got, []int{1, 1}) {
+			t.Errorf("got %v partitions each", got)
+		}
+		if n := len(epochs); n < 2 || epochs[n-1] == epochs[0] {
+			t.Errorf("got releases by the epochs %d, want the last one by a new epoch", epochs)
+		}
+	})
+}
+
 // TestMemberDeadline checks that handlers' contexts end four fifths of a lease after the last
 // tick with an answer was sent, however late the answer was, and that none begins later. When
 // the server answers again, the process goes on as the same member, with what is stored.
