@@ -65,7 +65,7 @@ func compare(ctx context.Context, turns, polls int, programs []string) error {
 	}
 	for range turns {
 		for _, program := range programs {
-			cmd := exec.CommandContext(ctx, program, "-polls", fmt.Sprint(polls)) //nolint:gosec // the caller's own
+			cmd := exec.CommandContext(ctx, program, "-polls", fmt.Sprint(polls))
 			cmd.Env = append(os.Environ(), urlVariable+"="+url)
 			cmd.Stderr = os.Stderr
 			out, err := cmd.Output()
