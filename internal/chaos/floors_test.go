@@ -19,21 +19,23 @@ func TestFloors(t *testing.T) {
 		worsen func(r *failoverResult)
 		found  string
 	}{
-		"all reached":                    {func(*failoverResult) {}, ""},
-		"as long as allowed":             {func(r *failoverResult) { r.noAck, r.silent = patroni+time.Second, patroni+2*time.Second }, ""},
-		"no acknowledgement":             {func(r *failoverResult) { r.noAck = patroni + 1001*time.Millisecond }, "no acknowledgement"},
-		"silence":                        {func(r *failoverResult) { r.silent = patroni + 2001*time.Millisecond }, "received nothing"},
-		"a dead host":                    {func(r *failoverResult) { r.noAck, r.deadHosts = patroni+3*time.Second, 1 }, ""},
-		"longer than a dead host":        {func(r *failoverResult) { r.noAck, r.deadHosts = patroni+3001*time.Millisecond, 1 }, "no acknowledgement"},
-		"an unknown outcome":             {func(r *failoverResult) { r.unknown = 1 }, "unknown outcome"},
-		"a refused write":                {func(r *failoverResult) { r.refused = 1 }, "refused"},
-		"an unknown outcome, frozen":     {func(r *failoverResult) { r.unknown, r.fault = 1, "frozen" }, ""},
-		"lost, asynchronous":             {func(r *failoverResult) { r.lost, r.handled = 1000, 1000 }, ""},
-		"lost, synchronous":              {func(r *failoverResult) { r.lost, r.mode = 1, "sync" }, "lost"},
-		"handled and not reported":       {func(r *failoverResult) { r.handled, r.unreported = 2, 1 }, "not reported"},
-		"reported, and in the store":     {func(r *failoverResult) { r.misreported = 1 }, "reported as missing"},
-		"not delivered":                  {func(r *failoverResult) { r.violations = map[string]int{"Reliable": 1} }, "Reliable"},
-		"stored though its write failed": {func(r *failoverResult) { r.violations = map[string]int{"NoGhost": 1} }, "NoGhost"},
+		"all reached":                     {func(*failoverResult) {}, ""},
+		"as long as allowed":              {func(r *failoverResult) { r.noAck, r.silent = patroni+time.Second, patroni+2*time.Second }, ""},
+		"no acknowledgement":              {func(r *failoverResult) { r.noAck = patroni + 1001*time.Millisecond }, "no acknowledgement"},
+		"silence":                         {func(r *failoverResult) { r.silent = patroni + 2001*time.Millisecond }, "received nothing"},
+		"a dead host":                     {func(r *failoverResult) { r.noAck, r.deadHosts = patroni+3*time.Second, 1 }, ""},
+		"longer than a dead host":         {func(r *failoverResult) { r.noAck, r.deadHosts = patroni+3001*time.Millisecond, 1 }, "no acknowledgement"},
+		"an unknown outcome":              {func(r *failoverResult) { r.unknown = 1 }, "unknown outcome"},
+		"an unknown outcome after a loss": {func(r *failoverResult) { r.unknown, r.ahead, r.lost = 1, 1, 500 }, ""},
+		"another unknown outcome":         {func(r *failoverResult) { r.unknown, r.ahead, r.lost = 2, 1, 500 }, "unknown outcome"},
+		"a refused write":                 {func(r *failoverResult) { r.refused = 1 }, "refused"},
+		"an unknown outcome, frozen":      {func(r *failoverResult) { r.unknown, r.fault = 1, "frozen" }, ""},
+		"lost, asynchronous":              {func(r *failoverResult) { r.lost, r.handled = 1000, 1000 }, ""},
+		"lost, synchronous":               {func(r *failoverResult) { r.lost, r.mode = 1, "sync" }, "lost"},
+		"handled and not reported":        {func(r *failoverResult) { r.handled, r.unreported = 2, 1 }, "not reported"},
+		"reported, and in the store":      {func(r *failoverResult) { r.misreported = 1 }, "reported as missing"},
+		"not delivered":                   {func(r *failoverResult) { r.violations = map[string]int{"Reliable": 1} }, "Reliable"},
+		"stored though its write failed":  {func(r *failoverResult) { r.violations = map[string]int{"NoGhost": 1} }, "NoGhost"},
 	} {
 		r := &failoverResult{fault: "gone", mode: "async", patroni: patroni, noAck: patroni, silent: patroni}
 		tt.worsen(r)
