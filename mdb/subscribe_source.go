@@ -170,12 +170,16 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 			case more:
 				q.first = false
 				return nil
-			case errors.Is(err, errGone) && !q.first:
-				q.first = true
-				return errLostWithin
 			case errors.Is(err, errGone):
+				within := !q.first
+				q.first = true
+				if within && len(from.Anchors()) == 0 {
+					return errLostWithin
+				}
 				known = s.history.Known(from)
-				common, err = s.firstOf(ctx, known)
+				if common, err = s.firstOf(ctx, known); within && errors.Is(err, errDiffer) {
+					return errLostWithin
+				}
 				return err
 			case errors.As(err, &unreadable):
 				return nil
