@@ -54,8 +54,10 @@ func (r *slowRoad) hold(text string) <-chan struct{} {
 	return r.seized
 }
 
-// cutTicks breaks the connection of the ticks.
+// cutTicks breaks the connection of the ticks, after the first one.
 func (r *slowRoad) cutTicks() {
+	r.t.Helper()
+	eventually(r.t, "a tick", func() bool { return r.count("tick") > 0 })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ticks.Conn.Close()
