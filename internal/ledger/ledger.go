@@ -231,7 +231,7 @@ type Balance struct {
 	Changes  int64  // as in Tick, before the balance
 	Timeline string // as in Tick
 
-	// Renewed are indexes of the forgotten rows: those that are as the member knew them, but for their epochs, which are new. Of the
+	// Renewed are indexes of the forgotten rows, in any order: those that are as the member knew them, but for their epochs, which are new. Of the
 	// others, somebody else has changed the epoch or the member, or a transaction has locked the row. If the epoch is still the one that the member
 	// knew, it must not use the row, because what it has sent by that epoch may still be executed.
 	Renewed []int
