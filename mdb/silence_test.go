@@ -614,7 +614,7 @@ func TestSilencePastPgBouncer(t *testing.T) {
 	url := testdb.New(t)
 	admin := newPool(t, url)
 	if testdb.Official() { // PgBouncer rejects the search path of a connection
-		exec(t, admin, `ALTER ROLE postgres IN DATABASE `+admin.Config().ConnConfig.Database+` SET search_path = message_store, public`)
+		exec(t, admin, `ALTER ROLE postgres IN DATABASE `+pgx.Identifier{admin.Config().ConnConfig.Database}.Sanitize()+` SET search_path = message_store, public`)
 	}
 	pool := barePool(t, bouncers[0].Start(t, url, "transaction"), func(cfg *pgxpool.Config) { mdb.Configure(cfg, mdb.BehindPooler()) })
 	j := new(journal)
