@@ -157,12 +157,8 @@ func TestReaderAhead(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newShelf(t)
 		s.fill(10, 2)
-		s.after = func(position int64) (source.Checkpoint, error) {
-			if position > 10 {
-				return source.Checkpoint{}, &mdb.AheadError{Category: "category", Position: position, Last: 10}
-			}
-			return source.At(position), nil
-		}
+		used := int64(10)
+		s.uses(&used)
 		var r rewinds
 		in, ended := begin(t, s, 2, 100, r.note)
 		in.open(0, 5)
@@ -187,12 +183,8 @@ func TestReaderAheadTogether(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newShelf(t)
 		s.fill(10, 2)
-		s.after = func(position int64) (source.Checkpoint, error) {
-			if position > 10 {
-				return source.Checkpoint{}, &mdb.AheadError{Category: "category", Position: position, Last: 10}
-			}
-			return source.At(position), nil
-		}
+		used := int64(10)
+		s.uses(&used)
 		var r rewinds
 		in, _ := begin(t, s, 2, 100, r.note)
 		in.open(1, 15)
@@ -208,12 +200,7 @@ func TestReaderAheadLater(t *testing.T) {
 		s := newShelf(t)
 		s.fill(10, 2)
 		used := int64(10)
-		s.after = func(position int64) (source.Checkpoint, error) {
-			if position > used {
-				return source.Checkpoint{}, &mdb.AheadError{Category: "category", Position: position, Last: used}
-			}
-			return source.At(position), nil
-		}
+		s.uses(&used)
 		var r rewinds
 		in, _ := begin(t, s, 2, 100, r.note)
 		in.open(0, 15)

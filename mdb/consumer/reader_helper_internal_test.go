@@ -126,6 +126,16 @@ func (s *shelf) anchor(_ context.Context, position int64) (source.Checkpoint, er
 	return through(source.Checkpoint{}, s.messages[:i]).Past(position), nil
 }
 
+// uses lets the shelf report positions after the last one as ahead.
+func (s *shelf) uses(last *int64) {
+	s.after = func(position int64) (source.Checkpoint, error) {
+		if position > *last {
+			return source.Checkpoint{}, &mdb.AheadError{Category: "category", Position: position, Last: *last}
+		}
+		return source.At(position), nil
+	}
+}
+
 // first reads nothing if a test answers instead, or if the positions are ahead.
 func (s *shelf) first(ctx context.Context, position, used int64, most int) (from source.Checkpoint, page source.Page[mdb.Message], ok bool) {
 	s.mu.Lock()
