@@ -54,17 +54,7 @@ func TestDelayedPark(t *testing.T) {
 	road.cutTicks()
 	road.reread(balances)
 	c.until("the message", func() bool { return len(c.of("1")) == 1 })
-	if code := road.deliver(); code != ledger.Fenced {
-		t.Errorf("park: got the SQLSTATE %q, want that it is rejected", code)
-	}
-	c.write("patient-1")
-	c.until("the next message", func() bool { return len(c.of("1")) >= 2 })
-	if rows := c.rows(); len(rows) > 0 {
-		t.Errorf("got %v parked, want nothing", rows)
-	}
-	if got := c.of("1"); !slices.Equal(got, []string{"patient-1/0", "patient-1/1"}) {
-		t.Errorf("got %v handled", got)
-	}
+	c.rejectsPark(t, road)
 }
 
 // TestDelayedParkRepeated checks that a statement that parks a message is rejected if it arrives after the process has lost its connection, parked
@@ -84,17 +74,7 @@ func TestDelayedParkRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.until("the replay", func() bool { return len(c.rows()) == 0 })
-	if code := road.deliver(); code != ledger.Fenced {
-		t.Errorf("park: got the SQLSTATE %q, want that it is rejected", code)
-	}
-	c.write("patient-1")
-	c.until("the next message", func() bool { return len(c.of("1")) >= 2 })
-	if rows := c.rows(); len(rows) > 0 {
-		t.Errorf("got %v parked, want nothing", rows)
-	}
-	if got := c.of("1"); !slices.Equal(got, []string{"patient-1/0", "patient-1/1"}) {
-		t.Errorf("got %v handled", got)
-	}
+	c.rejectsPark(t, road)
 }
 
 // TestDelayedUnpark checks that a statement that ends a replay is rejected if it arrives after the process has read its rows again, because it has
@@ -232,4 +212,20 @@ func (c *clinic) waits(t *testing.T, function string) (waits bool) {
 		t.Fatal(err)
 	}
 	return waits
+}
+
+// rejectsPark delivers the statement that parks the first message, which is handled, and checks that it is rejected and that the next message is handled.
+func (c *clinic) rejectsPark(t *testing.T, road *slowRoad) {
+	t.Helper()
+	if code := road.deliver(); code != ledger.Fenced {
+		t.Errorf("park: got the SQLSTATE %q, want that it is rejected", code)
+	}
+	c.write("patient-1")
+	c.until("the next message", func() bool { return len(c.of("1")) >= 2 })
+	if rows := c.rows(); len(rows) > 0 {
+		t.Errorf("got %v parked, want nothing", rows)
+	}
+	if got := c.of("1"); !slices.Equal(got, []string{"patient-1/0", "patient-1/1"}) {
+		t.Errorf("got %v handled", got)
+	}
 }
