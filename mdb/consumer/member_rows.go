@@ -249,25 +249,21 @@ func (m *member) surrender(quota int) {
 		}
 		delete(numbers, n)
 	}
-	surplus := len(numbers) - quota
-	if surplus <= 0 {
-		m.stopFeeding(func(p partition) bool { return m.leaving[p.Number] })
-		m.collect()
-		return
-	}
-	load := make(map[int]int)
-	for p, n := range m.engine.inHand() {
-		load[p.Number] += n
-	}
-	claimed := make(map[int]int64)
-	for p, row := range m.held {
-		claimed[p.Number] = max(claimed[p.Number], row.Epoch)
-	}
-	order := slices.SortedFunc(maps.Keys(numbers), func(a, b int) int {
-		return cmp.Or(cmp.Compare(claimed[b], claimed[a]), cmp.Compare(load[a], load[b]), cmp.Compare(b, a))
-	})
-	for _, n := range order[:surplus] {
-		m.leaving[n] = true
+	if surplus := len(numbers) - quota; surplus > 0 {
+		load := make(map[int]int)
+		for p, n := range m.engine.inHand() {
+			load[p.Number] += n
+		}
+		claimed := make(map[int]int64)
+		for p, row := range m.held {
+			claimed[p.Number] = max(claimed[p.Number], row.Epoch)
+		}
+		order := slices.SortedFunc(maps.Keys(numbers), func(a, b int) int {
+			return cmp.Or(cmp.Compare(claimed[b], claimed[a]), cmp.Compare(load[a], load[b]), cmp.Compare(b, a))
+		})
+		for _, n := range order[:surplus] {
+			m.leaving[n] = true
+		}
 	}
 	m.stopFeeding(func(p partition) bool { return m.leaving[p.Number] })
 	m.collect()
