@@ -17,7 +17,7 @@ import (
 func (g *group) expire(ms ...ledger.Member) {
 	g.Helper()
 	for _, m := range ms {
-		g.exec(`UPDATE message_store_consumers.members SET seen = seen - lease - interval '1 second' WHERE consumer = $1 AND id = $2`, m.ID)
+		g.exec(`UPDATE message_store_consumers.members SET seen = seen - lease - interval '1 second', woke = woke - lease - interval '1 second' WHERE consumer = $1 AND id = $2`, m.ID)
 	}
 }
 
@@ -95,6 +95,7 @@ func TestEviction(t *testing.T) {
 		{"a judge whose silence is long ago", `UPDATE members SET seen = seen - interval '61 seconds' * (id <> $2)::int, woke = now() - interval '61 seconds' WHERE consumer = $1 AND $3::uuid IS NOT NULL`, true},
 		{"a judge who is silent now", `UPDATE members SET seen = seen - interval '61 seconds' WHERE consumer = $1 AND $2 <> $3`, false},
 		{"a judge who has not ticked since the clock was set back", `UPDATE members SET seen = CASE WHEN id = $2 THEN seen + interval '1 hour' ELSE seen - interval '61 seconds' END WHERE consumer = $1 AND $3::uuid IS NOT NULL`, false},
+		{"a tick while the clock was set back for a moment", `UPDATE members SET seen = seen - interval '1 hour' * (id = $3)::int, woke = CASE WHEN id = $3 THEN now() - interval '2 seconds' END WHERE consumer = $1 AND $2::uuid IS NOT NULL`, false},
 		{"a clock that was set back", `UPDATE members SET seen = seen + interval '1 hour' WHERE consumer = $1 AND id = $3 AND id <> $2`, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -155,6 +156,30 @@ func TestEvictionOfClockSetBack(t *testing.T) {
 	g.expire(dead)
 	b, _ := g.balance(judge)
 	equal(t, "balance", b, ledger.Balance{Members: 1, Quota: 4, Held: 2, Claimed: 2})
+}
+
+// TestEvictionWhileClockSetBack checks that a member is not evicted that has ticked while the clock was set back, and
+// nobody else has: its tick seems to be old when the clock is set right. It is evicted a lease later.
+func TestEvictionWhileClockSetBack(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	member := g.join(g.params("one"))
+	g.balance(member)
+	judge := g.join(g.params("one"))
+	g.exec(`UPDATE message_store_consumers.members SET seen = seen + interval '1 hour' WHERE consumer = $1 AND id = $2`, member.ID)
+	g.beat(member)
+	g.exec(`UPDATE message_store_consumers.members SET seen = seen - interval '1 hour', woke = woke - interval '1 hour' WHERE consumer = $1 AND id = $2`, member.ID)
+	if !g.beat(judge).Suspects {
+		t.Error("no tick reports the member")
+	}
+	b, _ := g.balance(judge)
+	equal(t, "balance", b, ledger.Balance{Members: 2, Quota: 2, Held: 0})
+	if g.beat(judge).Suspects {
+		t.Error("the member is still suspect")
+	}
+	g.expire(member)
+	b, _ = g.balance(judge)
+	equal(t, "balance", b, ledger.Balance{Members: 1, Quota: 4, Held: 0, Claimed: 4})
 }
 
 // TestClaimLeavesLocked checks that a claim does not wait for a transaction that has a

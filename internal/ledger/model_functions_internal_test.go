@@ -123,16 +123,9 @@ func (d *database) balance(b mutant, now int64, id int, layout int64, forgotten 
 	me.layout = d.layout
 	for i := range d.members {
 		m := &d.members[i]
-		switch {
-		case m.seen > now+second:
+		if m.seen > now+second || m.woke > m.seen+second && !b.has(wokeInFuture) {
 			if m.seen = now; !b.has(judgeFromFuture) {
 				m.woke = now
-				break
-			}
-			fallthrough
-		case m.woke > now+second:
-			if !b.has(wokeInFuture) {
-				m.woke = min(m.woke, now)
 			}
 		}
 	}
@@ -300,7 +293,12 @@ func (d *database) tick(b mutant, now int64, id, instance int, steps []step) tic
 		result.replaced = instance != 0 && slices.ContainsFunc(d.members, func(m memberRow) bool { return m.instance == instance })
 		return result
 	}
-	if now-me.seen > lease/2 {
+	switch {
+	case me.seen > now+second:
+		if !b.has(setBackUnsaid) {
+			me.woke = me.seen
+		}
+	case now-me.seen > lease/2:
 		me.woke = now
 	}
 	me.seen = now

@@ -34,6 +34,7 @@ const (
 	confirmBusy
 	confirmSilently
 	sameEpoch
+	setBackUnsaid
 )
 
 func (b mutant) has(rule mutant) bool { return b == rule }

@@ -30,7 +30,7 @@ CREATE TABLE message_store_consumers.members (
   info       text NOT NULL,                   -- host, process, version
   joined     timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen       timestamptz NOT NULL DEFAULT clock_timestamp(),
-  woke       timestamptz,                     -- when its last long silence ended
+  woke       timestamptz,                     -- when its last long silence ended; after seen: the clock was set back since then
   layout     bigint NOT NULL,                 -- of the consumer, by which its handlers were called
   lease      interval NOT NULL CHECK (lease > '0')
 ) WITH (fillfactor = 50);
@@ -306,13 +306,11 @@ BEGIN
   confirmed := FOUND;
 
   -- A clock that was set back must not keep a dead member, and must not keep anybody from judging for longer
-  -- than a lease. Nobody knows how long a member was silent that has not ticked since then.
+  -- than a lease. Nobody knows how long a member was silent that has not ticked since then, or that has ticked
+  -- while the clock was back and before somebody looked: when the clock is set right, its tick seems old.
   UPDATE message_store_consumers.members AS m
-  SET seen = least(m.seen, pg_catalog.clock_timestamp()), woke = CASE
-    WHEN m.seen > pg_catalog.clock_timestamp() + interval '1 second' THEN pg_catalog.clock_timestamp()
-    WHEN m.woke IS NOT NULL THEN least(m.woke, pg_catalog.clock_timestamp())
-  END
-  WHERE m.consumer = $1 AND (m.seen > pg_catalog.clock_timestamp() + interval '1 second' OR m.woke > pg_catalog.clock_timestamp() + interval '1 second');
+  SET seen = pg_catalog.clock_timestamp(), woke = pg_catalog.clock_timestamp()
+  WHERE m.consumer = $1 AND (m.seen > pg_catalog.clock_timestamp() + interval '1 second' OR m.woke > m.seen + interval '1 second');
   -- Nobody is evicted for a silence that this member has shared.
   DELETE FROM message_store_consumers.members AS m
   WHERE m.consumer = $1 AND m.id <> $2 AND m.seen < pg_catalog.clock_timestamp() - m.lease AND EXISTS (
@@ -403,8 +401,11 @@ DECLARE
   unknown bigint[];
 BEGIN
   PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
-  UPDATE message_store_consumers.members AS m SET info = coalesce($4, m.info), seen = pg_catalog.clock_timestamp(),
-    woke = CASE WHEN pg_catalog.clock_timestamp() - m.seen > m.lease / 2 THEN pg_catalog.clock_timestamp() ELSE m.woke END
+  UPDATE message_store_consumers.members AS m SET info = coalesce($4, m.info), seen = pg_catalog.clock_timestamp(), woke = CASE
+    WHEN m.seen > pg_catalog.clock_timestamp() + interval '1 second' THEN m.seen -- after seen, so that balance knows: the clock was set back
+    WHEN pg_catalog.clock_timestamp() - m.seen > m.lease / 2 THEN pg_catalog.clock_timestamp()
+    ELSE m.woke
+  END
   WHERE m.id = $2 AND m.consumer = $1;
   alive := FOUND;
   replaced := NOT alive AND EXISTS (

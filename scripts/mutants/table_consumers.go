@@ -47,8 +47,18 @@ var consumerMutants = []mutant{
 	},
 	{
 		"a member that has not ticked since the clock was set back judges others", "mdb/schema/consumers.sql",
-		"    WHEN m.seen > pg_catalog.clock_timestamp() + interval '1 second' THEN pg_catalog.clock_timestamp()\n", "",
+		"  SET seen = pg_catalog.clock_timestamp(), woke = pg_catalog.clock_timestamp()\n", "  SET seen = pg_catalog.clock_timestamp()\n",
 		protocol, "TestEviction",
+	},
+	{
+		"a tick hides that the clock was set back", "mdb/schema/consumers.sql",
+		"    WHEN m.seen > pg_catalog.clock_timestamp() + interval '1 second' THEN m.seen -- after seen, so that balance knows: the clock was set back\n", "",
+		protocol, "TestEvictionWhileClockSetBack",
+	},
+	{
+		"a member is evicted by a tick that it made while the clock was set back", "mdb/schema/consumers.sql",
+		" OR m.woke > m.seen + interval '1 second');", ");",
+		protocol, "TestEvictionWhileClockSetBack",
 	},
 	{
 		"partitions are claimed after a barrier while handlers run that were called before", "mdb/schema/consumers.sql",
