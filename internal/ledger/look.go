@@ -30,14 +30,14 @@ const (
 		SELECT FROM message_store.messages AS m WHERE m.stream_name = p.stream AND m.global_position <= $3::bigint
 			AND m.position >= p.position AND (p.upto IS NULL OR m.global_position = $3::bigint AND m.position <= p.upto)
 	)
-)
+), coalesce(message_store_consumers.is_elsewhere(o.id), false)
 FROM (SELECT 1) AS one LEFT JOIN message_store_consumers.consumers AS o ON o.name = $1::text`
 
 	sqlConsumers = `SELECT c.id, c.name, c.categories, c.partitions, c.paused, message_store_consumers.barrier_of(c), c.barrier_set, c.made, (
 	SELECT pg_catalog.count(*)::integer FROM message_store_consumers.members AS m WHERE m.consumer = c.id AND m.seen >= pg_catalog.clock_timestamp() - m.lease
 ), (
 	SELECT pg_catalog.count(*)::integer FROM (SELECT DISTINCT p.category, p.key FROM message_store_consumers.parked AS p WHERE p.consumer = c.id) AS k
-), pg_catalog.clock_timestamp()
+), pg_catalog.clock_timestamp(), message_store_consumers.is_elsewhere(c.id)
 FROM message_store_consumers.consumers AS c WHERE $1::text IS NULL OR c.name = $1::text ORDER BY c.name`
 
 	sqlMembers = `SELECT m.id, coalesce(m.instance, ''), m.categories, m.info, m.joined, m.seen, m.lease, m.seen >= pg_catalog.clock_timestamp() - m.lease, ARRAY(
@@ -101,6 +101,8 @@ type Done struct {
 	Reads   bool // it has the category
 	Reached bool
 	Parked  bool // the stream, at the position or before it
+	// Elsewhere says that the messages are in another database, and so that nothing is known of Reached and Parked.
+	Elsewhere bool
 }
 
 // Reached reports whether everything of a category is done with up to a position, or only of a stream if that is not empty. key
@@ -123,6 +125,7 @@ type Consumer struct {
 	Members    int // with a lease that has not ended
 	Parked     int // keys
 	Now        time.Time
+	Elsewhere  bool // its messages are in another database
 }
 
 // Consumers returns all consumers, or the one of the name if it is not nil.
@@ -170,12 +173,14 @@ type Progress struct {
 // Pending returns how far a consumer is in a category, by a look at no more than a number of messages.
 func Pending(ctx context.Context, q Querier, consumer int64, category string, partitions, most int) ([]Progress, error) {
 	rows, _ := q.Query(ctx, sqlPending, consumer, category, partitions, most)
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Progress, err error) {
-		var id pgtype.UUID
-		err = row.Scan(&p.Number, &p.Position, &id, &p.Epoch, &p.Moved, &p.Pending, &p.Oldest, &p.More)
-		p.Member = id.Bytes
-		return p, err
-	})
+	return pgx.CollectRows(rows, toProgress)
+}
+
+func toProgress(row pgx.CollectableRow) (p Progress, err error) {
+	var id pgtype.UUID
+	err = row.Scan(&p.Number, &p.Position, &id, &p.Epoch, &p.Moved, &p.Pending, &p.Oldest, &p.More)
+	p.Member = id.Bytes
+	return p, err
 }
 
 // A ParkedRow is what operators see of what is parked.

@@ -29,11 +29,24 @@ import (
 // The error is an [*mdb.ArgumentError] if an argument is wrong, before anything is sent, a [*NotFoundError] if there is no
 // consumer of the name, a [*ConflictError] if what is asked for is not possible now, and an [*mdb.SetupError] if the schema of
 // consumers is missing.
-type Operator struct{ pool *pgxpool.Pool }
+type Operator struct {
+	pool  *pgxpool.Pool
+	store *mdb.Store // of Messages; nil: none
+}
 
 // Admin returns an Operator of the consumers whose state is in the pool's database. It does no I/O. The role needs the
 // privileges of the role message_store. The methods need one connection of the pool at a time.
-func Admin(pool *pgxpool.Pool) *Operator { return &Operator{pool} }
+//
+// If the consumers' messages are in another database, see [StateIn], pass their store with [Messages].
+func Admin(pool *pgxpool.Pool, opts ...OperatorOption) *Operator {
+	o := &Operator{pool: pool}
+	for _, opt := range opts {
+		if opt != nil {
+			opt(o)
+		}
+	}
+	return o
+}
 
 // A NotFoundError says that there is no consumer of a name.
 type NotFoundError struct {

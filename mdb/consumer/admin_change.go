@@ -116,7 +116,7 @@ func (o *Operator) Seek(ctx context.Context, consumer string, to Target, opts ..
 	p := ledger.SeekParams{Categories: c.categories, Position: to.position, Time: to.at, Slack: c.slack, Keep: c.keep}
 	err = o.change(ctx, "move "+consumer, consumer, c, func(tx pgx.Tx) error {
 		return around(ctx, tx, consumer, c, func() error {
-			found, err := ledger.Seek(ctx, tx, consumer, p)
+			found, err := o.seek(ctx, tx, consumer, p)
 			changed = nil
 			for _, s := range found {
 				changed = append(changed, Sought{mdb.Category(s.Category), s.Position, s.Lowest, s.Highest, s.Unparked})

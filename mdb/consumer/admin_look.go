@@ -167,7 +167,7 @@ func look(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (d Details, err er
 		d.Paused, d.Reason = true, *c.Paused
 	}
 	for _, category := range c.Categories {
-		rows, err := ledger.Pending(ctx, tx, c.ID, category, c.Partitions, maxPending)
+		rows, err := pending(ctx, tx, c, category)
 		if err != nil {
 			return d, err
 		}
@@ -232,7 +232,7 @@ func (o *Operator) Show(ctx context.Context, consumer string) (d Details, err er
 		if d, err = look(ctx, tx, c); err != nil {
 			return err
 		}
-		keys, err := ledger.ParkedKeys(ctx, tx, c.ID, maxParkedKeys, maxParkedMessages)
+		keys, err := parkedKeys(ctx, tx, c)
 		d.ParkedKeys = make([]ParkedKey, 0, len(keys))
 		for i := range keys {
 			k := &keys[i]

@@ -57,6 +57,8 @@ func (o *Operator) wait(ctx context.Context, consumer string, c *adminConfig, ca
 			return false, adminError(ctx, "wait for "+consumer, consumer, err)
 		case !done.Exists:
 			return false, &NotFoundError{consumer}
+		case done.Elsewhere:
+			return false, &ConflictError{consumer, "its messages are in another database than its state, for which nobody can wait there"}
 		case !done.Reads:
 			return false, &ConflictError{consumer, "it has never read category " + strconv.Quote(string(category))}
 		case done.Parked:

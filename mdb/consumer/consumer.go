@@ -117,8 +117,8 @@ func (c *Consumer) run(ctx context.Context, toEnd bool) error {
 
 // runAdjusted lets adjust change the engine's configuration.
 func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*engineConfig)) error {
-	link := besideOf(c.store)
-	line, hangUp := lineOf(c.store) //nolint:contextcheck // closing has a timeout of its own
+	link := besideOf(c.config.home)
+	line, hangUp := lineOf(c.config.home) //nolint:contextcheck // closing has a timeout of its own
 	defer hangUp()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -127,7 +127,7 @@ func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*eng
 	if err != nil {
 		return err
 	}
-	defer r.end()
+	defer r.close()
 	defer m.observer.close()
 	stop := link.Watch(func(consumer string) {
 		if consumer == "" || consumer == *m.name.Load() {
@@ -145,6 +145,10 @@ type running struct {
 	link   beside.Store
 	line   *line
 	stream *positionStream // where the position is; nil: in the schema of consumers
+
+	cancel  context.CancelCauseFunc
+	trails  map[string]*trail   // by category; nil: the messages are in the database of the state
+	checked map[partition]int64 // the epochs by which checkpoints were compared with the store
 }
 
 func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.CancelCauseFunc) (*member, error) {
@@ -157,7 +161,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 		}}}
 	}
 	forms := c.forms
-	forms.store, forms.consumer = r.store, c.name
+	forms.store, forms.consumer = c.home, c.name
 	forms.member = func() ledger.Member { return *r.member.self.Load() }
 	forms.callbackFailed = func(msg mdb.Message, err error) {
 		r.link.Logger.Warn("a callback of a statement that EachQueued has sent failed, after the commit",
@@ -174,7 +178,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 	}
 	workers := c.workers
 	if handled.moves { // reads need a connection, too
-		workers = min(workers, max(1, int(r.store.Pool().Config().MaxConns)-1))
+		workers = min(workers, max(1, int(c.home.Pool().Config().MaxConns)-1))
 	}
 	policy := c.policy
 	if c.stops {
@@ -199,6 +203,12 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 		r.stream = r.positionStream()
 		config.maxParked = 0
 	}
+	if r.cancel = cancel; c.elsewhere {
+		r.trails, r.checked = make(map[string]*trail, len(c.categories)), make(map[partition]int64)
+		for _, category := range c.categories {
+			r.trails[category] = new(trail)
+		}
+	}
 	adjust(&config)
 	r.engine = newEngine(config)
 	r.member = newMember(memberConfig{
@@ -206,7 +216,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 		fixed: c.inOrder, drain: c.drain, toEnd: toEnd, now: newClock(), logger: r.link.Logger,
 		random: rand.N[time.Duration],
 		do:     r.do, reconnect: r.reconnect,
-		fatal:  r.fatal,
+		fatal: r.fatal, anchored: c.elsewhere,
 		engine: r.engine, readers: r.readers,
 		observer: newObserver(c.observed, len(c.categories), func(err error) error { return r.link.Explain("take part in the consumer "+c.name, err) }, cancel),
 	})
@@ -219,19 +229,25 @@ func (r *running) do(ctx context.Context, f func(session int64, p protocol) erro
 		if r.stream != nil {
 			return f(session, r.stream.on(conn))
 		}
-		return f(session, conn)
+		return f(session, placed{conn, r})
 	})
 }
+
+// end ends the run with an error.
+func (r *running) end(err error) { r.cancel(err) }
 
 // fatal returns the error with which Run ends if the first join fails with err, or nil if it is to be retried.
 func (r *running) fatal(err error) error {
 	if r.stream != nil {
 		return r.stream.fatal(r.link.Explain, err)
 	}
+	if errors.As(err, new(*mdb.AheadError)) {
+		return err
+	}
 	return fatal(r.config.name, r.link.Explain, err)
 }
 
-func (r *running) end() {
+func (r *running) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.stats()
@@ -246,7 +262,7 @@ func (r *running) readers(partitions int) map[string]reading {
 		readers[category] = newReader(readerConfig{
 			category: category, partitions: partitions, batch: pageSize, polling: r.config.polling,
 			open: r.openCategory(category),
-			sink: r, filters: r.config.filters, rewound: r.rewound, live: r.member.observer.read,
+			sink: r, trail: r.trails[category], filters: r.config.filters, rewound: r.rewound, live: r.member.observer.read,
 		})
 	}
 	return readers

@@ -104,6 +104,9 @@
 // handler wrote in its transaction has gone back with it, and is written again. Effects elsewhere
 // are repeated. [Stats] counts such cases as Rewound and Forks.
 //
+// [StateIn] keeps the state in another database than the messages. The two fail over apart, and a checkpoint goes back only to where the
+// processes know that it must.
+//
 // # Deploying
 //
 // End the context of Run when the process is to end, for example with [os/signal.NotifyContext].
@@ -181,6 +184,7 @@
 //	WithPolling        x      x      x       x        x
 //	WithMaxBytes       x      x      x       x        x
 //	FilterOnServer     x      x      x       x        x
+//	StateIn            x      x      x       x        x
 //	InPositionStream   x      x
 //	FlushEvery         x      x
 //	WithBatchSize             x              x

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
@@ -22,6 +23,11 @@ import (
 // each option, and that its marks say which forms accept it.
 func TestOptionTable(t *testing.T) {
 	t.Parallel()
+	other, err := pgxpool.New(t.Context(), "host=localhost") // does not connect
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(other.Close)
 	options := map[string]consumer.Option{
 		"WithWorkers":      consumer.WithWorkers(2),
 		"WithCategories":   consumer.WithCategories("other"),
@@ -47,6 +53,7 @@ func TestOptionTable(t *testing.T) {
 		"PerTx":            consumer.PerTx(1, 0),
 		"WithIsolation":    consumer.WithIsolation(pgx.Serializable),
 		"WithIdleTimeout":  consumer.WithIdleTimeout(time.Second),
+		"StateIn":          consumer.StateIn(other),
 		"FilterOnServer":   consumer.FilterOnServer(),
 		"InPositionStream": consumer.InPositionStream("mailer"),
 		"FlushEvery":       consumer.FlushEvery(time.Second, 100),

@@ -17,6 +17,7 @@ func TestExamples(t *testing.T) {
 	}
 	t.Setenv("DATABASE_URL", store.Pool().Config().ConnString())
 	t.Setenv("POD_NAME", "visits-0")
+	t.Setenv("REPORTS_DATABASE_URL", newState(t).Config().ConnString())
 	for name, example := range map[string]struct {
 		run  func()
 		want string
@@ -30,6 +31,7 @@ func TestExamples(t *testing.T) {
 		"Admin":                  {ExampleAdmin, "goods continues after position 0\nmessages to handle: 3\ntea: 4 <nil>\n"},
 		"Operator_WaitForStream": {ExampleOperator_WaitForStream, "Title <nil>\nshutdown\n"},
 		"InPositionStream":       {ExampleInPositionStream, "a letter to bob\na letter to cid\nit continues after the last letter: true <nil>\n"},
+		"StateIn":                {ExampleStateIn, "visits to rome: 2 <nil>\n"},
 		"Consumer_Run":           {ExampleConsumer_Run, "shut down: SIGTERM handled: 1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -146,6 +146,7 @@ type course struct {
 	mu    sync.Mutex
 	calls map[uuid.UUID]int // of the handler
 	gate  chan struct{}     // handlers wait until it is closed; nil: they do not
+	cured atomic.Bool       // what could not be handled can be
 }
 
 // course adds a consumer of a form, without running it.
@@ -192,7 +193,10 @@ func (c *course) run(t *testing.T) *shift {
 
 var errPoison = errors.New("poison")
 
-func (c *course) handler() consumer.Handler {
+func (c *course) handler() consumer.Handler { return c.handlerIn(c.store.Pool()) }
+
+// handlerIn returns a handler that writes effects into the pool's database, or with the transaction that it gets.
+func (c *course) handlerIn(db *pgxpool.Pool) consumer.Handler {
 	const insert = "INSERT INTO public.effects VALUES ($1, $2, $3)"
 	switch c.form {
 	case "Each":
@@ -200,7 +204,7 @@ func (c *course) handler() consumer.Handler {
 			if err := c.enter(ctx, m); err != nil {
 				return err
 			}
-			_, err := c.store.Pool().Exec(ctx, insert, c.name, m.ID, m.GlobalPosition)
+			_, err := db.Exec(ctx, insert, c.name, m.ID, m.GlobalPosition)
 			return err
 		})
 	case "EachTx":
@@ -234,7 +238,7 @@ func (c *course) enter(ctx context.Context, m mdb.Message) error {
 			return ctx.Err()
 		}
 	}
-	if m.Type == "Poison" {
+	if m.Type == "Poison" && !c.cured.Load() || m.Type == "Worse" {
 		return consumer.Permanent(errPoison)
 	}
 	return nil

@@ -80,13 +80,15 @@ type reading interface {
 }
 
 type memberConfig struct {
-	join   ledger.JoinParams // all but the member
-	fixed  bool              // the number of partitions may not be changed
-	drain  time.Duration
-	toEnd  bool // for CatchUp
-	now    clock
-	logger *slog.Logger
-	random func(most time.Duration) time.Duration
+	join  ledger.JoinParams // all but the member
+	fixed bool              // the number of partitions may not be changed
+	drain time.Duration
+	toEnd bool // for CatchUp
+	// anchored says that reads begin with the anchors of checkpoints, whose positions are those of the anchors.
+	anchored bool
+	now      clock
+	logger   *slog.Logger
+	random   func(most time.Duration) time.Duration
 
 	// do calls f with the connection of the ticks. session says which connection it is, and
 	// is 0 if there is none.

@@ -131,7 +131,7 @@ func (m *member) apply(held ledger.Held, renewed map[partition]bool, doubtful bo
 		}
 		m.held[p] = row
 		m.engine.claim(row, parked[p])
-		openings[p.Category] = append(openings[p.Category], opening{p, row.Epoch, source.At(row.Position)})
+		openings[p.Category] = append(openings[p.Category], opening{p, row.Epoch, m.beginning(&row)})
 		if !m.isReleasing(p.Number) {
 			delete(m.leaving, p.Number)
 		}
@@ -144,6 +144,14 @@ func (m *member) apply(held ledger.Held, renewed map[partition]bool, doubtful bo
 	}
 	m.before = waiting
 	m.counts.partitions.Store(int64(len(numbersOf(m.owned()))))
+}
+
+// beginning returns where the reading of a checkpoint's partition begins.
+func (m *member) beginning(row *ledger.Row) source.Checkpoint {
+	if a := anchorOfRow(row); m.anchored && a.Position > 0 {
+		return source.Known([]source.Anchor{a})
+	}
+	return source.At(row.Position)
 }
 
 // owned returns what the member has, as far as it knows, also what it is about to read again.

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -64,6 +65,9 @@ type config struct {
 	flushing   flushing
 	onPark     func(ctx context.Context, tx pgx.Tx, p Parked) error
 	observed   observed
+	state      *pgxpool.Pool // of StateIn; nil: none
+	elsewhere  bool          // the messages are in another database than the state
+	home       *mdb.Store    // of the state's database
 
 	given  []string // the names of the options
 	faults []mdb.Fault
@@ -135,6 +139,7 @@ func newConfig(store *mdb.Store, name string, category mdb.Category, h Handler, 
 		}
 	}
 	c.checkPositionStream(category)
+	c.checkState(store)
 	if c.filters && store != nil && store.Pool() != nil && !besideOf(store).Direct {
 		c.fault("store", "one without direct SQL, with FilterOnServer", "one with mdb.WithDirectSQL")
 	}

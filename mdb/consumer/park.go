@@ -80,7 +80,7 @@ func (r *running) tryPark(ctx context.Context, d *delivery, f Failure, move *led
 		return r.recordParking(ctx, p)
 	}
 	if !f.keyParked {
-		n, err := ledger.CountParked(ctx, r.store.Pool(), p.member, c.maxParked)
+		n, err := ledger.CountParked(ctx, r.config.home.Pool(), p.member, c.maxParked)
 		if err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func (r *running) recordParking(ctx context.Context, p parking) error {
 	if p.move != nil {
 		return r.recordInTx(ctx, p, nil)
 	}
-	_, err := p.record(ctx, r.store.Pool())
+	_, err := p.record(ctx, r.config.home.Pool())
 	return err
 }
 
@@ -146,7 +146,7 @@ func (e *onParkError) Error() string { return fmt.Sprintf("OnPark: %v", e.err) }
 // recordInTx records it in a transaction in which the function of OnPark is called, if there is
 // one and the stream was not parked already.
 func (r *running) recordInTx(ctx context.Context, p parking, onPark func(context.Context, pgx.Tx, Parked) error) error {
-	tx, err := beginTx(ctx, r.store.Pool(), pgx.ReadCommitted, defaultIdle)
+	tx, err := beginTx(ctx, r.config.home.Pool(), pgx.ReadCommitted, defaultIdle)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (r *running) recordInTx(ctx context.Context, p parking, onPark func(context
 			Consumer: r.config.name, Partition: p.Number, Stream: mdb.StreamName(p.Stream),
 			Position: p.Position, GlobalPosition: p.GlobalPosition, Attempts: p.Attempts, Error: p.text,
 		}
-		given := tx.given(r.store)
+		given := tx.given(r.config.home)
 		err := tx.check(protect(func() error { return onPark(ctx, given, parked) }))
 		if err != nil && ctx.Err() == nil && !errors.As(err, new(*lostError)) {
 			return &onParkError{err}

@@ -93,6 +93,7 @@ var notInStream = map[string]string{
 	"WithErrorText":  "without it: nothing is parked",
 	"OnPark":         "without it: nothing is parked",
 	"ParkAlone":      "without it: nothing is parked",
+	stateIn:          "without it: the stream is in the store",
 }
 
 // checkPositionStream finds what does not fit a position stream.

@@ -18,7 +18,8 @@ type readerConfig struct {
 	polling    poll.Strategy // nil: the store's
 	open       func(source.Hooks) (*source.Opened[mdb.Message], error)
 	sink       readerSink
-	filters    bool // the server leaves out the data of messages that are not wanted
+	trail      *trail // remembers the messages; nil: nothing needs them
+	filters    bool   // the server leaves out the data of messages that are not wanted
 
 	// rewound is called when messages that were read are no longer in the store, which ends
 	// after the position. All partitions are closed then. The member reads its rows again, and

@@ -116,6 +116,11 @@ func (r *reader) read(ctx context.Context, p plan) error {
 	case err != nil:
 		return err
 	}
+	if r.trail != nil {
+		if contradicted, err := r.follow(from, &page); contradicted || err != nil {
+			return err
+		}
+	}
 	unreadable, err := whose(&page)
 	full := page.Full || page.Unreadable != nil
 	found := r.take(from, &page, unreadable, full)

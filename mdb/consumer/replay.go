@@ -36,14 +36,17 @@ const (
 type replays interface {
 	// beginTurn makes the move, unless it is nil, and returns what is parked of the key.
 	beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) ([]ledger.Parked, error)
-	// read reads messages of a stream from a position on. unreadable is why the last one cannot be read, or nil.
-	read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, unreadable *mdb.UnreadableError, err error)
+	// reading returns how the messages up to the one of an anchor are read.
+	reading(upto ledger.Anchor) readStream
 	// record makes the move, unless it is nil, and lets parked streams move on. failed, unless it is nil, is
 	// postponed, after that.
 	record(ctx context.Context, mv *ledger.Move, p partition, epoch int64, steps []step, failed *ledger.Postponed) error
 	// unpark moves the checkpoint, and deletes what is parked of the key except for single messages.
 	unpark(ctx context.Context, mv ledger.Move, key string) error
 }
+
+// A readStream reads messages of a stream from a position on. unreadable is why the last one cannot be read, or nil.
+type readStream func(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, unreadable *mdb.UnreadableError, err error)
 
 // A step says that a stream that is parked from one position on is parked from the next on.
 type step struct {

@@ -26,6 +26,8 @@ func (s *desk) beginTurn(context.Context, ledger.Key, *ledger.Move) ([]ledger.Pa
 	return slices.Clone(s.rows), nil
 }
 
+func (s *desk) reading(ledger.Anchor) readStream { return s.read }
+
 func (s *desk) read(_ context.Context, stream string, from int64, most int) ([]mdb.Message, *mdb.UnreadableError, error) {
 	ms := slices.DeleteFunc(slices.Clone(s.streams[stream]), func(m mdb.Message) bool { return m.Position < from })
 	ms = ms[:min(most, len(ms))]

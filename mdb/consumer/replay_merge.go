@@ -30,7 +30,7 @@ type mergeInput struct {
 }
 
 // newMerge returns a merge of the rows' messages up to a global position.
-func newMerge(rows []ledger.Parked, last int64, page int, read func(context.Context, string, int64, int) ([]mdb.Message, *mdb.UnreadableError, error)) *merge {
+func newMerge(rows []ledger.Parked, last int64, page int, read readStream) *merge {
 	m := &merge{read: read, last: last, page: page}
 	for _, row := range rows {
 		m.inputs = append(m.inputs, &mergeInput{row: row, least: row.GlobalPosition, from: row.Position, more: true})

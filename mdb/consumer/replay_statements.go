@@ -38,7 +38,7 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 	name := c.name()
 	var err error
 	for attempt := 1; ; attempt++ {
-		_, err = ledger.Replay(ctx, c.store.Pool(), name, names)
+		_, err = ledger.Replay(ctx, c.config.home.Pool(), name, names)
 		if !isConflict(err) || attempt > conflictsUncounted || patient.Wait(ctx, attempt) != nil {
 			break
 		}
@@ -46,7 +46,7 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 	if err == nil {
 		return nil
 	}
-	explain := besideOf(c.store).Explain
+	explain := besideOf(c.config.home).Explain
 	if ctx.Err() == nil {
 		if err := fatal(name, explain, err); err != nil {
 			return err
@@ -74,7 +74,14 @@ func (r *running) beginTurn(ctx context.Context, k ledger.Key, mv *ledger.Move) 
 		ledger.QueueMove(&b, r.self(), *mv)
 	}
 	ledger.QueueKey(&b, r.self(), k, func(ps []ledger.Parked) { parked = ps })
-	return parked, r.readOnly(ctx, r.store.Pool().SendBatch(ctx, &b).Close())
+	return parked, r.readOnly(ctx, r.config.home.Pool().SendBatch(ctx, &b).Close())
+}
+
+func (r *running) reading(upto ledger.Anchor) readStream {
+	if r.config.elsewhere {
+		return r.readingBefore(upto)
+	}
+	return r.read
 }
 
 // read reads messages of a stream. Of one that cannot be read, it returns what is known.
@@ -97,11 +104,11 @@ func (r *running) record(ctx context.Context, mv *ledger.Move, p partition, epoc
 	if failed != nil {
 		ledger.QueuePostpone(&b, r.self(), p, epoch, *failed)
 	}
-	return r.readOnly(ctx, r.store.Pool().SendBatch(ctx, &b).Close())
+	return r.readOnly(ctx, r.config.home.Pool().SendBatch(ctx, &b).Close())
 }
 
 func (r *running) unpark(ctx context.Context, mv ledger.Move, key string) error {
 	var b pgx.Batch
 	ledger.QueueUnpark(&b, r.self(), mv, key)
-	return r.readOnly(ctx, r.store.Pool().SendBatch(ctx, &b).Close())
+	return r.readOnly(ctx, r.config.home.Pool().SendBatch(ctx, &b).Close())
 }

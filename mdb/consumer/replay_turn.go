@@ -41,7 +41,7 @@ func (e *engine) takeTurn(w *worker) {
 	}
 	w.rows = rows
 	most := e.config.form.most
-	in := newMerge(w.due(r.after), w.move.To, max(most, turnMessages), e.config.replays.read)
+	in := newMerge(w.due(r.after), w.move.To, max(most, turnMessages), e.config.replays.reading(w.move.Anchor))
 	begun := time.Now()
 	for n := 0; ; {
 		one := most

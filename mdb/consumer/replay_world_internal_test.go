@@ -61,6 +61,8 @@ func (w *world) fences(mv ledger.Move) bool {
 	return r.epoch == mv.Epoch && r.position == mv.From
 }
 
+func (w *world) reading(ledger.Anchor) readStream { return w.read }
+
 func (w *world) read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, _ *mdb.UnreadableError, err error) {
 	w.pause(ctx, 20)
 	w.mu.Lock()

@@ -41,6 +41,8 @@ func fatal(name string, explain func(what string, err error) error, err error) e
 				Problem: "the role may not use the schema message_store_consumers",
 				Remedy:  "grant the role message_store to it",
 			}
+		case ledger.Conflict:
+			return &mdb.SetupError{Problem: pgErr.Message, Remedy: "run it as it was, or give the consumer another name"}
 		case ledger.NoConsumer:
 			return &mdb.SetupError{Problem: pgErr.Message, Remedy: "run the consumer once"}
 		case ledger.Partitions:

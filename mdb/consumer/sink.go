@@ -47,7 +47,10 @@ func cannotRead(ds []delivery) error {
 
 // reconnect lets new connections replace those of the pool, and that of the ticks.
 func (r *running) reconnect(ticks bool) {
-	r.store.Pool().Reset()
+	r.config.home.Pool().Reset()
+	if r.config.elsewhere {
+		r.store.Pool().Reset()
+	}
 	if ticks {
 		r.line.stale.Store(true)
 	}

@@ -45,6 +45,7 @@ CREATE TABLE message_store_consumers.checkpoints (
   member      uuid,                                  -- who may move it; free if that is no member
   timeline    text,                                  -- of the server at the claim by which; NULL: not known
   epoch       bigint NOT NULL DEFAULT 0,             -- of that claim
+  gone        uuid[],                                -- NULL: the messages are in this database. Else the first lost message of each loss
   position    bigint NOT NULL CHECK (position >= 0), -- everything up to here is done with
   moved       timestamptz NOT NULL DEFAULT clock_timestamp(),
   anchor_time timestamptz,
@@ -227,16 +228,18 @@ BEGIN
     PERFORM message_store_consumers.take(own, $2, inherited, parts);
   END IF;
 
+  -- For the others, prepare creates what is missing.
+  IF message_store_consumers.is_elsewhere(own) AND EXISTS (
+    SELECT FROM pg_catalog.unnest($6) AS u(category)
+    WHERE NOT EXISTS (SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = u.category)
+  ) THEN
+    PERFORM message_store_consumers.refuse_elsewhere(own, $1);
+  END IF;
   -- All checkpoints of a partition have the same owner.
   INSERT INTO message_store_consumers.checkpoints (consumer, category, partition, position, member, epoch, timeline)
   SELECT own, n.category, p.partition, n.position, o.member, coalesce(o.epoch, 0), o.timeline
   FROM (
-    SELECT w.category, coalesce($8, (
-      SELECT s.global_position FROM message_store.messages AS s
-      -- Not an equality, with which the planner may scan the whole table by its primary key.
-      WHERE message_store.category(s.stream_name) >= w.category AND message_store.category(s.stream_name) <= w.category
-      ORDER BY message_store.category(s.stream_name) DESC, s.global_position DESC LIMIT 1
-    ), 0) AS position
+    SELECT w.category, coalesce($8, message_store_consumers.end_of(w.category)) AS position
     FROM (SELECT DISTINCT u.category FROM pg_catalog.unnest($6) AS u(category)) AS w
     WHERE NOT EXISTS (
       SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = w.category
@@ -437,7 +440,7 @@ BEGIN
       FROM locked AS l
       WHERE c.consumer = $1 AND c.category = l.category AND c.partition = l.partition
         AND c.member = $2 AND c.epoch = l.epoch AND c.timeline IS NOT DISTINCT FROM tick.timeline AND c.position = l."from"
-        AND (l."to" = l."from" OR l."to" > l."from" AND l.n <> ALL (unknown))
+        AND (l."to" = l."from" OR l."to" > l."from" AND (c.gone IS NOT NULL OR l.n <> ALL (unknown)))
       RETURNING l.n
     )
     SELECT (SELECT pg_catalog.array_agg(d.n ORDER BY d.n) FROM done AS d),
@@ -474,7 +477,7 @@ BEGIN
   SET position = $7, anchor = $8, anchor_time = $9, moved = pg_catalog.clock_timestamp()
   WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5 AND c.position = $6 AND $7 >= $6
     AND CASE WHEN c.timeline IS DISTINCT FROM message_store_consumers.timeline() THEN false -- without a look at the messages
-      ELSE $7 = $6 OR message_store_consumers.has($8, $9, $7) END;
+      WHEN c.gone IS NOT NULL THEN true ELSE $7 = $6 OR message_store_consumers.has($8, $9, $7) END;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'partition % of category % is not at position % for this member of consumer %, or the last message is not in the store', $3, pg_catalog.to_json($2), $6, $1 USING ERRCODE = 'MC001';
   END IF;
@@ -494,14 +497,14 @@ BEGIN
     SELECT w.* FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
       WITH ORDINALITY AS w(category, partition, epoch, "from", "to", anchor, anchor_time, n)
   ), locked AS MATERIALIZED (
-    SELECT c.category, c.partition, c.epoch, c.position, c.timeline FROM message_store_consumers.checkpoints AS c
+    SELECT c.category, c.partition, c.epoch, c.position, c.timeline, c.gone FROM message_store_consumers.checkpoints AS c
     WHERE c.consumer = $1 AND c.member = $2 AND c.partition = ANY ($4)
     FOR NO KEY UPDATE SKIP LOCKED
   ), ready AS (
     SELECT w.partition FROM wanted AS w
     LEFT JOIN locked AS l ON l.category = w.category AND l.partition = w.partition AND l.epoch = w.epoch AND l.position = w."from"
       AND l.timeline IS NOT DISTINCT FROM message_store_consumers.timeline()
-      AND (w."to" = w."from" OR w."to" > w."from" AND message_store_consumers.has(w.anchor, w.anchor_time, w."to"))
+      AND (w."to" = w."from" OR w."to" > w."from" AND (l.gone IS NOT NULL OR message_store_consumers.has(w.anchor, w.anchor_time, w."to")))
     GROUP BY w.partition HAVING pg_catalog.count(*) = pg_catalog.count(l.partition)
     INTERSECT
     SELECT a.partition FROM (
@@ -544,7 +547,7 @@ BEGIN
     SELECT w.* FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
       WITH ORDINALITY AS w(category, partition, epoch, "from", "to", anchor, anchor_time, n)
   ), locked AS MATERIALIZED (
-    SELECT c.category, c.partition, c.epoch, c.position, c.timeline FROM message_store_consumers.checkpoints AS c
+    SELECT c.category, c.partition, c.epoch, c.position, c.timeline, c.gone FROM message_store_consumers.checkpoints AS c
     WHERE c.consumer = $1 AND c.member = $2
     FOR NO KEY UPDATE SKIP LOCKED
   )
@@ -557,7 +560,7 @@ BEGIN
     SELECT l.category, l.partition, w.n, w."to", w.anchor, w.anchor_time FROM locked AS l
     LEFT JOIN wanted AS w ON w.category = l.category AND w.partition = l.partition AND w.epoch = l.epoch AND w."from" = l.position
       AND l.timeline IS NOT DISTINCT FROM message_store_consumers.timeline()
-      AND (w."to" = w."from" OR w."to" > w."from" AND message_store_consumers.has(w.anchor, w.anchor_time, w."to"))
+      AND (w."to" = w."from" OR w."to" > w."from" AND (l.gone IS NOT NULL OR message_store_consumers.has(w.anchor, w.anchor_time, w."to")))
   ) AS s
   WHERE c.consumer = $1 AND c.category = s.category AND c.partition = s.partition;
   IF deleted OR FOUND THEN
@@ -871,6 +874,7 @@ BEGIN
   IF FOUND THEN
     RAISE EXCEPTION 'consumer % has no category %', pg_catalog.to_json($1), pg_catalog.to_json(missing) USING ERRCODE = 'MC005';
   END IF;
+  PERFORM message_store_consumers.refuse_elsewhere(own, $1);
   IF $3 > message_store_consumers.last_position() THEN
     RAISE EXCEPTION 'the last message has position %', message_store_consumers.last_position() USING ERRCODE = 'MC006';
   END IF;
@@ -971,6 +975,17 @@ BEGIN
     PERFORM message_store_consumers.ring(own);
     RETURN 1;
   END IF;
+  IF NOT $4 AND message_store_consumers.is_elsewhere(own) THEN
+    UPDATE message_store_consumers.parked AS p
+    SET position = p.position + 1, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp(), tried = pg_catalog.clock_timestamp()
+    WHERE p.consumer = own AND p.category = place AND p.stream = $2 AND p.position = first AND p.upto IS NULL AND p.attempts > 0;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    IF n > 0 THEN
+      PERFORM message_store_consumers.notify_members($1);
+    END IF;
+    RETURN n;
+  END IF;
+  PERFORM message_store_consumers.refuse_elsewhere(own, $1);
   PERFORM FROM message_store_consumers.parked AS p
   WHERE p.consumer = own AND p.category = place AND p.key = waits AND p.upto IS NULL AND ($4 OR p.stream = $2 AND p.position = first)
   ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE;
@@ -1049,6 +1064,8 @@ BEGIN
     RETURN;
   END IF;
   IF $2 % old <> 0 THEN
+    -- Partitions may have their positions by different histories of the messages, of which none may be given another one's.
+    PERFORM message_store_consumers.refuse_elsewhere(own, $1);
     SELECT u.checkpoints, u.categories INTO waiting, uneven FROM message_store_consumers.uneven(own) AS u;
     -- Members that have not ticked since the barrier was set do not know of it.
     done := waiting = 0 AND NOT EXISTS (
@@ -1092,8 +1109,8 @@ BEGIN
     ) AS l
     WHERE c.consumer = own AND c.category = l.category;
   END IF;
-  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, member, timeline, epoch, position, moved, anchor_time, anchor)
-  SELECT own, n.partition, c.category, c.member, c.timeline, c.epoch, c.position, c.moved, c.anchor_time, c.anchor
+  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, member, timeline, epoch, gone, position, moved, anchor_time, anchor)
+  SELECT own, n.partition, c.category, c.member, c.timeline, c.epoch, c.gone, c.position, c.moved, c.anchor_time, c.anchor
   FROM pg_catalog.generate_series(old, $2 - 1) AS n(partition)
   JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.partition = n.partition % old;
   DELETE FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.partition >= $2;
@@ -1117,8 +1134,8 @@ BEGIN
   SELECT $2, o.categories, o.partitions FROM message_store_consumers.consumers AS o WHERE o.id = own
   RETURNING c.id INTO other;
   PERFORM message_store_consumers.lock_state(own, NULL);
-  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, position, anchor_time, anchor)
-  SELECT other, c.partition, c.category, c.position, c.anchor_time, c.anchor
+  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, gone, position, anchor_time, anchor)
+  SELECT other, c.partition, c.category, c.gone, c.position, c.anchor_time, c.anchor
   FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own;
   INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, upto, global_position, attempts, replays, error, due, parked, tried)
   SELECT other, p.category, p.partition, p.key, p.stream, p.position, p.upto, p.global_position, p.attempts, p.replays, p.error, p.due, p.parked, p.tried
@@ -1157,5 +1174,122 @@ BEGIN
   DELETE FROM message_store_consumers.parked AS p WHERE p.consumer = own;
   DELETE FROM message_store_consumers.consumers AS c WHERE c.id = own;
   PERFORM message_store_consumers.notify_members($1);
+END
+$$;
+
+-- The functions for consumers whose messages are in another database than their state. The two databases fail over apart. So a checkpoint
+-- has the anchor of the last message up to its position, or its position is 0, and who claims it compares that with the messages.
+
+-- Reports whether the messages of the consumer are in another database.
+CREATE FUNCTION message_store_consumers.is_elsewhere(consumer bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN EXISTS (SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1 AND c.gone IS NOT NULL);
+END
+$$;
+
+-- Raises an exception if they are.
+CREATE FUNCTION message_store_consumers.refuse_elsewhere(consumer bigint, name text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF message_store_consumers.is_elsewhere($1) THEN
+    RAISE EXCEPTION 'the messages of consumer % are in another database', pg_catalog.to_json($2) USING ERRCODE = 'MC005';
+  END IF;
+END
+$$;
+
+-- Creates what is missing of a consumer whose messages are in another database. The checkpoints of the categories begin at the positions,
+-- which are those of the anchors, or 0. former is as in join.
+CREATE FUNCTION message_store_consumers.prepare(name text, wanted integer, former bigint, categories text[], positions bigint[], anchors uuid[], anchor_times timestamptz[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := $3; -- the consumer
+  parts integer; -- its partitions
+BEGIN
+  IF own IS NULL THEN
+    INSERT INTO message_store_consumers.consumers (name, categories, partitions) VALUES ($1, '{}', coalesce($2, 64))
+    ON CONFLICT ON CONSTRAINT consumers_name_key DO NOTHING;
+    own := message_store_consumers.lock($1);
+  ELSE
+    PERFORM FROM message_store_consumers.consumers AS c WHERE c.id = own FOR NO KEY UPDATE;
+  END IF;
+  SELECT c.partitions INTO parts FROM message_store_consumers.consumers AS c WHERE c.id = own;
+  IF EXISTS (SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.gone IS NULL) THEN
+    RAISE EXCEPTION 'the messages of consumer % are in the database of its state', pg_catalog.to_json($1) USING ERRCODE = 'MC005';
+  END IF;
+  INSERT INTO message_store_consumers.checkpoints (consumer, category, partition, position, anchor, anchor_time, gone, member, epoch, timeline)
+  SELECT own, w.category, p.partition, w.position, w.anchor, w.anchor_time, '{}', o.member, coalesce(o.epoch, 0), o.timeline
+  FROM ROWS FROM (pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7)) AS w(category, position, anchor, anchor_time)
+  CROSS JOIN pg_catalog.generate_series(0, parts - 1) AS p(partition)
+  LEFT JOIN (
+    SELECT DISTINCT ON (c.partition) c.partition, c.member, c.epoch, c.timeline
+    FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own
+    ORDER BY c.partition, c.epoch DESC
+  ) AS o ON o.partition = p.partition
+  WHERE NOT EXISTS (
+    SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = w.category
+  );
+END
+$$;
+
+-- Moves a checkpoint back to the last message that the store still has of what is done with. The member does nothing by the epoch yet: it has
+-- got that by a claim, or by balance after it has forgotten what it knew. lost are the first lost messages since the checkpoint was moved back the last time. What is parked because of
+-- a lost message is not parked any more. The rest is replayed from what the streams have lost on: nexts are the positions in the streams
+-- after their last messages up to the checkpoint.
+CREATE FUNCTION message_store_consumers.rewind(consumer bigint, category text, partition integer, member uuid, epoch bigint,
+  "from" bigint, "to" bigint, anchor uuid, anchor_time timestamptz, lost uuid[], streams text[], nexts bigint[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  keys text[]; -- of streams that are not parked any more
+BEGIN
+  UPDATE message_store_consumers.checkpoints AS c
+  SET position = $7, anchor = $8, anchor_time = $9, gone = c.gone || $10, moved = pg_catalog.clock_timestamp()
+  WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.member = $4 AND c.epoch = $5 AND c.position = $6 AND $7 <= $6
+    AND c.gone IS NOT NULL AND c.timeline IS NOT DISTINCT FROM message_store_consumers.timeline();
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'partition % of category % is not at position % for this member of consumer %', $3, pg_catalog.to_json($2), $6, $1 USING ERRCODE = 'MC001';
+  END IF;
+  WITH deleted AS (
+    DELETE FROM message_store_consumers.parked AS p
+    WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.global_position > $7 RETURNING p.key
+  )
+  SELECT pg_catalog.array_agg(DISTINCT d.key) INTO keys FROM deleted AS d;
+  UPDATE message_store_consumers.parked AS p
+  SET position = n.next, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp()
+  FROM ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12)) AS n(stream, next)
+  WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = n.stream AND p.upto IS NULL AND p.position > n.next;
+  UPDATE message_store_consumers.parked AS p SET due = pg_catalog.clock_timestamp() -- as in seek
+  WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.upto IS NULL AND p.key = ANY (keys);
+END
+$$;
+
+-- Sets the checkpoints of a category of a consumer whose messages are in another database to the position of an anchor, or to 0. What was lost
+-- before is forgotten. Streams are not parked any more that are parked because of a message that is handled again, or is left out. Others must not be
+-- there, because nobody here can say how far they were replayed.
+CREATE FUNCTION message_store_consumers.seek_to(name text, category text, "to" bigint, anchor uuid, anchor_time timestamptz,
+  OUT lowest bigint, OUT highest bigint, OUT unparked bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+  own bigint := message_store_consumers.lock($1);
+  parked text;
+BEGIN
+  PERFORM message_store_consumers.lock_state(own, ARRAY[$2]);
+  SELECT pg_catalog.min(c.position), pg_catalog.max(c.position) INTO lowest, highest
+  FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = $2;
+  IF lowest IS NULL THEN
+    RAISE EXCEPTION 'consumer % has no category %', pg_catalog.to_json($1), pg_catalog.to_json($2) USING ERRCODE = 'MC005';
+  END IF;
+  DELETE FROM message_store_consumers.parked AS p USING message_store_consumers.checkpoints AS c
+  WHERE p.consumer = own AND p.category = $2 AND c.consumer = own AND c.category = p.category AND c.partition = p.partition
+    AND p.global_position > least(c.position, $3);
+  GET DIAGNOSTICS unparked = ROW_COUNT;
+  SELECT p.stream INTO parked FROM message_store_consumers.parked AS p WHERE p.consumer = own AND p.category = $2 LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'stream % is parked because of a message up to position %: skip it first', pg_catalog.to_json(parked), $3 USING ERRCODE = 'MC005';
+  END IF;
+  UPDATE message_store_consumers.checkpoints AS c
+  SET position = $3, epoch = message_store_consumers.next_epoch(own), anchor = $4, anchor_time = $5, gone = '{}', moved = pg_catalog.clock_timestamp()
+  WHERE c.consumer = own AND c.category = $2;
+  PERFORM message_store_consumers.ring(own);
 END
 $$;

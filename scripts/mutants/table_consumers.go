@@ -429,4 +429,45 @@ var consumerMutants = []mutant{
 		"case done.Parked:", "case false:",
 		consumers, "TestWaitFor",
 	},
+
+	{
+		"a page that lacks the last message of a partition is passed on", "mdb/consumer/reader_trail.go",
+		"&& !has(messages, a)", "&& false && !has(messages, a)",
+		consumers, "TestReaderContradicted",
+	},
+	{
+		"the trail forgets what was lost", "mdb/consumer/state_check.go",
+		"b, ok := t.branchOf(id)", "b, ok := branch{}, false",
+		consumers, "TestStateInTakeover",
+	},
+	{
+		"a page of another history does not begin a branch", "mdb/consumer/state_trail.go",
+		"if !has(messages, t.messages[i]) {", "if false {",
+		consumers, "TestTrail",
+	},
+	{
+		"messages that were lost are handled when they come back", "mdb/consumer/reader_trail.go",
+		"if m := &page.Messages[i]; r.trail.isLost(m.ID) {", "if m := &page.Messages[i]; false && r.trail.isLost(m.ID) {",
+		consumers, "TestStateInPausedBack",
+	},
+	{
+		"checkpoints are not compared with what was lost before", "mdb/consumer/state_check.go",
+		"if i < 0 { //", "if i < -1<<20 { //",
+		consumers, "TestStateInBack",
+	},
+	{
+		"a standby that lags decides that messages are lost", "mdb/consumer/state_check.go",
+		"case q.standby:", "case false:",
+		consumers, "TestStateInLag",
+	},
+	{
+		"the reading of a checkpoint begins without its anchor", "mdb/consumer/member_rows.go",
+		"m.anchored && a.Position > 0", "false && a.Position > 0",
+		consumers, "TestBeginsWithAnchor",
+	},
+	{
+		"parked streams do not go back", "mdb/schema/consumers.sql",
+		"p.upto IS NULL AND p.position > n.next;", "p.upto IS NULL AND false;",
+		consumers, "TestStateInParked",
+	},
 }

@@ -1,0 +1,280 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/ledger"
+	"github.com/messagedb-go/messagedb/internal/scan"
+	"github.com/messagedb-go/messagedb/internal/source"
+	"github.com/messagedb-go/messagedb/mdb"
+)
+
+// # State in another database
+//
+// A checkpoint is right if the store has its anchor, the last message up to it: then it has everything before, too. A member compares that
+// whenever it gets a checkpoint by a new epoch, and begins to read with the anchor, so each page compares it again.
+//
+// If the anchor is gone, the checkpoint must go back to the last message that both databases have, and not further: what the store has
+// after it was not handled, and what it has before it was. A trail knows which message that is, because it has no gap. Positions, timelines and
+// times do not show it: other messages get the positions, another server may have the same timeline, and clocks differ.
+//
+// Only who has the partition moves its checkpoint, by its epoch. So another process that notices the loss later finds the anchor of the new
+// history there, and moves nothing. A checkpoint that a process stores after the loss, because it has not noticed it, has an anchor of the
+// old history, which is found in the trail's branches.
+//
+// Nothing is moved before the store has a message of the category after the one to which the checkpoint would go back. Until then nothing has
+// to be handled, and the server may be one that has not received everything yet.
+
+// retryCheck is after which time checkpoints are looked at again that nobody could check.
+const retryCheck = time.Second
+
+// reconcile compares the member's checkpoints with the store, and moves those back whose last messages are lost. It leaves out those that it cannot
+// check now.
+func (r *running) reconcile(ctx context.Context, conn *pgx.Conn, m ledger.Member, held ledger.Held) (ledger.Held, error) {
+	var fresh []ledger.Row
+	for _, row := range held.Rows {
+		if r.trails[row.Category] != nil && r.checked[row.Partition] != row.Epoch {
+			fresh = append(fresh, row)
+		}
+	}
+	if len(fresh) == 0 {
+		return r.onlyChecked(held), nil
+	}
+	moves, checked, err := r.check(ctx, fresh, held)
+	var fork *mdb.ForkError
+	switch {
+	case errors.As(err, &fork):
+		r.end(err)
+		return ledger.Held{}, nil
+	case err != nil:
+		r.link.Logger.Warn("a consumer could not compare its checkpoints with the store, and retries", "consumer", r.config.name, "error", err)
+	}
+	for _, row := range checked {
+		r.checked[row.Partition] = row.Epoch
+	}
+	if len(moves) > 0 {
+		var b pgx.Batch
+		for _, mv := range moves {
+			ledger.QueueRewind(&b, m, mv)
+		}
+		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+			return held, err
+		}
+		if held, err = ledger.Read(ctx, conn, m); err != nil {
+			return held, err
+		}
+		back := make(map[partition]int64, len(moves))
+		for _, mv := range moves {
+			back[mv.Partition] = mv.To
+		}
+		for _, row := range held.Rows {
+			if to, ok := back[row.Partition]; ok && row.Position == to {
+				r.checked[row.Partition] = row.Epoch
+			}
+		}
+	}
+	return r.onlyChecked(held), nil
+}
+
+// onlyChecked leaves out what is not checked.
+func (r *running) onlyChecked(held ledger.Held) ledger.Held {
+	before := len(held.Rows)
+	held.Rows = slices.DeleteFunc(held.Rows, func(row ledger.Row) bool {
+		return r.trails[row.Category] != nil && r.checked[row.Partition] != row.Epoch
+	})
+	if len(held.Rows) < before {
+		time.AfterFunc(retryCheck, r.member.ring)
+	}
+	return held
+}
+
+// check returns which checkpoints are right, and which have to be moved back. The error is an mdb.ForkError if nobody knows where to.
+func (r *running) check(ctx context.Context, rows []ledger.Row, held ledger.Held) (moves []ledger.Rewind, right []ledger.Row, err error) {
+	patience := storeTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline)/2)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := r.store.Pool().Acquire(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Release()
+	q := &questions{running: r, q: conn.Conn()}
+	if err := q.lookFor(ctx, rows, held.Gone); err != nil {
+		return nil, nil, err
+	}
+	for i := range rows {
+		row := &rows[i]
+		to, lost, decided, err := q.whereTo(ctx, i, row)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case !decided:
+			continue
+		case to.Position == row.Position && len(lost) == 0 && (row.ID == uuid.Nil || !row.Time.IsZero()): // a page compares the time, too
+			right = append(right, *row)
+			continue
+		}
+		mv := ledger.Rewind{Move: ledger.Move{Partition: row.Partition, Epoch: row.Epoch, From: row.Position, To: to.Position, Anchor: ledgerAnchor(to)}, Lost: lost}
+		for _, p := range held.Parked {
+			if p.Partition == row.Partition && p.Upto == nil && p.GlobalPosition <= to.Position {
+				mv.Streams = append(mv.Streams, p.Stream)
+			}
+		}
+		result, _ := q.q.Query(ctx, sqlNext, mv.Streams, to.Position)
+		if mv.Nexts, err = pgx.CollectRows(result, pgx.RowTo[int64]); err != nil {
+			return nil, nil, err
+		}
+		moves = append(moves, mv)
+	}
+	for category, first := range q.first {
+		r.trails[category].forkAt(first)
+	}
+	for _, mv := range moves {
+		if len(mv.Lost) == 0 {
+			continue
+		}
+		r.trails[mv.Category].lose(mv.Lost)
+		r.link.Logger.Warn("messages that a consumer has handled are no longer in the store: its checkpoint goes back to the last one that is",
+			slog.String("consumer", r.config.name), slog.String("category", mv.Category), slog.Int("partition", mv.Number),
+			slog.Int64("from", mv.From), slog.Int64("to", mv.To))
+	}
+	return moves, right, nil
+}
+
+// questions are what is asked on one connection of the store, and the answers.
+type questions struct {
+	*running
+
+	q        *pgx.Conn
+	standby  bool
+	anchors  []source.Anchor          // of the checkpoints; the zero value: it is gone
+	presence map[string]int           // by category: the index of the last message of the trail that is there
+	first    map[string]source.Anchor // by category: the first lost message of the trail
+}
+
+// lookFor looks for the anchors of checkpoints, and for messages that were lost before.
+func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[partition][]string) error {
+	if err := q.q.QueryRow(ctx, sqlRecovery).Scan(&q.standby); err != nil {
+		return err
+	}
+	ids, uptos := make([]string, 0, len(rows)), make([]int64, 0, len(rows))
+	var owners []int
+	add := func(i int, id string, upto int64) {
+		owners, ids, uptos = append(owners, i), append(ids, id), append(uptos, upto)
+	}
+	for i, row := range rows {
+		if row.ID != uuid.Nil {
+			add(i, row.ID.String(), row.Position)
+		}
+		q.trails[row.Category].lose(gone[row.Partition])
+		for _, id := range gone[row.Partition] {
+			add(-1-i, id, 1<<63-1)
+		}
+	}
+	q.anchors, q.presence, q.first = make([]source.Anchor, len(rows)), make(map[string]int), make(map[string]source.Anchor)
+	result, _ := q.q.Query(ctx, sqlFound, ids, uptos)
+	_, err := pgx.CollectRows(result, func(row pgx.CollectableRow) (none struct{}, err error) {
+		var n int
+		var a source.Anchor
+		if err := scanAnchor(row, &a, &n); err != nil {
+			return none, err
+		}
+		i := owners[n-1]
+		if i < 0 { // the store has gone back to a history that it had before
+			return none, forkOf(&rows[-1-i], a)
+		}
+		if rows[i].Time.IsZero() || scan.Micros(rows[i].Time) == a.Time {
+			q.anchors[i] = a
+		}
+		return none, nil
+	})
+	return err
+}
+
+// forkOf returns the error of a checkpoint that nobody knows where to move.
+func forkOf(row *ledger.Row, a source.Anchor) error {
+	fork := mdb.Fork{Category: mdb.Category(row.Category), Missing: []mdb.MissingMessage{{Position: row.Position, ID: row.ID, Time: row.Time}}}
+	if a.Position > 0 {
+		fork.Missing[0] = mdb.MissingMessage{Position: a.Position, ID: a.ID, Time: scan.Time(a.Time)}
+	}
+	return &mdb.ForkError{Fork: fork}
+}
+
+// whereTo returns the last message up to a checkpoint that is left, and the first message of each loss after it. If it is not decided, nothing
+// is known yet.
+func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to source.Anchor, lost []string, decided bool, err error) {
+	switch {
+	case row.ID == uuid.Nil && row.Position == 0:
+		return to, nil, true, nil
+	case row.ID == uuid.Nil:
+		return to, nil, false, forkOf(row, to)
+	case q.anchors[i].Position > 0:
+		return q.anchors[i], nil, true, nil
+	case q.standby:
+		return to, nil, false, nil
+	}
+	t := q.trails[row.Category]
+	for id := row.ID; ; id = to.ID {
+		known := t.upto(id)
+		if known != nil {
+			var n int
+			if n, err = q.last(ctx, row.Category, known); err != nil {
+				return to, nil, false, err
+			}
+			if n < 0 {
+				return to, nil, false, forkOf(row, source.Anchor{})
+			}
+			if n < len(known)-1 {
+				q.first[row.Category] = known[n+1]
+				lost = append(lost, known[n+1].ID.String())
+			}
+			to = known[n]
+			break
+		}
+		b, ok := t.branchOf(id)
+		if !ok {
+			return to, nil, false, forkOf(row, source.Anchor{})
+		}
+		to, lost = b.common, append(lost, b.lost[0].ID.String())
+		if to.Position == 0 {
+			break
+		}
+	}
+	err = q.q.QueryRow(ctx, sqlFollows, row.Category, to.Position).Scan(&decided)
+	return to, lost, decided, err
+}
+
+// last returns the index of the last of the known messages that is there, or -1.
+func (q *questions) last(ctx context.Context, category string, known []source.Anchor) (int, error) {
+	n, ok := q.presence[category]
+	if ok && n < len(known)-1 {
+		return n, nil
+	}
+	positions := make([]int64, len(known))
+	for i, a := range known {
+		positions[i] = a.Position
+	}
+	rows, _ := q.q.Query(ctx, sqlAt, positions)
+	found, err := pgx.CollectRows(rows, toAnchor)
+	if err != nil {
+		return 0, err
+	}
+	there := make(map[source.Anchor]bool, len(found))
+	for _, a := range found {
+		there[a] = true
+	}
+	for n = len(known) - 1; n >= 0 && known[n].Position > 0 && !there[known[n]]; n-- {
+	}
+	q.presence[category] = n
+	return n, nil
+}
