@@ -56,6 +56,8 @@ func stateOf(s *consumer.Status) string {
 		return "no process"
 	case s.Barrier != nil:
 		return "resizing"
+	case partitions[consumer.ObstacleUnconfirmed] > 0:
+		return "resized, waiting for calls"
 	case still > 0 && partitions[consumer.ObstacleFull] > 0:
 		return fmt.Sprintf("%d standing still: %d parked", still, s.Parked)
 	case still > 0:

@@ -54,6 +54,7 @@ func TestStateOf(t *testing.T) {
 	for want, s := range map[string]consumer.Status{
 		"running":                       stuck(),
 		"running, can park no more":     stuck(consumer.ObstacleFull),
+		"resized, waiting for calls":    stuck(consumer.ObstacleUnowned, consumer.ObstacleUnconfirmed),
 		"2 standing still":              stuck(consumer.ObstacleUnowned, consumer.ObstacleStill),
 		"4 standing still: 100 parked":  stuck(consumer.ObstacleFull, consumer.ObstacleStill, consumer.ObstacleStill),
 		"2 without a process":           stuck(consumer.ObstacleUnread, consumer.ObstacleUnowned),

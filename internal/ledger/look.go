@@ -40,12 +40,13 @@ FROM (SELECT 1) AS one LEFT JOIN message_store_consumers.consumers AS o ON o.nam
 ), pg_catalog.clock_timestamp(), message_store_consumers.is_elsewhere(c.id)
 FROM message_store_consumers.consumers AS c WHERE $1::text IS NULL OR c.name = $1::text ORDER BY c.name`
 
-	sqlMembers = `SELECT m.id, coalesce(m.instance, ''), m.categories, m.info, m.joined, m.seen, m.lease, m.seen >= pg_catalog.clock_timestamp() - m.lease, ARRAY(
+	sqlMembers = `SELECT m.id, coalesce(m.instance, ''), m.categories, m.info, m.joined, m.seen, m.lease, m.seen >= pg_catalog.clock_timestamp() - m.lease, m.layout <> o.layout, ARRAY(
 	SELECT DISTINCT c.partition FROM message_store_consumers.checkpoints AS c WHERE c.consumer = m.consumer AND c.member = m.id ORDER BY 1
 ), (
 	SELECT pg_catalog.max(c.moved) FROM message_store_consumers.checkpoints AS c WHERE c.consumer = m.consumer AND c.member = m.id
 )
-FROM message_store_consumers.members AS m WHERE m.consumer = $1::bigint ORDER BY m.joined, m.id`
+FROM message_store_consumers.members AS m JOIN message_store_consumers.consumers AS o ON o.id = m.consumer
+WHERE m.consumer = $1::bigint ORDER BY m.joined, m.id`
 
 	// sqlPending looks at some of the messages after the lowest checkpoint of a category.
 	sqlPending = `WITH page AS MATERIALIZED (
@@ -143,6 +144,7 @@ type Process struct {
 	Joined, Seen time.Time
 	Lease        time.Duration
 	Alive        bool  // its lease has not ended
+	Unconfirmed  bool  // a handler may be running that was called by an earlier layout
 	Partitions   []int // their numbers
 	Moved        *time.Time
 }
@@ -152,7 +154,7 @@ func Processes(ctx context.Context, q Querier, consumer int64) ([]Process, error
 	rows, _ := q.Query(ctx, sqlMembers, consumer)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Process, err error) {
 		var id pgtype.UUID
-		err = row.Scan(&id, &p.Instance, &p.Categories, &p.Info, &p.Joined, &p.Seen, &p.Lease, &p.Alive, &p.Partitions, &p.Moved)
+		err = row.Scan(&id, &p.Instance, &p.Categories, &p.Info, &p.Joined, &p.Seen, &p.Lease, &p.Alive, &p.Unconfirmed, &p.Partitions, &p.Moved)
 		p.ID = id.Bytes
 		return p, err
 	})

@@ -187,10 +187,17 @@ func look(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (d Details, err er
 			d.Checkpoints = append(d.Checkpoints, p)
 		}
 	}
-	if d.Processes, err = processesOf(ctx, tx, c.ID); err != nil {
+	rows, err := ledger.Processes(ctx, tx, c.ID)
+	if err != nil {
 		return d, err
 	}
+	d.Processes = processesOf(rows)
 	s := survey{Consumer: *c, processes: d.Processes, checkpoints: d.Checkpoints}
+	for i := range rows {
+		if r := &rows[i]; r.Alive && r.Unconfirmed {
+			s.unconfirmed = append(s.unconfirmed, r.ID)
+		}
+	}
 	if c.Barrier != nil {
 		if s.uneven, err = ledger.Uneven(ctx, tx, c.ID); err != nil {
 			return d, err
@@ -200,8 +207,7 @@ func look(ctx context.Context, tx pgx.Tx, c *ledger.Consumer) (d Details, err er
 	return d, nil
 }
 
-func processesOf(ctx context.Context, tx pgx.Tx, consumer int64) ([]MemberStatus, error) {
-	rows, err := ledger.Processes(ctx, tx, consumer)
+func processesOf(rows []ledger.Process) []MemberStatus {
 	processes := make([]MemberStatus, 0, len(rows))
 	for i := range rows {
 		r := &rows[i]
@@ -215,7 +221,7 @@ func processesOf(ctx context.Context, tx pgx.Tx, consumer int64) ([]MemberStatus
 		}
 		processes = append(processes, m)
 	}
-	return processes, err
+	return processes
 }
 
 func categoriesOf(names []string) []mdb.Category {

@@ -30,7 +30,9 @@ const (
 	// ObstacleBarrier says that [Operator.Resize] waits for some partitions of a category, until they have handled what others have.
 	// Position is the position at which the processes stop, and Members are those that have the partitions.
 	ObstacleBarrier ObstacleKind = "barrier"
-	// ObstacleUnconfirmed says that [Operator.Resize] waits until Members have confirmed that they stop at a position.
+	// ObstacleUnconfirmed says that [Operator.Resize] waits until Members have confirmed that they stop at a position. If Position is
+	// 0, the number of partitions has changed, and no process gets partitions until Members have confirmed that: until the calls have
+	// returned that were running then.
 	ObstacleUnconfirmed ObstacleKind = "unconfirmed"
 	// ObstacleFull says that as many cardinal IDs are parked as [MaxParked] allows. So what fails now is retried in place, and what
 	// comes after it waits.
@@ -57,6 +59,7 @@ type survey struct {
 	ledger.Consumer
 
 	processes   []MemberStatus
+	unconfirmed []uuid.UUID // processes in which handlers may be running that were called before the last resize
 	checkpoints []PartitionStatus
 	uneven      []string // the categories for which a resize waits
 }
@@ -83,6 +86,11 @@ func (s *survey) obstacles() []Obstacle {
 			continue
 		}
 		found = append(found, s.ofCategory(mdb.Category(category))...)
+	}
+	if len(s.unconfirmed) > 0 {
+		found = append(found, Obstacle{Kind: ObstacleUnconfirmed, Members: s.unconfirmed, Text: fmt.Sprintf(
+			"nobody gets partitions before %d processes have confirmed the last resize: calls of handlers are running that began before it, or the processes do not answer",
+			len(s.unconfirmed))})
 	}
 	if s.Barrier == nil {
 		return found

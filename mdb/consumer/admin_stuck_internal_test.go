@@ -95,6 +95,10 @@ func TestObstacles(t *testing.T) {
 			func(s *surveyed) { s.Barrier, s.BarrierSet = &barrier, &s.Now; s.b.Seen = s.Now.Add(-1) },
 			"unconfirmed  [] [2] 42 0", "1 processes have not confirmed",
 		},
+		"unconfirmed after the resize": {
+			func(s *surveyed) { s.unconfirmed = []uuid.UUID{{2}} },
+			"unconfirmed  [] [2] 0 0", "before 1 processes have confirmed the last resize",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

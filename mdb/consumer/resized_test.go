@@ -177,6 +177,7 @@ func resizeWithHandler(t *testing.T, form string, replays bool) {
 	if n := f.count(`SELECT count(*) FROM message_store_consumers.checkpoints WHERE member IS NOT NULL`); n > 0 {
 		t.Errorf("%d partitions are claimed", n)
 	}
+	wantUnconfirmed(t, consumer.Admin(f.store.Pool()), f.name)
 	write()
 	eventually(t, "the context of the call has ended", func() bool { return d.hasEnded() })
 	opened()
@@ -186,5 +187,18 @@ func resizeWithHandler(t *testing.T, form string, replays bool) {
 	defer d.mu.Unlock()
 	if d.most != 1 || !slices.Equal(d.begun, want) {
 		t.Errorf("got %v begun by the processes %v, %d at the same time, want %v one by one", d.begun, d.by, d.most, want)
+	}
+}
+
+// wantUnconfirmed checks that one process is shown for which the others wait, and that a call of a handler is what it waits for.
+func wantUnconfirmed(t *testing.T, o *consumer.Operator, name string) {
+	t.Helper()
+	d, err := o.Show(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(d.Stuck, func(o consumer.Obstacle) bool { return o.Kind == consumer.ObstacleUnconfirmed })
+	if i < 0 || len(d.Stuck[i].Members) != 1 || d.Stuck[i].Position != 0 || d.Barrier != nil {
+		t.Errorf("got %+v, want the process whose handler runs", d.Stuck)
 	}
 }

@@ -425,6 +425,11 @@ var consumerMutants = []mutant{
 		consumers, "TestResizeSteps|TestAdminResize",
 	},
 	{
+		"a process for which a resize waits is not shown", "internal/ledger/look.go",
+		"m.layout <> o.layout", "false",
+		consumers, "TestResizeWaitsForHandlers",
+	},
+	{
 		"who waits for a parked stream waits for ever", "mdb/consumer/admin_wait.go",
 		"case done.Parked:", "case false:",
 		consumers, "TestWaitFor",
