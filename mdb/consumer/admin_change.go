@@ -228,8 +228,11 @@ var resizeRetry = backoff.Policy{Min: 50 * time.Millisecond, Max: 500 * time.Mil
 // foremost partition has reached, and returns when the others have reached it, too, and the number has changed. The processes
 // then continue, as soon as the calls have returned that are still running in any of them, whose contexts end. If ctx ends before, they
 // continue without a change. If this process dies, they do so half a minute later.
-// The error is a [*ConflictError] if no process runs the consumer, or none reads one of its categories, and the partitions have not
-// handled the same messages: nobody would handle them.
+// The error is a [*ConflictError] if no process runs the consumer, none reads one of its categories, or it is paused, and the partitions have
+// not handled the same messages: nobody would handle them.
+//
+// If ctx ends or the connection is lost while the change is being committed, Resize looks whether it was, and returns nil then. If it cannot, the
+// error says that this is not known.
 //
 // Processes with another number in [WithPartitions] continue, but do not start again. Change the option first, or leave it out.
 func (o *Operator) Resize(ctx context.Context, consumer string, partitions int) error {
@@ -240,62 +243,98 @@ func (o *Operator) Resize(ctx context.Context, consumer string, partitions int) 
 	what := "resize " + consumer
 	step := func(ctx context.Context, partitions int) (r resizing, err error) {
 		err = o.change(ctx, what, consumer, c, func(tx pgx.Tx) (err error) {
-			if r.Resized, err = ledger.Resize(ctx, tx, consumer, partitions, barrierPatience); err != nil || r.Done {
+			if r.Resized, err = ledger.Resize(ctx, tx, consumer, partitions, barrierPatience); err != nil {
 				return err
 			}
 			found, err := ledger.Consumers(ctx, tx, &consumer)
 			for i := range found {
-				r.running = found[i].Members
+				r.running, r.paused, r.partitions = found[i].Members, found[i].Paused != nil, found[i].Partitions
 			}
 			return err
 		})
 		return r, err
 	}
-	return resize(ctx, what, consumer, func(ctx context.Context) (resizing, error) { return step(ctx, partitions) }, func() {
+	r := &resize{what, consumer, partitions, func(ctx context.Context) (resizing, error) { return step(ctx, partitions) }, func() (int, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
 		defer cancel()
-		_, _ = step(ctx, 0) // otherwise the barrier ends by itself
-	})
+		r, err := step(ctx, 0) // otherwise the barrier ends by itself
+		return r.partitions, err
+	}}
+	return r.run(ctx)
 }
 
 // A resizing says how far a resize is.
 type resizing struct {
 	ledger.Resized
 
-	running int // processes; only if it is not done
+	running    int // processes
+	paused     bool
+	partitions int
 }
 
-// resize repeats step until it is done. Otherwise it calls undo, if there may be a barrier.
-func resize(ctx context.Context, what, consumer string, step func(context.Context) (resizing, error), undo func()) error {
+// conflict returns what keeps a resize from being done.
+func (r *resizing) conflict() string {
+	const uneven = "its partitions have handled different messages, and "
+	switch {
+	case r.running == 0:
+		return uneven + "no process runs it: start one, or move it with Seek"
+	case len(r.Unread) > 0:
+		return uneven + fmt.Sprintf("no process reads the categories %v: move these with Seek", r.Unread)
+	case r.paused && r.Waiting > 0:
+		return uneven + "it is paused: resume it, or move it with Seek"
+	}
+	return ""
+}
+
+// A resize changes the number of partitions.
+type resize struct {
+	what, consumer string
+	partitions     int
+	step           func(context.Context) (resizing, error)
+	undo           func() (partitions int, err error) // waits for a step whose outcome is not known
+}
+
+// run repeats the step until it is done. Otherwise it calls undo, if there may be a barrier.
+func (r *resize) run(ctx context.Context) error {
 	var last resizing
 	for attempt := 1; ; attempt++ {
-		r, err := step(ctx)
+		next, err := r.step(ctx)
 		switch {
-		case err == nil && r.Done:
+		case err == nil && next.Done:
 			return nil
-		case err == nil && r.running == 0:
-			undo()
-			return &ConflictError{consumer, "its partitions have handled different messages, and no process runs it: start one, or move it with Seek"}
-		case err == nil && len(r.Unread) > 0:
-			undo()
-			return &ConflictError{consumer, fmt.Sprintf("its partitions have handled different messages, and no process reads the categories %v: move these with Seek", r.Unread)}
 		case err == nil:
-			last = r
-		case ctx.Err() == nil:
-			if attempt > 1 || !isChecked(err) {
-				undo()
+			if problem := next.conflict(); problem != "" {
+				_, _ = r.undo()
+				return &ConflictError{r.consumer, problem}
 			}
+			if last = next; resizeRetry.Wait(ctx, attempt) == nil {
+				continue
+			}
+		case ctx.Err() == nil && attempt == 1 && isChecked(err):
 			return err
 		}
-		if err != nil || resizeRetry.Wait(ctx, attempt) != nil {
-			undo()
-			if last.Barrier == nil {
-				return fmt.Errorf("consumer: %s: %w", what, context.Cause(ctx))
-			}
-			return fmt.Errorf("consumer: %s: %d checkpoints have not reached position %d, or a process has not confirmed that it stops there: %w",
-				what, last.Waiting, *last.Barrier, context.Cause(ctx))
-		}
+		return r.ends(ctx, last, err)
 	}
+}
+
+// ends removes the barrier, and returns the error after a step has failed, or after the last one if err is nil.
+func (r *resize) ends(ctx context.Context, last resizing, err error) error {
+	partitions, failed := r.undo()
+	isUnknown := err != nil && !isChecked(err) && mayBeDone(err)
+	switch {
+	case isUnknown && failed == nil && partitions == r.partitions:
+		return nil
+	case isUnknown && failed != nil && ctx.Err() != nil:
+		return fmt.Errorf("consumer: %s: it is not known whether the number was changed: %w", r.what, context.Cause(ctx))
+	case isUnknown && failed != nil:
+		return fmt.Errorf("consumer: %s: it is not known whether the number was changed: %w", r.what, err)
+	case ctx.Err() == nil:
+		return err
+	case last.Barrier == nil:
+		return fmt.Errorf("consumer: %s: %w", r.what, context.Cause(ctx))
+	}
+	return fmt.Errorf("consumer: %s: %d checkpoints have not reached position %d, or a process has not confirmed that it stops there: %w",
+		r.what, last.Waiting, *last.Barrier, context.Cause(ctx))
 }
 
 // isChecked reports whether an error says that nothing was changed.

@@ -14,7 +14,10 @@ import (
 	"github.com/messagedb-go/messagedb/internal/ledger"
 )
 
-var errGoesOff = errors.New("goes off")
+var (
+	errGoesOff = errors.New("goes off")
+	errEndsNow = errors.New("ends ctx")
+)
 
 // TestWaitUntil checks that a wait looks again until it is over, seldom after a while, and that it ends with ctx.
 func TestWaitUntil(t *testing.T) {
@@ -51,45 +54,67 @@ func TestWaitUntil(t *testing.T) {
 func TestResizeSteps(t *testing.T) {
 	t.Parallel()
 	barrier := int64(42)
-	waits := resizing{ledger.Resized{Barrier: &barrier, Waiting: 3}, 1}
-	failed := errors.New("failed")
+	waits := resizing{Resized: ledger.Resized{Barrier: &barrier, Waiting: 3}, running: 1}
+	failed := &pgconn.PgError{Severity: "ERROR", Message: "failed"}
+	cut := errors.New("connection cut")
 	type outcome struct {
 		resizing
 		error
 	}
 	done := outcome{resizing{Resized: ledger.Resized{Done: true}}, nil}
-	unread := outcome{resizing{ledger.Resized{Barrier: &barrier, Unread: []string{"a"}}, 1}, nil}
-	abandoned := outcome{resizing{waits.Resized, 0}, nil}
+	unread := outcome{resizing{Resized: ledger.Resized{Barrier: &barrier, Unread: []string{"a"}}, running: 1}, nil}
+	abandoned := outcome{resizing{Resized: waits.Resized}, nil}
+	paused := outcome{resizing{Resized: waits.Resized, running: 1, paused: true}, nil}
+	even := outcome{resizing{Resized: ledger.Resized{Barrier: &barrier}, running: 1, paused: true}, nil}
+	const wanted = 8
 	for name, test := range map[string]struct {
 		steps  []outcome // the last one is repeated
 		undone int
 		want   string
+		undo   outcome
 	}{
-		"immediately":       {[]outcome{done}, 0, "<nil>"},
-		"after a while":     {append(slices.Repeat([]outcome{{waits, nil}}, 100), done), 0, "<nil>"},
-		"never":             {[]outcome{{waits, nil}}, 1, "3 checkpoints have not reached position 42"},
-		"unread":            {[]outcome{{waits, nil}, unread}, 1, "no process reads the categories [a]"},
-		"nobody":            {[]outcome{abandoned}, 1, "no process runs it"},
-		"nobody any more":   {[]outcome{{waits, nil}, abandoned}, 1, "no process runs it"},
-		"no consumer":       {[]outcome{{error: &NotFoundError{"c"}}}, 0, "no consumer"},
-		"an error":          {[]outcome{{error: failed}}, 1, "failed"},
-		"deleted meanwhile": {[]outcome{{waits, nil}, {error: &NotFoundError{"c"}}}, 1, "no consumer"},
+		"immediately":       {[]outcome{done}, 0, "<nil>", outcome{}},
+		"after a while":     {append(slices.Repeat([]outcome{{waits, nil}}, 100), done), 0, "<nil>", outcome{}},
+		"never":             {[]outcome{{waits, nil}}, 1, "3 checkpoints have not reached position 42", outcome{}},
+		"unread":            {[]outcome{{waits, nil}, unread}, 1, "no process reads the categories [a]", outcome{}},
+		"nobody":            {[]outcome{abandoned}, 1, "no process runs it", outcome{}},
+		"nobody any more":   {[]outcome{{waits, nil}, abandoned}, 1, "no process runs it", outcome{}},
+		"paused":            {[]outcome{{waits, nil}, paused}, 1, "it is paused", outcome{}},
+		"paused, but even":  {[]outcome{even, done}, 0, "<nil>", outcome{}},
+		"no consumer":       {[]outcome{{error: &NotFoundError{"c"}}}, 0, "no consumer", outcome{}},
+		"an error":          {[]outcome{{error: failed}}, 1, "failed", outcome{error: cut}},
+		"deleted meanwhile": {[]outcome{{waits, nil}, {error: &NotFoundError{"c"}}}, 1, "no consumer", outcome{}},
+
+		"lost, and not changed": {[]outcome{{waits, nil}, {error: cut}}, 1, "connection cut", outcome{resizing{partitions: 3}, nil}},
+		"lost, and changed":     {[]outcome{{waits, nil}, {error: cut}}, 1, "<nil>", outcome{resizing{partitions: wanted}, nil}},
+		"lost, and not known":   {[]outcome{{waits, nil}, {error: cut}}, 1, "resize c: it is not known whether the number was changed: connection cut", outcome{error: cut}},
+		"ended, and changed":    {[]outcome{{waits, nil}, {error: errEndsNow}}, 1, "<nil>", outcome{resizing{partitions: wanted}, nil}},
+		"ended, and not known":  {[]outcome{{waits, nil}, {error: errEndsNow}}, 1, "it is not known whether the number was changed: goes off", outcome{error: cut}},
+		"ended, and not changed": {
+			[]outcome{{waits, nil}, {error: errEndsNow}}, 1, "3 checkpoints have not reached position 42", outcome{resizing{partitions: 3}, nil},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errGoesOff)
-				defer cancel()
+				ctx, stop := context.WithTimeoutCause(t.Context(), time.Hour, errGoesOff)
+				defer stop()
+				ctx, cancel := context.WithCancelCause(ctx)
+				defer cancel(nil)
 				n, undone, last := 0, 0, time.Now()
-				err := resize(ctx, "resize c", "c", func(context.Context) (resizing, error) {
+				r := &resize{"resize c", "c", wanted, func(context.Context) (resizing, error) {
 					if d := time.Since(last); d > barrierPatience/10 {
 						t.Errorf("a step comes after %v, when the barrier has nearly ended", d)
 					}
 					last = time.Now()
 					step := test.steps[min(n, len(test.steps)-1)]
 					n++
+					if step.error == errEndsNow {
+						cancel(errGoesOff)
+					}
 					return step.resizing, step.error
-				}, func() { undone++ })
+				}, func() (int, error) { undone++; return test.undo.partitions, test.undo.error }}
+				err := r.run(ctx)
 				text := "<nil>"
 				if err != nil {
 					text = err.Error()

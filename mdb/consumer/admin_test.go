@@ -450,9 +450,20 @@ func TestAdminResize(t *testing.T) {
 	if err := o.Resize(late, "clinic", 2); !errors.Is(err, errEnough) || !strings.Contains(err.Error(), "1 checkpoints have not reached position") {
 		t.Errorf("got %v, want the cause", err)
 	}
-	if d, err := o.Show(ctx, "clinic"); err != nil || d.Barrier != nil || d.Partitions != 3 {
-		t.Errorf("got %+v, %v, want that nothing has changed", d, err)
+	unchanged := func() {
+		t.Helper()
+		if d, err := o.Show(ctx, "clinic"); err != nil || d.Barrier != nil || d.Partitions != 3 {
+			t.Errorf("got %+v, %v, want that nothing has changed", d, err)
+		}
 	}
+	unchanged()
+	if err := o.Pause(ctx, "clinic", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Resize(ctx, "clinic", 2); !errors.As(err, &conflict) || !strings.Contains(conflict.Problem, "it is paused") {
+		t.Errorf("got %v, want a ConflictError", err)
+	}
+	unchanged()
 }
 
 // TestAdminNames checks forks, new names and deletions.

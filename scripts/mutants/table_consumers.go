@@ -421,8 +421,18 @@ var consumerMutants = []mutant{
 	},
 	{
 		"a resize that is ended leaves its barrier", "mdb/consumer/admin_change.go",
-		"		if err != nil || resizeRetry.Wait(ctx, attempt) != nil {\n			undo()\n", "		if err != nil || resizeRetry.Wait(ctx, attempt) != nil {\n",
+		"	partitions, failed := r.undo()\n", "	partitions, failed := 0, error(nil)\n",
 		consumers, "TestResizeSteps|TestAdminResize",
+	},
+	{
+		"a resize waits for a paused consumer", "mdb/consumer/admin_change.go",
+		"	case r.paused && r.Waiting > 0:\n", "	case false:\n",
+		consumers, "TestResizeSteps|TestAdminResize",
+	},
+	{
+		"a resize fails that is committed although its ctx has ended", "mdb/consumer/admin_change.go",
+		"	case isUnknown && failed == nil && partitions == r.partitions:\n", "	case false:\n",
+		consumers, "TestResizeSteps|TestAdminResizeEnded",
 	},
 	{
 		"a process for which a resize waits is not shown", "internal/ledger/look.go",
