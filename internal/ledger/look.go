@@ -121,7 +121,7 @@ type Consumer struct {
 	Partitions int
 	Paused     *string // why; nil: it is not
 	Barrier    *int64
-	BarrierSet *time.Time // when it became this position; members that have not ticked since do not know of it
+	BarrierSet *time.Time // members that have not ticked since do not know the barrier; nil: nobody may know it
 	Made       time.Time
 	Members    int // with a lease that has not ended
 	Parked     int // keys

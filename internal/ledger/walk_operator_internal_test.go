@@ -80,7 +80,7 @@ func operatorCases() map[string]operatorCase {
 		"resize by a barrier while a message is handled": {
 			prepare: func(w *operatorWalk) {
 				w.exec("INSERT INTO message_store.messages (global_position, position, stream_name, type) VALUES (900, 0, 'a-1', 'Happened') ON CONFLICT DO NOTHING")
-				w.exec("SELECT message_store_consumers.resize($1, 3, '1 hour')", w.name)
+				w.sets(w.name, 3)
 				if _, err := Beat(w.t.Context(), w.observer, w.a, "", nil); err != nil {
 					w.t.Fatal(err)
 				}

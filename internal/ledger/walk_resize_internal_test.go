@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -71,6 +72,14 @@ func (w *resizeWalk) returns(m *resized) program {
 	return program{func(context.Context, *pgx.Conn) error { m.handles = false; return nil }}
 }
 
+// sets sets a barrier. The second call knows that it is committed.
+func (s *stage) sets(name string, partitions int) {
+	s.t.Helper()
+	for range 2 {
+		s.exec("SELECT message_store_consumers.resize($1, $2, '1 hour')", name, partitions)
+	}
+}
+
 func (w *resizeWalk) resizes(to int) program {
 	return program{func(ctx context.Context, conn *pgx.Conn) error {
 		r, err := Resize(ctx, conn, w.name, to, time.Hour)
@@ -119,7 +128,7 @@ func (w *resizeWalk) run(does func(w *resizeWalk) program) func(choose func(of i
 		w.a = begins()
 		w.a.held, w.a.handles = w.balance(w.a.Member), true
 		w.b = begins()
-		w.exec("SELECT message_store_consumers.resize($1, 3, '1 hour')", w.name)
+		w.sets(w.name, 3)
 		for _, m := range []*resized{w.a, w.b} {
 			if _, err := Beat(w.t.Context(), w.observer, m.Member, "", nil); err != nil {
 				w.t.Fatal(err)
@@ -127,7 +136,10 @@ func (w *resizeWalk) run(does func(w *resizeWalk) program) func(choose func(of i
 		}
 		looks := join(w.ticks(w.b, true), w.balances(w.b))
 		back := w.resizes(4) // as soon as both have ticked
-		w.walk([]program{does(w), join(looks, looks, looks), join(w.resizes(3), back, back, back)}, choose)
+		sets := program{func(ctx context.Context, conn *pgx.Conn) error {
+			return errors.Join(back[0](ctx, conn), back[0](ctx, conn))
+		}}
+		w.walk([]program{does(w), join(looks, looks, looks), join(w.resizes(3), sets, back, back)}, choose)
 		for _, a := range w.actors {
 			if a.err != nil {
 				w.fault = a.err.Error()
@@ -195,7 +207,7 @@ func TestWalkResizeMutants(t *testing.T) {
 		changes    []change
 	}{
 		{"balance does not look at the other members' layouts", "it goes on", 0, []change{{" AND free IS NOT NULL AND ready THEN", " AND free IS NOT NULL THEN", 1}}},
-		{"the layout is the number of partitions", "it goes on", 360, []change{
+		{"the layout is the number of partitions", "it goes on", 340, []change{
 			{"layout     bigint NOT NULL DEFAULT 0,", "layout     bigint NOT NULL DEFAULT 4,", 1},
 			{"ELSE fresh END,\n", "ELSE $2 END,\n", 1},
 		}},
@@ -217,4 +229,78 @@ func TestWalkResizeMutants(t *testing.T) {
 			t.Logf("order %d: %s", n, w.fault)
 		})
 	}
+}
+
+// TestWalkBarrier checks in every order that a resize is done only after the last tick of the member has returned the barrier: also if it ticks
+// between the statement that sets the barrier and its COMMIT.
+func TestWalkBarrier(t *testing.T) {
+	t.Parallel()
+	s := newBarrierStage(t, "")
+	done := 0
+	n := allOrders(func(choose func(of int) int) bool {
+		isDone, fault := s.barrier(choose)
+		if fault != "" {
+			t.Error(fault)
+		}
+		if isDone {
+			done++
+		}
+		return fault == ""
+	})
+	t.Logf("%d orders, the resize is done in %d", n, done)
+	if done == 0 || done == n {
+		t.Errorf("the resize is done in %d of %d orders, want some of them", done, n)
+	}
+}
+
+// TestWalkBarrierMutant checks that TestWalkBarrier can fail.
+func TestWalkBarrierMutant(t *testing.T) {
+	t.Parallel()
+	s := newBarrierStage(t, "barrier that is known before it is committed", change{
+		"WHEN former = resize.barrier THEN coalesce(since, pg_catalog.clock_timestamp()) END",
+		"WHEN former = resize.barrier THEN since ELSE pg_catalog.clock_timestamp() END", 1,
+	})
+	caught := ""
+	n := allOrders(func(choose func(of int) int) bool {
+		_, caught = s.barrier(choose)
+		return caught == ""
+	})
+	if caught == "" {
+		t.Errorf("none of %d orders fails, want the mutant to be caught", n)
+	}
+}
+
+// newBarrierStage returns sessions that pause only between statements.
+func newBarrierStage(t testing.TB, key string, changes ...change) *stage {
+	t.Helper()
+	url := consumersDatabase(t, "unpaused "+key, func() string { return consumersSQL(t, changes...) })
+	return newStage(t, url, 2, pgx.ReadCommitted)
+}
+
+// barrier runs a resize by a barrier, for which no checkpoint has to move, and a member that ticks.
+func (s *stage) barrier(choose func(of int) int) (done bool, fault string) {
+	w := &resizeWalk{stage: s, name: "barrier " + uuid.NewString()}
+	m := w.enter(w.name, "", 4, new(int64), "a")
+	var last Tick
+	tick := func(ctx context.Context, conn *pgx.Conn) (err error) {
+		last, err = Beat(ctx, conn, m, "", nil)
+		return err
+	}
+	resizes := func(ctx context.Context, conn *pgx.Conn) error {
+		knew := last.Barrier != nil
+		r, err := Resize(ctx, conn, w.name, 3, time.Hour)
+		if r.Done && !done && !knew {
+			fault = "the resize is done although the member's last tick has not returned the barrier"
+		}
+		done = done || r.Done
+		return err
+	}
+	step := program{sql("BEGIN"), resizes, sql("COMMIT")}
+	w.walk([]program{join(step, step, step), {tick, tick, tick}}, choose)
+	for _, a := range s.actors {
+		if a.err != nil {
+			fault = a.err.Error()
+		}
+	}
+	return done, fault
 }

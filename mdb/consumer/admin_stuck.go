@@ -97,7 +97,7 @@ func (s *survey) obstacles() []Obstacle {
 	}
 	o := Obstacle{Kind: ObstacleUnconfirmed, Position: *s.Barrier}
 	for i := range s.processes {
-		if p := &s.processes[i]; p.Alive && s.BarrierSet != nil && p.Seen.Before(*s.BarrierSet) {
+		if p := &s.processes[i]; p.Alive && (s.BarrierSet == nil || p.Seen.Before(*s.BarrierSet)) {
 			o.Members = append(o.Members, p.ID)
 		}
 	}

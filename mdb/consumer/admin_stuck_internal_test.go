@@ -84,13 +84,14 @@ func TestObstacles(t *testing.T) {
 		"nothing may be parked":      {func(s *surveyed) { s.a.MaxParked = 0 }, "", ""},
 		"barrier": {
 			func(s *surveyed) {
-				s.Barrier, s.uneven = &barrier, []string{"main"}
+				s.Barrier, s.BarrierSet, s.uneven = &barrier, &s.a.Seen, []string{"main"}
 				s.checkpoints[0].Position, s.checkpoints[2].Position = 39, 38
 				s.late(time.Hour, 0, 1, 2)
 			},
 			"barrier main [0 2] [1 2] 42 0", "a resize waits at position 42 for partitions 0, 2 of category main",
 		},
-		"even": {func(s *surveyed) { s.Barrier = &barrier; s.checkpoints[0].Position = 39 }, "", ""},
+		"even": {func(s *surveyed) { s.Barrier, s.BarrierSet = &barrier, &s.a.Seen; s.checkpoints[0].Position = 39 }, "", ""},
+		"not yet known": {func(s *surveyed) { s.Barrier = &barrier }, "unconfirmed  [] [1 2] 42 0", "2 processes have not confirmed"},
 		"unconfirmed": {
 			func(s *surveyed) { s.Barrier, s.BarrierSet = &barrier, &s.Now; s.b.Seen = s.Now.Add(-1) },
 			"unconfirmed  [] [2] 42 0", "1 processes have not confirmed",

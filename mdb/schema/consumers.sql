@@ -16,7 +16,7 @@ CREATE TABLE message_store_consumers.consumers (
   changes    bigint NOT NULL DEFAULT 1,       -- counts what members have to look at
   paused     text,                            -- why, or NULL
   barrier    bigint,                          -- nobody handles messages after this position; NULL: no limit
-  barrier_set timestamptz,                    -- when it became this position
+  barrier_set timestamptz,                    -- who has ticked since then knows it; NULL: it may not be committed yet
   barrier_end timestamptz,                    -- when it ends unless it is renewed; NULL: never
   layout     bigint NOT NULL DEFAULT 0,       -- the epoch of the last change that has assigned keys to other members' partitions
   made       timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -1048,12 +1048,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
   own bigint := message_store_consumers.lock($1);
   old integer;
-  since timestamptz; -- when the barrier was set; NULL: there is none
+  since timestamptz; -- the barrier's barrier_set; NULL: nobody knows the barrier
+  former bigint;     -- the barrier before the call
   fresh bigint;      -- the epoch
   uneven text[];
 BEGIN
   SELECT c.partitions, message_store_consumers.barrier_of(c), CASE WHEN message_store_consumers.barrier_of(c) IS NOT NULL THEN c.barrier_set END
   INTO old, barrier, since FROM message_store_consumers.consumers AS c WHERE c.id = own;
+  former := barrier;
   done := true;
   IF $2 = old OR $2 IS NULL THEN
     UPDATE message_store_consumers.consumers AS c SET barrier = NULL, barrier_set = NULL, barrier_end = NULL WHERE c.id = own AND c.barrier IS NOT NULL;
@@ -1067,7 +1069,7 @@ BEGIN
     -- Partitions may have their positions by different histories of the messages, of which none may be given another one's.
     PERFORM message_store_consumers.refuse_elsewhere(own, $1);
     SELECT u.checkpoints, u.categories INTO waiting, uneven FROM message_store_consumers.uneven(own) AS u;
-    -- Members that have not ticked since the barrier was set do not know of it.
+    -- Members that have not ticked since the barrier was committed do not know of it.
     done := waiting = 0 AND NOT EXISTS (
       SELECT FROM message_store_consumers.members AS m
       WHERE m.consumer = own AND m.seen >= pg_catalog.clock_timestamp() - m.lease AND (since IS NULL OR m.seen < since)
@@ -1080,7 +1082,8 @@ BEGIN
     IF NOT done THEN
       SELECT greatest(barrier, pg_catalog.max(c.position)) INTO barrier FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own;
       UPDATE message_store_consumers.consumers AS c SET barrier = resize.barrier, barrier_end = pg_catalog.clock_timestamp() + $3,
-        barrier_set = CASE WHEN since IS NOT NULL AND c.barrier = resize.barrier THEN since ELSE pg_catalog.clock_timestamp() END
+        -- Not in the transaction that sets the barrier: until that commits, members tick and do not see it.
+        barrier_set = CASE WHEN former = resize.barrier THEN coalesce(since, pg_catalog.clock_timestamp()) END
       WHERE c.id = own;
       SELECT pg_catalog.array_agg(w.category ORDER BY w.category) INTO unread FROM pg_catalog.unnest(uneven) AS w(category)
       WHERE EXISTS (

@@ -396,6 +396,12 @@ var consumerMutants = []mutant{
 		protocol, "TestResizeByBarrier",
 	},
 	{
+		"a member knows a barrier that is not committed", "mdb/schema/consumers.sql",
+		"WHEN former = resize.barrier THEN coalesce(since, pg_catalog.clock_timestamp()) END",
+		"WHEN former = resize.barrier THEN since ELSE pg_catalog.clock_timestamp() END",
+		protocol, "TestWalkBarrier",
+	},
+	{
 		"a resize does not wait until all partitions are at the same position", "mdb/schema/consumers.sql",
 		"AND e.lowest < e.highest AND",
 		"AND false AND",
