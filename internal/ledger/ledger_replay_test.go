@@ -3,6 +3,8 @@ package ledger_test
 import (
 	"context"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,43 +150,79 @@ func TestReplay(t *testing.T) {
 	wantCode(t, "no consumer", err, ledger.NoConsumer)
 }
 
-// TestPostponeLocksInOrder checks that a replay that fails locks the rows of its key in the order in which operators lock them for a replay:
-// while it waits for the first row, it has not locked the others.
-func TestPostponeLocksInOrder(t *testing.T) {
+// TestKeyLocksInOrder checks that everything that changes several rows of a key locks them in the order in which operators lock them for a
+// replay: while it waits for the first row, it has not locked the others.
+func TestKeyLocksInOrder(t *testing.T) {
 	t.Parallel()
-	k := newKeeper(t)
-	for _, stream := range []string{"-1+2", "-1+1", "-1+3"} { // unlike their order by name
-		k.parks(stream, 0, 1, false)
+	for name, test := range map[string]struct {
+		rows []string // as they are parked; the first one by name and position is locked
+		act  func(k *keeper, b *pgx.Batch)
+	}{
+		"postpone": {[]string{"-1+2 0", "-1+1 0", "-1+3 0"}, func(k *keeper, b *pgx.Batch) {
+			ledger.QueuePostpone(b, k.m, k.r.Partition, k.r.Epoch, ledger.Postponed{Stream: k.one + "-1+2", Attempts: 4})
+		}},
+		"replayed": {[]string{"-1+2 0", "-1+1 0", "-1+3 0"}, func(k *keeper, b *pgx.Batch) {
+			ledger.QueueReplayed(b, k.m, k.r.Partition, k.r.Epoch, k.one+"-1+2", 0, 1)
+			ledger.QueueReplayed(b, k.m, k.r.Partition, k.r.Epoch, k.one+"-1+1", 0, 1)
+		}},
+		"unpark": {[]string{"-1+2 0", "-1+1 0", "-1+3 0"}, func(k *keeper, b *pgx.Batch) {
+			for _, scan := range []string{"indexscan", "bitmapscan"} { // which would happen to return the rows in this order
+				b.Queue("SELECT set_config('enable_' || $1, 'off', true)", scan)
+			}
+			ledger.QueueUnpark(b, k.m, move(k.r, k.r.Position), "1")
+		}},
+		"park": {[]string{"-1 5", "-1 0", "-1 7"}, func(k *keeper, b *pgx.Batch) {
+			b.Queue(`SELECT message_store_consumers.park($1, $2, $3, $4, $5, '1', $6, 0, NULL, 1, 1, NULL, NULL)`,
+				k.m.Consumer, k.r.Category, k.r.Number, k.m.ID.String(), k.r.Epoch, k.one+"-1")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := newKeeper(t)
+			for _, row := range test.rows {
+				stream, position := rowOf(row)
+				k.parks(stream, position, 1, name == "park")
+			}
+			k.exec(`UPDATE message_store_consumers.parked SET due = clock_timestamp() WHERE consumer = $1`)
+			k.locksLast(test.rows[1], test.rows, func(b *pgx.Batch) { test.act(k, b) })
+		})
 	}
-	k.exec(`UPDATE message_store_consumers.parked SET due = clock_timestamp() WHERE consumer = $1`)
-	tx, err := k.Begin(t.Context())
+}
+
+// rowOf returns what a text says: a stream and a position.
+func rowOf(text string) (stream string, position int64) {
+	stream, digits, _ := strings.Cut(text, " ")
+	position, _ = strconv.ParseInt(digits, 10, 64)
+	return stream, position
+}
+
+// locksLast checks that what is queued waits for the first row before it locks others.
+func (k *keeper) locksLast(first string, rows []string, queue func(b *pgx.Batch)) {
+	k.Helper()
+	tx, err := k.Begin(k.Context())
 	if err != nil {
-		t.Fatal(err)
+		k.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(context.Background()) }()
-	lock := func(stream string) error {
-		_, err := tx.Exec(t.Context(), `SELECT FROM message_store_consumers.parked WHERE consumer = $1 AND stream = $2 FOR NO KEY UPDATE NOWAIT`, k.id, k.one+stream)
-		return err
-	}
-	if err := lock("-1+1"); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		ended <- k.send(func(b *pgx.Batch) {
-			ledger.QueuePostpone(b, k.m, k.r.Partition, k.r.Epoch, ledger.Postponed{Stream: k.one + "-1+2", Attempts: 4})
-		})
-	}()
-	k.waits(tx, ended)
-	for _, stream := range []string{"-1+2", "-1+3"} {
-		if err := lock(stream); err != nil {
-			t.Fatalf("%s: %v", stream, err)
+	lock := func(row string) {
+		k.Helper()
+		stream, position := rowOf(row)
+		if _, err := tx.Exec(k.Context(), `SELECT FROM message_store_consumers.parked WHERE consumer = $1 AND stream = $2 AND position = $3 FOR NO KEY UPDATE NOWAIT`,
+			k.id, k.one+stream, position); err != nil {
+			k.Fatalf("%s: %v", row, err)
 		}
 	}
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
+	lock(first)
+	ended := make(chan error, 1)
+	go func() { ended <- k.send(queue) }()
+	k.waits(tx, ended)
+	for _, row := range rows {
+		lock(row)
+	}
+	if err := tx.Rollback(k.Context()); err != nil {
+		k.Fatal(err)
 	}
 	if err := <-ended; err != nil {
-		t.Error(err)
+		k.Error(err)
 	}
 }

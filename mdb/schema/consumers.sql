@@ -594,6 +594,16 @@ BEGIN
 END
 $$;
 
+-- Locks what is parked of a key, in the order in which replay locks it: a transaction that locked the rows in another order could deadlock with it.
+CREATE FUNCTION message_store_consumers.lock_key(consumer bigint, category text, partition integer, key text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM message_store_consumers.parked AS p
+  WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.key = $4
+  ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE;
+END
+$$;
+
 -- Parks a stream from the position on, or adds an attempt if it is parked there, and returns whether it was not. Messages
 -- after the position that were parked alone are not any more: they wait with the others. The checkpoint may pass the message
 -- after this has committed.
@@ -604,6 +614,7 @@ BEGIN
   PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
   IF $9 IS NULL THEN
+    PERFORM message_store_consumers.lock_key($1, $2, $3, $6);
     DELETE FROM message_store_consumers.parked AS p WHERE p.consumer = $1 AND p.category = $2 AND p.stream = $7 AND p.position > $8;
   END IF;
   INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, upto, global_position, attempts, error, due)
@@ -628,6 +639,10 @@ RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
+  -- A transaction can contain several of these calls, in the order in which messages were handled.
+  PERFORM message_store_consumers.lock_key($1, $2, $3, (
+    SELECT o.key FROM message_store_consumers.parked AS o WHERE o.consumer = $1 AND o.category = $2 AND o.stream = $6 AND o.position = $7
+  ));
   DELETE FROM message_store_consumers.parked AS p
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = $6 AND p.position = $7 AND p.upto < $8;
   IF NOT FOUND THEN
@@ -650,11 +665,9 @@ DECLARE
   alone boolean; -- nothing waits for the message
 BEGIN
   PERFORM message_store_consumers.hold($1, $2, $3, $4, $5);
-  PERFORM FROM message_store_consumers.parked AS p
-  WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.key = (
+  PERFORM message_store_consumers.lock_key($1, $2, $3, (
     SELECT o.key FROM message_store_consumers.parked AS o WHERE o.consumer = $1 AND o.category = $2 AND o.stream = $6 AND o.position = $7
-  )
-  ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE; -- as replay locks them
+  ));
   UPDATE message_store_consumers.parked AS p
   SET attempts = $8, replays = $9, error = pg_catalog.left($10, 1000), due = pg_catalog.clock_timestamp() + $11, tried = pg_catalog.clock_timestamp()
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = $6 AND p.position = $7
@@ -706,6 +719,7 @@ RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM message_store_consumers.durable();
   PERFORM message_store_consumers.move($1, $2, $3, $4, $5, $6, $7, $8, $9);
+  PERFORM message_store_consumers.lock_key($1, $2, $3, $10);
   DELETE FROM message_store_consumers.parked AS p
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.key = $10 AND p.upto IS NULL;
 END

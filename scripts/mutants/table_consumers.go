@@ -373,9 +373,9 @@ var consumerMutants = []mutant{
 		consumers, "TestReplayAloneDeleted",
 	},
 	{
-		"a failed replay locks its row before those of its key", "mdb/schema/consumers.sql",
-		"FOR NO KEY UPDATE; -- as replay locks them", "LIMIT 0;",
-		protocol, "TestPostponeLocksInOrder",
+		"a replay, its end, its failure and a park lock rows of a key in another order than an operator", "mdb/schema/consumers.sql",
+		"AND p.key = $4\n  ORDER BY p.category, p.stream, p.position FOR NO KEY UPDATE;", "AND false;",
+		protocol, "TestKeyLocksInOrder",
 	},
 	{
 		"a seek to a time trusts that times rise with positions", "mdb/schema/consumers.sql",
