@@ -158,7 +158,7 @@ type questions struct {
 	q        *pgx.Conn
 	standby  bool
 	anchors  []source.Anchor          // of the checkpoints; the zero value: it is gone
-	presence map[string]int           // by category: the index of the last message of the trail that is there
+	presence map[string]source.Anchor // by category: the last message of the trail that is there
 	first    map[string]source.Anchor // by category: the first lost message of the trail
 }
 
@@ -181,7 +181,7 @@ func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[par
 			add(-1-i, id, 1<<63-1)
 		}
 	}
-	q.anchors, q.presence, q.first = make([]source.Anchor, len(rows)), make(map[string]int), make(map[string]source.Anchor)
+	q.anchors, q.presence, q.first = make([]source.Anchor, len(rows)), make(map[string]source.Anchor), make(map[string]source.Anchor)
 	result, _ := q.q.Query(ctx, sqlFound, ids, uptos)
 	_, err := pgx.CollectRows(result, func(row pgx.CollectableRow) (none struct{}, err error) {
 		var n int
@@ -256,9 +256,11 @@ func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to sou
 
 // last returns the index of the last of the known messages that is there, or -1.
 func (q *questions) last(ctx context.Context, category string, known []source.Anchor) (int, error) {
-	n, ok := q.presence[category]
-	if ok && n < len(known)-1 {
-		return n, nil
+	// The reader may have shortened the trail since the last question, so an index would be another message's.
+	if last, ok := q.presence[category]; ok {
+		if n := slices.Index(known, last); n >= 0 && n < len(known)-1 {
+			return n, nil
+		}
 	}
 	positions := make([]int64, len(known))
 	for i, a := range known {
@@ -273,8 +275,11 @@ func (q *questions) last(ctx context.Context, category string, known []source.An
 	for _, a := range found {
 		there[a] = true
 	}
-	for n = len(known) - 1; n >= 0 && known[n].Position > 0 && !there[known[n]]; n-- {
+	n := len(known) - 1
+	for ; n >= 0 && known[n].Position > 0 && !there[known[n]]; n-- {
 	}
-	q.presence[category] = n
+	if n >= 0 {
+		q.presence[category] = known[n]
+	}
 	return n, nil
 }
