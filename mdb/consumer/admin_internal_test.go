@@ -109,7 +109,7 @@ func TestResizeSteps(t *testing.T) {
 					last = time.Now()
 					step := test.steps[min(n, len(test.steps)-1)]
 					n++
-					if step.error == errEndsNow {
+					if errors.Is(step.error, errEndsNow) {
 						cancel(errGoesOff)
 					}
 					return step.resizing, step.error

@@ -90,7 +90,7 @@ func TestObstacles(t *testing.T) {
 			},
 			"barrier main [0 2] [1 2] 42 0", "a resize waits at position 42 for partitions 0, 2 of category main",
 		},
-		"even": {func(s *surveyed) { s.Barrier, s.BarrierSet = &barrier, &s.a.Seen; s.checkpoints[0].Position = 39 }, "", ""},
+		"even":          {func(s *surveyed) { s.Barrier, s.BarrierSet = &barrier, &s.a.Seen; s.checkpoints[0].Position = 39 }, "", ""},
 		"not yet known": {func(s *surveyed) { s.Barrier = &barrier }, "unconfirmed  [] [1 2] 42 0", "2 processes have not confirmed"},
 		"unconfirmed": {
 			func(s *surveyed) { s.Barrier, s.BarrierSet = &barrier, &s.Now; s.b.Seen = s.Now.Add(-1) },
