@@ -253,8 +253,8 @@ func TestWalkBarrier(t *testing.T) {
 	}
 }
 
-// TestWalkBarrierMutant checks that TestWalkBarrier can fail.
-func TestWalkBarrierMutant(t *testing.T) {
+// TestWalkBarrierMutants checks that TestWalkBarrier can fail.
+func TestWalkBarrierMutants(t *testing.T) {
 	t.Parallel()
 	s := newBarrierStage(t, "barrier that is known before it is committed", change{
 		"WHEN former = resize.barrier THEN coalesce(since, pg_catalog.clock_timestamp()) END",

@@ -17,6 +17,7 @@ var consumerMutants = []mutant{
 	{rule: "a consumer begins at the last position that any transaction has got", in: protocol, test: "TestWalkCreationMutants"},
 	{rule: "a tick waits for a checkpoint; a park takes the mutex after a checkpoint", in: protocol, test: "TestLockMutants"},
 	{rule: "partitions are claimed after a barrier while handlers run that were called before; the layout is the number of partitions", in: protocol, test: "TestWalkResizeMutants"},
+	{rule: "a member knows a barrier that is not committed", in: protocol, test: "TestWalkBarrierMutants"},
 	{rule: "seek and resize leave the epochs; new partitions begin at 0; fork and resize without locks", in: protocol, test: "TestWalkOperatorMutants"},
 
 	{
@@ -394,12 +395,6 @@ var consumerMutants = []mutant{
 		"AND (since IS NULL OR m.seen < since)",
 		"AND false",
 		protocol, "TestResizeByBarrier",
-	},
-	{
-		"a member knows a barrier that is not committed", "mdb/schema/consumers.sql",
-		"WHEN former = resize.barrier THEN coalesce(since, pg_catalog.clock_timestamp()) END",
-		"WHEN former = resize.barrier THEN since ELSE pg_catalog.clock_timestamp() END",
-		protocol, "TestWalkBarrier",
 	},
 	{
 		"a resize does not wait until all partitions are at the same position", "mdb/schema/consumers.sql",
