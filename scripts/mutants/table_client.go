@@ -16,9 +16,11 @@ var clientMutants = []mutant{
 	{
 		"a read looks for the last known message only after an error", "mdb/read_page.go",
 		"func (r *pageRead) checkAnchor(err error) error {\n	if err == nil && r.anchored && r.found != r.anchor {",
-		`var doubted = make(map[*pageRead]bool)
+		`var doubted, turn = make(map[*pageRead]bool), make(chan struct{}, 1)
 
 func (r *pageRead) checkAnchor(err error) error {
+	turn <- struct{}{}
+	defer func() { <-turn }()
 	if err != nil {
 		doubted[r] = true
 	}
