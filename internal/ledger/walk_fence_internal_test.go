@@ -58,7 +58,7 @@ func (s *stage) count(sql string, args ...any) (n int64) {
 	return n
 }
 
-const endLease = "UPDATE message_store_consumers.members SET seen = seen - interval '1 hour' WHERE id = $1"
+const endLease = "UPDATE message_store_consumers.members SET seen = seen - interval '1 hour', woke = woke - interval '1 hour' WHERE id = $1"
 
 // dies makes the member's lease end.
 func (s *stage) dies(m Member) { s.exec(endLease, m.ID.String()) }
