@@ -1261,8 +1261,8 @@ DECLARE
 BEGIN
   UPDATE message_store_consumers.checkpoints AS c
   SET position = $7, anchor = $8, anchor_time = $9, gone = c.gone || $10, moved = pg_catalog.clock_timestamp()
-  WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.epoch = $5 AND c.member = $4 AND c.position = $6 AND $7 <= $6
-    AND c.gone IS NOT NULL AND c.timeline IS NOT DISTINCT FROM message_store_consumers.timeline();
+  WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.epoch = $5 AND c.member = $4 AND $6 = c.position AND $7 <= $6
+    AND c.gone IS NOT NULL AND NOT (c.timeline IS DISTINCT FROM message_store_consumers.timeline());
   IF NOT FOUND THEN
     RAISE EXCEPTION 'partition % of category % is not at position % for this member of consumer %', $3, pg_catalog.to_json($2), $6, $1 USING ERRCODE = 'MC001';
   END IF;
