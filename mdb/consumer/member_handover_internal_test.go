@@ -113,6 +113,10 @@ func TestMemberHandoverOnJoin(t *testing.T) {
 		if want := []string{"a balance", "a release"}; !slices.Equal(before, want) {
 			t.Errorf("the process that gives them away has sent %q, want %q", before, want)
 		}
+		if !slices.Contains(got.log[:released], "b balance") {
+			// The one that follows its join gets them then, and the notification asks for another one.
+			after = slices.Compact(after)
+		}
 		if want := []string{"b balance"}; !slices.Equal(after, want) || got.trips != 1 {
 			t.Errorf("the process that gets them has sent %q and %d reads, want %q and 1", after, got.trips, want)
 		}
