@@ -82,6 +82,7 @@ func directPool(t *testing.T, url string) *pgxpool.Pool {
 		t.Fatal(err)
 	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = "history"
+	cfg.ConnConfig.RuntimeParams["search_path"] = "message_store, public" // for the functions of Message DB
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

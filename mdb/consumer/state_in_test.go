@@ -334,6 +334,11 @@ func TestStateInPlace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	write := func(s *mdb.Store) {
+		if _, err := s.WriteMessage(t.Context(), "place-1", mdb.NewMessage("Happened", nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	run := func(s *mdb.Store, opts ...consumer.Option) error {
 		c, err := consumer.New(s, "place", "place", consumer.EachTx(func(ctx context.Context, tx pgx.Tx, m mdb.Message) error {
 			_, err := tx.Exec(ctx, "INSERT INTO public.effects VALUES ('place', $1, $2)", m.ID, m.GlobalPosition)
@@ -345,9 +350,9 @@ func TestStateInPlace(t *testing.T) {
 		return c.CatchUp(t.Context())
 	}
 	for range 3 {
-		sqlExec(t, store, `SELECT message_store.write_message(gen_random_uuid()::varchar, 'place-1', 'Happened', '{}')`)
+		write(there)
 	}
-	sqlExec(t, state, `SELECT message_store.write_message(gen_random_uuid()::varchar, 'place-1', 'Happened', '{}')`)
+	write(here)
 	if err := run(there, consumer.StateIn(state)); err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +377,7 @@ func TestStateInPlace(t *testing.T) {
 	if err := admin.Resize(t.Context(), "place", 128); err != nil {
 		t.Error(err)
 	}
-	sqlExec(t, store, `SELECT message_store.write_message(gen_random_uuid()::varchar, 'place-1', 'Happened', '{}')`)
+	write(there)
 	if err := run(there, consumer.StateIn(state)); err != nil {
 		t.Fatal(err)
 	}
