@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -324,10 +325,8 @@ func (r *resize) ends(ctx context.Context, last resizing, err error) error {
 	switch {
 	case isUnknown && failed == nil && partitions == r.partitions:
 		return nil
-	case isUnknown && failed != nil && ctx.Err() != nil:
-		return fmt.Errorf("consumer: %s: it is not known whether the number was changed: %w", r.what, context.Cause(ctx))
 	case isUnknown && failed != nil:
-		return fmt.Errorf("consumer: %s: it is not known whether the number was changed: %w", r.what, err)
+		return fmt.Errorf("consumer: %s: it is not known whether the number was changed: %w", r.what, cmp.Or(context.Cause(ctx), err))
 	case ctx.Err() == nil:
 		return err
 	case last.Barrier == nil:

@@ -173,17 +173,21 @@ func (c onConn) ends(ctx context.Context, categories []string) ([]int64, error) 
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
-const sqlReached = `WITH ends AS MATERIALIZED (
+const (
+	sqlReached = `WITH ends AS MATERIALIZED (
 	SELECT w.category, least(w.position, ` + sqlEnd + `) AS position
 	FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bigint[])) AS w(category, position)
 )
-SELECT NOT EXISTS (
+` + sqlEndsReached
+
+	sqlEndsReached = `SELECT NOT EXISTS (
 	SELECT FROM ends AS e
 	JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1::bigint AND c.category = e.category
 	WHERE c.position < e.position
 ) AND NOT EXISTS (
 	SELECT FROM message_store_consumers.parked AS p
 	WHERE p.consumer = $1::bigint AND p.category = ANY ($2::text[]) AND p.due <= pg_catalog.clock_timestamp())`
+)
 
 func (c onConn) reached(ctx context.Context, consumer int64, categories []string, positions []int64) (yes bool, err error) {
 	err = c.conn.QueryRow(ctx, sqlReached, consumer, categories, positions).Scan(&yes)

@@ -91,16 +91,16 @@ func (o *outpost) join(t *testing.T, instance string) *shift {
 	return r
 }
 
-// messages returns what the store has.
-func (o *outpost) messages(t *testing.T, db *pgxpool.Pool) map[uuid.UUID]bool {
+// byID returns the second column of rows by their IDs.
+func byID[V any](t *testing.T, db *pgxpool.Pool, sql string, args ...any) map[uuid.UUID]V {
 	t.Helper()
-	rows, _ := db.Query(t.Context(), `SELECT id::text, stream_name LIKE '%poisoned' FROM message_store.messages WHERE message_store.category(stream_name) = $1`, o.name)
-	found := make(map[uuid.UUID]bool)
+	rows, _ := db.Query(t.Context(), sql, args...)
+	found := make(map[uuid.UUID]V)
 	_, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (none struct{}, err error) {
 		var id string
-		var poisoned bool
-		if err = row.Scan(&id, &poisoned); err == nil {
-			found[uuid.MustParse(id)] = poisoned
+		var v V
+		if err = row.Scan(&id, &v); err == nil {
+			found[uuid.MustParse(id)] = v
 		}
 		return none, err
 	})
@@ -110,23 +110,16 @@ func (o *outpost) messages(t *testing.T, db *pgxpool.Pool) map[uuid.UUID]bool {
 	return found
 }
 
+// messages returns what the store has, and whether it is poisoned.
+func (o *outpost) messages(t *testing.T, db *pgxpool.Pool) map[uuid.UUID]bool {
+	t.Helper()
+	return byID[bool](t, db, `SELECT id::text, stream_name LIKE '%poisoned' FROM message_store.messages WHERE message_store.category(stream_name) = $1`, o.name)
+}
+
 // effects returns how often each message has an effect.
 func (o *outpost) effects(t *testing.T) map[uuid.UUID]int {
 	t.Helper()
-	rows, _ := o.state.Query(t.Context(), `SELECT id::text, count(*) FROM public.effects WHERE consumer = $1 GROUP BY id`, o.name)
-	found := make(map[uuid.UUID]int)
-	_, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (none struct{}, err error) {
-		var id string
-		var n int
-		if err = row.Scan(&id, &n); err == nil {
-			found[uuid.MustParse(id)] = n
-		}
-		return none, err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
+	return byID[int](t, o.state, `SELECT id::text, count(*) FROM public.effects WHERE consumer = $1 GROUP BY id`, o.name)
 }
 
 // lacking returns how many messages of a store have no effect.

@@ -18,13 +18,10 @@ import (
 
 // What a consumer whose state is in another database asks the store.
 const (
-	sqlReachedElsewhere = `SELECT NOT EXISTS (
-	SELECT FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bigint[])) AS e(category, position)
-	JOIN message_store_consumers.checkpoints AS c ON c.consumer = $1::bigint AND c.category = e.category
-	WHERE c.position < e.position
-) AND NOT EXISTS (
-	SELECT FROM message_store_consumers.parked AS p
-	WHERE p.consumer = $1::bigint AND p.category = ANY ($2::text[]) AND p.due <= pg_catalog.clock_timestamp())`
+	sqlReachedElsewhere = `WITH ends AS (
+	SELECT w.category, w.position FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bigint[])) AS w(category, position)
+)
+` + sqlEndsReached
 
 	// sqlUpto is not an equality, with which PostgreSQL may scan the whole table by its primary key.
 	sqlUpto = `SELECT m.global_position, m.id::text, m.time FROM message_store.messages AS m

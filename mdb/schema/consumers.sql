@@ -229,7 +229,7 @@ BEGIN
   END IF;
 
   -- For the others, prepare creates what is missing.
-  IF message_store_consumers.is_elsewhere(own) AND EXISTS (
+  IF EXISTS (
     SELECT FROM pg_catalog.unnest($6) AS u(category)
     WHERE NOT EXISTS (SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.category = u.category)
   ) THEN
