@@ -337,6 +337,8 @@ func TestServerComesBack(t *testing.T) {
 	if n := many - down.Load(); n <= 2 {
 		t.Errorf("got %d attempts to connect, want more than those of the policy", n)
 	}
+	// The pool goes on with the attempt that the write no longer waits for.
+	eventually(t, newPool(t, testdb.Shared(t)), "no attempt to connect is left", func() bool { return s.Pool().Stat().ConstructingConns() == 0 })
 	// A read is not retried.
 	down.Store(1)
 	if _, err := s.GetStreamMessages(t.Context(), stream); !errors.Is(err, errHook) {
