@@ -22,7 +22,8 @@ func resizedGroups(t *testing.T, seed uint64, resizes int, until time.Time) {
 	w := newGroupWork(testdb.Consumers(t), seed)
 	w.resized, w.slow, w.injectTo = true, true, until
 	violations, store := w.run(t, func(ctx context.Context) error {
-		for w.goesOn(resizes) {
+		resized := make(map[*durableHistory]bool)
+		for w.goesOn(resizes) || len(resized) < len(w.histories) {
 			var running []<-chan error
 			for _, h := range w.histories {
 				running = append(running, w.resize(ctx, h))
@@ -32,8 +33,11 @@ func resizedGroups(t *testing.T, seed uint64, resizes int, until time.Time) {
 					return err
 				}
 			}
-			for _, ended := range running {
-				if err := <-ended; err != nil {
+			for i, ended := range running {
+				switch err := <-ended; {
+				case err == nil:
+					resized[w.histories[i]] = true
+				case !errors.Is(err, errGivenUp):
 					return err
 				}
 				w.faults++

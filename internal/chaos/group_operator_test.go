@@ -47,7 +47,9 @@ func (w *durableWork) nextPartitions(now int) int {
 	}
 }
 
-// resize begins to change the number of a consumer's partitions. Sometimes the operator gives up after a time.
+var errGivenUp = errors.New("the operator gave up")
+
+// resize begins to change the number of a consumer's partitions. Sometimes the operator gives up after a time: errGivenUp.
 func (w *durableWork) resize(ctx context.Context, h *durableHistory) <-chan error {
 	ended := make(chan error, 1)
 	var now int
@@ -64,10 +66,10 @@ func (w *durableWork) resize(ctx context.Context, h *durableHistory) <-chan erro
 		limited, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		err := mdbconsumer.Admin(w.pool).Resize(limited, h.consumer, to)
-		if limited.Err() != nil && ctx.Err() == nil {
-			err = nil
-		}
-		if err != nil {
+		switch {
+		case err != nil && limited.Err() != nil && ctx.Err() == nil:
+			err = errGivenUp
+		case err != nil:
 			err = fmt.Errorf("from %d to %d partitions: %w", now, to, err)
 		}
 		ended <- err
