@@ -22,6 +22,8 @@ import (
 // A doom ends a process, seen from the server, before or after one of its statements: all its connections break. Statements
 // that only read categories, and ticks that move nothing, do not count.
 type doom struct {
+	name string // of its connections
+
 	mu    sync.Mutex
 	at    int  // the number of the statement, from 1
 	after bool // the server has answered
@@ -35,6 +37,7 @@ var errDead = errors.New("the process has ended")
 
 func (d *doom) attach(cfg *pgxpool.Config) {
 	cfg.ConnConfig.Tracer = d
+	cfg.ConnConfig.RuntimeParams["application_name"] = d.name
 	cfg.ConnConfig.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -248,6 +251,8 @@ func (w *replayWalk) run(d *doom) {
 	w.mu.Unlock()
 	successor := &doom{}
 	if d.isDead() {
+		// A statement that the server has received may still park a message, which a replay must not precede.
+		w.until(successor, "the end of the statements", `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1)`, d.name)
 		w.write(true, "1", "1+b")
 		waitNext := w.start(successor)
 		defer waitNext()
@@ -293,12 +298,13 @@ func TestReplayWalk(t *testing.T) {
 			t.Parallel()
 			walk := func(t *testing.T, at int, after bool) int {
 				t.Helper()
-				w := &replayWalk{T: t, observer: newPool(t, database(t)), category: mdbtest.Category("walk"), form: form}
+				category := mdbtest.Category("walk")
+				w := &replayWalk{T: t, observer: newPool(t, database(t)), category: category, form: form}
 				var err error
 				if w.store, err = mdb.New(w.observer); err != nil {
 					t.Fatal(err)
 				}
-				d := &doom{at: at, after: after}
+				d := &doom{name: string(category), at: at, after: after}
 				w.run(d)
 				return d.count
 			}
