@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/perf/benchmath"
@@ -13,9 +14,10 @@ import (
 type bound struct {
 	what       string
 	inCase     string
-	slow, fast string  // the variants whose times are divided
-	least      float64 // the smallest slow ÷ fast that is allowed, or
-	most       float64 // the largest
+	slow, fast string               // the variants whose times are divided
+	least      float64              // the smallest slow ÷ fast that is allowed, or
+	most       float64              // the largest
+	of         func(sample) float64 // what is divided; nil: the time per op
 }
 
 var bounds = []bound{
@@ -73,14 +75,18 @@ func (v verdict) required() (bound, target string) {
 // judge returns a verdict for each bound whose case was run.
 func judge(samples []sample) []verdict {
 	var verdicts []verdict
-	for _, b := range bounds {
-		slow := perRound(samples, b.inCase, b.slow, nanoseconds)
-		fast := perRound(samples, b.inCase, b.fast, nanoseconds)
+	for _, b := range slices.Concat(bounds, groupedBounds) {
+		of := b.of
+		if of == nil {
+			of = nanoseconds
+		}
+		slow := perRound(samples, b.inCase, b.slow, of)
+		fast := perRound(samples, b.inCase, b.fast, of)
 		if len(slow) == 0 || len(slow) != len(fast) {
 			continue
 		}
 		v := verdict{bound: b, ratio: figures.Ratio(slow, fast)}
-		if raw := perRound(samples, b.inCase, rawName, nanoseconds); len(raw) == len(slow) {
+		if raw := perRound(samples, b.inCase, rawName, of); len(raw) == len(slow) {
 			v.reach = figures.Ratio(slow, raw).Center
 		}
 		verdicts = append(verdicts, v)

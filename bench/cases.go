@@ -17,6 +17,7 @@ func (e *environment) cases() []benchCase {
 	b.writes()
 	b.reads()
 	b.concurrent()
+	b.grouped()
 	b.subscriptions()
 	return b.cases
 }

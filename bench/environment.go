@@ -31,8 +31,8 @@ const (
 	sharedStreams  = 500
 )
 
-// connections is the size of each pool: the most workers of a case.
-const connections = 32
+// connections is the size of each pool: the most workers of a case, except one that is about more.
+const connections = 64
 
 // An environment is a server with a seeded store, and the clients that use it.
 type environment struct {
@@ -45,6 +45,7 @@ type environment struct {
 	names      []string
 	clients    []client
 	official   []*mdb.Store // on Message DB's own SQL: by procedures, by direct SQL
+	groups     []groupedStores
 	close      []func()
 }
 
@@ -58,7 +59,7 @@ func (e *environment) Close() {
 func newServer(ctx context.Context) (e *environment, err error) {
 	e = new(environment)
 	if e.server, err = pgtest.Start(ctx, pgtest.Setting("fsync", "on"), pgtest.Setting("full_page_writes", "on"),
-		pgtest.Setting("max_connections", "500"), pgtest.Setting("max_wal_size", "4GB")); err != nil {
+		pgtest.Setting("max_connections", "1000"), pgtest.Setting("max_wal_size", "4GB")); err != nil {
 		return nil, err
 	}
 	e.close = append(e.close, func() { _ = e.server.Stop() })
@@ -101,7 +102,10 @@ func newEnvironment(ctx context.Context) (e *environment, err error) {
 		}
 		e.official = []*mdb.Store{procedures, direct}
 	}
-	err = e.addClients(ctx)
+	if err := e.addClients(ctx); err != nil {
+		return nil, err
+	}
+	err = e.addGrouped(ctx)
 	return e, err
 }
 

@@ -42,6 +42,7 @@ type sample struct {
 	Round         int
 	Ops           int
 	NsPerOp       float64
+	MedianNs      float64 // of the ops, if they are concurrent
 	AllocsPerOp   float64
 	BytesPerOp    float64
 	// ServerNsPerOp is the CPU time of the server's processes, in ticks of 10 ms.
@@ -101,7 +102,7 @@ func (h *harness) measure(ctx context.Context, c benchCase) ([]sample, error) {
 func (h *harness) calibrate(ctx context.Context, c benchCase, v variant) (int, error) {
 	n := max(1, c.workers)
 	// The first ops open connections and prepare statements.
-	if _, err := v.do(ctx, n, n); err != nil {
+	if _, _, err := v.do(ctx, n, n); err != nil {
 		return 0, err
 	}
 	for {
@@ -122,13 +123,13 @@ func (h *harness) run(ctx context.Context, c benchCase, v variant, ops int) (sam
 	// Garbage and cold caches that the previous variant left behind do not count.
 	runtime.GC()
 	if v.op != nil && ops >= 3*warmUps {
-		if _, err := v.do(ctx, warmUps, 1); err != nil {
+		if _, _, err := v.do(ctx, warmUps, 1); err != nil {
 			return sample{}, err
 		}
 	}
 	server := pgserver.CPU(h.postmaster)
 	runtime.ReadMemStats(&before)
-	took, err := v.do(ctx, ops, max(1, c.workers))
+	took, median, err := v.do(ctx, ops, max(1, c.workers))
 	if err != nil {
 		return sample{}, err
 	}
@@ -137,36 +138,43 @@ func (h *harness) run(ctx context.Context, c benchCase, v variant, ops int) (sam
 	return sample{
 		Ops:           ops,
 		NsPerOp:       float64(took.Nanoseconds()) / n,
+		MedianNs:      float64(median.Nanoseconds()),
 		AllocsPerOp:   float64(after.Mallocs-before.Mallocs) / n,
 		BytesPerOp:    float64(after.TotalAlloc-before.TotalAlloc) / n,
 		ServerNsPerOp: float64((pgserver.CPU(h.postmaster) - server).Nanoseconds()) / n,
 	}, nil
 }
 
-func (v variant) do(ctx context.Context, ops, workers int) (time.Duration, error) {
+// do does ops, and returns how long that took, and the median of the times of concurrent ones.
+func (v variant) do(ctx context.Context, ops, workers int) (took, median time.Duration, err error) {
 	if v.op == nil {
-		return v.many(ctx, ops, workers)
+		took, err = v.many(ctx, ops, workers)
+		return took, 0, err
 	}
 	begin := time.Now()
 	if workers == 1 {
 		for range ops {
 			if err := v.op(ctx); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 		}
-		return time.Since(begin), nil
+		return time.Since(begin), 0, nil
 	}
-	var left atomic.Int64
-	left.Store(int64(ops))
+	var next atomic.Int64
+	times := make([]time.Duration, ops)
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
 	for i := range workers {
 		wg.Go(func() {
-			for errs[i] == nil && left.Add(-1) >= 0 {
+			for op := next.Add(1) - 1; errs[i] == nil && op < int64(ops); op = next.Add(1) - 1 {
+				begin := time.Now()
 				errs[i] = v.op(ctx)
+				times[op] = time.Since(begin)
 			}
 		})
 	}
 	wg.Wait()
-	return time.Since(begin), errors.Join(errs...)
+	took = time.Since(begin)
+	slices.Sort(times)
+	return took, times[len(times)/2], errors.Join(errs...)
 }

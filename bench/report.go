@@ -100,6 +100,8 @@ func variants(samples []sample) (names []string) {
 
 func nanoseconds(s sample) float64 { return s.NsPerOp }
 
+func medianTime(s sample) float64 { return s.MedianNs }
+
 // perRound returns the mean of a variant's turns for each round.
 func perRound(samples []sample, inCase, variant string, of func(sample) float64) []float64 {
 	var sums, counts []float64
@@ -125,13 +127,16 @@ func table(samples []sample) string {
 	names := variants(samples)
 	var w strings.Builder
 	fmt.Fprintf(&w, "\n### %s\n\n", first.Case)
-	fmt.Fprintf(&w, "| | time | ratio (95 %% interval) | messages/s | allocations | bytes | server CPU |\n|---|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Fprintf(&w, "| | time | ratio (95 %% interval) | messages/s | median of a call | allocations | bytes | server CPU |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, name := range names {
 		values := func(of func(sample) float64) []float64 { return perRound(samples, first.Case, name, of) }
 		median := func(of func(sample) float64) float64 { return figures.Summary(values(of)).Center }
 		ns := median(nanoseconds)
 		ratio := figures.Ratio(values(nanoseconds), perRound(samples, first.Case, names[0], nanoseconds))
-		rate, allocs, bytes := "–", "–", "–"
+		rate, call, allocs, bytes := "–", "–", "–", "–"
+		if m := median(medianTime); m > 0 {
+			call = duration(m)
+		}
 		if first.Messages > 0 {
 			rate = fmt.Sprintf("%.0f", float64(first.Messages)*1e9/ns)
 		}
@@ -145,8 +150,8 @@ func table(samples []sample) string {
 		for _, v := range server {
 			total += v
 		}
-		fmt.Fprintf(&w, "| %s | %s | %.2f (%.2f–%.2f) | %s | %s | %s | %s |\n", name, duration(ns),
-			ratio.Center, ratio.Lo, ratio.Hi, rate, allocs, bytes, duration(total/float64(len(server))))
+		fmt.Fprintf(&w, "| %s | %s | %.2f (%.2f–%.2f) | %s | %s | %s | %s | %s |\n", name, duration(ns),
+			ratio.Center, ratio.Lo, ratio.Hi, rate, call, allocs, bytes, duration(total/float64(len(server))))
 	}
 	return w.String()
 }

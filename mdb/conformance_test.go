@@ -63,11 +63,7 @@ func TestConformance(t *testing.T) {
 						t.Fatal(err)
 					}
 					t.Cleanup(pool.Close)
-					s, err := mdb.New(pool, slices.Concat(way.opts, opts)...)
-					if err != nil {
-						t.Fatal(err)
-					}
-					return s
+					return newStore(t, pool, slices.Concat(way.opts, opts)...)
 				})
 			})
 		}

@@ -27,6 +27,11 @@
 // read the stream again and decide again. WriteMessages is atomic: it writes all of its
 // messages or none. [Store.WriteEach] does many independent writes in one round trip.
 //
+// A category is locked from before a message gets its position until its transaction is
+// durable, so its writes commit one after another. [WithGroupCommit] lets writes of a Store that
+// wait for each other commit together, with the results and errors that they would have one
+// after another, in the order of their arrival.
+//
 // # Reading
 //
 // Streams are read by position and categories by global position: one page with
@@ -152,7 +157,8 @@
 //
 // # Concurrency
 //
-// A [Store] is safe for concurrent use, a [Tx] is not.
+// A [Store] is safe for concurrent use, a [Tx] is not. Use [WithGroupCommit] if several goroutines
+// write to one category.
 //
 // # PgBouncer
 //
@@ -175,6 +181,7 @@
 //
 //	option               Connect, New
 //	WithDirectSQL        x
+//	WithGroupCommit      x
 //	WithConditions       x
 //	WithMaxMessageSize   x
 //	WithRetry            x

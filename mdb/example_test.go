@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,6 +42,28 @@ func Example() {
 	for _, message := range messages {
 		fmt.Printf("%d: %s %s\n", message.Position, message.Type, message.Data)
 	}
+}
+
+// Several goroutines that write to one category share its commits.
+func ExampleWithGroupCommit() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"), mdb.WithGroupCommit())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+
+	var writers sync.WaitGroup
+	for account := range 64 {
+		writers.Go(func() {
+			stream := mdb.Category("account").Stream(strconv.Itoa(account))
+			opened := mdb.NewMessage("Opened", map[string]int{"account": account})
+			if _, err := store.WriteMessage(ctx, stream, opened, mdb.ExpectNoStream()); err != nil {
+				log.Print(err) // of this write alone
+			}
+		})
+	}
+	writers.Wait()
 }
 
 // Connect opens a pool. Check reports what is not set up correctly.

@@ -173,20 +173,25 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 		return err
 	}
 	defer conn.Release()
-	forgetCancelledWait(conn.Conn())
-	c := r.watcher.begin(conn.Conn())
-	defer func() { err = r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), r.watcher.end(c, err))) }()
-	err = r.queryBatch(ctx, conn.Conn(), steps)
+	return r.runBatchOn(ctx, conn.Conn(), undo, steps...)
+}
+
+// runBatchOn is runBatch on a connection that was acquired before.
+func (r *poolRunner) runBatchOn(ctx context.Context, conn *pgx.Conn, undo *statement, steps ...step) (err error) {
+	forgetCancelledWait(conn)
+	c := r.watcher.begin(conn)
+	defer func() { err = r.outcome(ctx, conn, checkWait(conn, r.watcher.end(c, err))) }()
+	err = r.queryBatch(ctx, conn, steps)
 	if err != nil && classify(err) == classStale {
-		if err := forget(ctx, conn.Conn(), statements(steps)...); err != nil {
+		if err := forget(ctx, conn, statements(steps)...); err != nil {
 			return err
 		}
-		err = r.queryBatch(ctx, conn.Conn(), steps)
+		err = r.queryBatch(ctx, conn, steps)
 	}
-	if err != nil && undo != nil && !conn.Conn().IsClosed() {
-		if undoErr := query(ctx, conn.Conn(), r.mode, undo, drain, nil); undoErr != nil {
+	if err != nil && undo != nil && !conn.IsClosed() {
+		if undoErr := query(ctx, conn, r.mode, undo, drain, nil); undoErr != nil {
 			// The pool does not reuse a connection that is closed.
-			_ = conn.Conn().Close(ctx)
+			_ = conn.Close(ctx)
 		}
 	}
 	return err

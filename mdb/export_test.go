@@ -77,3 +77,55 @@ func SetSilence(s *Store, d time.Duration) {
 		w.timer.Reset(d / silenceTicks)
 	}
 }
+
+// GroupAll makes the store send each write in a group, also one that no other write waits for.
+func GroupAll(s *Store) { s.groups.least = 1 }
+
+// HoldTurn takes the turn of a category, so that all writes to it wait until release is called.
+func HoldTurn(s *Store, category Category) (release func()) {
+	g := s.groups
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.queues[category] != nil {
+		panic("the turn is taken")
+	}
+	g.queue(category)
+	return func() { g.passTurn(category) }
+}
+
+// Waiting returns how many writes wait for the turn of a category.
+func Waiting(s *Store, category Category) int {
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	if q := s.groups.queues[category]; q != nil {
+		return len(q.waiting)
+	}
+	return 0
+}
+
+// Groups returns how many categories have a turn that is taken, and how many goroutines send
+// groups.
+func Groups(s *Store) (queues, active int) {
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	return len(s.groups.queues), s.groups.active
+}
+
+// AwaitsGroups reports whether Close waits for groups.
+func AwaitsGroups(s *Store) bool {
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	return s.groups.idle != nil
+}
+
+// NeverRest makes writes that the server refuses stay in groups: each rest is over when it is next asked for.
+func NeverRest(s *Store) {
+	now := time.Now()
+	s.groups.rests.now = func() time.Time { // called with the lock held
+		now = now.Add(2 * groupRest)
+		return now
+	}
+}
+
+// GroupStatements returns the statements of groups, by direct SQL and by procedures.
+func GroupStatements() (direct, calls string) { return groupWriteDirect.sql, groupWriteCalls.sql }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,12 +62,21 @@ func newPool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpoo
 
 func newStore(t testing.TB, pool *pgxpool.Pool, opts ...mdb.StoreOption) *mdb.Store {
 	t.Helper()
+	if groupAll {
+		opts = append(slices.Clone(opts), mdb.WithGroupCommit())
+	}
 	s, err := mdb.New(pool, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if groupAll {
+		mdb.GroupAll(s)
+	}
 	return s
 }
+
+// groupAll makes the tests send all writes of their stores in groups.
+var groupAll = os.Getenv("MDB_TEST_GROUPS") != ""
 
 func oneConnection(cfg *pgxpool.Config) { cfg.MaxConns = 1 }
 

@@ -30,6 +30,7 @@ type StoreOption interface {
 type storeConfig struct {
 	direct     bool
 	conditions bool
+	group      bool
 	maxSize    int
 	retry      RetryPolicy
 	logger     *slog.Logger
@@ -50,6 +51,39 @@ func (o storeOption) store(c *storeConfig) { o(c) }
 // message and reads with a condition still use the procedures.
 func WithDirectSQL() StoreOption {
 	return storeOption(func(c *storeConfig) { c.direct = true })
+}
+
+// WithGroupCommit makes the store send writes together that would otherwise wait for each
+// other. Message DB locks a category from before a message gets its position until its
+// transaction is durable, so without this option a category has one write per commit, however
+// many writers there are. With it, WriteMessage and WriteMessages of the same Store to the
+// same category that arrive while another one is under way wait for it, and then become one
+// transaction: one lock, one commit, one round trip. A write that finds no other one is sent
+// immediately, as without this option, and nothing waits for others to arrive. The writes of
+// [Store.WriteEach] and of a [Tx] are not sent together with others.
+//
+// Use it if several goroutines of a process write to one category at the same time. It
+// changes nothing for a category with one writer.
+//
+// Results and errors are as if the writes had been made one after another, in the order in
+// which they arrived: each has its own position and its own error, and an expected version
+// takes the writes before it into account. A write that fails does not fail another one, and
+// the end of a context ends the call of that context alone: with its error if the write was
+// not sent, and otherwise immediately with an [*UnknownOutcomeError], while the other writes go on.
+// After a lost connection the outcome of each write is found out as WriteMessage says.
+//
+// These differences remain. Messages that are written together have the same time, that of
+// their transaction. A write that waits also waits for a slow one before it, for example one
+// with a large message. The statement of a group does not have the values of any call's context, such as
+// the span of a tracer. If a write fails with a [*WrongVersionError] or [*DuplicateIDError] in a
+// group, the [*pgconn.PgError] in it is made by the store, with the code, the message and the names of the
+// server's.
+//
+// If the server refuses a write for another reason, for example because of a trigger, the
+// others of its group need a second transaction. If it refuses writes to the same stream
+// repeatedly, they are not sent together with others for a while.
+func WithGroupCommit() StoreOption {
+	return storeOption(func(c *storeConfig) { c.group = true })
 }
 
 // WithConditions allows [WithCondition], which the store rejects otherwise.

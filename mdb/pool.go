@@ -16,8 +16,8 @@ import (
 
 // A Store is a Message DB, accessed through a pool of connections. Create one with
 // [Connect] or [New]. It is safe for concurrent use. It starts goroutines only for
-// subscriptions with [WithNotify] or [WithWorkers], and to ask the server about statements
-// that get no answer, see WriteMessage.
+// subscriptions with [WithNotify] or [WithWorkers], for groups of writes with [WithGroupCommit],
+// and to ask the server about statements that get no answer, see WriteMessage.
 type Store struct {
 	procedures
 	pool     *pgxpool.Pool
@@ -58,6 +58,7 @@ type procedures struct {
 	config *storeConfig
 	wrote  func(StreamName) // called after a write that has committed
 	gate   *gate            // nil on a Tx
+	groups *groups          // nil without WithGroupCommit, and on a Tx
 	tx     *txState         // nil on a Store
 }
 
@@ -184,18 +185,26 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 		readOnly.wrote()
 		bell.Wrote(string(stream))
 	}
-	return &Store{
+	s := &Store{
 		procedures: procedures{runner: runner, config: &config, wrote: wrote, gate: gate},
 		pool:       pool, bell: bell, first: first, watcher: watcher, readOnly: readOnly,
-	}, nil
+	}
+	if config.group {
+		s.groups = newGroups(&s.procedures)
+	}
+	return s, nil
 }
 
 // Pool returns the pool that the store uses.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
 // Close closes the pool if [Connect] opened it, and waits until all its connections are
-// released. It may be called more than once.
+// released. With [WithGroupCommit], it waits for groups of writes that are under way first. It
+// may be called more than once.
 func (s *Store) Close() {
+	if s.groups != nil {
+		s.groups.wait()
+	}
 	if s.ownsPool {
 		s.pool.Close()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
@@ -205,9 +206,12 @@ func (w *proposedWrite) statement() *statement {
 	return writeMessages
 }
 
-// arguments returns the arguments of the statement for one message. They are pointers, which can be passed
+// arguments returns the arguments of the statement. For one message they are pointers, which can be passed
 // as any without an allocation.
 func (w *proposedWrite) arguments() []any {
+	if len(w.ids) != 1 {
+		return []any{string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected}
+	}
 	w.single.args = [...]any{&w.idTexts[0], (*string)(&w.stream), &w.types[0], (*payload)(w.data[0]), (*payload)(w.metadata[0]), w.expected}
 	return w.single.args[:]
 }
@@ -295,10 +299,17 @@ func (f *argumentFaults) messageSize(data, metadata []byte, most int) {
 // write executes w: on a Store until its outcome is known, in a transaction with one
 // attempt.
 func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
-	if s.tx != nil {
+	switch {
+	case s.tx != nil:
 		return s.writeInTx(ctx, w)
+	case s.groups != nil:
+		return s.groups.write(ctx, w)
 	}
-	err := s.settle(ctx, w)
+	return s.report(w, s.settle(ctx, w))
+}
+
+// report returns err, the result of w, and makes subscriptions read if it is a success.
+func (s *procedures) report(w *proposedWrite, err error) error {
 	if err == nil {
 		s.wrote(w.stream)
 	}
@@ -307,15 +318,12 @@ func (s *procedures) write(ctx context.Context, w *proposedWrite) error {
 
 // attempt sends w once and reads the result.
 func (s *procedures) attempt(ctx context.Context, w *proposedWrite) error {
-	if len(w.ids) == 1 {
-		return s.run(ctx, w.statement(), w.read, w.arguments()...)
-	}
-	if s.config.direct {
+	if len(w.ids) > 1 && s.config.direct {
 		return s.runBatch(ctx, nil,
 			step{st: acquireLock, read: drain, args: []any{string(w.stream)}},
-			step{st: directWrite, read: w.read, args: []any{string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected}})
+			step{st: directWrite, read: w.read, args: w.arguments()})
 	}
-	return s.run(ctx, w.statement(), w.read, string(w.stream), w.idTexts, w.types, payloads(w.data), payloads(w.metadata), w.expected)
+	return s.run(ctx, w.statement(), w.read, w.arguments()...)
 }
 
 // read reads the positions of the messages from the rows.
@@ -329,29 +337,37 @@ func (w *proposedWrite) read(rows pgx.Rows) error {
 		if len(fields) != 3 || len(values) != 3 {
 			return fmt.Errorf("got rows with %d columns, want 3", len(fields))
 		}
-		written := Written{ID: w.ids[n]}
-		var err error
-		if written.Position, err = integer(fields[0].Format, values[0]); err != nil {
+		written, err := readWritten(fields, values)
+		if err != nil {
 			return err
 		}
-		if values[1] != nil { // NULL if it is unknown
-			if written.GlobalPosition, err = integer(fields[1].Format, values[1]); err != nil {
-				return err
-			}
-		}
-		if values[2] != nil {
-			micros, err := integer(fields[2].Format, values[2])
-			if err != nil {
-				return err
-			}
-			written.Time = time.UnixMicro(micros).UTC()
-		}
+		written.ID = w.ids[n]
 		w.written[n] = written
 	}
 	if rows.Err() == nil && n < len(w.written) {
 		return fmt.Errorf("got %d rows for %d messages", n, len(w.written))
 	}
 	return rows.Err()
+}
+
+// readWritten reads the columns position, global position and time.
+func readWritten(fields []pgconn.FieldDescription, values [][]byte) (written Written, err error) {
+	if written.Position, err = integer(fields[0].Format, values[0]); err != nil {
+		return Written{}, err
+	}
+	if values[1] != nil { // NULL if it is unknown
+		if written.GlobalPosition, err = integer(fields[1].Format, values[1]); err != nil {
+			return Written{}, err
+		}
+	}
+	if values[2] != nil {
+		micros, err := integer(fields[2].Format, values[2])
+		if err != nil {
+			return Written{}, err
+		}
+		written.Time = time.UnixMicro(micros).UTC()
+	}
+	return written, nil
 }
 
 // explain returns the error of a write that did not happen.

@@ -178,6 +178,9 @@ func TestWriteEachRepeatAfterFailed(t *testing.T) {
 // refuses the look for the messages.
 func TestSettleLookRefused(t *testing.T) {
 	t.Parallel()
+	if groupAll {
+		t.Skip("a role that may not read the table writes without groups")
+	}
 	url := testdb.New(t)
 	owner := newStore(t, newPool(t, url))
 	exec(t, owner.Pool(), `

@@ -86,7 +86,7 @@ func (p *pipeline) run(writes []*eachWrite) {
 	for _, w := range writes {
 		w.outcome, w.err = unsent, nil
 	}
-	err := p.watcher.explain(p.watched, p.do(spans(writes)))
+	err := p.watcher.explain(p.watched, p.do(writes))
 	if err == nil {
 		return
 	}
@@ -103,16 +103,21 @@ func (p *pipeline) run(writes []*eachWrite) {
 	}
 }
 
-// do sends the spans, and reads their answers. Its error is that of the connection.
-func (p *pipeline) do(waiting []span) (err error) {
+// do sends the writes, and reads their answers. Its error is that of the connection.
+func (p *pipeline) do(writes []*eachWrite) error {
+	return p.within(writes, func() error { return p.exchange(spans(writes)) })
+}
+
+// within calls exchange while the pipeline is open.
+func (p *pipeline) within(writes []*eachWrite, exchange func() error) (err error) {
 	p.trace = traced(p.conn)
 	if p.mode == pgx.QueryExecModeCacheStatement {
-		if err := p.prepare(waiting); err != nil {
+		if err := p.prepare(writes); err != nil {
 			return err
 		}
 	}
 	if p.trace != nil && p.trace.batch != nil {
-		p.traceStart(waiting)
+		p.traceStart(writes)
 		defer func() { p.trace.batch.TraceBatchEnd(p.ctx, p.conn, pgx.TraceBatchEndData{Err: err}) }()
 	}
 	p.call = newRawCall()
@@ -123,7 +128,11 @@ func (p *pipeline) do(waiting []span) (err error) {
 			err = closeErr
 		}
 	}()
+	return exchange()
+}
 
+// exchange sends the spans, and reads their answers.
+func (p *pipeline) exchange(waiting []span) error {
 	var unanswered []span
 	ahead := 0 // writes in them
 	for len(waiting) > 0 || len(unanswered) > 0 {
@@ -158,17 +167,15 @@ func (p *pipeline) do(waiting []span) (err error) {
 }
 
 // prepare prepares the statements of the writes.
-func (p *pipeline) prepare(waiting []span) (err error) {
+func (p *pipeline) prepare(writes []*eachWrite) (err error) {
 	p.prepared = make(map[*statement]*pgconn.StatementDescription, 1)
-	for _, s := range waiting {
-		for _, w := range s.writes {
-			st := w.statement()
-			if p.prepared[st] != nil {
-				continue
-			}
-			if p.prepared[st], err = p.trace.prepare(p.ctx, p.conn, st); err != nil {
-				return err
-			}
+	for _, w := range writes {
+		st := w.statement()
+		if p.prepared[st] != nil {
+			continue
+		}
+		if p.prepared[st], err = p.trace.prepare(p.ctx, p.conn, st); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -183,11 +190,7 @@ func (p *pipeline) send(spans []span) error {
 		}
 		for _, w := range s.writes {
 			params, _ := p.call.encode(w.arguments())
-			if st := w.statement(); p.prepared != nil {
-				p.SendQueryStatement(p.prepared[st], params, nil, nil)
-			} else {
-				p.SendQueryParams(st.sql, params, nil, nil, nil)
-			}
+			p.sendWrite(w, params)
 			if s.chained {
 				p.SendQueryParams("COMMIT AND CHAIN", nil, nil, nil, nil)
 			}
@@ -210,23 +213,23 @@ func (p *pipeline) send(spans []span) error {
 	return err
 }
 
+func (p *pipeline) sendWrite(w *eachWrite, params [][]byte) {
+	if st := w.statement(); p.prepared != nil {
+		p.SendQueryStatement(p.prepared[st], params, nil, nil)
+	} else {
+		p.SendQueryParams(st.sql, params, nil, nil, nil)
+	}
+}
+
 // receive reads the answers to a span. The error is that of the connection; those
 // of the server are the writes'.
 func (p *pipeline) receive(s span) error {
 	for i, w := range s.writes {
-		var begun time.Time
-		if p.queued != nil {
-			begun = time.Now()
-		}
+		begun := p.now()
 		forgetCancelledWait(p.conn)
 		err := p.receiveWrite(w, s, i == 0 && s.begin)
-		if args, ok := p.queued[w]; ok {
-			p.trace.batch.TraceBatchQuery(p.ctx, p.conn, pgx.TraceBatchQueryData{
-				SQL: w.statement().sql, Args: args, CommandTag: p.tag, Err: err, ReadStartTime: begun,
-			})
-		}
-		var pgErr *pgconn.PgError
-		if err != nil && (!errors.As(err, &pgErr) || p.conn.IsClosed()) {
+		p.traceAnswer(w, begun, err)
+		if p.isBroken(err) {
 			return err
 		}
 		p.answered = true
@@ -261,6 +264,12 @@ func (p *pipeline) receive(s span) error {
 		}
 	}
 	return p.endChain(s)
+}
+
+// isBroken reports whether err is that of the connection, and not of a statement.
+func (p *pipeline) isBroken(err error) bool {
+	var pgErr *pgconn.PgError
+	return err != nil && (!errors.As(err, &pgErr) || p.conn.IsClosed())
 }
 
 func (p *pipeline) receiveWrite(w *eachWrite, s span, first bool) error {
@@ -303,17 +312,32 @@ func (p *pipeline) written(w *eachWrite) error {
 
 // traceStart traces the writes as a batch, which is what they are to pgx's tracers. The
 // statements that separate the transactions are left out.
-func (p *pipeline) traceStart(spans []span) {
+func (p *pipeline) traceStart(writes []*eachWrite) {
 	batch := new(pgx.Batch)
 	p.queued = make(map[*eachWrite][]any)
-	for _, s := range spans {
-		for _, w := range s.writes {
-			args := p.trace.shown(w.arguments())
-			p.queued[w] = args
-			batch.Queue(w.statement().sql, args...)
-		}
+	for _, w := range writes {
+		args := p.trace.shown(w.arguments())
+		p.queued[w] = args
+		batch.Queue(w.statement().sql, args...)
 	}
 	p.ctx = p.trace.batch.TraceBatchStart(p.ctx, p.conn, pgx.TraceBatchStartData{Batch: batch})
+}
+
+// now returns the time if there is a tracer to tell it.
+func (p *pipeline) now() (now time.Time) {
+	if p.queued != nil {
+		now = time.Now()
+	}
+	return now
+}
+
+// traceAnswer traces the answer to a write.
+func (p *pipeline) traceAnswer(w *eachWrite, begun time.Time, err error) {
+	if args, ok := p.queued[w]; ok {
+		p.trace.batch.TraceBatchQuery(p.ctx, p.conn, pgx.TraceBatchQueryData{
+			SQL: w.statement().sql, Args: args, CommandTag: p.tag, Err: err, ReadStartTime: begun,
+		})
+	}
 }
 
 // executed reads the answer to a statement without rows.

@@ -108,7 +108,7 @@ func TestStoreOfSnapshots(t *testing.T) {
 			failed := make(chan error, 2)
 			for range 2 {
 				go func() {
-					_, err := s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
+					_, err := newStore(t, s.Pool()).WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil))
 					failed <- err
 				}()
 			}

@@ -26,9 +26,15 @@ func (s *procedures) settle(ctx context.Context, w *proposedWrite) error {
 	if err := w.begin(ctx, s.config.retry, s.gate); err != nil {
 		return w.giveUp(ctx, w.outage.err)
 	}
-	for {
-		in := s.retrying(&w.retries)
-		again, err := in.judge(ctx, w, in.attempt(ctx, w))
+	return s.settleAfter(ctx, w, s.retrying(&w.retries).attempt(ctx, w))
+}
+
+// settleAfter does the same after the first attempt, whose result is err.
+func (s *procedures) settleAfter(ctx context.Context, w *proposedWrite, err error) error {
+	defer w.leave()
+	for ; ; err = s.retrying(&w.retries).attempt(ctx, w) {
+		var again bool
+		again, err = s.retrying(&w.retries).judge(ctx, w, err)
 		if !again {
 			return err
 		}

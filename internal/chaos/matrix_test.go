@@ -53,6 +53,7 @@ var matrix = []matrixRow{
 	{"T28", "the number of partitions of a durable consumer changes, while processes join, leave and are killed", []string{"TestResizedGroups"}, []string{"mdb/consumer.TestSteered", "mdb/consumer.TestAdminResize"}, ""},
 	{"T29", "operators pause durable consumers, move them back and forward, and replay and skip parked messages", []string{"TestOperatedGroups"}, []string{"mdb/consumer.TestAdminSeek", "mdb/consumer.TestAdminSkip", "mdb/consumer.TestAdminReplay"}, ""},
 	{"T30", "the primary is killed and its standby promoted, with and without the last transactions, while processes of a durable consumer are killed", []string{"TestPromotedGroups"}, []string{"mdb/consumer.TestHistoryFailover"}, ""},
+	{"T31", "the connection breaks at any message of writes that are sent together, the server is restarted and killed, connections become black holes", []string{"TestCutGroupedWrites", "TestGroupedRestarts", "TestGroupedOutages", "TestGroupedBlackHole"}, []string{"mdb.TestGroupSettles", "mdb.TestGroupRefused", "mdb.TestGroupContexts"}, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }

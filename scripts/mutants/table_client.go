@@ -92,4 +92,63 @@ func (r *pageRead) checkAnchor(err error) error {
 		"const maxProbes = 2", "const maxProbes = 100",
 		client, "TestProbes/WriteMessage",
 	},
+	{
+		"an expected version in a group does not see the writes before it", "mdb/sql_group.go",
+		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "d.after"))+`+"`, written AS (",
+		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "d.version"))+`+"`, written AS (",
+		client, "TestGroupModel/direct",
+	},
+	{
+		"a write that the server refuses fails its group", "mdb/group_send.go",
+		"g.sendInSavepoints(ctx, r, conn, members)", "tellAll(members, attempted, err)",
+		client, "TestGroupModel|TestGroupRefused",
+	},
+	{
+		"a group whose connection is lost is reported as written", "mdb/group_send.go",
+		"a.results[i] = memberResult{m, news{attempted, err}}", "a.results[i] = memberResult{m, news{kind: attempted}}; m.written = make([]Written, len(m.ids))",
+		client, "TestGroupSettles",
+	},
+	{
+		"a write of a lost group that has failed may have happened", "mdb/group_send.go",
+		"if len(failed) > i && failed[i].err != nil {", "if len(failed) < 0 {",
+		client, "TestGroupKnownFailure",
+	},
+	{
+		"the end of a context ends the writes that wait for its write", "mdb/group.go",
+		"	return g.calls.attempt(ctx, w)",
+		`	defer func() {
+		if g.mu.Lock(); ctx.Err() != nil {
+			q := g.queues[category]
+			tellAll(q.pop(len(q.waiting)), attempted, ctx.Err())
+		}
+		g.mu.Unlock()
+	}()
+	return g.calls.attempt(ctx, w)`,
+		client, "TestGroupContexts",
+	},
+	{
+		"a write whose context has ended stays in the queue", "mdb/group.go",
+		"q.waiting = append(q.waiting[:i:i], q.waiting[i+1:]...)", "_ = i",
+		client, "TestGroupModel|TestGroupContexts",
+	},
+	{
+		"a write that waits shares its bytes with the caller", "mdb/group.go",
+		"*text = strings.Clone(*text)", "_ = strings.Clone",
+		client, "TestGroupContexts",
+	},
+	{
+		"a refused write undoes those before it", "mdb/group_savepoints.go",
+		"			p.plain(groupRelease)\n			p.plain(groupSavepoint)\n", "",
+		client, "TestGroupModel|TestGroupRefused",
+	},
+	{
+		"the messages of a group have the positions of others", "mdb/group_send.go",
+		"r.written, written = written[:n:n], written[n:]", "r.written, written = written[len(written)-n:], written[:len(written)-n]",
+		client, "TestGroupModel",
+	},
+	{
+		"Close does not wait for groups", "mdb/group.go",
+		"if g.active == 0 {", "if true {",
+		client, "TestGroupContexts",
+	},
 }
