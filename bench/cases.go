@@ -97,24 +97,26 @@ func (b *builder) writes() {
 	b.writeEach()
 }
 
+// writesEach returns an op that writes n messages by WriteEach.
+func writesEach(s *mdb.Store, stream func() string, n int) func(context.Context) error {
+	return func(ctx context.Context) error {
+		writes := make([]mdb.Write, n)
+		for i := range writes {
+			writes[i] = mdb.Write{Stream: mdb.StreamName(stream()), Message: mdb.NewMessage("Deposited", payload)}
+		}
+		for _, r := range s.WriteEach(ctx, writes) {
+			if r.Err != nil {
+				return r.Err
+			}
+		}
+		return nil
+	}
+}
+
 // writeEach compares WriteEach with as many calls.
 func (b *builder) writeEach() {
 	const n = 100
 	stream := names("each%[1]d-%[2]d")
-	each := func(s *mdb.Store) func(context.Context) error {
-		return func(ctx context.Context) error {
-			writes := make([]mdb.Write, n)
-			for i := range writes {
-				writes[i] = mdb.Write{Stream: mdb.StreamName(stream()), Message: mdb.NewMessage("Deposited", payload)}
-			}
-			for _, r := range s.WriteEach(ctx, writes) {
-				if r.Err != nil {
-					return r.Err
-				}
-			}
-			return nil
-		}
-	}
 	oneByOne := func(c client, _ string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			for range n {
@@ -131,7 +133,7 @@ func (b *builder) writeEach() {
 	}
 	b.add(benchCase{
 		name: fmt.Sprintf("Write %d messages to as many streams, independently", n), messages: n,
-		variants: append([]variant{{name: "mdb, WriteEach", op: each(b.e.store)}}, variants...),
+		variants: append([]variant{{name: "mdb, WriteEach", op: writesEach(b.e.store, stream, n)}}, variants...),
 	})
 }
 

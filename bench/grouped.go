@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,17 +35,25 @@ type namedStore struct {
 }
 
 // addGrouped opens the stores. Those on the database slow commit two milliseconds late, as with a
-// network between the server and its disk or standby.
+// network between the server and its disk or standby. In the database refusing, a trigger refuses
+// messages of one type.
 func (e *environment) addGrouped(ctx context.Context) error {
-	conn, err := e.create(ctx, "slow", testdb.InstallOurs)
-	if err != nil {
-		return err
+	var err error
+	for name, prepare := range map[string]string{
+		"slow": `ALTER DATABASE slow SET commit_delay = 2000; ALTER DATABASE slow SET commit_siblings = 0`,
+		"refusing": `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+			CREATE TRIGGER refuse BEFORE INSERT ON message_store.messages FOR EACH ROW WHEN (NEW.type = '` + refusedType + `') EXECUTE FUNCTION refuse()`,
+	} {
+		conn, createErr := e.create(ctx, name, testdb.InstallOurs)
+		if createErr != nil {
+			return createErr
+		}
+		_, err = conn.Exec(ctx, prepare)
+		if err := errors.Join(err, conn.Close(ctx)); err != nil {
+			return err
+		}
 	}
-	_, err = conn.Exec(ctx, `ALTER DATABASE slow SET commit_delay = 2000; ALTER DATABASE slow SET commit_siblings = 0`)
-	if err := errors.Join(err, conn.Close(ctx)); err != nil {
-		return err
-	}
-	databases := []struct{ name, suffix string }{{"ours", ""}, {"slow", slowSuffix}}
+	databases := []struct{ name, suffix string }{{"ours", ""}, {"slow", slowSuffix}, {"refusing", refusedSuffix}}
 	if testdb.Official() {
 		databases = append(databases, struct{ name, suffix string }{"official", officialSuffix})
 	}
@@ -86,31 +93,38 @@ func groupedCase(categories, writers int, suffix string) string {
 
 const (
 	conflictsSuffix = ", 5 % with an ID that is taken, 5 % after a lost race"
-	refusedSuffix   = ", 1 % refused by the server"
+	refusedSuffix   = ", 1 % refused by a trigger"
+	refusedType     = "Refused"
+
+	groupedEachCase = "WriteEach, 100 messages to as many streams of one category"
 )
 
 // grouped compares writes that wait for each other with those that are sent together.
 func (b *builder) grouped() {
 	for _, g := range b.e.groups {
 		writers := []int{1, 8, groupedWriters, 256}
-		if g.suffix != "" {
+		switch g.suffix {
+		case "":
+		case refusedSuffix:
+			writers = []int{groupedWriters}
+		default:
 			writers = []int{8, groupedWriters}
 		}
 		for _, n := range writers {
 			b.groupedCase(g, groupedCase(1, n, g.suffix), n, func(s *mdb.Store, category string) func(context.Context) error {
-				return b.writesTo(s, names(category+"-%[2]d"), nil)
+				return writesTo(s, names(category+"-%[2]d"), g.suffix == refusedSuffix)
 			})
 		}
 	}
 	ours := b.e.groups[0]
 	for _, n := range []int{8, groupedWriters} {
 		b.groupedCase(ours, groupedCase(seedCategories, n, ""), n, func(s *mdb.Store, category string) func(context.Context) error {
-			return b.writesTo(s, names(category+"%[1]d-%[2]d"), nil)
+			return writesTo(s, names(category+"%[1]d-%[2]d"), false)
 		})
 	}
 	b.groupedCase(ours, groupedCase(1, groupedWriters, conflictsSuffix), groupedWriters, b.conflicting)
-	b.groupedCase(ours, groupedCase(1, groupedWriters, refusedSuffix), groupedWriters, func(s *mdb.Store, category string) func(context.Context) error {
-		return b.writesTo(s, names(category+"-%[2]d"), json.RawMessage(`1e200000`)) // beyond numeric
+	b.groupedCase(ours, groupedEachCase, 1, func(s *mdb.Store, category string) func(context.Context) error {
+		return writesEach(s, names(category+"-%[2]d"), 100)
 	})
 }
 
@@ -137,17 +151,16 @@ func (b *builder) groupedCase(g groupedStores, name string, writers int, op func
 // category returns the name of a category that nothing else uses.
 func (b *builder) category() string { return fmt.Sprintf("grouped%dx", b.streams.Add(1)) }
 
-// writesTo returns an op that writes a message, or, if refused is not nil, in one of a hundred
-// cases data that the server refuses.
-func (b *builder) writesTo(s *mdb.Store, stream func() string, refused json.RawMessage) func(context.Context) error {
+// writesTo returns an op that writes a message, of which a trigger may refuse one of a hundred.
+func writesTo(s *mdb.Store, stream func() string, refused bool) func(context.Context) error {
 	var n atomic.Int64
 	return func(ctx context.Context) error {
-		data := json.RawMessage(payload)
-		fails := refused != nil && n.Add(1)%100 == 0
+		m := mdb.NewMessage("Deposited", payload)
+		fails := refused && n.Add(1)%100 == 0
 		if fails {
-			data = refused
+			m.Type = refusedType
 		}
-		_, err := s.WriteMessage(ctx, mdb.StreamName(stream()), mdb.NewMessage("Deposited", data))
+		_, err := s.WriteMessage(ctx, mdb.StreamName(stream()), m)
 		if fails && err != nil && !errors.As(err, new(*mdb.UnknownOutcomeError)) {
 			return nil
 		}
@@ -196,6 +209,7 @@ var groupedBounds = func() (bounds []bound) {
 			at64(conflictsSuffix, "64 writers, conflicts", 0.7*way.one, nil),
 			at64(refusedSuffix, "64 writers, refusals", way.refused, nil),
 			bound{what: "1 writer, mdb ÷ " + way.name, inCase: groupedCase(1, 1, ""), slow: proceduresName, fast: way.name, least: 0.97},
+			bound{what: "WriteEach of 100, mdb ÷ " + way.name, inCase: groupedEachCase, slow: proceduresName, fast: way.name, least: 5},
 			bound{what: "16 categories, 8 writers, mdb ÷ " + way.name, inCase: groupedCase(seedCategories, 8, ""), slow: proceduresName, fast: way.name, least: 0.95},
 		)
 	}

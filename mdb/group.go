@@ -48,6 +48,7 @@ type queue struct {
 type member struct {
 	*proposedWrite
 	bytes   int
+	noTurn  bool      // its caller waits for other writes, too, so that it is always sent in a group
 	written []Written // by the group
 	news    chan news
 }
@@ -82,16 +83,10 @@ func (g *groups) write(ctx context.Context, w *proposedWrite) error {
 	if m == nil {
 		return s.report(w, g.writeInTurn(ctx, category, w))
 	}
-	n, ok := m.wait(ctx)
-	if !ok {
-		if g.leave(category, m) {
-			return w.giveUp(ctx, &acquireError{ctx.Err()})
-		}
-		if n, ok = m.heard(); !ok { // the group may still read w
-			return &UnknownOutcomeError{IDs: slices.Clone(w.ids), err: ctx.Err()}
-		}
-	}
+	n, ok := g.news(ctx, m)
 	switch {
+	case !ok:
+		return w.abandoned(ctx)
 	case n.kind == itsTurn:
 		return s.report(w, g.writeInTurn(ctx, category, w))
 	case n.kind != attempted:
@@ -105,6 +100,23 @@ func (g *groups) write(ctx context.Context, w *proposedWrite) error {
 	}
 	copy(w.written, m.written) // the group has told subscriptions
 	return nil
+}
+
+// news waits for the news of a member. If ctx ends before the member is sent, they are an attempt that has not got a
+// connection. If it ends later, there are none: the group goes on, and may still read the write.
+func (g *groups) news(ctx context.Context, m *member) (n news, ok bool) {
+	if n, ok = m.wait(ctx); ok {
+		return n, true
+	}
+	if g.leave(m.stream.Category(), m) {
+		return news{attempted, &acquireError{ctx.Err()}}, true
+	}
+	return m.heard()
+}
+
+// abandoned returns the error of a write whose group goes on after the end of ctx.
+func (w *proposedWrite) abandoned(ctx context.Context) error {
+	return &UnknownOutcomeError{IDs: slices.Clone(w.ids), err: ctx.Err()}
 }
 
 // writeInTurn does w, which has the turn for its first attempt.
@@ -138,6 +150,21 @@ func (g *groups) enter(category Category, w *proposedWrite) *member {
 		return nil
 	}
 	return m
+}
+
+// enterAll adds members to the queue of the category. They are sent in groups.
+func (g *groups) enterAll(category Category, members []*member) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.queues[category]
+	if q == nil {
+		q = g.queue(category)
+		g.start(category, q)
+	}
+	for _, m := range members {
+		m.noTurn = true
+	}
+	q.waiting = append(q.waiting, members...)
 }
 
 func (g *groups) takeTurn(category Category) bool {
@@ -193,15 +220,20 @@ func (g *groups) passToOne(category Category, q *queue) bool {
 	if g.calls.gate.closed.Load() {
 		q.dismiss()
 	}
-	switch n := q.next(g.least); {
+	switch n := q.next(2); {
 	case n == 0:
 		g.free(category, q)
-	case n < g.least:
+	case g.takesTurn(q, n):
 		q.pop(1)[0].tell(itsTurn, nil)
 	default:
 		return false
 	}
 	return true
+}
+
+// takesTurn reports whether the next write gets the turn itself, because the next n are only that one. The lock is held.
+func (g *groups) takesTurn(q *queue, n int) bool {
+	return n == 1 && g.least > 1 && !q.waiting[0].noTurn
 }
 
 // leave takes a member out of the queue, and reports whether it was there.

@@ -75,10 +75,11 @@ func (g *groups) acquiring(q *queue, giveUp context.CancelFunc) bool {
 func (g *groups) choose(q *queue) []*member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if n := q.next(groupMessages); n >= g.least { // 0 if all have left
-		return q.pop(n)
+	n := q.next(groupMessages) // 0 if all have left
+	if n == 0 || g.takesTurn(q, n) {
+		return nil
 	}
-	return nil
+	return q.pop(n)
 }
 
 func (g *groups) dismiss(q *queue) {

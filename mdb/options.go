@@ -60,7 +60,7 @@ func WithDirectSQL() StoreOption {
 // same category that arrive while another one is under way wait for it, and then become one
 // transaction: one lock, one commit, one round trip. A write that finds no other one is sent
 // immediately, as without this option, and nothing waits for others to arrive. The writes of
-// [Store.WriteEach] and of a [Tx] are not sent together with others.
+// a [Tx] are not sent together with others, and of those of [Store.WriteEach] only the ones to different streams are.
 //
 // Use it if several goroutines of a process write to one category at the same time. It
 // changes nothing for a category with one writer.

@@ -42,6 +42,10 @@ type WriteResult struct {
 // further round trips. If the context ends, writes that were sent and not answered fail
 // with an [*UnknownOutcomeError], and those that were not sent with the context's error.
 //
+// With [WithGroupCommit], the writes to one category are sent in one transaction, except those to
+// a stream that the call writes to several times. Their results are the same, and do not depend
+// on each other either. Each category takes a connection of its own.
+//
 // If the pool's DefaultQueryExecMode is pgx.QueryExecModeSimpleProtocol, which has no
 // pipeline, the writes are sent one at a time. In the other modes the pool's tracer sees
 // them as a batch, if it is a [pgx.BatchTracer].
@@ -53,7 +57,8 @@ func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
 		return e.results
 	}
 	defer e.place.leave()
-	pending = e.begin(ctx, pending)
+	grouped, alone := e.enterGroups(e.begin(ctx, pending))
+	pending = append(e.round(ctx, alone), e.settle(ctx, e.leaveGroups(ctx, grouped), true)...)
 	for len(pending) > 0 {
 		pending = e.round(ctx, pending)
 	}
@@ -83,6 +88,8 @@ const (
 type eachWrite struct {
 	*proposedWrite
 	index   int
+	member  *member // nil: it is not sent in a group
+	undone  bool    // its group was
 	outcome outcome
 	err     error // of an outcome other than done and skipped
 }
@@ -132,7 +139,9 @@ func (e *eachCall) fail(stream StreamName, index int, err error) {
 
 func (e *eachCall) succeed(w *eachWrite) {
 	e.results[w.index].Written = w.written[0]
-	e.store.wrote(w.stream)
+	if w.member == nil { // a group has told subscriptions
+		e.store.wrote(w.stream)
+	}
 }
 
 func (e *eachCall) oneByOne(ctx context.Context, pending []*eachWrite) {
@@ -206,7 +215,15 @@ func (e *eachCall) outcome(ctx context.Context, conn *pgx.Conn, pending []*eachW
 
 // round sends the writes once, and returns those that are to be sent again.
 func (e *eachCall) round(ctx context.Context, pending []*eachWrite) (again []*eachWrite) {
-	answered := e.send(ctx, pending)
+	if len(pending) == 0 {
+		return nil
+	}
+	return e.settle(ctx, pending, e.send(ctx, pending))
+}
+
+// settle records what the attempts of the writes have come to, and returns those that are to be sent again. The server has
+// answered for any, or not.
+func (e *eachCall) settle(ctx context.Context, pending []*eachWrite, answered bool) (again []*eachWrite) {
 	var worst *eachWrite // the one that has failed the most often
 	for i, w := range pending {
 		// Sent again, each repeat would hold up those after it for a round.
@@ -230,6 +247,9 @@ func (e *eachCall) round(ctx context.Context, pending []*eachWrite) (again []*ea
 				worst = w
 			}
 		case err != nil:
+			if w.undone {
+				e.store.groups.rests.failed(w.stream, err)
+			}
 			e.fail(w.stream, w.index, err)
 		default:
 			w.outcome = done
