@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -12,10 +11,7 @@ import (
 // rawClient sends the statements of the other clients on bare connections and does not
 // decode the rows, so that no client that sends them by pgx can be faster. Like a pool, it
 // uses the connection next that was used last.
-type rawClient struct {
-	mu    sync.Mutex
-	conns []*rawConn
-}
+type rawClient struct{ conns chan *rawConn }
 
 type rawConn struct {
 	*pgconn.PgConn
@@ -27,7 +23,7 @@ const manySQL = `SELECT count(message_store.write_message(m.id, $1::varchar, 'De
 FROM unnest($2::varchar[], $3::text[]) AS m(id, data)`
 
 func newRawClient(ctx context.Context, url string, connections int) (*rawClient, error) {
-	r := new(rawClient)
+	r := &rawClient{make(chan *rawConn, connections)}
 	for range connections {
 		conn, err := pgconn.Connect(ctx, url)
 		if err != nil {
@@ -39,30 +35,16 @@ func newRawClient(ctx context.Context, url string, connections int) (*rawClient,
 				return nil, err
 			}
 		}
-		r.release(c)
+		r.conns <- c
 	}
 	return r, nil
 }
 
 func (r *rawClient) Close() {
-	for _, c := range r.conns {
+	for range cap(r.conns) {
+		c := <-r.conns
 		_ = c.Close(context.Background())
 	}
-}
-
-func (r *rawClient) acquire() *rawConn {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	last := len(r.conns) - 1
-	c := r.conns[last]
-	r.conns = r.conns[:last]
-	return c
-}
-
-func (r *rawClient) release(c *rawConn) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.conns = append(r.conns, c)
 }
 
 var binary = []int16{1}
@@ -78,8 +60,8 @@ func (r *rawClient) messages(ctx context.Context, text string, args ...any) (int
 			values[i] = fmt.Append(nil, a)
 		}
 	}
-	c := r.acquire()
-	defer r.release(c)
+	c := <-r.conns
+	defer func() { r.conns <- c }()
 	reader := c.ExecStatement(ctx, c.statements[text], values, nil, binary)
 	n := 0
 	for reader.NextRow() {

@@ -78,6 +78,7 @@ func TestMatrix(t *testing.T) {
 			}
 		}
 	}
+	writesPage := *page != "" // at the end of this run
 	page, err := os.ReadFile("../../docs/reliability.md")
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +89,7 @@ func TestMatrix(t *testing.T) {
 		}
 		onPage := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(fmt.Sprintf("| %s | %s |", row.number, row.fault)) +
 			`[ \d|]*` + regexp.QuoteMeta("| "+row.tests()+" |") + `$`)
-		if !onPage.Match(page) {
+		if !writesPage && !onPage.Match(page) {
 			t.Errorf("docs/reliability.md has no row %s with the fault %q and the tests %s", row.number, row.fault, row.tests())
 		}
 		for _, name := range row.here {
