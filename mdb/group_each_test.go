@@ -74,7 +74,7 @@ func TestGroupEachContext(t *testing.T) {
 		s := newStore(t, groupPool(t), way...)
 		for _, locked := range []bool{false, true} {
 			category := mdbtest.Category("each")
-			release := func() {}
+			var release func()
 			if locked {
 				release = holdLock(t, holder, category)
 			} else {

@@ -57,7 +57,7 @@ func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
 		return e.results
 	}
 	defer e.place.leave()
-	grouped, alone := e.enterGroups(e.begin(ctx, pending))
+	grouped, alone := e.enterGroups(e.begin(ctx, pending)) //nolint:contextcheck // a group goes on, whichever of its callers leaves
 	pending = append(e.round(ctx, alone), e.settle(ctx, e.leaveGroups(ctx, grouped), true)...)
 	for len(pending) > 0 {
 		pending = e.round(ctx, pending)

@@ -94,8 +94,8 @@ func (r *pageRead) checkAnchor(err error) error {
 	},
 	{
 		"an expected version in a group does not see the writes before it", "mdb/sql_group.go",
-		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "d.after"))+`+"`, written AS (",
-		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "d.version"))+`+"`, written AS (",
+		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "d.after"))+` + "`, written AS (",
+		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "d.version"))+` + "`, written AS (",
 		client, "TestGroupModel/direct",
 	},
 	{
@@ -145,6 +145,16 @@ func (r *pageRead) checkAnchor(err error) error {
 		"the messages of a group have the positions of others", "mdb/group_send.go",
 		"r.written, written = written[:n:n], written[n:]", "r.written, written = written[len(written)-n:], written[:len(written)-n]",
 		client, "TestGroupModel",
+	},
+	{
+		"writes of one call to the same stream are sent in a group", "mdb/write_each_groups.go",
+		"if only && !g.rests.has(w.stream) {", "if (only || true) && !g.rests.has(w.stream) {",
+		client, "TestGroupEach",
+	},
+	{
+		"a write of WriteEach that was sent in a group is reported as not sent", "mdb/write_each_groups.go",
+		"e.fail(w.stream, w.index, w.abandoned(ctx))", "e.fail(w.stream, w.index, w.explain(ctx.Err()))",
+		client, "TestGroupEachContext",
 	},
 	{
 		"Close does not wait for groups", "mdb/group.go",
