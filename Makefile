@@ -127,7 +127,7 @@ nightly: ## run what takes too long for CI, one after the other
 
 test-faults: ## inject faults, and write docs/reliability.md (SEED: that of an earlier run)
 	MDB_TEST_PGBOUNCER="$${MDB_TEST_PGBOUNCER-$$(scripts/fetch-pgbouncer)}" && export MDB_TEST_PGBOUNCER && \
-		$(GO) test -C internal/chaos -timeout 20m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md && \
+		$(GO) test -C internal/chaos -timeout 40m -args -size ci -seed $(or $(SEED),0) -page $(CURDIR)/docs/reliability.md && \
 		$(GO) test -count=1 -run 'BehindPgBouncer$$' ./mdb/consumer
 
 test-failover: ## fail over with Patroni, etcd and HAProxy, and write docs/reliability.md (FAULT: crash, SEED)
