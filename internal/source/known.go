@@ -33,6 +33,7 @@ func (h *History) Add(n int, message func(i int) Anchor, delivered bool) {
 }
 
 func (h *History) add(m remembered) {
+	delete(h.lost, m.Anchor) // it is there again, as after a failback
 	if n := len(h.messages); n > 0 && m.Position <= h.messages[n-1].Position {
 		// A cursor at an earlier position, or a head that turns out to be selected.
 		i, found := h.find(m.Position)

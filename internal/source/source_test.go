@@ -163,3 +163,22 @@ func TestHistoryLose(t *testing.T) {
 		t.Errorf("got %v lost, want %v", got, want)
 	}
 }
+
+// TestHistoryLoseAgain checks that a message which came back after its loss is reported if it is lost again, although by then
+// only a checkpoint knows it.
+func TestHistoryLoseAgain(t *testing.T) {
+	t.Parallel()
+	var h History
+	one := []Anchor{anchorOf(1)}
+	for range 2 {
+		h.Add(mostAnchors, func(i int) Anchor { return anchorOf(1 + int64(i)) }, true)
+		h.Add(1, func(int) Anchor { return anchorOf(1 + mostAnchors) }, true) // which makes it forget the first ones
+		if got := h.Lose(one); !slices.Equal(got, one) {
+			t.Errorf("got %v lost, want %v", got, one)
+		}
+		if got := h.Lose(one); len(got) > 0 {
+			t.Errorf("got %v lost, which another cursor has found", got)
+		}
+		h = History{lost: h.lost}
+	}
+}
