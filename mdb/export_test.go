@@ -3,6 +3,7 @@ package mdb
 import (
 	"context"
 	"io"
+	"runtime"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/source"
@@ -81,15 +82,21 @@ func SetSilence(s *Store, d time.Duration) {
 // GroupAll makes the store send each write in a group, also one that no other write waits for.
 func GroupAll(s *Store) { s.groups.least = 1 }
 
-// HoldTurn takes the turn of a category, so that all writes to it wait until release is called.
+// HoldTurn takes the turn of a category when it is free, so that all writes to it wait until release is called.
 func HoldTurn(s *Store, category Category) (release func()) {
 	g := s.groups
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.queues[category] != nil {
-		panic("the turn is taken")
+	take := func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.queues[category] != nil { // by a group that has told its writes, and ends soon
+			return false
+		}
+		g.queue(category)
+		return true
 	}
-	g.queue(category)
+	for !take() {
+		runtime.Gosched()
+	}
 	return func() { g.passTurn(category) }
 }
 
