@@ -133,6 +133,11 @@ func (f *fleet) write(every time.Duration, messages int) (stop func()) {
 			left--
 		}
 	}
+	// One commit for all messages, so that those of processes that hand over do not wait for the disk.
+	writer, err := mdb.New(f.store.Pool(), mdb.WithGroupCommit())
+	if err != nil {
+		f.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(f.Context()))
 	var writing sync.WaitGroup
 	writing.Go(func() {
@@ -149,7 +154,7 @@ func (f *fleet) write(every time.Duration, messages int) (stop func()) {
 				ws[i] = mdb.Write{Stream: streams[n%len(streams)], Message: mdb.NewMessage("SignedUp", nil)}
 				n++
 			}
-			for _, r := range f.store.WriteEach(context.WithoutCancel(ctx), ws) {
+			for _, r := range writer.WriteEach(context.WithoutCancel(ctx), ws) {
 				if r.Err != nil {
 					f.Error(r.Err)
 				}
