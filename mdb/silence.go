@@ -49,6 +49,7 @@ type watcher struct {
 // a pool do not share it.
 type call struct {
 	watcher  *watcher
+	pg       *pgconn.PgConn
 	pid      uint32
 	standby  bool // whether the server was a standby when it accepted the connection
 	opened   time.Time
@@ -73,7 +74,7 @@ func (w *watcher) callOf(pg *pgconn.PgConn) *call {
 	if c, ok := data[callKey].(*call); ok && c.watcher == w {
 		return c
 	}
-	c := &call{watcher: w, pid: pg.PID(), standby: pg.ParameterStatus("in_hot_standby") == "on", opened: time.Now()}
+	c := &call{watcher: w, pg: pg, pid: pg.PID(), standby: pg.ParameterStatus("in_hot_standby") == "on", opened: time.Now()}
 	c.observed, c.lowest = observed(pg.Conn())
 	data[callKey] = c
 	return c
@@ -120,6 +121,15 @@ func (w *watcher) pause(c *call, paused bool) {
 
 // end returns the error of what was watched, with the reason if the connection was given up.
 func (w *watcher) end(c *call, err error) error {
+	gaveUp, err := w.remove(c, err)
+	if gaveUp {
+		// The answer may have arrived just before. The pool must not keep a connection that no statement can use.
+		_ = c.pg.Close(context.Background())
+	}
+	return err
+}
+
+func (w *watcher) remove(c *call, err error) (gaveUp bool, _ error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	last := len(w.calls) - 1
@@ -127,7 +137,7 @@ func (w *watcher) end(c *call, err error) error {
 	w.calls[c.index].index = c.index
 	w.calls[last] = nil
 	w.calls = w.calls[:last]
-	return c.explain(err)
+	return c.givenUp != "", c.explain(err)
 }
 
 // explain adds the reason to err if the connection was given up. An error of the server is

@@ -77,7 +77,7 @@ func (s *silence) want(diary ...string) {
 // connect returns the call of a connection, and the server's end of it.
 func (s *silence) connect(pid uint32) (*call, net.Conn) {
 	client, server := net.Pipe()
-	c := &call{pid: pid, opened: time.Now(), observed: &observedConn{Conn: client}, lowest: client}
+	c := &call{pg: constructed(s.t, client), pid: pid, opened: time.Now(), observed: &observedConn{Conn: client}, lowest: client}
 	s.t.Cleanup(func() { _ = server.Close() })
 	return c, server
 }
@@ -251,16 +251,9 @@ func TestSilence(t *testing.T) {
 // locks guard.
 func TestStoresShareConnections(t *testing.T) {
 	t.Parallel()
-	cfg, err := pgconn.ParseConfig("host=127.0.0.1 port=1")
-	if err != nil {
-		t.Fatal(err)
-	}
 	client, server := net.Pipe()
 	t.Cleanup(func() { _, _ = client.Close(), server.Close() })
-	conn, err := pgconn.Construct(&pgconn.HijackedConn{Conn: client, PID: 1, Config: cfg, CustomData: make(map[string]any)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := constructed(t, client)
 	one, other := newSilence(t).w, newSilence(t).w
 	c := one.callOf(conn)
 	if one.callOf(conn) != c {
@@ -268,6 +261,41 @@ func TestStoresShareConnections(t *testing.T) {
 	}
 	if other.callOf(conn) == c {
 		t.Error("two stores have the same call")
+	}
+}
+
+// constructed returns a connection of pgx.
+func constructed(t *testing.T, conn net.Conn) *pgconn.PgConn {
+	t.Helper()
+	cfg, err := pgconn.ParseConfig("host=127.0.0.1 port=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pg, err := pgconn.Construct(&pgconn.HijackedConn{Conn: conn, PID: 1, Config: cfg, CustomData: make(map[string]any)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pg
+}
+
+// TestGivenUpAnswered checks that a connection which is given up when the answer has just arrived does not return to the pool:
+// the next statement would fail.
+func TestGivenUpAnswered(t *testing.T) {
+	t.Parallel()
+	client, server := net.Pipe()
+	t.Cleanup(func() { _ = server.Close() })
+	conn, w := constructed(t, client), newSilence(t).w
+	c := w.callOf(conn)
+	w.add(c)
+	w.judge([]suspected{{c, c.number}}, &reply{}) // it is not silent for long
+	if err := w.end(c, nil); err != nil || conn.IsClosed() {
+		t.Errorf("got error %v, closed %t, want an open connection", err, conn.IsClosed())
+	}
+	w.add(c)
+	c.since, c.patience = time.Now().Add(-time.Hour), time.Second
+	w.judge([]suspected{{c, c.number}}, &reply{}) // the server has no such session
+	if err := w.end(c, nil); err != nil || !conn.IsClosed() {
+		t.Errorf("got error %v, closed %t, want a closed connection and no error", err, conn.IsClosed())
 	}
 }
 
