@@ -155,7 +155,7 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 		}
 	}
 	c := r.watcher.begin(conn.Conn())
-	defer func() { err = r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), r.watcher.end(c, err))) }()
+	defer func() { err = r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), r.watcher.end(ctx, c, err))) }()
 	err = r.query(ctx, conn.Conn(), st, read, args)
 	if err != nil && classify(err) == classStale {
 		// The server rejected the prepared statement and did nothing else.
@@ -180,7 +180,7 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 func (r *poolRunner) runBatchOn(ctx context.Context, conn *pgx.Conn, undo *statement, steps ...step) (err error) {
 	forgetCancelledWait(conn)
 	c := r.watcher.begin(conn)
-	defer func() { err = r.outcome(ctx, conn, checkWait(conn, r.watcher.end(c, err))) }()
+	defer func() { err = r.outcome(ctx, conn, checkWait(conn, r.watcher.end(ctx, c, err))) }()
 	err = r.queryBatch(ctx, conn, steps)
 	if err != nil && classify(err) == classStale {
 		if err := forget(ctx, conn, statements(steps)...); err != nil {

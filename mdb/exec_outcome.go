@@ -65,7 +65,7 @@ func (r *poolRunner) acquireUntil(ctx context.Context, deadline time.Time) (conn
 	// The connection may be an old one, which is dead. And if the server has answered, others
 	// need not wait for the end of a statement that waits for a lock.
 	c := r.watcher.begin(conn.Conn())
-	if err := r.watcher.end(c, conn.Ping(limited)); err != nil {
+	if err := r.watcher.end(ctx, c, conn.Ping(limited)); err != nil {
 		conn.Release()
 		return nil, &brokenError{err: err}
 	}

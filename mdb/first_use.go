@@ -80,7 +80,7 @@ func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.Que
 	}
 	c := u.watcher.begin(conn.Conn())
 	path, err := u.check(ctx, conn.Conn(), lookMode(mode))
-	if err = u.watcher.end(c, err); err != nil {
+	if err = u.watcher.end(ctx, c, err); err != nil {
 		conn.Release()
 		return nil, contextError(ctx, err)
 	}

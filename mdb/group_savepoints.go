@@ -26,7 +26,7 @@ func (g *groups) sendInSavepoints(ctx context.Context, r *poolRunner, conn *pgx.
 	if p.isBroken(err) {
 		err = &brokenError{sent: committing, err: err} // without the COMMIT, the server undoes it
 	}
-	err = r.outcome(ctx, conn, checkWait(conn, r.watcher.end(c, err)))
+	err = r.outcome(ctx, conn, checkWait(conn, r.watcher.end(ctx, c, err)))
 
 	results := make([]memberResult, len(members))
 	for i, w := range writes {

@@ -120,11 +120,11 @@ func (w *watcher) pause(c *call, paused bool) {
 }
 
 // end returns the error of what was watched, with the reason if the connection was given up.
-func (w *watcher) end(c *call, err error) error {
+func (w *watcher) end(ctx context.Context, c *call, err error) error {
 	gaveUp, err := w.remove(c, err)
 	if gaveUp {
 		// The answer may have arrived just before. The pool must not keep a connection that no statement can use.
-		_ = c.pg.Close(context.Background())
+		_ = c.pg.Close(context.WithoutCancel(ctx))
 	}
 	return err
 }

@@ -86,7 +86,7 @@ func (s *silence) connect(pid uint32) (*call, net.Conn) {
 func (s *silence) statement(c *call, n int) {
 	s.w.add(c)
 	_, err := io.CopyN(io.Discard, c.observed, int64(n))
-	err = s.w.end(c, err)
+	err = s.w.end(s.t.Context(), c, err)
 	var given *silenceError
 	switch {
 	case errors.As(err, &given):
@@ -150,7 +150,7 @@ func TestSilence(t *testing.T) {
 			}()
 			s.w.add(c)
 			_, err := c.observed.Write(make([]byte, 5*maxWritten))
-			s.note("sent, %v", s.w.end(c, err))
+			s.note("sent, %v", s.w.end(s.t.Context(), c, err))
 			s.statement(c, 1)
 			return []string{"40s: sent, <nil>", "40s: 1 is answered"}
 		},
@@ -158,7 +158,7 @@ func TestSilence(t *testing.T) {
 			c, _ := s.connect(1)
 			s.w.add(c)
 			time.Sleep(time.Minute)
-			s.note("computed, %v", s.w.end(c, nil))
+			s.note("computed, %v", s.w.end(s.t.Context(), c, nil))
 			return []string{"1m0s: computed, <nil>"}
 		},
 		"without Configure, the time of the statement counts, but not that of the caller": func(_ *testing.T, s *silence) []string {
@@ -169,7 +169,7 @@ func TestSilence(t *testing.T) {
 			time.Sleep(time.Minute)
 			s.w.pause(c, false)
 			time.Sleep(15 * time.Second)
-			_ = s.w.end(c, nil)
+			_ = s.w.end(s.t.Context(), c, nil)
 			return []string{"11s: ask [1]", "1m25s: ask [1]"}
 		},
 		"one that the server does not have is given up": func(_ *testing.T, s *silence) []string {
@@ -288,13 +288,13 @@ func TestGivenUpAnswered(t *testing.T) {
 	c := w.callOf(conn)
 	w.add(c)
 	w.judge([]suspected{{c, c.number}}, &reply{}) // it is not silent for long
-	if err := w.end(c, nil); err != nil || conn.IsClosed() {
+	if err := w.end(t.Context(), c, nil); err != nil || conn.IsClosed() {
 		t.Errorf("got error %v, closed %t, want an open connection", err, conn.IsClosed())
 	}
 	w.add(c)
 	c.since, c.patience = time.Now().Add(-time.Hour), time.Second
 	w.judge([]suspected{{c, c.number}}, &reply{}) // the server has no such session
-	if err := w.end(c, nil); err != nil || !conn.IsClosed() {
+	if err := w.end(t.Context(), c, nil); err != nil || !conn.IsClosed() {
 		t.Errorf("got error %v, closed %t, want a closed connection and no error", err, conn.IsClosed())
 	}
 }

@@ -182,7 +182,7 @@ func (s *Store) atomically(ctx context.Context, r *retries, categories []Categor
 		return noRetry, &proxiedError{"begin a transaction", whyNotInTx}
 	}
 	c := s.watcher.begin(conn.Conn())
-	defer func() { _ = s.watcher.end(c, nil) }()
+	defer func() { _ = s.watcher.end(ctx, c, nil) }()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		// The server was not yet asked to write anything.

@@ -322,7 +322,7 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 		w.proxied = e.store.proxied()
 	}
 	c := e.store.watcher.begin(conn.Conn())
-	defer func() { _ = e.store.watcher.end(c, nil) }()
+	defer func() { _ = e.store.watcher.end(ctx, c, nil) }()
 	p := &pipeline{ctx: ctx, conn: conn.Conn(), mode: e.store.config.execMode, watcher: e.store.watcher, watched: c}
 	p.run(pending)
 	if !p.stale {
