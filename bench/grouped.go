@@ -38,15 +38,14 @@ type namedStore struct {
 // network between the server and its disk or standby. In the database refusing, a trigger refuses
 // messages of one type.
 func (e *environment) addGrouped(ctx context.Context) error {
-	var err error
 	for name, prepare := range map[string]string{
 		"slow": `ALTER DATABASE slow SET commit_delay = 2000; ALTER DATABASE slow SET commit_siblings = 0`,
 		"refusing": `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
 			CREATE TRIGGER refuse BEFORE INSERT ON message_store.messages FOR EACH ROW WHEN (NEW.type = '` + refusedType + `') EXECUTE FUNCTION refuse()`,
 	} {
-		conn, createErr := e.create(ctx, name, testdb.InstallOurs)
-		if createErr != nil {
-			return createErr
+		conn, err := e.create(ctx, name, testdb.InstallOurs)
+		if err != nil {
+			return err
 		}
 		_, err = conn.Exec(ctx, prepare)
 		if err := errors.Join(err, conn.Close(ctx)); err != nil {
@@ -57,6 +56,7 @@ func (e *environment) addGrouped(ctx context.Context) error {
 	if testdb.Official() {
 		databases = append(databases, struct{ name, suffix string }{"official", officialSuffix})
 	}
+	var err error
 	for _, d := range databases {
 		g := groupedStores{suffix: d.suffix}
 		open := func(connections int, opts ...mdb.ConnectOption) (s *mdb.Store) {

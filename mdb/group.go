@@ -137,32 +137,30 @@ func (g *groups) enter(category Category, w *proposedWrite) *member {
 	m := newMember(w)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	q := g.queues[category]
-	switch {
-	case q != nil:
-		q.waiting = append(q.waiting, m)
-	case g.least == 1:
-		q = g.queue(category)
-		q.waiting = append(q.waiting, m)
-		g.start(category, q)
-	default: // it has become free
+	if g.queues[category] == nil && g.least > 1 { // it has become free
 		g.queue(category)
 		return nil
 	}
+	g.join(category, m)
 	return m
 }
 
 // enterAll adds members to the queue of the category. They are sent in groups.
 func (g *groups) enterAll(category Category, members []*member) {
+	for _, m := range members {
+		m.noTurn = true
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.join(category, members...)
+}
+
+// join adds members to the queue of the category, and starts the goroutine that sends them if the turn is free. The lock is held.
+func (g *groups) join(category Category, members ...*member) {
 	q := g.queues[category]
 	if q == nil {
 		q = g.queue(category)
 		g.start(category, q)
-	}
-	for _, m := range members {
-		m.noTurn = true
 	}
 	q.waiting = append(q.waiting, members...)
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
@@ -82,12 +80,10 @@ func TestGroupEachContext(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan []mdb.WriteResult)
-			var ids []uuid.UUID
 			go func() {
 				var ws []mdb.Write
-				for i := range 3 {
-					m := mdb.NewMessage("Happened", nil)
-					ws, ids = append(ws, mdb.Write{Stream: category.Stream(fmt.Sprint(i)), Message: m}), append(ids, m.ID)
+				for i, m := range proposals(3) {
+					ws = append(ws, mdb.Write{Stream: category.Stream(fmt.Sprint(i)), Message: m})
 				}
 				ended <- s.WriteEach(ctx, ws)
 			}()

@@ -94,20 +94,39 @@ func restarts(t *testing.T, seed uint64, times int) {
 	violations := w.run(t, func(ctx context.Context) error {
 		for range times {
 			w.rng.Shuffle(len(modes), func(i, j int) { modes[i], modes[j] = modes[j], modes[i] })
-			for _, mode := range modes {
-				if err := w.untilAcked(ctx, scaled(200, 1500)); err != nil {
-					return err
-				}
-				w.noteFault()
-				faults++
-				if err := s.Restart(mode); err != nil {
-					return err
-				}
+			n, err := w.restart(ctx, s, modes...)
+			if faults += n; err != nil {
+				return err
 			}
 		}
 		return w.untilAcked(ctx, 200)
 	})
 	w.evaluate(t, "T5", faults, violations)
+}
+
+// restart restarts the server in each of the modes, after some writes each, and returns how often.
+func (w *workload) restart(ctx context.Context, s *pgtest.Server, modes ...string) (times int, err error) {
+	for _, mode := range modes {
+		if err := w.untilAcked(ctx, scaled(200, 1500)); err != nil {
+			return times, err
+		}
+		w.noteFault()
+		times++
+		if err := s.Restart(mode); err != nil {
+			return times, err
+		}
+	}
+	return times, nil
+}
+
+// blackHole makes all connections black holes after some writes.
+func (w *workload) blackHole(ctx context.Context, p *proxy) error {
+	if err := w.untilAcked(ctx, 500); err != nil {
+		return err
+	}
+	w.noteFault()
+	p.blackHoleAll()
+	return nil
 }
 
 // TestBlackHole checks that clients recover when their connections become black holes,
@@ -119,14 +138,7 @@ func TestBlackHole(t *testing.T) {
 	p := newProxy(t, url)
 	w := newWorkload(url, p.url(), *seedFlag)
 	w.messages, w.deadline, w.timeout = 5000, 2*time.Second, 5*time.Minute
-	violations := w.run(t, func(ctx context.Context) error {
-		if err := w.untilAcked(ctx, 500); err != nil {
-			return err
-		}
-		w.noteFault()
-		p.blackHoleAll()
-		return nil
-	})
+	violations := w.run(t, func(ctx context.Context) error { return w.blackHole(ctx, p) })
 	w.evaluate(t, "T7", int(p.injected.Load()), violations)
 }
 
@@ -138,13 +150,16 @@ func TestOutage(t *testing.T) {
 	p := newProxy(t, url)
 	w := newWorkload(url, p.url(), *seedFlag)
 	w.messages, w.deadline = 0, 100*time.Millisecond
-	violations := w.run(t, func(ctx context.Context) error {
-		return w.repeat(ctx, scaled(20, 150), 50*time.Millisecond, func() error {
-			w.outage(p, time.Duration(w.rng.Int64N(int64(300*time.Millisecond))))
-			return nil
-		})
-	})
+	violations := w.run(t, func(ctx context.Context) error { return w.outages(ctx, p) })
 	w.evaluate(t, "T7", int(p.injected.Load()), violations)
+}
+
+// outages injects outages of random lengths.
+func (w *workload) outages(ctx context.Context, p *proxy) error {
+	return w.repeat(ctx, scaled(20, 150), 50*time.Millisecond, func() error {
+		w.outage(p, time.Duration(w.rng.Int64N(int64(300*time.Millisecond))))
+		return nil
+	})
 }
 
 // outage lets nothing through the proxy for the given time. The end of the workload

@@ -58,15 +58,9 @@ func TestGroupedRestarts(t *testing.T) {
 	faults := 0
 	violations := w.run(t, func(ctx context.Context) error {
 		for range scaled(1, 3) {
-			for _, mode := range []string{"fast", "kill", "immediate", "kill"} {
-				if err := w.untilAcked(ctx, scaled(200, 1500)); err != nil {
-					return err
-				}
-				w.noteFault()
-				faults++
-				if err := s.Restart(mode); err != nil {
-					return err
-				}
+			n, err := w.restart(ctx, s, "fast", "kill", "immediate", "kill")
+			if faults += n; err != nil {
+				return err
 			}
 		}
 		return w.untilAcked(ctx, 200)
@@ -82,12 +76,7 @@ func TestGroupedOutages(t *testing.T) {
 	p := newProxy(t, url)
 	w := newGroupedWorkload(url, p.url())
 	w.messages, w.deadline = 0, 100*time.Millisecond
-	violations := w.run(t, func(ctx context.Context) error {
-		return w.repeat(ctx, scaled(20, 150), 50*time.Millisecond, func() error {
-			w.outage(p, time.Duration(w.rng.Int64N(int64(300*time.Millisecond))))
-			return nil
-		})
-	})
+	violations := w.run(t, func(ctx context.Context) error { return w.outages(ctx, p) })
 	w.evaluate(t, "T31", int(p.injected.Load()), violations)
 }
 
@@ -99,13 +88,6 @@ func TestGroupedBlackHole(t *testing.T) {
 	p := newProxy(t, url)
 	w := newGroupedWorkload(url, p.url(), mdb.WithDirectSQL())
 	w.messages, w.timeout = 20_000, 5*time.Minute
-	violations := w.run(t, func(ctx context.Context) error {
-		if err := w.untilAcked(ctx, 500); err != nil {
-			return err
-		}
-		w.noteFault()
-		p.blackHoleAll()
-		return nil
-	})
+	violations := w.run(t, func(ctx context.Context) error { return w.blackHole(ctx, p) })
 	w.evaluate(t, "T31", int(p.injected.Load()), violations)
 }
