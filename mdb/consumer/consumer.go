@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -135,6 +136,10 @@ func (c *Consumer) runAdjusted(ctx context.Context, toEnd bool, adjust func(*eng
 		}
 	})
 	defer stop()
+	var preparing sync.WaitGroup
+	preparing.Go(func() { r.prepare(ctx) })
+	defer preparing.Wait()
+	defer cancel(nil)
 	return m.run(ctx)
 }
 
@@ -253,6 +258,15 @@ func (r *running) close() {
 	s := r.stats()
 	s.Partitions, s.Paused, s.Waiting, s.Bytes, s.Running = 0, false, 0, 0, 0
 	r.past, r.engine = s, nil
+}
+
+// prepare reads an empty page while the member joins, so that the pool has a connection which has prepared the statements of a page.
+// Otherwise the first page would wait for that, while no process handles the messages of the partitions that were released for this one.
+func (r *running) prepare(ctx context.Context) {
+	opened, err := r.openCategory(r.config.categories[0])(source.Hooks{})
+	if err == nil {
+		opened.First(ctx, math.MaxInt64-1, 0, 1) // no message has the position after it
+	}
 }
 
 // readers returns a reader for each category.
