@@ -215,8 +215,9 @@ func WithDrainTimeout(d time.Duration) Option {
 // restart, such as that of a pod of a StatefulSet. If it is started again within its lease after a
 // crash, it continues with the partitions of the old process immediately, and other processes keep
 // theirs. No two processes may run with the same instance: the older one ends with [ErrReplaced],
-// and the newer one continues with its partitions. Without this option, a process has a new random
-// name in each run.
+// and the newer one continues with its partitions. If a failover loses that the older one has joined, the clocks of the two
+// servers decide which one is newer: if they differ by more than the time between the starts of the processes, the newer one may end.
+// Without this option, a process has a new random name in each run.
 func WithInstance(name string) Option {
 	return Option{name: "WithInstance", apply: func(c *config) {
 		c.text("instance", name, "a name", ledger.MaxName)
