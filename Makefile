@@ -171,7 +171,7 @@ bench: ## compare all calls with other clients, also on Message DB's own SQL
 	cd bench && $(GO) run ./consumers
 	$(MAKE) --no-print-directory bench-groups
 
-bench-report: ## write bench/results/DATE, and the README's table and chart
+bench-report: ## write bench/results/DATE, and the README's tables and charts
 	scripts/bench-report
 
 bench-notify: ## measure the cost and the latency of the NOTIFY trigger

@@ -21,7 +21,6 @@ type bound struct {
 }
 
 var bounds = []bound{
-	{what: "a page of 1,000, database/sql on pgx ÷ procedures", inCase: "Read a page of 1,000 messages of a category", slow: stdlibOnce, fast: proceduresName, least: 1.4},
 	{what: "a page of 1,000, procedures ÷ raw pgconn", inCase: "Read a page of 1,000 messages of a category", slow: proceduresName, fast: rawName, most: 1.15},
 	{what: "an empty page, database/sql on pgx, prepares per call ÷ direct SQL", inCase: "Read an empty page of a category", slow: stdlibPerCall, fast: directName, least: 1.8},
 	{what: "an empty page, database/sql on lib/pq, prepares per call ÷ direct SQL", inCase: "Read an empty page of a category", slow: pqPerCall, fast: directName, least: 1.8},

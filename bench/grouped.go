@@ -102,7 +102,7 @@ const (
 // grouped compares writes that wait for each other with those that are sent together.
 func (b *builder) grouped() {
 	for _, g := range b.e.groups {
-		writers := []int{1, 8, groupedWriters, 256}
+		writers := chartWriters
 		switch g.suffix {
 		case "":
 		case refusedSuffix:

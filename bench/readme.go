@@ -57,8 +57,8 @@ func summaryRows(samples []sample) (rows []summaryRow) {
 	return rows
 }
 
-// readmeBlock returns the chart and the table, for results in a folder of bench/results.
-func readmeBlock(folder string, r results, rows []summaryRow) string {
+// readmeBlock returns the charts and the tables, for results in a folder of bench/results.
+func readmeBlock(folder string, r results, rows []summaryRow, writers []writersRow) string {
 	at := "bench/results/" + folder + "/"
 	var w strings.Builder
 	fmt.Fprintf(&w, "![Bar chart of the table below: time per call relative to raw pgconn](%s)\n\n", at+chartFile)
@@ -74,6 +74,7 @@ func readmeBlock(folder string, r results, rows []summaryRow) string {
 		}
 		w.WriteString("\n")
 	}
+	w.WriteString(writersBlock(at, writers))
 	fmt.Fprintf(&w, `
 Raw pgconn sends the same statements as mdb and does not decode the rows. Direct SQL sends other statements, so it can be faster. Small differences are noise; the report contains the intervals.
 Measured on %s with PostgreSQL %s, server and client on one machine (%s).

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,17 +27,20 @@ func writeReport(o options, r results) error {
 	if err := os.WriteFile(filepath.Join(o.out, "report.md"), []byte(w.String()), 0o600); err != nil {
 		return err
 	}
-	rows := summaryRows(r.samples)
-	if rows == nil { // some of the cases were left out
+	rows, writers := summaryRows(r.samples), writersRows(r.samples)
+	if rows == nil || writers == nil { // some of the cases were left out
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(o.out, chartFile), []byte(chart(rows)), 0o600); err != nil {
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(o.out, chartFile), []byte(chart(rows)), 0o600),
+		os.WriteFile(filepath.Join(o.out, groupedChartFile), []byte(writersChart(writers)), 0o600),
+	); err != nil {
 		return err
 	}
 	if o.readme == "" {
 		return nil
 	}
-	return updateReadme(o.readme, readmeBlock(filepath.Base(o.out), r, rows))
+	return updateReadme(o.readme, readmeBlock(filepath.Base(o.out), r, rows, writers))
 }
 
 func heading(r results) string {

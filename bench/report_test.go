@@ -31,6 +31,17 @@ func summarySamples() (samples []sample) {
 			}
 		}
 	}
+	for _, n := range chartWriters {
+		for j, v := range groupedVariants {
+			for round := range 2 {
+				for range 2 {
+					samples = append(samples, sample{
+						Case: groupedCase(1, n, ""), Variant: v.name, Messages: 1, Round: round, Ops: 10, NsPerOp: float64(100_000 * (j + 1)), MedianNs: float64(100_000 * (j + 1) * n),
+					})
+				}
+			}
+		}
+	}
 	for i := range samples {
 		if samples[i].Outside {
 			samples[i].AllocsPerOp, samples[i].BytesPerOp = 0, 0
@@ -90,21 +101,25 @@ func TestReport(t *testing.T) {
 	if !ok || !ends || strings.Contains(block, "old") {
 		t.Errorf("README:\n%s", text)
 	}
-	for _, want := range []string{"| Write 1 message | 200 µs | 300 µs | 400 µs | 500 µs | 100 µs |", "(bench/results/2026-11-26/" + chartFile + ")", "26 November 2026"} {
+	for _, want := range []string{
+		"| Write 1 message | 200 µs | 300 µs | 400 µs | 500 µs | 100 µs |", "(bench/results/2026-11-26/" + chartFile + ")", "26 November 2026",
+		"(bench/results/2026-11-26/" + groupedChartFile + ")", "| 8 | 10,000 (800 µs) | 5,000 (1.60 ms) |",
+	} {
 		if !strings.Contains(block, want) {
 			t.Errorf("the block lacks %q:\n%s", want, block)
 		}
 	}
-	svg, err := os.Open(filepath.Join(folder, chartFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer svg.Close()
-	for decoder := xml.NewDecoder(svg); ; {
-		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
+	for _, name := range []string{chartFile, groupedChartFile} {
+		svg, err := os.ReadFile(filepath.Join(folder, name))
+		if err != nil {
 			t.Fatal(err)
+		}
+		for decoder := xml.NewDecoder(bytes.NewReader(svg)); ; {
+			if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -46,7 +46,10 @@ const (
 	variantKey  = "variant"
 )
 
-const serverUnit = "server-ns/op"
+const (
+	serverUnit = "server-ns/op"
+	medianUnit = "median-ns/op" // of a case with several workers
+)
 
 func writeResults(file string, r results) error {
 	f, err := os.Create(file)
@@ -67,6 +70,9 @@ func encodeResults(w io.Writer, r results) error {
 		}
 		s.record(record)
 		record.Values = append(record.Values, benchfmt.Value{Value: math.Round(s.ServerNsPerOp), Unit: serverUnit})
+		if s.MedianNs > 0 {
+			record.Values = append(record.Values, benchfmt.Value{Value: math.Round(s.MedianNs), Unit: medianUnit})
+		}
 		if err := out.Write(record); err != nil {
 			return err
 		}
@@ -159,6 +165,8 @@ func decodeResults(in io.Reader, name string) (r results, err error) {
 				s.AllocsPerOp = value
 			case serverUnit:
 				s.ServerNsPerOp = value
+			case medianUnit:
+				s.MedianNs = value
 			}
 		}
 		_, counted := record.Value("allocs/op")
@@ -199,6 +207,7 @@ func rounds(samples []sample) []sample {
 		mean(&m.AllocsPerOp, s.AllocsPerOp)
 		mean(&m.BytesPerOp, s.BytesPerOp)
 		mean(&m.ServerNsPerOp, s.ServerNsPerOp)
+		mean(&m.MedianNs, s.MedianNs)
 	}
 	return merged
 }
