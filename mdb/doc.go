@@ -124,7 +124,8 @@
 //
 // The messages of a page share memory: the bytes of its rows are copied once into a few
 // large chunks, and strings and JSON are views of these. You may keep messages. Keeping
-// one keeps its whole chunk, up to 1 MiB; [Message.Clone] copies it out.
+// one keeps its whole chunk, up to 1 MiB; [Message.Clone] copies it out. [WithBatchBytes] limits
+// the size of a page.
 //
 // After the first few calls, reading a page of up to 1 MiB costs 6 allocations regardless
 // of the number of its rows, or 4 if it is empty. WriteMessage with JSON that is already
@@ -215,6 +216,7 @@
 //	FromPosition         x                  x               x
 //	AfterPosition        x                  x               x
 //	WithBatchSize        x                  x               x
+//	WithBatchBytes       x                  x               x
 //	Unlimited            x
 //	WithCondition        x                  x               x
 //	RequireStream        x                  x               x
@@ -231,6 +233,7 @@
 //	FromGlobalPosition   x                    x                 x
 //	AfterGlobalPosition  x                    x                 x
 //	WithBatchSize        x                    x                 x
+//	WithBatchBytes       x                    x                 x
 //	Unlimited            x
 //	WithCorrelation      x                    x                 x
 //	AsConsumerGroup      x                    x                 x

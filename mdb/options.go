@@ -14,6 +14,9 @@ import (
 const (
 	// DefaultBatchSize is the number of messages in a page, see [WithBatchSize].
 	DefaultBatchSize = 1000
+	// DefaultBatchBytes limits the size of a page of a subscription or a sequence, in bytes,
+	// see [WithBatchBytes].
+	DefaultBatchBytes = 32 << 20
 	// DefaultMaxMessageSize is the size of the largest message that can be written, in
 	// bytes of JSON, see [WithMaxMessageSize].
 	DefaultMaxMessageSize = 16 << 20
@@ -261,6 +264,7 @@ type readConfig struct {
 	fromEnd     bool  // of subscriptions, instead of position
 	required    bool  // the stream must exist
 	batchSize   int64 // -1: no limit
+	batchBytes  int64 // 0: no limit
 	correlation *string
 	member      *int64
 	size        *int64
@@ -337,6 +341,25 @@ func WithBatchSize(messages int) ReadOption {
 			return
 		}
 		c.batchSize = int64(messages)
+	})
+}
+
+// WithBatchBytes sets the size of a page in bytes, as the server sends its messages: a page ends
+// before the message with which it would be larger. It has at least one message, however large
+// that is. The limit must be at least 1. For subscriptions, StreamMessages and CategoryMessages
+// the default is [DefaultBatchBytes], and a page that ends early is followed by the next one
+// immediately. They learn from the messages that they read how many to ask for; what the server
+// sends beyond the limit is dropped, and read again with the next page.
+//
+// GetStreamMessages and GetCategoryMessages have no such limit by default. With one, a page with
+// fewer messages than [WithBatchSize] says need not be the last: read on until a page is empty.
+func WithBatchBytes(bytes int) ReadOption {
+	return readOption(func(c *readConfig) {
+		if bytes < 1 {
+			c.faults.add("batch bytes", strconv.Itoa(bytes), "at least 1")
+			return
+		}
+		c.batchBytes = int64(bytes)
 	})
 }
 

@@ -1,6 +1,7 @@
 package mdb
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -138,8 +139,8 @@ func (s *procedures) MessageStoreVersion(ctx context.Context) (string, error) {
 
 // StreamMessages returns a sequence of a stream's messages, which it reads page after page
 // like GetStreamMessages. It ends after the first page that is not full, and may include
-// messages that are written meanwhile. [WithBatchSize] sets the size of a page. While the
-// body of the loop runs, the sequence uses no connection of a [Store]'s pool, and the
+// messages that are written meanwhile. [WithBatchSize] and [WithBatchBytes] set the size of a
+// page. While the body of the loop runs, the sequence uses no connection of a [Store]'s pool, and the
 // connection of a [Tx] is free for other calls. An error is the last pair of the sequence,
 // after the messages before it if it is an [*UnreadableError]. Each range over the sequence
 // reads again.
@@ -164,6 +165,7 @@ func (s *procedures) CategoryMessages(ctx context.Context, category Category, op
 func (s *procedures) pages(ctx context.Context, first *pageRead, err error) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		r, err := *first, err
+		r.batchBytes = cmp.Or(r.batchBytes, DefaultBatchBytes)
 		if err == nil && r.batchSize == unlimited {
 			err = &ArgumentError{Faults: []Fault{unlimitedFault("sequence")}}
 		}
@@ -175,7 +177,7 @@ func (s *procedures) pages(ctx context.Context, first *pageRead, err error) iter
 					return
 				}
 			}
-			if err == nil && int64(len(messages)) < r.batchSize {
+			if err == nil && int64(len(messages)) < r.batchSize && !r.more {
 				return
 			}
 			r.page = nil // lets it be freed

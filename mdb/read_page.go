@@ -51,6 +51,7 @@ type pageRead struct {
 	search     *search              // of the message that fails; nil: none
 	searched   bool                 // whether a search has found none since the last step that succeeded
 	complete   bool                 // the page is complete
+	pageBytes
 }
 
 func (s *procedures) configureStreamRead(stream StreamName, opts []StreamOption) (*pageRead, error) {
@@ -92,7 +93,7 @@ func (s *procedures) readPage(ctx context.Context, r *pageRead) ([]Message, erro
 // with an [*UnreadableError], too. After another error the step can be repeated.
 func (s *procedures) step(ctx context.Context, r *pageRead) (done bool, err error) {
 	if r.complete {
-		r.page, r.complete = nil, false
+		r.clear()
 	}
 	if r.search != nil {
 		done, err = s.searchStep(ctx, r)
@@ -121,6 +122,11 @@ func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err 
 	}
 	n := int64(len(r.messages))
 	complete := r.add()
+	if r.full(complete, n) {
+		r.succeeds, r.fails = 0, max(r.fails-n, 0)
+		r.more = true
+		return true, nil
+	}
 	if n < r.most || n == 0 || r.most == unlimited {
 		r.succeeds, r.fails = 0, 0
 		return true, nil
@@ -142,6 +148,7 @@ func (r *pageRead) add() bool {
 	} else {
 		r.page = append(r.page, r.messages...)
 	}
+	r.count(int64(len(r.messages)))
 	r.messages = nil
 	if n := len(r.page); n > 0 {
 		last := &r.page[n-1]
@@ -191,6 +198,7 @@ func (r *pageRead) next() int64 {
 	if r.part > 0 {
 		most = min(most, r.part)
 	}
+	most = min(most, r.ask())
 	if most == math.MaxInt64 {
 		return unlimited
 	}
@@ -315,7 +323,8 @@ func (r *pageRead) arguments(args ...any) []any {
 // the opposite order, a message that becomes visible between the two would be passed over.
 // Both are read on one connection, because another may be to a server that has more.
 func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
-	r.messages, r.arrived = nil, 0 // lets the previous page be freed
+	r.beginStep() // lets the previous page be freed
+	r.room = r.left()
 	if r.readRows == nil {
 		r.readRows = r.read
 	}

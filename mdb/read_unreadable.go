@@ -133,7 +133,8 @@ func (s *procedures) limitStep(ctx context.Context, r *pageRead) (done bool, err
 
 // runSearch runs steps of a search, and looks for the anchor, as each read does.
 func (s *procedures) runSearch(ctx context.Context, r *pageRead, undo *statement, steps ...step) error {
-	r.messages, r.arrived, r.inclusive = nil, 0, false
+	r.beginStep()
+	r.inclusive = false
 	if r.anchored {
 		return r.checkAnchor(s.runBatch(ctx, undo, append(steps, r.lookStep())...))
 	}

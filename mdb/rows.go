@@ -48,7 +48,8 @@ func messagesInto(messages *[]Message) func(pgx.Rows) error {
 // readMessages reads all rows. The page copies the bytes of a row before pgx overwrites
 // them with the next one. After an error, arrived is the number of rows before it. If it is
 // an error of the statement or the connection, their messages are returned with it. The first
-// row of an inclusive read is left out if it is in the anchor's place.
+// row of an inclusive read is left out if it is in the anchor's place. Rows after the first that
+// does not fit into the page are not decoded: the caller reads to their end.
 func readMessages(rows pgx.Rows, r *pageRead) ([]Message, error) {
 	page := scan.NewPage()
 	defer page.Release()
@@ -64,6 +65,9 @@ func readMessages(rows pgx.Rows, r *pageRead) ([]Message, error) {
 					continue
 				}
 			}
+		}
+		if r.cut = !r.fits(page.Len(), rows.RawValues()); r.cut {
+			break
 		}
 		if err := page.Add(rows.RawValues()); err != nil {
 			return nil, err

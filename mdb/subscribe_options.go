@@ -40,7 +40,7 @@ type subscribeConfig struct {
 }
 
 func newSubscribeConfig(store *storeConfig, h Handler) subscribeConfig {
-	c := subscribeConfig{handler: h, read: readConfig{batchSize: DefaultBatchSize}, polling: store.polling}
+	c := subscribeConfig{handler: h, read: readConfig{batchSize: DefaultBatchSize, batchBytes: DefaultBatchBytes}, polling: store.polling}
 	if h == nil {
 		c.faults.add("handler", "nil", "a function")
 	}

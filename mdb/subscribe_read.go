@@ -37,7 +37,7 @@ func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, 
 				s.headless.Store(true)
 			}
 		}
-		a := answer{messages: r.page, head: r.noAnchor(), kept: r.kept}
+		a := answer{messages: r.page, head: r.noAnchor(), more: r.more, kept: r.kept}
 		if err == nil && usesTable && !r.tableless {
 			s.headed.Store(true)
 		}
@@ -61,7 +61,7 @@ func (s *Store) firstPage(ctx context.Context, r pageRead, position, used, most 
 	last, before := int64(-1), r.noAnchor()
 	r.follows = true
 	r.start(question{from: source.At(position), most: most})
-	r.most = most
+	r.most, r.room = most, r.batchBytes
 	st, args := s.statement(&r)
 	if err := s.runBatch(ctx, nil,
 		step{st: lastNumber, read: number(&last)},
@@ -69,17 +69,18 @@ func (s *Store) firstPage(ctx context.Context, r pageRead, position, used, most 
 		step{st: st, read: r.read, args: args}); err != nil || last >= 0 && max(position, used) > last {
 		return from, a, false
 	}
-	return checkpointAt(before, &r).Past(position), answer{messages: r.messages, head: r.noAnchor()}, true
+	return checkpointAt(before, &r).Past(position), answer{messages: r.messages, head: r.noAnchor(), more: r.cut}, true
 }
 
-// start begins a page. What is known of the size of its parts remains.
+// start begins a page. What is known of the size of its parts and of messages remains.
 func (r *pageRead) start(q question) {
 	r.position, r.batchSize = q.from.Position+1, q.most
 	r.anchored = len(q.from.Anchors()) > 0
 	if r.anchored {
 		r.anchor = q.from.Anchors()[0]
 	}
-	r.page, r.complete, r.unproved = nil, false, nil
+	r.clear()
+	r.unproved = nil
 	r.search, r.searched = nil, false
 	r.succeeds, r.fails = 0, 0
 }
@@ -102,7 +103,7 @@ func (s *Store) prove(ctx context.Context, r *pageRead) error {
 // pass calls OnUnreadable for a message that cannot be read, after everything before it is
 // handled, and skips it.
 func (s *subscription) pass(ctx context.Context, page *source.Page[Message], progress func() error) error {
-	if err := s.workerSet.waitForPending(ctx, 0, progress); err != nil {
+	if err := s.workerSet.waitForAll(ctx, progress); err != nil {
 		return err
 	}
 	unreadable := page.Unreadable.(*UnreadableError) //nolint:errorlint,forcetypeassert // a source's is one
@@ -122,7 +123,7 @@ func (s *subscription) pass(ctx context.Context, page *source.Page[Message], pro
 // goBack goes back to the newest known message that is in the store, after everything is
 // handled that was read before the others were lost.
 func (s *subscription) goBack(ctx context.Context, page *source.Page[Message], progress func() error) error {
-	if err := s.workerSet.waitForPending(ctx, 0, progress); err != nil {
+	if err := s.workerSet.waitForAll(ctx, progress); err != nil {
 		return err
 	}
 	if s.onFork != nil {

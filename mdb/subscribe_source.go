@@ -61,6 +61,9 @@ type answer struct {
 	// head is the last message before the read, whether or not a filter selects it. Its
 	// position is before the first message if no head was read.
 	head anchor
+	// more says that there may be more to read although there are fewer messages than the
+	// question asks for.
+	more bool
 	// kept says that a step which failed has kept what had arrived, so that the next one is
 	// not the first.
 	kept bool
@@ -93,7 +96,7 @@ func openSource(s *Store, category Category, hooks source.Hooks) (*source.Opened
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	src := s.categorySource(category, readConfig{wanted: hooks.Wanted})
+	src := s.categorySource(category, readConfig{wanted: hooks.Wanted, batchBytes: DefaultBatchBytes})
 	src.beforeRead = hooks.BeforeRead
 	if hooks.Retried != nil {
 		src.retried = func(ctx context.Context, r Retry) error { return hooks.Retried(ctx, r.Attempt, r.Err) }
@@ -201,7 +204,7 @@ func (s *messageSource) pageOf(from checkpoint, a *answer, unreadable *Unreadabl
 	s.begun = true
 	n := len(a.messages)
 	message := func(i int) anchor { return s.anchor(&a.messages[i]) }
-	page.Messages, page.End, page.Full = a.messages, from.Advance(n, message), n == most
+	page.Messages, page.End, page.Full = a.messages, from.Advance(n, message), n == most || a.more
 	s.history.Add(n, message, true)
 	if unreadable != nil {
 		// Its time may be unknown, so the anchor remains the message before it.

@@ -40,9 +40,9 @@ const (
 //
 // The subscription reads the next page while workers handle earlier ones. Messages are
 // pending from the first page on that is not completely handled. At most two pages are
-// pending, see [WithBatchSize], or one page and 16 messages for each worker if that is
-// more. Pending messages are in memory, and are delivered again if a caller resumes from
-// OnProgress. If one slow worker keeps a page pending, reading pauses at this limit.
+// pending, see [WithBatchSize] and [WithBatchBytes], or one page and 16 messages for each worker if
+// those are more messages and not more bytes. Pending messages are in memory, and are delivered
+// again if a caller resumes from OnProgress. If one slow worker keeps a page pending, reading pauses at this limit.
 //
 // The first error of a handler ends the subscription. No further handler is called, the
 // contexts of running handlers end with the error as their cause, and the subscription
@@ -67,10 +67,12 @@ type workerSet struct {
 	workers []worker                               // set before the workers start
 	group   uint64                                 // the size of the consumer group that the subscription is a member of, or 1
 	ahead   int                                    // with more pending messages, no page is read
+	most    int64                                  // likewise, in bytes
 	through func(checkpoint, []Message) checkpoint // the source's; workers do not call it
 
 	pages   []*pendingPage // in the order of their reads
 	pending int            // messages in pages
+	bytes   int64          // of these messages
 	end     checkpoint     // everything up to it was given to workers
 
 	// moved receives a value, from a worker, when a page is completely handled.
@@ -104,6 +106,7 @@ type task struct {
 // A pendingPage is a page whose messages were given to workers.
 type pendingPage struct {
 	messages []Message  // not changed
+	bytes    int64      // of the messages
 	before   checkpoint // everything up to it was given to workers earlier
 
 	// handled has an element for each message, which only the message's worker sets. The
@@ -121,6 +124,7 @@ func (s *subscription) runWorkers(ctx context.Context) error {
 		workers: make([]worker, s.workers),
 		group:   1,
 		ahead:   max(int(s.read.batchSize), s.workers*aheadOfWorker),
+		most:    s.read.batchBytes,
 		through: s.through,
 		end:     s.handled,
 		moved:   make(chan struct{}, 1),
@@ -211,15 +215,17 @@ func (s *workerSet) add(page []Message, end checkpoint) {
 	if len(page) > 0 {
 		pending := &pendingPage{messages: page, before: s.end, handled: make([]bool, len(page))}
 		pending.left.Store(int64(len(page)))
-		s.pages = append(s.pages, pending)
-		s.pending += len(page)
 		for i := range page {
+			pending.bytes += page[i].size()
 			w := s.worker(page[i].Stream)
 			w.mu.Lock()
 			w.tasks = append(w.tasks, task{pending, i})
 			w.mu.Unlock()
 			signal(w.wake)
 		}
+		s.pages = append(s.pages, pending)
+		s.pending += len(page)
+		s.bytes += pending.bytes
 	}
 	s.end = end
 }
@@ -236,6 +242,7 @@ func (s *workerSet) worker(stream StreamName) *worker {
 func (s *workerSet) release() checkpoint {
 	for len(s.pages) > 0 && s.pages[0].left.Load() == 0 {
 		s.pending -= len(s.pages[0].messages)
+		s.bytes -= s.pages[0].bytes
 		s.pages[0] = nil
 		s.pages = s.pages[1:]
 	}
@@ -262,13 +269,18 @@ func (s *workerSet) waitForCapacity(ctx context.Context, progress func() error) 
 	if s == nil {
 		return nil
 	}
-	return s.waitForPending(ctx, s.ahead, progress)
+	return s.waitForPending(ctx, s.ahead, s.most, progress)
 }
 
-// waitForPending waits until at most the given number of messages is pending. It calls
-// progress, which releases pages.
-func (s *workerSet) waitForPending(ctx context.Context, most int, progress func() error) error {
-	for s != nil && s.pending > most {
+// waitForAll waits until everything is handled that was given to workers.
+func (s *workerSet) waitForAll(ctx context.Context, progress func() error) error {
+	return s.waitForPending(ctx, 0, 0, progress)
+}
+
+// waitForPending waits until at most the given number of messages, of at most the given size,
+// is pending. It calls progress, which releases pages.
+func (s *workerSet) waitForPending(ctx context.Context, messages int, bytes int64, progress func() error) error {
+	for s != nil && (s.pending > messages || s.bytes > bytes) {
 		select {
 		case <-s.moved:
 			if err := progress(); err != nil {

@@ -400,3 +400,41 @@ func TestWorkersWorker(t *testing.T) {
 		t.Error("a stream without an ID has another worker than the empty ID")
 	}
 }
+
+// TestWorkersStopsReadingBytes checks that with a worker that does not finish, reads stop when as
+// many bytes are in progress as are allowed, although they are few messages.
+func TestWorkersStopsReadingBytes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const messages, most = 50, 3
+		r := rehearse(t, messages, WithBatchBytes(most*1000), WithWorkers(4))
+		separate(r)
+		reads := 0
+		r.subscription.page = func(_ context.Context, q question) (a answer, _ error) {
+			reads++
+			a.messages = r.read(readConfig{position: q.from.Position + 1, batchSize: most})
+			a.more = len(a.messages) == most
+			for i := range a.messages {
+				a.messages[i].Data = make([]byte, 1000)
+			}
+			return a, nil
+		}
+		goOn := make(chan struct{})
+		r.handler = func(_ context.Context, m Message) error {
+			if m.GlobalPosition == 1 {
+				<-goOn
+			}
+			return nil
+		}
+		done := make(chan error)
+		go func() { done <- r.run() }()
+		synctest.Wait()
+		if reads != 1 { // its bytes are more than allowed, because of the names
+			t.Errorf("got %d reads, want 1", reads)
+		}
+		close(goOn)
+		if err := <-done; !errors.Is(err, errEnd) || reads != messages/most+1 {
+			t.Errorf("got %d reads, error %v", reads, err)
+		}
+	})
+}

@@ -148,6 +148,7 @@ func TestReadOptionArguments(t *testing.T) {
 	}{
 		{mdb.WithBatchSize(0), mdb.Fault{"batch size", "0", wantBatch}},
 		{mdb.WithBatchSize(-1), mdb.Fault{"batch size", "-1", wantBatch}},
+		{mdb.WithBatchBytes(0), mdb.Fault{"batch bytes", "0", wantBatch}},
 		{mdb.WithCondition("true"), mdb.Fault{"condition", "one", "none, or a Store created with WithConditions"}},
 	} {
 		for _, c := range []calls{s, tx} {

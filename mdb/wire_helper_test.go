@@ -157,7 +157,7 @@ func (c *wireConn) Read(b []byte) (int, error) {
 		if n > whole/2 {
 			n = len(answer) - (whole - n)
 		}
-		c.rest = answer[:n]
+		c.rest = answer[:min(n, len(answer))]
 	}
 	if len(c.rest) == 0 {
 		c.Close()

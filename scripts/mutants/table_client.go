@@ -73,6 +73,36 @@ func (r *pageRead) checkAnchor(err error) error {
 	},
 
 	{
+		"a page that ends because of its size is treated as the last", "mdb/subscribe_source.go",
+		"from.Advance(n, message), n == most || a.more", "from.Advance(n, message), n == most",
+		client, "TestBatchBytes",
+	},
+	{
+		"a sequence ends with a page that ends because of its size", "mdb/read.go",
+		"int64(len(messages)) < r.batchSize && !r.more {", "int64(len(messages)) < r.batchSize {",
+		client, "TestBatchBytesOfReads",
+	},
+	{
+		"a message that is larger than a page is never read", "mdb/read_bytes.go",
+		"if r.room > 0 && n+len(r.page) > 0 && r.taken+size > r.room {", "if r.room > 0 && r.taken+size > r.room {",
+		client, "TestBatchBytesOfReads",
+	},
+	{
+		"the steps of a page have its room each", "mdb/read_bytes.go",
+		"return max(r.batchBytes-r.bytes, 1)", "return r.batchBytes",
+		client, "TestBatchBytes$",
+	},
+	{
+		"pages ask for as many messages as ever, whatever their size", "mdb/read_bytes.go",
+		"if r.batchBytes == 0 || r.mean == 0 {", "if true {",
+		client, "TestBatchBytesLearns",
+	},
+	{
+		"workers have as many bytes as their messages have", "mdb/subscribe_workers.go",
+		"for s != nil && (s.pending > messages || s.bytes > bytes) {", "for s != nil && s.pending > messages {",
+		client, "TestWorkersStopsReadingBytes",
+	},
+	{
 		"a write that is found is acknowledged before a standby has it", "mdb/sql.go",
 		"(SELECT pg_catalog.pg_logical_emit_message(true, 'mdb', ''::text) FROM found", "(SELECT NULL::pg_lsn FROM found",
 		client, "TestAcknowledgedSurvivesFailover/terminated",
