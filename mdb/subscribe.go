@@ -39,9 +39,13 @@ type Retry struct {
 // call, which delivers again what was handled after the stored checkpoint.
 //
 // Callbacks are called one at a time, from the caller's goroutine, and hold no connection
-// of the pool; nor does a subscription that waits. With [WithWorkers], other goroutines
-// call the handler, while the subscription reads ahead. The context is checked between
-// messages and while waiting.
+// of the pool; nor does a subscription that waits. While the handler has a full page, the
+// subscription reads the next one ahead, on a connection that it holds until the page has arrived.
+// If that fails, nothing is reported, and the page is read again when the handler is done with the
+// one before. If the subscription ends meanwhile, the connection of the read is closed. A page that
+// was read ahead does not show that the subscription has caught up: if it is short, another read
+// follows its messages. With [WithWorkers], other goroutines call the handler, while the
+// subscription reads ahead. The context is checked between messages and while waiting.
 //
 // Transient errors of reads, such as a lost connection, are retried for as long as they last;
 // [OnRetry] receives them. A read that gets no connection of the pool for ten seconds is retried,
@@ -96,6 +100,9 @@ func (s *Store) subscribe(ctx context.Context, c subscribeConfig, src *messageSo
 		subscribeConfig: c,
 		messageSource:   src,
 		sleeper:         sleeper,
+	}
+	if c.workers <= 1 { // the loop does not wait for workers
+		sub.ahead.launch = inGoroutine
 	}
 	return sub.run(ctx)
 }

@@ -26,7 +26,9 @@ type gathering struct {
 	name    string
 	pool    *pgxpool.Pool
 	dropped chan error
-	retries atomic.Int64
+	// noticed counts retries and connections. If a read ahead fails, there is no retry, but another
+	// connection.
+	noticed atomic.Int64
 	attempt int // the last one that OnRetry was called with
 
 	mu      sync.Mutex
@@ -85,15 +87,21 @@ func newOrdeal(t testing.TB, url string) *ordeal {
 	o := &ordeal{category: mdbtest.Category("ordeal"), url: url, end: end, wants: make(map[*gathering]string)}
 	t.Cleanup(func() { end(errStopped) })
 	begin := func(name, wants string, opts []mdb.StoreOption, subscribe func(*mdb.Store, mdb.Handler, mdb.SubscribeOption) error) {
-		g := &gathering{name: name, pool: newPool(t, url), dropped: make(chan error, 1), changed: make(chan struct{}, 1)}
+		g := &gathering{name: name, dropped: make(chan error, 1), changed: make(chan struct{}, 1)}
+		notice := func() {
+			g.noticed.Add(1)
+			g.signal()
+		}
+		g.pool = newPool(t, url, func(cfg *pgxpool.Config) {
+			cfg.AfterConnect = func(context.Context, *pgx.Conn) error { notice(); return nil }
+		})
 		s := newStore(t, g.pool, opts...)
 		onRetry := mdb.OnRetry(func(r mdb.Retry) {
 			if g.attempt++; r.Attempt != 1 && r.Attempt != g.attempt || r.Err == nil {
 				t.Errorf("%s: got %+v, want attempt 1 or %d", name, r, g.attempt)
 			}
 			g.attempt = r.Attempt
-			g.retries.Add(1)
-			g.signal()
+			notice()
 		})
 		go func() { g.dropped <- subscribe(s, g.handle, onRetry) }()
 		o.all = append(o.all, g)
@@ -185,18 +193,18 @@ func (o *ordeal) check(t testing.TB, s *mdb.Store) {
 	}
 }
 
-// untilRetried waits until each subscription has retried.
-func (o *ordeal) untilRetried(t testing.TB, before map[*gathering]int64) {
+// untilNoticed waits until each subscription has noticed that its connection is lost.
+func (o *ordeal) untilNoticed(t testing.TB, before map[*gathering]int64) {
 	t.Helper()
 	for _, g := range o.all {
-		g.until(t, "informed of a retry", func() bool { return g.retries.Load() > before[g] })
+		g.until(t, "aware of a lost connection", func() bool { return g.noticed.Load() > before[g] })
 	}
 }
 
-func (o *ordeal) retries() map[*gathering]int64 {
+func (o *ordeal) noticed() map[*gathering]int64 {
 	n := make(map[*gathering]int64)
 	for _, g := range o.all {
-		n[g] = g.retries.Load()
+		n[g] = g.noticed.Load()
 	}
 	return n
 }
@@ -213,14 +221,14 @@ func TestSubscriptionsOutliveTermination(t *testing.T) {
 	for range 5 {
 		o.write(t, s, 2) // one of them meets the condition
 		o.catchUp(t, s)
-		before := o.retries()
+		before := o.noticed()
 		var writing sync.WaitGroup
 		writing.Go(func() { o.write(t, s, 10) })
 		for range 1 + rand.IntN(5) { // at random moments
 			exec(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 		}
 		writing.Wait()
-		o.untilRetried(t, before)
+		o.untilNoticed(t, before)
 	}
 	o.check(t, s)
 }
@@ -240,25 +248,25 @@ func TestSubscriptionsOutliveRestarts(t *testing.T) {
 	for _, mode := range []string{"fast", "immediate", "immediate", "fast"} {
 		o.write(t, s, 2) // one of them meets the condition
 		o.catchUp(t, s)
-		before := o.retries()
+		before := o.noticed()
 		var writing sync.WaitGroup
 		writing.Go(func() { o.write(t, s, 10) })
 		if err := server.Restart(mode); err != nil {
 			t.Fatal(err)
 		}
 		writing.Wait()
-		o.untilRetried(t, before) // each had a connection, which is lost
+		o.untilNoticed(t, before) // each had a connection, which is lost
 	}
 	o.check(t, s)
 
 	o = newOrdeal(t, url)
 	o.write(t, s, 2)
 	o.catchUp(t, s)
-	before := o.retries()
+	before := o.noticed()
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	o.untilRetried(t, before)
+	o.untilNoticed(t, before)
 	o.end(errStopped)
 	for _, g := range o.all {
 		select {

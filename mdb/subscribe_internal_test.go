@@ -112,6 +112,9 @@ func (r *rehearsal) note(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.diary = append(r.diary, fmt.Sprintf(format, args...))
+	if len(r.diary) == 100_000 {
+		r.end(errors.New("the rehearsal has no end"))
+	}
 }
 
 func (r *rehearsal) want(diary string) {
@@ -237,16 +240,26 @@ func TestSubscriptionOrder(t *testing.T) {
 			want: "progress 0, read 1, live true, ask 0/3 1 0s, sleep 10ms, read 1, handle 1, progress 1, ask 1/3 0 10ms, sleep 10ms",
 		},
 	} {
-		for partition, opts := range map[string][]CategorySubscribeOption{"": nil, ", one worker": {WithWorkers(3), WithWorkers(1)}} {
-			t.Run(name+partition, func(t *testing.T) {
+		for way, opts := range map[string][]CategorySubscribeOption{"": nil, ", one worker": {WithWorkers(3), WithWorkers(1)}, ", pages read ahead early": nil} {
+			t.Run(name+way, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					r := rehearse(t, tt.written, append(append(opts, tt.opts...), WithBatchSize(tt.batch))...)
 					r.arrivals = tt.arrivals
+					early := strings.HasSuffix(way, "early")
+					if early {
+						readsEarly(r)
+					}
 					if err := r.run(); err != errEnd { //nolint:errorlint // the cause itself
 						t.Errorf("got error %v, want %v", err, errEnd)
 					}
-					r.want(tt.want)
+					if !early {
+						r.want(tt.want)
+						return
+					}
+					if got, want := callbacks(r.diary), callbacks(strings.Split(tt.want, ", ")); got != want {
+						t.Errorf("got callbacks\n\t%s\nwant\n\t%s", got, want)
+					}
 				})
 			})
 		}
@@ -299,9 +312,19 @@ func TestSubscriptionAgainstWriters(t *testing.T) {
 					r.written = append(r.written, random.IntN(3) == 0)
 				}
 			}
+			readAhead := func() {}
+			switch seed % 3 {
+			case 0:
+				readsEarly(r)
+			case 1:
+				readAhead = readsWithin(r)
+			}
 			var handled []int64
 			r.handler = func(_ context.Context, m Message) error {
 				arrive()
+				if random.IntN(3) == 0 {
+					readAhead()
+				}
 				handled = append(handled, m.GlobalPosition)
 				return nil
 			}

@@ -13,7 +13,8 @@ import (
 
 // A subscription is a loop. It reads and waits through functions, so that a test can
 // drive it without a server or a clock. Its fields belong to the goroutine that runs the
-// loop; workers read only those that are set before they start.
+// loop; workers read only those that are set before they start. While a page is read ahead, the
+// source belongs to the goroutine that reads.
 type subscription struct {
 	subscribeConfig
 	*messageSource
@@ -29,6 +30,7 @@ type subscription struct {
 	reported int64      // the last position passed to OnProgress
 
 	workerSet *workerSet // nil: the loop handles messages itself
+	ahead     ahead
 }
 
 // notCaughtUp is a value of liveAt that no position reaches.
@@ -99,11 +101,14 @@ func (s *subscription) begin(ctx context.Context) error {
 // that also ends when a worker fails.
 func (s *subscription) loop(ctx, work context.Context) error {
 	progress := func() error { return s.progress(ctx) }
+	reading, stop := context.WithCancel(work)
+	defer s.dropAhead()
+	defer stop()
 	for {
 		if err := s.workerSet.waitForCapacity(work, progress); err != nil {
 			return err
 		}
-		page, err := s.Next(work, s.next, int(s.read.batchSize))
+		page, early, err := s.nextPage(reading)
 		if err != nil {
 			return err
 		}
@@ -113,10 +118,12 @@ func (s *subscription) loop(ctx, work context.Context) error {
 			}
 			continue
 		}
-		if s.full++; !page.Full {
+		full := page.Full || page.Unreadable != nil || early // there may be more
+		if page.Full {
+			s.full++
+		} else if !early {
 			s.full = 0
 		}
-		full := page.Full || page.Unreadable != nil // there may be more
 		// One full page may happen to contain everything there was.
 		if s.full > 1 {
 			s.liveAt = notCaughtUp
@@ -127,6 +134,9 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		s.next = page.End
 		if !full {
 			s.liveAt = min(s.liveAt, s.next.Position)
+		}
+		if page.Full && page.Unreadable == nil {
+			s.readAhead(reading)
 		}
 		if err := s.deliver(work, page.Messages); err != nil {
 			return err

@@ -44,6 +44,17 @@ func (s *messageSource) retryTransient(ctx context.Context, f func(context.Conte
 	}
 }
 
+// attempt calls f once, or until it succeeds.
+func (s *messageSource) attempt(ctx context.Context, once bool, f func(context.Context) error) error {
+	switch {
+	case !once:
+		return s.retryTransient(ctx, f)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return f(s.limited(ctx))
+}
+
 // limited returns a context for a read.
 func (s *messageSource) limited(ctx context.Context) context.Context {
 	if s.limit == nil {

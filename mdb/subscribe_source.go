@@ -152,20 +152,39 @@ func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
 }
 
 // Next reads a page, see [source.Source].
-func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (page source.Page[Message], err error) {
+func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (source.Page[Message], error) {
+	page, l, err := s.readPage(ctx, from, most, false)
+	if err == nil && l.known != nil {
+		return s.fork(ctx, l)
+	}
+	return page, err
+}
+
+// tryNext is Next without retries, and reports nothing. If ok is false, Next says why.
+func (s *messageSource) tryNext(ctx context.Context, from checkpoint, most int) (page source.Page[Message], ok bool) {
+	page, l, err := s.readPage(ctx, from, most, true)
+	return page, err == nil && l.known == nil
+}
+
+// A loss says which messages are lost.
+type loss struct {
+	known  []anchor // in descending order; nil: nothing is lost
+	common int      // the index of the first that is there
+}
+
+// readPage reads a page, and tries each step once, or until it succeeds. It returns no page with a loss.
+func (s *messageSource) readPage(ctx context.Context, from checkpoint, most int, once bool) (page source.Page[Message], l loss, err error) {
 	var (
 		a          answer
 		unreadable *UnreadableError
-		known      []anchor // if from is gone
-		common     int      // the index of the first that is there
 	)
 	q := question{from: from, most: int64(most), first: true}
 	for more := true; more && err == nil; {
-		err = s.retryTransient(ctx, func(ctx context.Context) (err error) {
+		err = s.attempt(ctx, once, func(ctx context.Context) (err error) {
 			if s.beforeRead != nil {
 				s.beforeRead()
 			}
-			known = nil
+			l = loss{}
 			a, err = s.page(ctx, q)
 			more = errors.Is(err, errMoreSteps)
 			q.first = q.first && !a.kept
@@ -179,8 +198,8 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 				if within && len(from.Anchors()) == 0 {
 					return errLostWithin
 				}
-				known = s.history.Known(from)
-				if common, err = s.firstOf(ctx, known); within && errors.Is(err, errDiffer) {
+				l.known = s.history.Known(from)
+				if l.common, err = s.firstOf(ctx, l.known); within && errors.Is(err, errDiffer) {
 					return errLostWithin
 				}
 				return err
@@ -190,13 +209,10 @@ func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (pa
 			return err
 		})
 	}
-	switch {
-	case err != nil:
-		return page, err
-	case known != nil:
-		return s.fork(ctx, known, common)
+	if err == nil && l.known == nil {
+		page = s.pageOf(from, &a, unreadable, most)
 	}
-	return s.pageOf(from, &a, unreadable, most), nil
+	return page, l, err
 }
 
 // pageOf returns the page of an answer.
@@ -256,18 +272,18 @@ func (s *messageSource) firstOf(ctx context.Context, known []anchor) (int, error
 }
 
 // fork returns to the newest known message that is there.
-func (s *messageSource) fork(ctx context.Context, known []anchor, common int) (page source.Page[Message], err error) {
+func (s *messageSource) fork(ctx context.Context, l loss) (page source.Page[Message], err error) {
 	page.Forked, page.Full = true, true
-	page.Gone = s.history.Lose(known[:common])
+	page.Gone = s.history.Lose(l.known[:l.common])
 	s.forked(len(page.Gone))
-	if common == len(known) {
+	if l.common == len(l.known) {
 		fork := s.describe(page.Gone, s.beginning())
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "none of the messages that were read is in the store", slog.Int("missing", len(page.Gone)))
 		return page, &ForkError{fork}
 	}
-	page.End = source.Known(known[common:])
+	page.End = source.Known(l.known[l.common:])
 	s.logger.LogAttrs(ctx, slog.LevelWarn, "messages that were read are no longer in the store: going back",
-		slog.Int("missing", len(page.Gone)), slog.Int64("from", known[0].Position), slog.Int64("to", page.End.Position))
+		slog.Int("missing", len(page.Gone)), slog.Int64("from", l.known[0].Position), slog.Int64("to", page.End.Position))
 	return page, nil
 }
 

@@ -103,6 +103,57 @@ func (r *pageRead) checkAnchor(err error) error {
 		client, "TestWorkersStopsReadingBytes",
 	},
 	{
+		"a page is read ahead after a short one", "mdb/subscribe_loop.go",
+		"if page.Full && page.Unreadable == nil {", "if page.Unreadable == nil {",
+		client, "TestReadAheadOrder",
+	},
+	{
+		"no page is read ahead", "mdb/subscribe_loop.go",
+		"if page.Full && page.Unreadable == nil {", "if false {",
+		client, "TestReadAheadOrder",
+	},
+	{
+		"the page after a message that cannot be read is read before that is decided", "mdb/subscribe_loop.go",
+		"if page.Full && page.Unreadable == nil {", "if page.Full || page.Unreadable != nil {",
+		client, "TestReadAheadUnreadable",
+	},
+	{
+		"a page that was read early shows that a subscription has caught up", "mdb/subscribe_loop.go",
+		"page.Unreadable != nil || early // there", "page.Unreadable != nil // there",
+		client, "TestReadAheadStale",
+	},
+	{
+		"a subscription is live between full pages if a page that was read ahead is short", "mdb/subscribe_loop.go",
+		"} else if !early {", "} else {",
+		client, "TestReadAheadStale",
+	},
+	{
+		"a read ahead that fails is the subscription's", "mdb/subscribe_source.go",
+		"return page, err == nil && l.known == nil", "return page, err == nil && l.known == nil || err != nil",
+		client, "TestReadAheadFails",
+	},
+	{
+		"a page that a read ahead has not read because of a loss is empty", "mdb/subscribe_source.go",
+		"return page, err == nil && l.known == nil", "return page, err == nil && l.known == nil || err == nil",
+		client, "TestReadAheadFork",
+	},
+	{
+		"a read ahead is retried while the handler runs", "mdb/subscribe_ahead.go",
+		"r.page, r.ok = s.tryNext(ctx, from, int(s.read.batchSize))",
+		"r.page, _ = s.Next(ctx, from, int(s.read.batchSize)); r.ok = true",
+		client, "TestReadAheadFails",
+	},
+	{
+		"a subscription ends before its read ahead", "mdb/subscribe_ahead.go",
+		"		r.wait()\n	}\n}", "		_ = r.wait\n	}\n}",
+		client, "TestReadAheadDropped|TestReadAheadExits",
+	},
+	{
+		"a read ahead goes on when the subscription ends", "mdb/subscribe_loop.go",
+		"	defer stop()\n", "	defer func() { _ = stop }()\n",
+		client, "TestReadAheadDropped",
+	},
+	{
 		"a write that is found is acknowledged before a standby has it", "mdb/sql.go",
 		"(SELECT pg_catalog.pg_logical_emit_message(true, 'mdb', ''::text) FROM found", "(SELECT NULL::pg_lsn FROM found",
 		client, "TestAcknowledgedSurvivesFailover/terminated",
