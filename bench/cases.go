@@ -265,6 +265,7 @@ func (b *builder) subscriptions() {
 		})
 	}
 	b.spread()
+	b.catchUp()
 	b.add(benchCase{name: fmt.Sprintf("Catch up with a category of %d messages", n), messages: n, variants: []variant{
 		{name: rawName, op: byHand(b.e.clients[0])},
 		{name: proceduresName, op: subscribe(b.e.store)},
