@@ -432,7 +432,7 @@ var consumerMutants = []mutant{
 	},
 	{
 		"a resize fails that is committed although its ctx has ended", "mdb/consumer/admin_change.go",
-		"	case isUnknown && failed == nil && partitions == r.partitions:\n", "	case false:\n",
+		"	case isUnknown && failed == nil && partitions == r.partitions:\n", "	case isUnknown && failed == nil && partitions == -1:\n",
 		consumers, "TestResizeSteps|TestAdminResizeEnded",
 	},
 	{
