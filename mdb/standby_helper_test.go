@@ -149,14 +149,19 @@ type stalled struct {
 // call ends before that, because then something that the standby does not have was acknowledged.
 func stalledUntil[R any](t *testing.T, h *heldStandby, call <-chan R) stalled {
 	t.Helper()
+	var last time.Time
 	for end := time.Now().Add(testTimeout); time.Now().Before(end); {
 		var s stalled
 		var begun time.Time
 		err := h.admin.QueryRow(t.Context(), `SELECT pid, query, query_start FROM pg_stat_activity
 			WHERE wait_event = 'SyncRep' AND query_start > $1 ORDER BY query_start LIMIT 1`, h.since).Scan(&s.pid, &s.query, &begun)
-		if err == nil {
+		switch {
+		case err == nil && begun.Equal(last):
 			h.since = begun
 			return s
+		case err == nil:
+			last = begun // the server may have read the statement before the one that waits
+			continue
 		}
 		if err != pgx.ErrNoRows { //nolint:errorlint // Scan returns it as it is
 			t.Fatal(err)

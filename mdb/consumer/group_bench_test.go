@@ -198,7 +198,7 @@ func quantile(ds []time.Duration, q float64) float64 {
 	return ds[min(int(q*float64(len(ds))), len(ds)-1)].Seconds() * 1e3
 }
 
-// BenchmarkHandover measures how long a message waits whose partition no process has, because one joins or leaves: from its commit, or
+// BenchmarkHandover measures how long a message waits whose partition no process has, because one joins or leaves: since its time, or
 // since the former process has handled the partition's last message, to the handler of the new one. The goals for the 99th percentile are the
 // handler's time and 10 ms with notifications, and 2.1 s without. A message comes to each partition every twenty milliseconds, so that readers
 // do not wait between two reads. Beside it is how old other messages become.
