@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/messagedb-go/messagedb/internal/interleave"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
@@ -58,7 +59,7 @@ func TestInterleavings(t *testing.T) {
 	s := newStage(t, url)
 	var ran, slept, rung, refused int
 	for _, programs := range tests {
-		for _, moves := range merges(programs...) {
+		for _, moves := range interleave.All(programs...) {
 			if programs[len(programs)-1][0].name != sListen(0).name {
 				moves = append([]move{sListen(0), sListen(1)}, moves...)
 			}
@@ -119,7 +120,7 @@ func TestInterleavingsPrepared(t *testing.T) {
 			committed++
 		}
 	}}
-	for _, moves := range merges(
+	for _, moves := range interleave.All(
 		[]move{wBegin(0), wInsert(0), prepare, commit},
 		[]move{sListen(0), sArm(0), sSnapshot(0), sRows(0), sSleep(0)},
 	) {

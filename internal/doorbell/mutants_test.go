@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/messagedb-go/messagedb/internal/interleave"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 )
@@ -90,7 +91,7 @@ func TestMutants(t *testing.T) {
 
 			s := newStage(t, url)
 			ran, lost, first := 0, 0, ""
-			for _, moves := range merges([]move{wBegin(0), wInsert(0), wCommit(0)}, test.subscriber) {
+			for _, moves := range interleave.All([]move{wBegin(0), wInsert(0), wCommit(0)}, test.subscriber) {
 				ran++
 				if l, _ := s.run(moves); l {
 					if lost++; lost == 1 {

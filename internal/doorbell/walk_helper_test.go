@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -118,28 +117,6 @@ func (w *walk) deliver(x *subscriber) {
 			x.rung = true
 		}
 	}
-}
-
-// merges returns every order of the programs' steps that keeps each program's own order.
-func merges(programs ...[]move) [][]move {
-	var all [][]move
-	var merge func(done []move, rest [][]move)
-	merge = func(done []move, rest [][]move) {
-		end := true
-		for i, program := range rest {
-			if len(program) > 0 {
-				end = false
-				next := slices.Clone(rest)
-				next[i] = program[1:]
-				merge(append(done, program[0]), next)
-			}
-		}
-		if end {
-			all = append(all, slices.Clone(done))
-		}
-	}
-	merge(nil, programs)
-	return all
 }
 
 func steps(moves []move) string {
