@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -119,6 +119,7 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) test-failover
 	$(MAKE) soak
 	$(MAKE) stress-notify
+	$(MAKE) stress-all
 	$(MAKE) test-promotions
 	$(MAKE) test-consumers
 	$(MAKE) test-mutants
@@ -163,6 +164,9 @@ test-mutants: ## break each rule of subscriptions, failovers and consumers, and 
 
 stress-notify: ## run the tests that try to lose a notification a hundred times
 	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell
+
+stress-all: ## run the tests that try to lose a message of all categories a hundred times
+	$(GO) test -race -run 'TestAllStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/barrier
 
 bench: ## compare all calls with other clients, also on Message DB's own SQL
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .

@@ -146,11 +146,12 @@ func (c namedCheckpoint) text(kind string) string {
 	head := strconv.FormatInt(c.at.Position, 10) + ":" + kind + ":"
 	b := binary.AppendUvarint(nil, uint64(len(c.name)))
 	b = append(b, c.name...)
+	if kind == allKind {
+		b = appendLatest(b, c.at)
+	}
 	position, micros := c.at.Position, int64(0)
 	for _, a := range c.at.Anchors() {
-		b = binary.AppendUvarint(b, uint64(position-a.Position))
-		b = binary.AppendVarint(b, a.Time-micros)
-		b = append(b, a.ID[:]...)
+		b = appendAnchor(b, a, position, micros)
 		position, micros = a.Position, a.Time
 	}
 	sum := crc32.Update(crc32.ChecksumIEEE([]byte(head)), crc32.IEEETable, b)
@@ -182,7 +183,7 @@ func parseCheckpoint(text, kind string) (c namedCheckpoint, err error) {
 		return c, errors.New("which does not have three parts")
 	}
 	position, err := strconv.ParseInt(parts[0], 10, 64)
-	if err != nil || strconv.FormatInt(position, 10) != parts[0] || position < NoStream || kind == categoryKind && position < 0 || position == math.MaxInt64 {
+	if err != nil || strconv.FormatInt(position, 10) != parts[0] || position < NoStream || kind != streamKind && position < 0 || position == math.MaxInt64 {
 		return c, errors.New("which does not begin with a position")
 	}
 	switch parts[1] {
@@ -191,6 +192,8 @@ func parseCheckpoint(text, kind string) (c namedCheckpoint, err error) {
 		return c, errors.New("which is of a category")
 	case streamKind:
 		return c, errors.New("which is of a stream")
+	case allKind:
+		return c, errors.New("which is of all categories")
 	default:
 		return c, errors.New("which is of another version")
 	}
@@ -203,39 +206,57 @@ func parseCheckpoint(text, kind string) (c namedCheckpoint, err error) {
 	if crc32.Update(crc32.ChecksumIEEE([]byte(text[:head])), crc32.IEEETable, b) != sum {
 		return c, errors.New("which is damaged")
 	}
-	if !c.decode(b, position) || c.text(kind) != text {
+	if !c.decode(b, position, kind) || c.text(kind) != text {
 		return c, errors.New("which is malformed")
 	}
 	return c, nil
 }
 
-// decode decodes the name and the anchors.
-func (c *namedCheckpoint) decode(b []byte, position int64) bool {
+func appendAnchor(b []byte, a anchor, position, micros int64) []byte {
+	b = binary.AppendUvarint(b, uint64(position-a.Position))
+	b = binary.AppendVarint(b, a.Time-micros)
+	return append(b, a.ID[:]...)
+}
+
+// decodeAnchor decodes the anchor that follows another one, and returns the rest.
+func decodeAnchor(b []byte, before anchor) (a anchor, rest []byte, ok bool) {
+	distance, n := binary.Uvarint(b)
+	if n <= 0 {
+		return a, nil, false
+	}
+	b = b[n:]
+	later, n := binary.Varint(b)
+	if n <= 0 || len(b) < n+len(a.ID) || before.Position < 0 || distance > uint64(before.Position) {
+		return a, nil, false
+	}
+	a.Position, a.Time = before.Position-int64(distance), before.Time+later
+	return a, b[n+copy(a.ID[:], b[n:]):], true
+}
+
+// decode decodes the name, the newest messages of categories, and the anchors.
+func (c *namedCheckpoint) decode(b []byte, position int64, kind string) bool {
 	size, n := binary.Uvarint(b)
 	if n <= 0 || size == 0 || size > uint64(len(b)-n) {
 		return false
 	}
 	c.name = string(b[n : n+int(size)])
 	b = b[n+int(size):]
+	var latest []source.Latest
+	if kind == allKind {
+		ok := false
+		if latest, b, ok = decodeLatest(b, position); !ok {
+			return false
+		}
+	}
 	anchors := []anchor(nil)
-	for at, micros := position, int64(0); len(b) > 0; {
-		distance, n := binary.Uvarint(b)
-		if n <= 0 {
-			return false
-		}
-		b = b[n:]
-		later, n := binary.Varint(b)
-		if n <= 0 || len(b) < n+len(anchor{}.ID) || at < 0 || distance > uint64(at) {
-			return false
-		}
-		a := anchor{Position: at - int64(distance), Time: micros + later}
-		b = b[n+copy(a.ID[:], b[n:]):]
-		if len(anchors) > 0 && distance == 0 {
+	for before := (anchor{Position: position}); len(b) > 0; {
+		a, rest, ok := decodeAnchor(b, before)
+		if !ok || len(anchors) > 0 && a.Position == before.Position {
 			return false
 		}
 		anchors = append(anchors, a)
-		at, micros = a.Position, a.Time
+		before, b = a, rest
 	}
-	c.at = source.Known(anchors).Past(position)
+	c.at = source.Known(anchors).Past(position).OfLatest(latest)
 	return true
 }

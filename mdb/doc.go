@@ -41,10 +41,14 @@
 // [WithCorrelation] selects messages by the origin in their metadata. A message that cannot
 // be read does not keep others from being read: an [*UnreadableError] names it.
 //
+// [Store.GetAllMessages] and [Store.AllMessages] read all categories, in one order and without
+// passing over a message that becomes visible late. [InCategories] and [OfTypes] select some of
+// them, and [Store.Head] is the end of the store.
+//
 // # Subscribing
 //
-// [Store.SubscribeToStream] and [Store.SubscribeToCategory] call a handler for each
-// existing message, and then for new ones as they are written. They block until the
+// [Store.SubscribeToStream], [Store.SubscribeToCategory] and [Store.SubscribeToAll] call a handler
+// for each existing message, and then for new ones as they are written. They block until the
 // subscription ends, and the error, never nil, says why. Transient errors of reads, such as a
 // lost connection, are retried. An error of a callback ends the subscription.
 //
@@ -54,7 +58,8 @@
 // yourself, or need none.
 //
 // [OnProgress] receives a checkpoint to store, from which a later call resumes with
-// [AfterCheckpoint]. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint]. A
+// [AfterCheckpoint]. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint], and for
+// all categories [OnAllProgress] and [AfterAllCheckpoint]. A
 // handler that stores the checkpoint in the transaction of its effects makes it with
 // [CategoryCheckpoint.After], and has one worker, see below.
 // [OnLive] reports whether the subscription has caught up. After that it polls, as a strategy
@@ -175,8 +180,8 @@
 //
 // # Options
 //
-// These tables list each option and what accepts it. A list of [StreamOptions] or
-// [CategoryOptions] is an option itself. The methods of a [Tx] accept the same
+// These tables list each option and what accepts it. A list of [StreamOptions],
+// [CategoryOptions] or [AllOptions] is an option itself. The methods of a [Tx] accept the same
 // options as those of a [Store], but Idempotent only together with InSavepoint, which only a
 // Tx accepts.
 //
@@ -247,4 +252,21 @@
 //	OnRetry                                                     x
 //	WithPolling                                                 x
 //	WithWorkers                                                 x
+//
+//	option               GetAllMessages  AllMessages  SubscribeToAll, SubscribeToCategories
+//	FromGlobalPosition   x               x            x
+//	AfterGlobalPosition  x               x            x
+//	WithBatchSize        x               x            x
+//	WithBatchBytes       x               x            x
+//	InCategories         x               x            x
+//	OfTypes              x               x            x
+//	FromEnd                                           x
+//	AfterAllCheckpoint                                x
+//	OnAllProgress                                     x
+//	OnFork                                            x
+//	OnUnreadable                                      x
+//	OnLive                                            x
+//	OnRetry                                           x
+//	WithPolling                                       x
+//	WithWorkers                                       x
 package mdb

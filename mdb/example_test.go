@@ -328,3 +328,32 @@ func ExampleStore_CategoryMessages() {
 	}
 	fmt.Println(count)
 }
+
+// AllMessages reads all categories in one order. A position is missing here, as after a rollback:
+// nobody can still write a message to it, so the read goes on.
+func ExampleStore_AllMessages() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	start, err := store.Head(ctx)
+	if err != nil {
+		log.Panic(err)
+	}
+	for _, stream := range []mdb.StreamName{"train-1", "platform-1", "train-2"} {
+		if _, err := store.WriteMessage(ctx, stream, mdb.NewMessage("Arrived", nil)); err != nil {
+			log.Panic(err)
+		}
+		if _, err := store.Pool().Exec(ctx, "SELECT nextval('message_store.messages_global_position_seq')"); err != nil {
+			log.Panic(err)
+		}
+	}
+	for message, err := range store.AllMessages(ctx, mdb.AfterGlobalPosition(start), mdb.InCategories("train", "platform")) {
+		if err != nil {
+			log.Panic(err)
+		}
+		fmt.Println(message.Stream)
+	}
+}

@@ -23,6 +23,15 @@ func DirectStatements() map[string]string {
 	return texts
 }
 
+// AllStatements returns the texts of the statements that read all categories, by name.
+func AllStatements() map[string]string {
+	texts := make(map[string]string)
+	for _, st := range []*statement{allForwards.all, allForwards.ofTypes, allForwards.inCategories, allForwards.ofTypesInCategories, contiguousInAll, beforeInAll, latestInAll, barrierDrawn} {
+		texts[st.name[len("mdb_"):len(st.name)-len("_00000000")]] = st.sql
+	}
+	return texts
+}
+
 // AnchorStatements returns the texts of the statements that look for messages by their
 // anchors, by name, and of those that begin with one.
 func AnchorStatements() map[string]string {

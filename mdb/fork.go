@@ -10,12 +10,14 @@ import (
 // A Fork describes the messages that a subscription has handled and that are no longer in the
 // store, see [OnFork].
 type Fork struct {
-	// Category is the category of the subscription, or that of its stream.
+	// Category is the category of the subscription, or that of its stream. It is empty for a
+	// subscription to all categories.
 	Category Category
 	// Stream is the stream of a subscription to a stream, and otherwise empty.
 	Stream StreamName
 	// After is the position after which the subscription continues: that of the newest known
-	// message that is still there. It is a global position for a category.
+	// message that is still there. It is a global position for a category and for all. For all, it
+	// may be greater than those of missing messages.
 	After int64
 	// Missing are the messages that are no longer there, in ascending order: those that this
 	// call has handled, as far as it remembers them, and those that the checkpoint contains
@@ -44,11 +46,19 @@ type MissingMessage struct {
 // for a category.
 type ForkError struct{ Fork }
 
-func (e *ForkError) Error() string {
-	what := "category " + string(e.Category)
-	if e.Stream != "" {
-		what = "stream " + string(e.Stream)
+// subscribed says what a subscription is to.
+func subscribed(category Category, stream StreamName) string {
+	switch {
+	case stream != "":
+		return "stream " + string(stream)
+	case category != "":
+		return "category " + string(category)
 	}
+	return allName
+}
+
+func (e *ForkError) Error() string {
+	what := subscribed(e.Category, e.Stream)
 	if len(e.Missing) == 0 {
 		return "mdb: none of the messages of " + what + " that were read is in the store"
 	}
@@ -66,9 +76,9 @@ func (e *ForkError) Error() string {
 // or for a role that may not read what shows it: the sequence of global positions, or, for a
 // stream, the table.
 type AheadError struct {
-	// Category is the category of the subscription.
+	// Category is the category of the subscription. It is empty if that is to all categories.
 	Category Category
-	// Stream is the stream of the subscription. It is empty if that is to a category.
+	// Stream is the stream of the subscription. It is empty if that is to a category, or to all.
 	Stream StreamName
 	// Position is the position after which it should start: a global position, or a position
 	// in the stream.
@@ -83,6 +93,6 @@ func (e *AheadError) Error() string {
 		return fmt.Sprintf("mdb: a subscription to stream %s should start after position %d, but the stream has only reached %d",
 			e.Stream, e.Position, e.Last)
 	}
-	return fmt.Sprintf("mdb: a subscription to category %s should start after global position %d, but the store has only reached %d",
-		e.Category, e.Position, e.Last)
+	return fmt.Sprintf("mdb: a subscription to %s should start after global position %d, but the store has only reached %d",
+		subscribed(e.Category, e.Stream), e.Position, e.Last)
 }

@@ -216,10 +216,11 @@ type CategoryOption interface {
 	CategorySubscribeOption
 }
 
-// A ReadOption configures a read or a subscription, of a stream or a category.
+// A ReadOption configures a read or a subscription, of a stream, a category or all categories.
 type ReadOption interface {
 	StreamOption
 	CategoryOption
+	AllOption
 }
 
 // StreamOptions are several options in one, to pass a list of them on to reads and to
@@ -270,6 +271,8 @@ type readConfig struct {
 	size        *int64
 	condition   *string
 	wanted      func() (partitions int64, wanted string) // see source.Hooks; nil: all
+	categories  []string                                 // see InCategories; nil: all
+	types       []string                                 // see OfTypes; nil: all
 	faults      argumentFaults
 }
 
@@ -298,18 +301,17 @@ func AfterPosition(position int64) StreamOption {
 	return after("position", position, NoStream)
 }
 
-// FromGlobalPosition starts with the category's message at the global position, or the
-// first one after it. The default is the first message. A subscription fails with an [*AheadError]
-// if the store has not used the position before it yet.
-func FromGlobalPosition(position int64) CategoryOption {
+// FromGlobalPosition starts with the message at the global position, or the first one after it.
+// The default is the first message. A subscription fails with an [*AheadError] if the store has
+// not used the position before it yet.
+func FromGlobalPosition(position int64) GlobalOption {
 	return from("global position", position)
 }
 
-// AfterGlobalPosition starts with the category's first message after the global
-// position. Pass the global position of the last message that you have handled, or 0 to
-// start at the beginning. A subscription fails with an [*AheadError] if the store has not used
-// the position yet.
-func AfterGlobalPosition(position int64) CategoryOption {
+// AfterGlobalPosition starts with the first message after the global position. Pass the global
+// position of the last message that you have handled, or 0 to start at the beginning. A
+// subscription fails with an [*AheadError] if the store has not used the position yet.
+func AfterGlobalPosition(position int64) GlobalOption {
 	return after("global position", position, 0)
 }
 
@@ -346,12 +348,12 @@ func WithBatchSize(messages int) ReadOption {
 
 // WithBatchBytes sets the size of a page in bytes, as the server sends its messages: a page ends
 // before the message with which it would be larger. It has at least one message, however large
-// that is. The limit must be at least 1. For subscriptions, StreamMessages and CategoryMessages
-// the default is [DefaultBatchBytes], and a page that ends early is followed by the next one
+// that is. The limit must be at least 1. For subscriptions, StreamMessages, CategoryMessages and
+// AllMessages the default is [DefaultBatchBytes], and a page that ends early is followed by the next one
 // immediately. They learn from the messages that they read how many to ask for; what the server
 // sends beyond the limit is dropped, and read again with the next page.
 //
-// GetStreamMessages and GetCategoryMessages have no such limit by default. With one, a page with
+// GetStreamMessages, GetCategoryMessages and GetAllMessages have no such limit by default. With one, a page with
 // fewer messages than [WithBatchSize] says need not be the last: read on until a page is empty.
 func WithBatchBytes(bytes int) ReadOption {
 	return readOption(func(c *readConfig) {
@@ -365,8 +367,8 @@ func WithBatchBytes(bytes int) ReadOption {
 
 // Unlimited makes GetStreamMessages and GetCategoryMessages return all messages in one
 // page. The server collects them all before it sends the first one. Prefer StreamMessages
-// and CategoryMessages, which read page after page. These and subscriptions reject this
-// option.
+// and CategoryMessages, which read page after page. These, subscriptions and reads of all
+// categories reject this option.
 func Unlimited() ReadOption {
 	return readOption(func(c *readConfig) { c.batchSize = unlimited })
 }
@@ -418,7 +420,8 @@ func AsConsumerGroup(member, size int) CategoryOption {
 
 // WithCondition selects the messages that meet a condition in SQL on the columns of the
 // table messages. The condition becomes part of the query unchanged and runs with the
-// privileges of the reading role. It requires a [Store] created with [WithConditions].
+// privileges of the reading role. It requires a [Store] created with [WithConditions]. Reads of
+// all categories reject it.
 func WithCondition(condition SQL) ReadOption {
 	return readOption(func(c *readConfig) {
 		c.faults.text("condition", string(condition), "SQL")

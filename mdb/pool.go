@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/barrier"
 	"github.com/messagedb-go/messagedb/internal/doorbell"
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
@@ -23,6 +24,7 @@ type Store struct {
 	pool     *pgxpool.Pool
 	ownsPool bool
 	bell     *doorbell.Bell
+	barrier  *barrier.Barrier
 	first    *firstUse
 	readOnly *readOnly
 	watcher  *watcher
@@ -192,6 +194,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	if config.group {
 		s.groups = newGroups(&s.procedures)
 	}
+	s.barrier = barrier.New(barrierServer{&s.procedures}, config.logger)
 	return s, nil
 }
 

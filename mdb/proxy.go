@@ -28,6 +28,7 @@ const (
 	whyNotSeveral = commitsAlone + ": the messages of one call could be written in part, and have others in between; write one message at a time, or use WriteEach"
 	whyNotInTx    = commitsAlone + ", whether or not the transaction is; use the Store"
 	whyNoLock     = "a lock on a shard is released immediately"
+	whyNoAll      = "each shard has global positions of its own; read each shard, with a connection to it"
 	whyNoLook     = "the proxy has no table message_store.messages to look for the messages in"
 )
 

@@ -132,6 +132,8 @@ func rejected(ctx context.Context, s *mdb.Store, tx *mdb.Tx, stream mdb.StreamNa
 		call("WriteMessages", two(s))
 		call("WriteMessages, ExpectStream", two(s, mdb.ExpectStream()))
 		call("WriteMessages, Idempotent", two(s, mdb.Idempotent()))
+		call("GetAllMessages", func() error { _, err := s.GetAllMessages(ctx); return err })
+		call("Head", func() error { _, err := s.Head(ctx); return err })
 		call("Atomically", func() error {
 			return s.Atomically(ctx, []mdb.Category{stream.Category()}, func(*mdb.Tx) error { panic("not reached") })
 		})

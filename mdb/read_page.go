@@ -51,6 +51,7 @@ type pageRead struct {
 	search     *search              // of the message that fails; nil: none
 	searched   bool                 // whether a search has found none since the last step that succeeded
 	complete   bool                 // the page is complete
+	all        *allRead             // of a read of all categories; nil: it is none
 	pageBytes
 }
 
@@ -106,7 +107,7 @@ func (s *procedures) step(ctx context.Context, r *pageRead) (done bool, err erro
 
 func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err error) {
 	r.most = r.next()
-	if err := s.runPage(ctx, r); errors.Is(err, errGone) {
+	if err := s.runPage(ctx, r); isStale(err) {
 		return false, err
 	} else if err != nil && isLost(err) {
 		r.keep()
@@ -167,7 +168,9 @@ func (r *pageRead) add() bool {
 // something to be read.
 func (r *pageRead) keep() {
 	n := len(r.messages)
-	if int64(n) == r.most {
+	if r.all != nil { // what had arrived may contain a gap
+		n = 0
+	} else if int64(n) == r.most {
 		n--
 	}
 	r.messages = r.messages[:n]
@@ -237,10 +240,7 @@ func (s *procedures) failed(r *pageRead, err error) (done bool, _ error) {
 
 // explain returns the error of a step, for users.
 func (r *pageRead) explain(err error) error {
-	if r.isStream {
-		return explain("get messages of stream "+r.name, err)
-	}
-	return explain("get messages of category "+r.name, err)
+	return explain("get messages of "+r.kind(), err)
 }
 
 func (r *pageRead) positionOf(m *Message) int64 {
@@ -323,6 +323,9 @@ func (r *pageRead) arguments(args ...any) []any {
 // the opposite order, a message that becomes visible between the two would be passed over.
 // Both are read on one connection, because another may be to a server that has more.
 func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
+	if r.all != nil {
+		return s.runAllPage(ctx, r)
+	}
 	r.beginStep() // lets the previous page be freed
 	r.room = r.left()
 	if r.readRows == nil {
@@ -368,6 +371,9 @@ func (s *procedures) runPage(ctx context.Context, r *pageRead) error {
 	}
 	return r.checkAnchor(err)
 }
+
+// isStale reports whether a step has found that what it relies on is no longer so.
+func isStale(err error) bool { return errors.Is(err, errGone) || errors.Is(err, errOtherServer) }
 
 // checkAnchor returns errGone if a read that succeeded has not found its anchor.
 func (r *pageRead) checkAnchor(err error) error {

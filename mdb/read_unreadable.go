@@ -56,12 +56,15 @@ func (s *procedures) searchStep(ctx context.Context, r *pageRead) (done bool, er
 	}
 	found := UnreadableError{err: f.cause}
 	st, args := identifyInCategory, []any{r.name, r.position, r.correlation, r.member, r.size}
-	if r.isStream {
+	switch {
+	case r.all != nil:
+		st, args = allForwards.identify, []any{r.position, r.all.final.Position, r.types, r.categories}
+	case r.isStream:
 		st, args = identifyInStream, args[:2]
 	}
 	n, err := s.identify(ctx, &found, st, args...)
 	switch {
-	case err != nil && (isMessageFault(err) || classify(err) == classSetup):
+	case err != nil && r.all == nil && (isMessageFault(err) || classify(err) == classSetup):
 		f.byLimit = true
 		return false, nil
 	case err != nil:
@@ -79,7 +82,7 @@ func (s *procedures) confirmStep(ctx context.Context, r *pageRead) (done bool, e
 	err = s.runSearch(ctx, r, nil, step{st: directMessage, args: []any{r.search.found.GlobalPosition}, read: r.read})
 	var row *scan.RowError
 	switch {
-	case errors.Is(err, errGone):
+	case isStale(err):
 		return false, err
 	case errors.As(err, &row):
 		return true, r.pass(unreadableRow(row, err))
@@ -135,6 +138,9 @@ func (s *procedures) limitStep(ctx context.Context, r *pageRead) (done bool, err
 func (s *procedures) runSearch(ctx context.Context, r *pageRead, undo *statement, steps ...step) error {
 	r.beginStep()
 	r.inclusive = false
+	if r.all != nil {
+		return s.runInAll(ctx, r, steps[0], func() {})
+	}
 	if r.anchored {
 		return r.checkAnchor(s.runBatch(ctx, undo, append(steps, r.lookStep())...))
 	}

@@ -84,6 +84,18 @@ func TestFirstUse(t *testing.T) {
 			_, err := collect(s.CategoryMessages(ctx, stream.Category()))
 			return err
 		},
+		"GetAllMessages": func(ctx context.Context, s *mdb.Store) error {
+			_, err := s.GetAllMessages(ctx)
+			return err
+		},
+		"AllMessages": func(ctx context.Context, s *mdb.Store) error {
+			_, err := collect(s.AllMessages(ctx, mdb.InCategories(stream.Category())))
+			return err
+		},
+		"Head": func(ctx context.Context, s *mdb.Store) error {
+			_, err := s.Head(ctx)
+			return err
+		},
 		"StreamVersion": func(ctx context.Context, s *mdb.Store) error {
 			_, err := s.StreamVersion(ctx, stream)
 			return err
@@ -128,6 +140,12 @@ func TestFirstUse(t *testing.T) {
 		},
 		"SubscribeToCategory": func(ctx context.Context, s *mdb.Store) error {
 			return s.SubscribeToCategory(ctx, stream.Category(), handler)
+		},
+		"SubscribeToAll": func(ctx context.Context, s *mdb.Store) error {
+			return s.SubscribeToAll(ctx, handler)
+		},
+		"SubscribeToCategories": func(ctx context.Context, s *mdb.Store) error {
+			return s.SubscribeToCategories(ctx, []mdb.Category{stream.Category()}, handler)
 		},
 		"Check": func(ctx context.Context, s *mdb.Store) error { return s.Check(ctx) },
 	}

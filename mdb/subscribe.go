@@ -90,7 +90,7 @@ func (s *Store) subscribe(ctx context.Context, c subscribeConfig, src *messageSo
 	if err := c.check(s.config); err != nil {
 		return err
 	}
-	interest := doorbell.Interest{Category: string(src.category), Stream: string(src.stream)}
+	interest := doorbell.Interest{Category: string(src.category), Stream: string(src.stream), All: src.kind == kindAll, Wants: src.wants}
 	if c.read.size != nil {
 		interest.Member, interest.Size = *c.read.member, *c.read.size
 	}

@@ -194,7 +194,10 @@ func checkpointAt(a anchor, r *pageRead) checkpoint {
 }
 
 func (r *pageRead) kind() string {
-	if r.isStream {
+	switch {
+	case r.all != nil:
+		return r.allWhat()
+	case r.isStream:
 		return "stream " + r.name
 	}
 	return "category " + r.name
@@ -288,22 +291,9 @@ func checkBehind(standby bool, later, newest, none anchor, there bool) error {
 
 func (s *Store) compareInTable(ctx context.Context, r *pageRead, known []anchor, there []bool) error {
 	standby, later := false, r.noAnchor()
-	positions := make([]int64, len(known))
-	index := make(map[int64]int, len(known))
-	for i, a := range known {
-		positions[i], index[a.Position] = a.Position, i
-	}
-	compare := step{st: compareInCategory, args: []any{positions}}
+	compare := compareStep(compareInCategory, known, there)
 	if r.isStream {
-		compare = step{st: compareInStream, args: []any{r.name, positions}}
-	}
-	compare.read = func(rows pgx.Rows) error {
-		clear(there)
-		return eachAnchor(rows, func(a anchor) {
-			if i, ok := index[a.Position]; ok && known[i] == a {
-				there[i] = true
-			}
-		})
+		compare = compareStep(compareInStream, known, there, r.name)
 	}
 	err := s.runBatch(ctx, nil,
 		step{st: recovery, read: one(&standby)},
@@ -313,6 +303,23 @@ func (s *Store) compareInTable(ctx context.Context, r *pageRead, known []anchor,
 		return err
 	}
 	return checkBehind(standby, later, known[0], r.noAnchor(), there[0])
+}
+
+// compareStep sets which of the anchors are there. The positions are the last argument.
+func compareStep(st *statement, known []anchor, there []bool, args ...any) step {
+	positions := make([]int64, len(known))
+	index := make(map[int64]int, len(known))
+	for i, a := range known {
+		positions[i], index[a.Position] = a.Position, i
+	}
+	return step{st: st, args: append(args, positions), read: func(rows pgx.Rows) error {
+		clear(there)
+		return eachAnchor(rows, func(a anchor) {
+			if i, ok := index[a.Position]; ok && known[i] == a {
+				there[i] = true
+			}
+		})
+	}}
 }
 
 // compareByProcedures compares a few anchors in each round trip, and no more after one that

@@ -124,6 +124,40 @@ func ExampleOnProgress() {
 	}
 }
 
+// A process that concerns two categories handles their messages in one order, and resumes after the
+// stored checkpoint. Here a variable takes the place of a row in a table.
+func ExampleOnAllProgress() {
+	background := context.Background()
+	store, err := mdb.Connect(background, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	var stored mdb.AllCheckpoint // the beginning
+	run := func() {
+		ctx, stop := context.WithCancelCause(background)
+		err := store.SubscribeToCategories(ctx, []mdb.Category{"ride", "fare"}, func(_ context.Context, m mdb.Message) error {
+			fmt.Println(m.Type, m.Stream)
+			return nil
+		}, mdb.AfterAllCheckpoint(stored), mdb.OnAllProgress(func(_ context.Context, c mdb.AllCheckpoint) error {
+			stored = c
+			stop(errShutdown)
+			return nil
+		}))
+		fmt.Println("ended:", err)
+	}
+	write := func(stream mdb.StreamName, typ string) {
+		if _, err := store.WriteMessage(background, stream, mdb.NewMessage(typ, nil)); err != nil {
+			log.Panic(err)
+		}
+	}
+	write("ride-1", "Ordered")
+	write("fare-1", "Paid")
+	run()
+	write("ride-2", "Ordered")
+	run()
+}
+
 // OnFork receives the messages that were handled and are no longer in the store. Here the owner
 // of the table deletes one, which looks like a loss in a failover.
 func ExampleOnFork() {

@@ -765,14 +765,8 @@ func TestForkOfPosition(t *testing.T) {
 	for _, w := range forkWays()[:2] {
 		l := newLossy(t)
 		for name, opt := range map[string][2]mdb.SubscribeOption{
-			"from the end": {mdb.FromEnd(), mdb.FromEnd()},
-			"from a position": {struct {
-				mdb.StreamSubscribeOption
-				mdb.CategorySubscribeOption
-			}{mdb.AfterPosition(9), nil}, struct {
-				mdb.StreamSubscribeOption
-				mdb.CategorySubscribeOption
-			}{nil, mdb.AfterGlobalPosition(31)}},
+			"from the end":    {mdb.FromEnd(), mdb.FromEnd()},
+			"from a position": {oneOf{StreamSubscribeOption: mdb.AfterPosition(9)}, oneOf{CategorySubscribeOption: mdb.AfterGlobalPosition(31)}},
 		} {
 			for i := range 2 {
 				exec(t, l.pool, `TRUNCATE message_store.messages RESTART IDENTITY`)

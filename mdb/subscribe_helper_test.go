@@ -142,11 +142,16 @@ func install(t testing.TB, pool *pgxpool.Pool) {
 
 // onPosition is OnProgress and OnStreamProgress with the position alone.
 func onPosition(f func(ctx context.Context, position int64) error) mdb.SubscribeOption {
-	return struct {
-		mdb.CategorySubscribeOption
-		mdb.StreamSubscribeOption
-	}{
+	return oneOf{
 		mdb.OnProgress(func(ctx context.Context, c mdb.CategoryCheckpoint) error { return f(ctx, c.Position()) }),
 		mdb.OnStreamProgress(func(ctx context.Context, c mdb.StreamCheckpoint) error { return f(ctx, c.Position()) }),
+		mdb.OnAllProgress(func(ctx context.Context, c mdb.AllCheckpoint) error { return f(ctx, c.Position()) }),
 	}
+}
+
+// oneOf is an option for each kind of subscription.
+type oneOf struct {
+	mdb.CategorySubscribeOption
+	mdb.StreamSubscribeOption
+	mdb.AllSubscribeOption
 }

@@ -187,7 +187,11 @@ func (s *subscription) deliver(ctx context.Context, page []Message) error {
 
 // through returns the checkpoint after further messages.
 func (s *messageSource) through(c checkpoint, messages []Message) checkpoint {
-	return c.Advance(len(messages), func(i int) anchor { return s.anchor(&messages[i]) })
+	c = c.Advance(len(messages), func(i int) anchor { return s.anchor(&messages[i]) })
+	if s.kind == kindAll {
+		c = c.WithLatest(len(messages), func(i int) source.Latest { return latestOf(&messages[i]) })
+	}
+	return c
 }
 
 // progress reports what has been handled since its last call.

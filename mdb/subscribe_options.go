@@ -16,6 +16,7 @@ type CategorySubscribeOption interface{ categorySubscribe(*subscribeConfig) }
 type SubscribeOption interface {
 	StreamSubscribeOption
 	CategorySubscribeOption
+	AllSubscribeOption
 }
 
 // A PollingOption configures a [Store], for all its subscriptions, or one subscription.
@@ -77,6 +78,7 @@ type subscribeOption func(*subscribeConfig)
 
 func (o subscribeOption) streamSubscribe(c *subscribeConfig)   { o(c) }
 func (o subscribeOption) categorySubscribe(c *subscribeConfig) { o(c) }
+func (o subscribeOption) allSubscribe(c *subscribeConfig)      { o(c) }
 
 type categorySubscribeOption func(*subscribeConfig)
 
@@ -88,6 +90,7 @@ func (o streamSubscribeOption) streamSubscribe(c *subscribeConfig) { o(c) }
 
 func (o readOption) streamSubscribe(c *subscribeConfig)   { o(&c.read) }
 func (o readOption) categorySubscribe(c *subscribeConfig) { o(&c.read) }
+func (o readOption) allSubscribe(c *subscribeConfig)      { o(&c.read) }
 
 type pollingOption struct{ strategy poll.Strategy }
 
@@ -101,6 +104,7 @@ func (o pollingOption) streamSubscribe(c *subscribeConfig) {
 	c.polling = o.strategy
 }
 func (o pollingOption) categorySubscribe(c *subscribeConfig) { o.streamSubscribe(c) }
+func (o pollingOption) allSubscribe(c *subscribeConfig)      { o.streamSubscribe(c) }
 
 func (o pollingOption) check(f *argumentFaults) {
 	if o.strategy == nil {
@@ -117,10 +121,12 @@ func WithPolling(strategy poll.Strategy) PollingOption {
 }
 
 // FromEnd starts with the first message written after the subscription started, and skips
-// the existing ones. Before anything is read, [OnProgress] or [OnStreamProgress] receives the
-// checkpoint of the last existing message. Store it, so that a later call resumes there. If
-// there are no messages, its position is [NoStream] for a stream and 0 for a category. FromEnd
-// cannot be combined with an option that sets a position or a checkpoint.
+// the existing ones. Before anything is read, [OnProgress], [OnStreamProgress] or
+// [OnAllProgress] receives the checkpoint of the last existing message. Store it, so that a later
+// call resumes there. If there are no messages, its position is [NoStream] for a stream and 0
+// otherwise. FromEnd cannot be combined with an option that sets a position or a checkpoint. A
+// subscription to all categories first waits for the transactions that are writing, see
+// [Store.Head].
 func FromEnd() SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) { c.read.fromEnd = true })
 }

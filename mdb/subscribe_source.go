@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 
 	"github.com/messagedb-go/messagedb/internal/doorbell"
 	"github.com/messagedb-go/messagedb/internal/scan"
@@ -15,10 +16,10 @@ type (
 	anchor     = source.Anchor
 )
 
-// A messageSource reads a stream or a category page after page, see [source.Source]. It
+// A messageSource reads a stream, a category or all categories page after page, see [source.Source]. It
 // asks the server through functions, so that a test can drive it without one.
 type messageSource struct {
-	kind     string // "stream" or "category"
+	kind     string // "stream", "category" or "all"
 	category Category
 	stream   StreamName // or empty
 
@@ -37,8 +38,9 @@ type messageSource struct {
 
 	beforeRead func()
 	retried    func(context.Context, Retry) error
-	suspect    func() // called when connections may be dead
-	gate       *gate  // nil in tests without a store
+	wants      func(stream string) bool // of a source of all categories
+	suspect    func()                   // called when connections may be dead
+	gate       *gate                    // nil in tests without a store
 	forked     func(missing int)
 	logger     *slog.Logger
 
@@ -155,7 +157,7 @@ func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
 func (s *messageSource) Next(ctx context.Context, from checkpoint, most int) (source.Page[Message], error) {
 	page, l, err := s.readPage(ctx, from, most, false)
 	if err == nil && l.known != nil {
-		return s.fork(ctx, l)
+		return s.fork(ctx, from, l)
 	}
 	return page, err
 }
@@ -168,8 +170,8 @@ func (s *messageSource) tryNext(ctx context.Context, from checkpoint, most int) 
 
 // A loss says which messages are lost.
 type loss struct {
-	known  []anchor // in descending order; nil: nothing is lost
-	common int      // the index of the first that is there
+	known      []anchor // in descending order; nil: nothing is lost
+	gone, rest []anchor // of them
 }
 
 // readPage reads a page, and tries each step once, or until it succeeds. It returns no page with a loss.
@@ -199,7 +201,7 @@ func (s *messageSource) readPage(ctx context.Context, from checkpoint, most int,
 					return errLostWithin
 				}
 				l.known = s.history.Known(from)
-				if l.common, err = s.firstOf(ctx, l.known); within && errors.Is(err, errDiffer) {
+				if l.gone, l.rest, err = s.compareKnown(ctx, l.known); within && errors.Is(err, errDiffer) {
 					return errLostWithin
 				}
 				return err
@@ -220,12 +222,12 @@ func (s *messageSource) pageOf(from checkpoint, a *answer, unreadable *Unreadabl
 	s.begun = true
 	n := len(a.messages)
 	message := func(i int) anchor { return s.anchor(&a.messages[i]) }
-	page.Messages, page.End, page.Full = a.messages, from.Advance(n, message), n == most || a.more
+	page.Messages, page.End, page.Full = a.messages, s.through(from, a.messages), n == most || a.more
 	s.history.Add(n, message, true)
 	if unreadable != nil {
 		// Its time may be unknown, so the anchor remains the message before it.
 		page.Unreadable, page.Past = unreadable, page.End.Past(s.position(unreadable.message()))
-	} else if !page.Full && a.head.Position > page.End.Position {
+	} else if (!page.Full || s.kind == kindAll) && a.head.Position > page.End.Position {
 		// A short page contains everything up to the head that the filter selects.
 		head := func(int) anchor { return a.head }
 		page.End = page.End.Advance(1, head)
@@ -253,35 +255,38 @@ func (s *messageSource) anchor(m *Message) anchor {
 	return anchorOf(m, s.position(m))
 }
 
-// firstOf returns the index of the first anchor that is there, or the number of anchors.
-// The first one is not there, unless the error is a transient one.
-func (s *messageSource) firstOf(ctx context.Context, known []anchor) (int, error) {
+// compareKnown divides what is known, in descending order, into those that are gone and the
+// rest. Something is gone, unless the error is a transient one. In a stream and in a category,
+// everything before the first one that is there is there, too.
+func (s *messageSource) compareKnown(ctx context.Context, known []anchor) (gone, rest []anchor, err error) {
 	there, err := s.compare(ctx, known)
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
-	for i := range there {
-		if there[i] && i == 0 {
-			return 0, errDiffer
-		}
-		if there[i] {
-			return i, nil
+	for i, a := range known {
+		if there[i] || len(rest) > 0 && s.kind != kindAll {
+			rest = append(rest, a)
+		} else {
+			gone = append(gone, a)
 		}
 	}
-	return len(known), nil
+	if len(gone) == 0 {
+		return nil, nil, errDiffer
+	}
+	return gone, rest, nil
 }
 
 // fork returns to the newest known message that is there.
-func (s *messageSource) fork(ctx context.Context, l loss) (page source.Page[Message], err error) {
+func (s *messageSource) fork(ctx context.Context, from checkpoint, l loss) (page source.Page[Message], err error) {
 	page.Forked, page.Full = true, true
-	page.Gone = s.history.Lose(l.known[:l.common])
+	page.Gone = s.history.Lose(l.gone)
 	s.forked(len(page.Gone))
-	if l.common == len(l.known) {
+	if len(l.rest) == 0 {
 		fork := s.describe(page.Gone, s.beginning())
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "none of the messages that were read is in the store", slog.Int("missing", len(page.Gone)))
 		return page, &ForkError{fork}
 	}
-	page.End = source.Known(l.known[l.common:])
+	page.End = source.Known(l.rest).KeepLatest(from, func(a anchor) bool { return slices.Contains(l.rest, a) })
 	s.logger.LogAttrs(ctx, slog.LevelWarn, "messages that were read are no longer in the store: going back",
 		slog.Int("missing", len(page.Gone)), slog.Int64("from", l.known[0].Position), slog.Int64("to", page.End.Position))
 	return page, nil

@@ -47,11 +47,13 @@ const (
 // The first error of a handler ends the subscription. No further handler is called, the
 // contexts of running handlers end with the error as their cause, and the subscription
 // returns when these handlers have. Messages that they still handle count as handled.
-func WithWorkers(n int) CategorySubscribeOption {
+func WithWorkers(n int) GlobalSubscribeOption {
 	return workersOption(n)
 }
 
 type workersOption int
+
+func (o workersOption) allSubscribe(c *subscribeConfig) { o.categorySubscribe(c) }
 
 func (o workersOption) categorySubscribe(c *subscribeConfig) {
 	if o < 1 || o > maxWorkers {

@@ -33,7 +33,7 @@ var matrix = []matrixRow{
 	{"T8", "consumers and writers are killed", []string{"TestKilledConsumers", "TestKilledWriters"}, nil, ""},
 	{"T9", "the listening connection ends, notifications are lost, the trigger is removed", []string{"TestLostNotifications"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, "the delay that a lost notification causes, because no test asserts a time; that the message is delivered is tested"},
 	{"T10", "handlers and progress callbacks fail and panic", []string{"TestFailingHandlers"}, []string{"mdb.TestSubscriptionCallbackErrors", "mdb.TestSubscriptionPanics", "mdb.TestSubscriptionHoldsNoConnection"}, ""},
-	{"T11", "long transactions, rollbacks, transactions across categories", []string{"TestVisibility"}, []string{"mdb.TestSubscriptionAgainstWriters"}, "a read of all categories without holes, which is not part of the client yet; that a plain one has holes is tested"},
+	{"T11", "long transactions, rollbacks, transactions across categories", []string{"TestVisibility"}, []string{"mdb.TestSubscriptionAgainstWriters", "mdb.TestAllStress"}, ""},
 	{"T12", "inserts that bypass write_message, a sequence with a cache", []string{"TestBypass"}, []string{"mdb.TestCheckAll"}, ""},
 	{"T13", "deadlocks, lock timeouts, stricter isolation", nil, []string{"mdb.TestNoDeadlock", "mdb.TestDeadlock", "mdb.TestLockTimeout", "mdb.TestLostRaceOfSnapshots", "mdb.TestStoreOfSnapshots", "mdb.TestAtomicallyDeadlock"}, ""},
 	{"T14", "Message DB is upgraded", nil, []string{"mdb.TestSubscriptionsOutliveUpgrades", "mdb.TestOutdatedStatements", "mdb.TestForgottenStatements"}, ""},

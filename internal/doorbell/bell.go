@@ -124,11 +124,12 @@ type Bell struct {
 	// that say so. It is never held while a statement runs or something is logged.
 	mu         sync.Mutex
 	categories map[string]*category
-	listening  bool               // the connection has been proved
-	woken      bool               // the goroutine must look at the categories
-	interrupt  context.CancelFunc // ends the goroutine's wait; nil: it does not wait
-	utf8       bool               // the server hashes names as this package does
-	unrung     []string           // categories that were disabled and of which nothing was logged
+	all        map[*Sleeper]struct{} // of subscriptions to all categories
+	listening  bool                  // the connection has been proved
+	woken      bool                  // the goroutine must look at the categories
+	interrupt  context.CancelFunc    // ends the goroutine's wait; nil: it does not wait
+	utf8       bool                  // the server hashes names as this package does
+	unrung     []string              // categories that were disabled and of which nothing was logged
 	limiter    limiter
 	own        rate // of the rings that were for categories with sleepers
 	rings      int64
@@ -165,31 +166,56 @@ type Interest struct {
 	// Wants reports whether the subscription reads the stream, or is nil. It is called with the
 	// bell's lock held, and must not wait for anything.
 	Wants func(stream string) bool
+	// All says that the subscription is to all categories, or to several. Nobody rings for it:
+	// it is woken by the rings that others cause, and by Wrote.
+	All bool
 }
 
 // Subscribe adds a subscription. Call [Sleeper.Close] when it ends.
 func (b *Bell) Subscribe(in Interest) *Sleeper {
 	s := &Sleeper{bell: b, interest: in, rung: make(chan struct{}, 1)}
 	b.mu.Lock()
-	c := b.categories[in.Category]
-	if c == nil {
-		c = &category{name: in.Category, sleepers: make(map[*Sleeper]struct{})}
-		if b.listening {
-			c.state = stateCooling
+	if in.All {
+		if b.all == nil {
+			b.all = make(map[*Sleeper]struct{})
 		}
-		if b.categories == nil {
-			b.categories = make(map[string]*category)
-		}
-		b.categories[in.Category] = c
+		b.all[s] = struct{}{}
+	} else {
+		s.category = b.join(s, in.Category)
 	}
-	s.category = c
-	c.sleepers[s] = struct{}{}
 	b.sleepers.Add(1)
 	b.mu.Unlock()
 	if b.connect != nil {
 		b.start()
 	}
 	return s
+}
+
+// join adds the sleeper to a category. b.mu is held.
+func (b *Bell) join(s *Sleeper, name string) *category {
+	c := b.categories[name]
+	if c == nil {
+		c = &category{name: name, sleepers: make(map[*Sleeper]struct{})}
+		if b.listening {
+			c.state = stateCooling
+		}
+		if b.categories == nil {
+			b.categories = make(map[string]*category)
+		}
+		b.categories[name] = c
+	}
+	c.sleepers[s] = struct{}{}
+	return c
+}
+
+// ringAllCategories wakes the subscriptions to all categories that read the stream. b.mu is
+// held.
+func (b *Bell) ringAllCategories(stream string) {
+	for s := range b.all {
+		if stream == "" || s.interest.Wants == nil || s.interest.Wants(stream) {
+			s.ring()
+		}
+	}
 }
 
 // Wrote wakes the subscriptions of this process to a stream that it has written to, if
@@ -203,6 +229,7 @@ func (b *Bell) Wrote(stream string) {
 	if c := b.categories[names.Category(stream)]; c != nil && c.state == stateOff {
 		c.ring(stream, b.utf8)
 	}
+	b.ringAllCategories(stream)
 }
 
 // Stats is a snapshot of a bell.
@@ -261,6 +288,9 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c, now := s.category, time.Now()
+	if c == nil { // of a subscription to all categories
+		return d, false
+	}
 	if c.state == stateOff && b.listening && now.After(c.offUntil) {
 		c.state, c.crowded = stateCooling, false
 	}
@@ -316,6 +346,7 @@ func (b *Bell) onNotification(payload string) {
 	defer b.mu.Unlock()
 	now := time.Now()
 	b.rings++
+	b.ringAllCategories(payload)
 	if payload == "" {
 		// It may have been for any of them.
 		for _, c := range b.categories {

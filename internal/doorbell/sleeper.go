@@ -9,7 +9,7 @@ import (
 // A Sleeper is the bell's side of a subscription. Only one goroutine at a time may use it.
 type Sleeper struct {
 	bell     *Bell
-	category *category
+	category *category // nil: all
 	interest Interest
 
 	rung chan struct{} // contains a value after a ring; anybody may send, the sleeper receives
@@ -25,9 +25,10 @@ type Sleeper struct {
 func (s *Sleeper) Close() {
 	b := s.bell
 	b.mu.Lock()
-	delete(s.category.sleepers, s)
 	b.sleepers.Add(-1)
-	if len(s.category.sleepers) == 0 {
+	if s.category == nil {
+		delete(b.all, s)
+	} else if delete(s.category.sleepers, s); len(s.category.sleepers) == 0 {
 		delete(b.categories, s.category.name)
 		b.wake() // to unlock its key
 	}
@@ -48,7 +49,9 @@ func (s *Sleeper) BeforeRead() {
 		s.fellBack = false
 	default:
 	}
-	s.epoch = s.category.epoch
+	if s.category != nil {
+		s.epoch = s.category.epoch
+	}
 }
 
 // Sleep returns when a message for the subscription was written or may have been, or when

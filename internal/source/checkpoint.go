@@ -44,6 +44,7 @@ type Checkpoint struct {
 	Position int64
 
 	anchors []Anchor // the newest first
+	latest  []Latest // see WithLatest
 }
 
 // At returns a checkpoint without anchors.
@@ -55,7 +56,7 @@ func Known(anchors []Anchor) Checkpoint {
 	if len(anchors) == 0 {
 		return Checkpoint{}
 	}
-	return Checkpoint{anchors[0].Position, thin(len(anchors), func(i int) Anchor { return anchors[i] })}
+	return Checkpoint{Position: anchors[0].Position, anchors: thin(len(anchors), func(i int) Anchor { return anchors[i] })}
 }
 
 // Anchors returns the anchors, the newest first. They must not be changed.
@@ -72,7 +73,7 @@ func (c Checkpoint) Advance(n int, message func(i int) Anchor) Checkpoint {
 		}
 		return c.anchors[i-n]
 	})
-	return Checkpoint{anchors[0].Position, anchors}
+	return Checkpoint{anchors[0].Position, anchors, c.latest}
 }
 
 // Past returns the checkpoint with a later position, and the same anchors.

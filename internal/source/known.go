@@ -64,6 +64,9 @@ func (h *History) Known(from Checkpoint) []Anchor {
 		n++
 	}
 	known := slices.Clone(from.anchors)
+	for _, l := range from.latest {
+		known = append(known, l.Anchor)
+	}
 	for _, m := range h.messages[:n] {
 		known = append(known, m.Anchor)
 	}

@@ -57,7 +57,7 @@ func (r *pageRead) checkAnchor(err error) error {
 	},
 	{
 		"the progress within a page is a position alone", "mdb/subscribe_loop.go",
-		"	return c.Advance(len(messages), func(i int) anchor { return s.anchor(&messages[i]) })\n",
+		"	c = c.Advance(len(messages), func(i int) anchor { return s.anchor(&messages[i]) })\n",
 		"	if n := len(messages); n > 0 {\n		return c.Past(s.position(&messages[n-1]))\n	}\n	return c\n",
 		client, "TestProgressIdentifiesMessages/procedures, plain|TestProgressIdentifiesMessages/procedures, workers",
 	},
@@ -74,7 +74,7 @@ func (r *pageRead) checkAnchor(err error) error {
 
 	{
 		"a page that ends because of its size is treated as the last", "mdb/subscribe_source.go",
-		"from.Advance(n, message), n == most || a.more", "from.Advance(n, message), n == most",
+		"s.through(from, a.messages), n == most || a.more", "s.through(from, a.messages), n == most",
 		client, "TestBatchBytes",
 	},
 	{
