@@ -39,7 +39,8 @@
 // CategoryMessages. "From" a position includes its message, "after" does not.
 // [AsConsumerGroup] divides the streams of a category among readers, and
 // [WithCorrelation] selects messages by the origin in their metadata. A message that cannot
-// be read does not keep others from being read: an [*UnreadableError] names it.
+// be read does not keep others from being read: an [*UnreadableError] names it. GetMessage
+// returns the message with an ID.
 //
 // [Store.GetAllMessages] and [Store.AllMessages] read all categories, in one order and without
 // passing over a message that becomes visible late. [InCategories] and [OfTypes] select some of

@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	// ErrNoMessage is wrapped by the error of GetLastStreamMessage if there is no such
-	// message. The error names the stream.
+	// ErrNoMessage is wrapped by the error of GetLastStreamMessage, and of other methods that
+	// return one message, if there is no such message. The error says which.
 	ErrNoMessage = errors.New("mdb: no message")
 
 	// ErrNoStream is wrapped by the error of a read with [RequireStream] if the stream has

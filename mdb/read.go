@@ -73,7 +73,7 @@ func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 	}
 	switch {
 	case err != nil:
-		if unreadable := s.findLast(ctx, stream, c.typ, err); unreadable != nil {
+		if unreadable := s.findOne(ctx, err, identifyLast, string(stream), c.typ); unreadable != nil {
 			return Message{}, unreadable
 		}
 		return Message{}, explain("get the last message of stream "+string(stream), err)

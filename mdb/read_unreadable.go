@@ -186,9 +186,9 @@ func (s *procedures) identify(ctx context.Context, e *UnreadableError, st *state
 	return n, err
 }
 
-// findLast returns the error of a read of a stream's last message if that cannot be read,
-// and otherwise nil.
-func (s *procedures) findLast(ctx context.Context, stream StreamName, typ *string, cause error) error {
+// findOne returns the error of a read of one message if that cannot be read, and otherwise nil. The
+// statement identifies the message.
+func (s *procedures) findOne(ctx context.Context, cause error, st *statement, args ...any) error {
 	var row *scan.RowError
 	switch e := (&UnreadableError{err: cause}); {
 	case errors.As(cause, &row):
@@ -196,7 +196,7 @@ func (s *procedures) findLast(ctx context.Context, stream StreamName, typ *strin
 	case s.tx != nil || !isMessageFault(cause):
 		return nil
 	default:
-		if n, err := s.identify(ctx, e, identifyLast, string(stream), typ); err == nil && n > 0 {
+		if n, err := s.identify(ctx, e, st, args...); err == nil && n > 0 {
 			return e
 		}
 		return nil
