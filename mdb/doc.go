@@ -40,7 +40,8 @@
 // [AsConsumerGroup] divides the streams of a category among readers, and
 // [WithCorrelation] selects messages by the origin in their metadata. A message that cannot
 // be read does not keep others from being read: an [*UnreadableError] names it. GetMessage
-// returns the message with an ID.
+// returns the message with an ID, and GetLastStreamMessage and GetLastCategoryMessage the last one.
+// With [Backwards], a read begins with the latest message.
 //
 // [Store.GetAllMessages] and [Store.AllMessages] read all categories, in one order and without
 // passing over a message that becomes visible late. [InCategories] and [OfTypes] select some of
@@ -215,7 +216,7 @@
 //	Idempotent           x                             x
 //	InSavepoint          x, of a Tx
 //
-//	option               GetLastStreamMessage
+//	option               GetLastStreamMessage, GetLastCategoryMessage
 //	OfType               x
 //
 //	option               GetStreamMessages  StreamMessages  SubscribeToStream
@@ -223,6 +224,7 @@
 //	AfterPosition        x                  x               x
 //	WithBatchSize        x                  x               x
 //	WithBatchBytes       x                  x               x
+//	Backwards            x                  x
 //	Unlimited            x
 //	WithCondition        x                  x               x
 //	RequireStream        x                  x               x
@@ -240,6 +242,7 @@
 //	AfterGlobalPosition  x                    x                 x
 //	WithBatchSize        x                    x                 x
 //	WithBatchBytes       x                    x                 x
+//	Backwards            x                    x
 //	Unlimited            x
 //	WithCorrelation      x                    x                 x
 //	AsConsumerGroup      x                    x                 x
@@ -259,6 +262,7 @@
 //	AfterGlobalPosition  x               x            x
 //	WithBatchSize        x               x            x
 //	WithBatchBytes       x               x            x
+//	Backwards            x               x
 //	InCategories         x               x            x
 //	OfTypes              x               x            x
 //	FromEnd                                           x

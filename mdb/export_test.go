@@ -23,10 +23,13 @@ func DirectStatements() map[string]string {
 	return texts
 }
 
-// AllStatements returns the texts of the statements that read all categories, by name.
+// AllStatements returns the texts of the statements that read all categories, or backwards, by name.
 func AllStatements() map[string]string {
 	texts := make(map[string]string)
-	for _, st := range []*statement{allForwards.all, allForwards.ofTypes, allForwards.inCategories, allForwards.ofTypesInCategories, contiguousInAll, beforeInAll, latestInAll, barrierDrawn} {
+	for _, st := range []*statement{
+		allForwards.all, allForwards.ofTypes, allForwards.inCategories, allForwards.ofTypesInCategories, contiguousInAll, beforeInAll, latestInAll, barrierDrawn,
+		allBackwards.all, allBackwards.ofTypes, allBackwards.inCategories, allBackwards.ofTypesInCategories, streamBackwards, categoryBackwards,
+	} {
 		texts[st.name[len("mdb_"):len(st.name)-len("_00000000")]] = st.sql
 	}
 	return texts

@@ -125,6 +125,7 @@ type calls interface {
 	GetStreamMessages(ctx context.Context, stream mdb.StreamName, opts ...mdb.StreamOption) ([]mdb.Message, error)
 	GetCategoryMessages(ctx context.Context, category mdb.Category, opts ...mdb.CategoryOption) ([]mdb.Message, error)
 	GetLastStreamMessage(ctx context.Context, stream mdb.StreamName, opts ...mdb.LastMessageOption) (mdb.Message, error)
+	GetLastCategoryMessage(ctx context.Context, category mdb.Category, opts ...mdb.LastMessageOption) (mdb.Message, error)
 	GetMessage(ctx context.Context, id uuid.UUID) (mdb.Message, error)
 	StreamVersion(ctx context.Context, stream mdb.StreamName) (int64, error)
 	CategoryHead(ctx context.Context, category mdb.Category) (int64, error)

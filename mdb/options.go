@@ -262,6 +262,8 @@ type SQL string
 type readConfig struct {
 	position    int64
 	positioned  bool  // an option has set the position
+	after       bool  // which is that after the one that was given
+	backwards   bool  // see Backwards
 	fromEnd     bool  // of subscriptions, instead of position
 	required    bool  // the stream must exist
 	batchSize   int64 // -1: no limit
@@ -320,7 +322,7 @@ func from(what string, position int64) readOption {
 		if position < 0 {
 			c.faults.add(what, strconv.FormatInt(position, 10), "at least 0")
 		}
-		c.position, c.positioned = position, true
+		c.position, c.positioned, c.after = position, true, false
 	}
 }
 
@@ -330,7 +332,7 @@ func after(what string, position, least int64) readOption {
 			c.faults.add(what, strconv.FormatInt(position, 10), "at least "+strconv.FormatInt(least, 10)+" and less than the largest int64")
 			return
 		}
-		c.position, c.positioned = position+1, true
+		c.position, c.positioned, c.after = position+1, true, true
 	}
 }
 
@@ -429,7 +431,7 @@ func WithCondition(condition SQL) ReadOption {
 	})
 }
 
-// A LastMessageOption configures GetLastStreamMessage.
+// A LastMessageOption configures GetLastStreamMessage and GetLastCategoryMessage.
 type LastMessageOption interface{ lastMessage(*lastConfig) }
 
 type lastConfig struct {
@@ -441,7 +443,8 @@ type lastOption func(*lastConfig)
 
 func (o lastOption) lastMessage(c *lastConfig) { o(c) }
 
-// OfType selects the last message of the given type. It requires Message DB 1.3.0.
+// OfType selects the last message of the given type. GetLastStreamMessage with it requires Message DB
+// 1.3.0.
 func OfType(typ string) LastMessageOption {
 	return lastOption(func(c *lastConfig) {
 		c.faults.messageType("type", typ)

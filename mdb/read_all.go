@@ -75,6 +75,7 @@ func (s *Store) configureAllRead(opts []AllOption) (*pageRead, error) {
 	for _, opt := range opts {
 		opt.allRead(&r.readConfig)
 	}
+	r.turn()
 	r.checkAll()
 	if r.batchSize == unlimited {
 		r.faults = append(r.faults, unlimitedFault("read of all categories"))
@@ -93,6 +94,9 @@ func (c *readConfig) checkAll() {
 // readAllPage reads the next page. It returns messages with an [*UnreadableError], which come
 // before the one that cannot be read.
 func (s *Store) readAllPage(ctx context.Context, r *pageRead) ([]Message, error) {
+	if r.backwards {
+		return s.readPage(ctx, r)
+	}
 	for {
 		done, err := s.allStep(ctx, r)
 		if err != nil && !isUnreadable(err) {
@@ -101,7 +105,7 @@ func (s *Store) readAllPage(ctx context.Context, r *pageRead) ([]Message, error)
 		switch {
 		case !done:
 		case err == nil && len(r.page) == 0 && r.all.more: // looked at messages that are not selected
-			r.position = r.all.head.Position + 1
+			r.position = r.past(r.all.head.Position)
 		default:
 			return r.page, err
 		}

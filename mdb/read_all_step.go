@@ -67,7 +67,7 @@ func (s *Store) allStep(ctx context.Context, r *pageRead) (done bool, err error)
 		case err != nil:
 			return false, err
 		}
-		a.gap, a.head, a.more = 0, anchor{}, false
+		a.gap, a.more = 0, false
 		done, err = s.step(ctx, r)
 		a.searched = a.searched && r.search != nil
 		switch {
@@ -179,21 +179,36 @@ func (s *Store) follow(ctx context.Context, r *pageRead) (bool, error) {
 
 // allStatement returns the statement for a step of a read of all categories.
 func (r *pageRead) allStatement() (*statement, []any) {
-	a := r.all
 	looked := r.most
 	if r.types != nil {
 		looked = max(maxLooked/int64(max(1, len(r.categories))), 1)
 	}
-	args := []any{&r.position, &a.final.Position, &r.most, looked, r.types, r.categories}
-	switch {
+	args := []any{&r.position, r.allBound(), &r.most, looked, r.types, r.categories}
+	switch st := r.allStatements(); {
 	case r.types == nil && r.categories == nil:
-		return allForwards.all, r.arguments(&r.position, &r.most)
+		return st.all, r.arguments(&r.position, &r.most)
 	case r.categories == nil:
-		return allForwards.ofTypes, args[:5]
+		return st.ofTypes, args[:5]
 	case r.types == nil:
-		return allForwards.inCategories, args
+		return st.inCategories, args
+	default:
+		return st.ofTypesInCategories, args
 	}
-	return allForwards.ofTypesInCategories, args
+}
+
+func (r *pageRead) allStatements() *allStatements {
+	if r.backwards {
+		return &allBackwards
+	}
+	return &allForwards
+}
+
+// allBound returns the last position that a step may look at.
+func (r *pageRead) allBound() *int64 {
+	if r.backwards {
+		return new(int64)
+	}
+	return &r.all.final.Position
 }
 
 // runAllPage runs the statement of a step of a read of all categories, in one round trip. The
@@ -201,11 +216,18 @@ func (r *pageRead) allStatement() (*statement, []any) {
 // says.
 func (s *procedures) runAllPage(ctx context.Context, r *pageRead) error {
 	r.beginStep()
-	r.room, r.inclusive = r.left(), false
+	r.room, r.inclusive, r.all.head = r.left(), false, anchor{}
 	if r.readRows == nil {
 		r.readRows = r.read
 	}
 	st, args := r.allStatement()
+	if r.backwards {
+		err := s.run(ctx, st, r.readRows, args...)
+		if err == nil {
+			r.sift()
+		}
+		return err
+	}
 	return s.runInAll(ctx, r, step{st: st, read: r.readRows, args: args}, r.sift)
 }
 
@@ -260,7 +282,7 @@ func (r *pageRead) sift() {
 		}
 		return
 	}
-	if r.filteredAll() {
+	if r.filteredAll() || r.backwards {
 		return
 	}
 	before := r.position - 1

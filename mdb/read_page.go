@@ -61,6 +61,7 @@ func (s *procedures) configureStreamRead(stream StreamName, opts []StreamOption)
 	for _, opt := range opts {
 		opt.streamRead(&r.readConfig)
 	}
+	r.turn()
 	r.check(s.config)
 	return r, r.faults.err()
 }
@@ -72,6 +73,7 @@ func (s *procedures) configureCategoryRead(category Category, opts []CategoryOpt
 	for _, opt := range opts {
 		opt.categoryRead(&r.readConfig)
 	}
+	r.turn()
 	r.check(s.config)
 	return r, r.faults.err()
 }
@@ -84,7 +86,10 @@ func (s *procedures) readPage(ctx context.Context, r *pageRead) ([]Message, erro
 		if err != nil && !errors.As(err, new(*UnreadableError)) {
 			return nil, err
 		}
-		if done {
+		switch {
+		case done && err == nil && len(r.page) == 0 && r.all != nil && r.all.head.Position > 0: // looked at messages that are not selected
+			r.position = r.past(r.all.head.Position)
+		case done:
 			return r.page, err
 		}
 	}
@@ -153,7 +158,7 @@ func (r *pageRead) add() bool {
 	r.messages = nil
 	if n := len(r.page); n > 0 {
 		last := &r.page[n-1]
-		r.position = r.positionOf(last) + 1
+		r.position = r.past(r.positionOf(last))
 		if r.follows {
 			r.anchor, r.anchored = anchorOf(last, r.positionOf(last)), true
 		}
@@ -258,6 +263,9 @@ func (r *pageRead) withVersion() bool {
 
 // statement returns the statement for a step and its arguments.
 func (s *procedures) statement(r *pageRead) (*statement, []any) {
+	if r.backwards {
+		return r.backwardsStatement()
+	}
 	direct := s.config.direct && r.condition == nil
 	r.begin, r.rows = r.position, r.most
 	r.inclusive = r.anchored && !r.filtered() && (direct || r.tableless) && r.anchor.Position == r.position-1

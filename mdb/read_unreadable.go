@@ -58,13 +58,17 @@ func (s *procedures) searchStep(ctx context.Context, r *pageRead) (done bool, er
 	st, args := identifyInCategory, []any{r.name, r.position, r.correlation, r.member, r.size}
 	switch {
 	case r.all != nil:
-		st, args = allForwards.identify, []any{r.position, r.all.final.Position, r.types, r.categories}
+		st, args = r.allStatements().identify, []any{r.position, r.allBound(), r.types, r.categories}
+	case r.isStream && r.backwards:
+		st, args = identifyStreamBackwards, args[:2]
 	case r.isStream:
 		st, args = identifyInStream, args[:2]
+	case r.backwards:
+		st = identifyCategoryBackwards
 	}
 	n, err := s.identify(ctx, &found, st, args...)
 	switch {
-	case err != nil && r.all == nil && (isMessageFault(err) || classify(err) == classSetup):
+	case err != nil && r.all == nil && !r.backwards && (isMessageFault(err) || classify(err) == classSetup):
 		f.byLimit = true
 		return false, nil
 	case err != nil:
@@ -138,7 +142,7 @@ func (s *procedures) limitStep(ctx context.Context, r *pageRead) (done bool, err
 func (s *procedures) runSearch(ctx context.Context, r *pageRead, undo *statement, steps ...step) error {
 	r.beginStep()
 	r.inclusive = false
-	if r.all != nil {
+	if r.all != nil && !r.backwards {
 		return s.runInAll(ctx, r, steps[0], func() {})
 	}
 	if r.anchored {
@@ -218,9 +222,9 @@ func (r *pageRead) searchAgain() error {
 // pass makes the next step begin after the message that cannot be read.
 func (r *pageRead) pass(e *UnreadableError) *UnreadableError {
 	r.search, r.searched, r.fails = nil, false, 0
-	r.position = e.GlobalPosition + 1
+	r.position = r.past(e.GlobalPosition)
 	if r.isStream {
-		r.position = e.Position + 1
+		r.position = r.past(e.Position)
 	}
 	return e
 }

@@ -92,6 +92,10 @@ func TestFirstUse(t *testing.T) {
 			_, err := collect(s.AllMessages(ctx, mdb.InCategories(stream.Category())))
 			return err
 		},
+		"GetLastCategoryMessage": func(ctx context.Context, s *mdb.Store) error {
+			_, err := s.GetLastCategoryMessage(ctx, stream.Category())
+			return err
+		},
 		"GetMessage": func(ctx context.Context, s *mdb.Store) error {
 			_, err := s.GetMessage(ctx, m.ID)
 			return err

@@ -83,7 +83,8 @@ var (
 	barrierLeft     = newStatement("barrier_left", barrier.LeftSQL)
 	barrierSessions = newStatement("barrier_sessions", barrier.SessionsSQL)
 
-	allForwards = newAllStatements("", false)
+	allForwards  = newAllStatements("", false)
+	allBackwards = newAllStatements("_backwards", true)
 
 	// The last of the positions that follow the given one without a gap, of a limited number, and
 	// whether there are any.

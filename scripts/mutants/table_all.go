@@ -9,7 +9,7 @@ var allMutants = []mutant{
 	},
 	{
 		"a filtered read of all categories looks at what is not final", "mdb/read_all_step.go",
-		"args := []any{&r.position, &a.final.Position,", "args := []any{&r.position, a.final.Position + 1<<40,",
+		"	return &r.all.final.Position\n", "	beyond := r.all.final.Position + 1<<40\n	return &beyond\n",
 		client, "TestAllWaits",
 	},
 	{
