@@ -41,7 +41,7 @@
 // [WithCorrelation] selects messages by the origin in their metadata. A message that cannot
 // be read does not keep others from being read: an [*UnreadableError] names it. GetMessage
 // returns the message with an ID, and GetLastStreamMessage and GetLastCategoryMessage the last one.
-// With [Backwards], a read begins with the latest message.
+// With [Backwards], a read begins with the latest message, and with [Since], with those of a time.
 //
 // [Store.GetAllMessages] and [Store.AllMessages] read all categories, in one order and without
 // passing over a message that becomes visible late. [InCategories] and [OfTypes] select some of
@@ -225,6 +225,8 @@
 //	WithBatchSize        x                  x               x
 //	WithBatchBytes       x                  x               x
 //	Backwards            x                  x
+//	Since                x                  x
+//	TimeMargin           x                  x
 //	Unlimited            x
 //	WithCondition        x                  x               x
 //	RequireStream        x                  x               x
@@ -243,6 +245,8 @@
 //	WithBatchSize        x                    x                 x
 //	WithBatchBytes       x                    x                 x
 //	Backwards            x                    x
+//	Since                x                    x
+//	TimeMargin           x                    x
 //	Unlimited            x
 //	WithCorrelation      x                    x                 x
 //	AsConsumerGroup      x                    x                 x
@@ -263,6 +267,8 @@
 //	WithBatchSize        x               x            x
 //	WithBatchBytes       x               x            x
 //	Backwards            x               x
+//	Since                x               x
+//	TimeMargin           x               x
 //	InCategories         x               x            x
 //	OfTypes              x               x            x
 //	FromEnd                                           x

@@ -29,6 +29,7 @@ func AllStatements() map[string]string {
 	for _, st := range []*statement{
 		allForwards.all, allForwards.ofTypes, allForwards.inCategories, allForwards.ofTypesInCategories, contiguousInAll, beforeInAll, latestInAll, barrierDrawn,
 		allBackwards.all, allBackwards.ofTypes, allBackwards.inCategories, allBackwards.ofTypesInCategories, streamBackwards, categoryBackwards,
+		sinceInAll, sinceInCategory, sinceInStream,
 	} {
 		texts[st.name[len("mdb_"):len(st.name)-len("_00000000")]] = st.sql
 	}

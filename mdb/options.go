@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"math"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -261,13 +262,15 @@ type SQL string
 
 type readConfig struct {
 	position    int64
-	positioned  bool  // an option has set the position
-	after       bool  // which is that after the one that was given
-	backwards   bool  // see Backwards
-	fromEnd     bool  // of subscriptions, instead of position
-	required    bool  // the stream must exist
-	batchSize   int64 // -1: no limit
-	batchBytes  int64 // 0: no limit
+	positioned  bool // an option has set the position
+	after       bool // which is that after the one that was given
+	backwards   bool // see Backwards
+	since       *time.Time
+	margin      *time.Duration // see TimeMargin
+	fromEnd     bool           // of subscriptions, instead of position
+	required    bool           // the stream must exist
+	batchSize   int64          // -1: no limit
+	batchBytes  int64          // 0: no limit
 	correlation *string
 	member      *int64
 	size        *int64
@@ -279,6 +282,7 @@ type readConfig struct {
 }
 
 func (c *readConfig) check(store *storeConfig) {
+	c.checkSince()
 	if c.condition != nil && !store.conditions {
 		c.faults.add("condition", "one", "none, or a Store created with WithConditions")
 	}

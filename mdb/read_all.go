@@ -76,6 +76,7 @@ func (s *Store) configureAllRead(opts []AllOption) (*pageRead, error) {
 		opt.allRead(&r.readConfig)
 	}
 	r.turn()
+	r.checkSince()
 	r.checkAll()
 	if r.batchSize == unlimited {
 		r.faults = append(r.faults, unlimitedFault("read of all categories"))
@@ -96,6 +97,9 @@ func (c *readConfig) checkAll() {
 func (s *Store) readAllPage(ctx context.Context, r *pageRead) ([]Message, error) {
 	if r.backwards {
 		return s.readPage(ctx, r)
+	}
+	if err := s.findSince(ctx, r); err != nil {
+		return nil, err
 	}
 	for {
 		done, err := s.allStep(ctx, r)

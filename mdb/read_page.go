@@ -51,6 +51,7 @@ type pageRead struct {
 	search     *search              // of the message that fails; nil: none
 	searched   bool                 // whether a search has found none since the last step that succeeded
 	complete   bool                 // the page is complete
+	sought     bool                 // position was found, see Since
 	all        *allRead             // of a read of all categories; nil: it is none
 	pageBytes
 }
@@ -81,6 +82,9 @@ func (s *procedures) configureCategoryRead(category Category, opts []CategoryOpt
 // readPage reads the next page. It returns messages with an [*UnreadableError], which come
 // before the one that cannot be read.
 func (s *procedures) readPage(ctx context.Context, r *pageRead) ([]Message, error) {
+	if err := s.findSince(ctx, r); err != nil {
+		return nil, err
+	}
 	for {
 		done, err := s.step(ctx, r)
 		if err != nil && !errors.As(err, new(*UnreadableError)) {
@@ -128,6 +132,9 @@ func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err 
 	}
 	n := int64(len(r.messages))
 	complete := r.add()
+	if r.since != nil && n > 0 && len(r.page) == 0 { // all are too old
+		return false, nil
+	}
 	if r.full(complete, n) {
 		r.succeeds, r.fails = 0, max(r.fails-n, 0)
 		r.more = true
@@ -149,20 +156,21 @@ func (s *procedures) pageStep(ctx context.Context, r *pageRead) (done bool, err 
 // add adds the step's messages to the page, and reports whether that is full.
 func (r *pageRead) add() bool {
 	r.searched = false
-	if r.page == nil {
-		r.page = r.messages
-	} else {
-		r.page = append(r.page, r.messages...)
-	}
-	r.count(int64(len(r.messages)))
-	r.messages = nil
-	if n := len(r.page); n > 0 {
-		last := &r.page[n-1]
+	if n := len(r.messages); n > 0 {
+		last := &r.messages[n-1]
 		r.position = r.past(r.positionOf(last))
 		if r.follows {
 			r.anchor, r.anchored = anchorOf(last, r.positionOf(last)), true
 		}
 	}
+	r.count(int64(len(r.messages)))
+	r.keepSince()
+	if r.page == nil {
+		r.page = r.messages
+	} else {
+		r.page = append(r.page, r.messages...)
+	}
+	r.messages = nil
 	return int64(len(r.page)) == r.batchSize
 }
 

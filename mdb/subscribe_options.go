@@ -53,6 +53,9 @@ func (c *subscribeConfig) check(store *storeConfig) error {
 	if c.read.batchSize == unlimited {
 		c.faults = append(c.faults, unlimitedFault("subscription"))
 	}
+	if c.read.since != nil {
+		c.faults.add("start", "Since", "a position or FromEnd")
+	}
 	if c.read.backwards {
 		c.faults.add("order", "Backwards", "that of positions, because a subscription waits for later messages")
 	}
