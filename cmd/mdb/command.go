@@ -24,7 +24,7 @@ type action func(ctx context.Context, a *app, args []string) error
 func commands() []command {
 	return []command{
 		installCommand, notifyCommand, checkCommand, versionCommand,
-		writeCommand, readCommand, tailCommand, lastCommand,
+		writeCommand, readCommand, tailCommand, lastCommand, getCommand,
 		streamsCommand, categoriesCommand, typesCommand, consumersCommand,
 	}
 }

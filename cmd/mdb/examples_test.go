@@ -12,7 +12,7 @@ func TestExamples(t *testing.T) {
 	t.Parallel()
 	help, _ := (&shell{env: environment()}).run(t, "mdb help")
 	names := regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help, -1)
-	if len(names) != 12 {
+	if len(names) != 13 {
 		t.Fatalf("the help has %d commands:\n%s", len(names), help)
 	}
 	for _, name := range names {

@@ -13,6 +13,7 @@
 //	  read        print the messages of a stream or a category
 //	  tail        print new messages of a stream or a category as they are written
 //	  last        print the last message of a stream
+//	  get         print the message with an ID
 //	  streams     count messages by stream
 //	  categories  count messages by category
 //	  types       count messages by type
