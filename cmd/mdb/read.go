@@ -8,6 +8,7 @@ import (
 	"iter"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -18,7 +19,9 @@ var readCommand = command{
 	short: "print the messages of a stream or a category",
 	long: `Prints the messages of a stream, such as account-123, in the order of their positions,
 or those of a category, such as account, in the order of their global positions. It
-prints all of them unless there is a -limit.
+prints all of them unless there is a -limit. With -backwards it prints the latest first, and with
+-since those of a time and later; both need the privilege to read the table, which the role
+message_store has.
 
 A line consists of the time, the global position, the stream and the position, the
 type, the data and the metadata. With -json the lines are JSON, which "write -lines"
@@ -26,15 +29,17 @@ reads.`,
 	examples: `mdb read account-123
 mdb read -after 1000 -limit 20 account
 mdb read -group 0/3 account
+mdb read -backwards -limit 20 account
+mdb read -since 1h account
 mdb read -json account-123 | mdb -d "$OTHER_URL" write -lines -idempotent account-123`,
-	setup: selecting((*app).read),
+	setup: selecting((*app).read, (*selection).declareRead),
 }
 
 // selecting returns the setup of a command that works on a selection.
-func selecting(do func(*app, context.Context, *mdb.Store, *selection) error, opts ...mdb.ConnectOption) func(*flag.FlagSet) action {
+func selecting(do func(*app, context.Context, *mdb.Store, *selection) error, declare func(*selection, *flag.FlagSet), opts ...mdb.ConnectOption) func(*flag.FlagSet) action {
 	return func(fs *flag.FlagSet) action {
 		var sel selection
-		sel.declare(fs)
+		declare(&sel, fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			if err := sel.check(args); err != nil {
 				return err
@@ -82,6 +87,8 @@ type selection struct {
 	json  bool
 
 	from, after *int64
+	backwards   bool
+	since       *time.Time
 	correlation string
 	group       string
 
@@ -103,6 +110,23 @@ func (sel *selection) declare(fs *flag.FlagSet) {
 	fs.StringVar(&sel.correlation, "correlation", "", "for a category: only messages whose correlation stream is in this `CATEGORY`")
 	fs.StringVar(&sel.group, "group", "", "for a category: only the streams of `MEMBER/SIZE` of a consumer group, such as 0/3")
 	fs.BoolVar(&sel.json, "json", false, "print lines of JSON")
+}
+
+// declareRead declares the options of read that tail has not.
+func (sel *selection) declareRead(fs *flag.FlagSet) {
+	sel.declare(fs)
+	fs.BoolVar(&sel.backwards, "backwards", false, "print the latest message first; -from and -after go back from there")
+	fs.Func("since", "start with the messages of a `TIME`, such as 2026-11-23T09:30:00Z, or with those of the last 90s, 15m or 24h", func(given string) error {
+		t, err := time.Parse(time.RFC3339, given)
+		if d, notDuration := time.ParseDuration(given); notDuration == nil && d >= 0 {
+			t, err = time.Now().Add(-d), nil
+		}
+		if err != nil {
+			return errors.New("want a time such as 2026-11-23T09:30:00Z, or a duration such as 1h")
+		}
+		sel.since = &t
+		return nil
+	})
 }
 
 // check turns the command's options into options of the library.
@@ -128,6 +152,16 @@ func (sel *selection) check(args []string) (err error) {
 	if sel.after != nil {
 		sel.stream = append(sel.stream, mdb.AfterPosition(*sel.after))
 		sel.category = append(sel.category, mdb.AfterGlobalPosition(*sel.after))
+	}
+	if sel.since != nil && (sel.backwards || sel.from != nil || sel.after != nil) {
+		return usage("-since excludes -from, -after and -backwards")
+	}
+	if sel.backwards {
+		sel.stream, sel.category = append(sel.stream, mdb.Backwards()), append(sel.category, mdb.Backwards())
+	}
+	if sel.since != nil {
+		since := mdb.Since(*sel.since)
+		sel.stream, sel.category = append(sel.stream, since), append(sel.category, since)
 	}
 	if !sel.isCategory() && (sel.correlation != "" || sel.group != "") {
 		return usage("-correlation and -group need a category, got the stream %q", string(sel.name))

@@ -21,7 +21,7 @@ After a lost connection it prints the error, reconnects and continues.`,
 	examples: `mdb tail account
 mdb tail -from 0 -json account-123
 mdb tail -limit 1 -type Closed account-123`,
-	setup: selecting((*app).tail, mdb.WithNotify()),
+	setup: selecting((*app).tail, (*selection).declare, mdb.WithNotify()),
 }
 
 func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
