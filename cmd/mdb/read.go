@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,9 @@ prints all of them unless there is a -limit. With -backwards it prints the lates
 -since those of a time and later; both need the privilege to read the table, which the role
 message_store has.
 
+Several categories, or with -all the whole store, are read in the order of global positions. Where
+positions are missing, read waits for the transactions that may still write them.
+
 A line consists of the time, the global position, the stream and the position, the
 type, the data and the metadata. With -json the lines are JSON, which "write -lines"
 reads.`,
@@ -31,6 +35,7 @@ mdb read -after 1000 -limit 20 account
 mdb read -group 0/3 account
 mdb read -backwards -limit 20 account
 mdb read -since 1h account
+mdb read -all -types Opened,Closed
 mdb read -json account-123 | mdb -d "$OTHER_URL" write -lines -idempotent account-123`,
 	setup: selecting((*app).read, (*selection).declareRead),
 }
@@ -58,9 +63,12 @@ func (a *app) read(ctx context.Context, s *mdb.Store, sel *selection) (err error
 	defer func() { err = errors.Join(err, buffer.Flush()) }()
 
 	var messages iter.Seq2[mdb.Message, error]
-	if sel.isCategory() {
+	switch {
+	case sel.isAll():
+		messages = s.AllMessages(ctx, sel.every)
+	case sel.isCategory():
 		messages = s.CategoryMessages(ctx, sel.name.Category(), sel.category)
-	} else {
+	default:
 		messages = s.StreamMessages(ctx, sel.name, sel.stream)
 	}
 	for m, err := range messages {
@@ -73,15 +81,21 @@ func (a *app) read(ctx context.Context, s *mdb.Store, sel *selection) (err error
 			return err
 		}
 	}
-	if sel.printed == 0 {
-		return noMessages(sel.name)
+	switch {
+	case sel.printed > 0:
+		return nil
+	case sel.isAll():
+		return nothing("no messages found")
 	}
-	return nil
+	return noMessages(sel.name)
 }
 
-// A selection says which messages of a stream or a category read and tail print.
+// A selection says which messages of a stream, of categories or of all read and tail print.
 type selection struct {
-	name  mdb.StreamName
+	name  mdb.StreamName // of a stream or of one category
+	all   bool
+	some  []mdb.Category // several
+	types []string
 	limit int64 // 0: none
 	typ   string
 	json  bool
@@ -94,6 +108,7 @@ type selection struct {
 
 	stream   mdb.StreamOptions
 	category mdb.CategoryOptions
+	every    mdb.AllOptions
 	printed  int64
 }
 
@@ -107,6 +122,11 @@ func (sel *selection) declare(fs *flag.FlagSet) {
 		return nil
 	})
 	fs.StringVar(&sel.typ, "type", "", "print only messages of this `TYPE`; the others are read, too")
+	fs.Func("types", "print only messages of the types `TYPE,TYPE`", func(given string) error {
+		sel.types = strings.Split(given, ",")
+		return nil
+	})
+	fs.BoolVar(&sel.all, "all", false, "all categories, instead of a name")
 	fs.StringVar(&sel.correlation, "correlation", "", "for a category: only messages whose correlation stream is in this `CATEGORY`")
 	fs.StringVar(&sel.group, "group", "", "for a category: only the streams of `MEMBER/SIZE` of a consumer group, such as 0/3")
 	fs.BoolVar(&sel.json, "json", false, "print lines of JSON")
@@ -131,37 +151,37 @@ func (sel *selection) declareRead(fs *flag.FlagSet) {
 
 // check turns the command's options into options of the library.
 func (sel *selection) check(args []string) (err error) {
-	args, err = exactly(args, "STREAM|CATEGORY")
-	if err != nil {
-		return err
-	}
-	if sel.name, err = name(args[0]); err != nil {
+	if err := sel.checkNames(args); err != nil {
 		return err
 	}
 	if sel.from != nil && sel.after != nil {
 		return usage("-from and -after exclude each other")
 	}
-	if sel.limit > 0 && sel.limit < mdb.DefaultBatchSize && sel.typ == "" {
+	if sel.limit > 0 && sel.limit < mdb.DefaultBatchSize && sel.typ == "" && (sel.types == nil || sel.isAll()) {
 		size := mdb.WithBatchSize(int(sel.limit))
-		sel.stream, sel.category = append(sel.stream, size), append(sel.category, size)
+		sel.add(size)
 	}
 	if sel.from != nil {
 		sel.stream = append(sel.stream, mdb.FromPosition(*sel.from))
 		sel.category = append(sel.category, mdb.FromGlobalPosition(*sel.from))
+		sel.every = append(sel.every, mdb.FromGlobalPosition(*sel.from))
 	}
 	if sel.after != nil {
 		sel.stream = append(sel.stream, mdb.AfterPosition(*sel.after))
 		sel.category = append(sel.category, mdb.AfterGlobalPosition(*sel.after))
+		sel.every = append(sel.every, mdb.AfterGlobalPosition(*sel.after))
 	}
 	if sel.since != nil && (sel.backwards || sel.from != nil || sel.after != nil) {
 		return usage("-since excludes -from, -after and -backwards")
 	}
 	if sel.backwards {
-		sel.stream, sel.category = append(sel.stream, mdb.Backwards()), append(sel.category, mdb.Backwards())
+		sel.add(mdb.Backwards())
 	}
 	if sel.since != nil {
-		since := mdb.Since(*sel.since)
-		sel.stream, sel.category = append(sel.stream, since), append(sel.category, since)
+		sel.add(mdb.Since(*sel.since))
+	}
+	if sel.isAll() && (sel.correlation != "" || sel.group != "") {
+		return usage("-correlation and -group need one category")
 	}
 	if !sel.isCategory() && (sel.correlation != "" || sel.group != "") {
 		return usage("-correlation and -group need a category, got the stream %q", string(sel.name))
@@ -181,6 +201,47 @@ func (sel *selection) check(args []string) (err error) {
 	return nil
 }
 
+// checkNames checks the arguments.
+func (sel *selection) checkNames(args []string) (err error) {
+	if sel.all || len(args) > 1 {
+		if sel.all {
+			if _, err := exactly(args); err != nil {
+				return err
+			}
+		}
+		for _, arg := range args {
+			n, err := name(arg)
+			if err != nil {
+				return err
+			}
+			if strings.Contains(arg, "-") {
+				return usage("several names must be those of categories, got the stream %q", arg)
+			}
+			sel.some = append(sel.some, n.Category())
+		}
+		if sel.some != nil {
+			sel.every = append(sel.every, mdb.InCategories(sel.some...))
+		}
+		if sel.types != nil {
+			sel.every = append(sel.every, mdb.OfTypes(sel.types...))
+		}
+		return nil
+	}
+	if args, err = exactly(args, "STREAM|CATEGORY"); err != nil {
+		return err
+	}
+	sel.name, err = name(args[0])
+	return err
+}
+
+// add adds an option to those of all kinds of reads.
+func (sel *selection) add(opt mdb.ReadOption) {
+	sel.stream, sel.category, sel.every = append(sel.stream, opt), append(sel.category, opt), append(sel.every, opt)
+}
+
+// isAll reports whether several categories are read, or all.
+func (sel *selection) isAll() bool { return sel.all || sel.some != nil }
+
 // isCategory decides by the name, as the server does.
 func (sel *selection) isCategory() bool {
 	return !strings.Contains(string(sel.name), "-")
@@ -190,7 +251,7 @@ var errEnough = errors.New("the limit is reached")
 
 // print prints the message if it is selected. It returns errEnough after the last one.
 func (sel *selection) print(p *printer, m mdb.Message) error {
-	if sel.typ != "" && m.Type != sel.typ {
+	if sel.typ != "" && m.Type != sel.typ || sel.types != nil && !slices.Contains(sel.types, m.Type) {
 		return nil
 	}
 	if err := p.message(m); err != nil {

@@ -14,7 +14,8 @@ var tailCommand = command{
 	short: "print new messages of a stream or a category as they are written",
 	long: `Prints new messages of a stream or a category as they are written, in the format of
 read, until it is interrupted, and then exits with 0. It starts with the next message;
--from 0 prints the existing messages first.
+-from 0 prints the existing messages first. Several categories, or with -all the whole store, are
+printed in the order of global positions.
 
 If the NOTIFY trigger is installed, tail is notified of new messages; otherwise it polls.
 After a lost connection it prints the error, reconnects and continues.`,
@@ -33,13 +34,20 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 		}
 	})
 	var err error
-	if sel.isCategory() {
+	switch {
+	case sel.isAll():
+		opts := []mdb.AllSubscribeOption{retry, sel.every}
+		if sel.fromEnd() {
+			opts = append(opts, mdb.FromEnd())
+		}
+		err = s.SubscribeToAll(ctx, handle, opts...)
+	case sel.isCategory():
 		opts := []mdb.CategorySubscribeOption{retry, sel.category}
 		if sel.fromEnd() {
 			opts = append(opts, mdb.FromEnd())
 		}
 		err = s.SubscribeToCategory(ctx, sel.name.Category(), handle, opts...)
-	} else {
+	default:
 		opts := []mdb.StreamSubscribeOption{retry, sel.stream}
 		if sel.fromEnd() {
 			opts = append(opts, mdb.FromEnd())
