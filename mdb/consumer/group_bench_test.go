@@ -262,8 +262,8 @@ func BenchmarkTakeover(b *testing.B) {
 			for b.Loop() {
 				f.settle(2)
 				runs++
-				<-time.After(time.Second + time.Duration(runs%7)*300*time.Millisecond) // at any time between two heartbeats
 				f.take()
+				<-time.After(time.Second + time.Duration(runs%7)*300*time.Millisecond) // at any time between two heartbeats
 				var last int64
 				var seen, claimed time.Time
 				victim := f.ships[1]
@@ -284,6 +284,9 @@ func BenchmarkTakeover(b *testing.B) {
 				victim.cancel(errEnough)
 				_ = victim.wait()
 				f.launch(1)
+			}
+			if len(took) == 0 {
+				b.Fatal("nobody has taken over")
 			}
 			b.ReportMetric(quantile(took, 0.5)/1e3, "s/takeover-p50")
 			b.ReportMetric(quantile(took, 1)/1e3, "s/takeover-max")
