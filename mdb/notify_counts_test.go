@@ -236,8 +236,8 @@ func TestNotifyLimit(t *testing.T) {
 					string(category.Stream("1")))
 			}
 			sent, elapsed := len(e.notifications(t)), time.Since(begun)
-			// Notifications over the limit are those sent until the store has noticed.
-			most := perSecond + perSecond*elapsed.Seconds() + 3*perSecond
+			// Notifications over the limit are those sent until the store has noticed, which takes longer on a busy machine.
+			most := perSecond + perSecond*elapsed.Seconds() + 12*perSecond
 			t.Logf("%d notifications for %d writes in %v", sent, writes, elapsed)
 			if sent < perSecond || float64(sent) > most {
 				t.Errorf("got %d notifications in %v, want %d to %v", sent, elapsed, perSecond, most)
