@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/testdb"
 )
 
 // crash ends all sessions, and the server's memory, but not its main process: the server does
 // that itself if a session's process is killed. All sessions of the stage are opened again.
 func crash(s *stage) move {
 	return move{"crash", func(w *walk) {
-		pid := value[int](w.t, w.observer, "SELECT pg_backend_pid()")
+		pid := testdb.Value[int](w.t, w.observer, "SELECT pg_backend_pid()")
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			w.t.Fatal(err)
 		}

@@ -76,7 +76,7 @@ func TestInterleavings(t *testing.T) {
 		}
 		all.ran, all.passed = all.ran+n.ran, all.passed+n.passed
 	}
-	t.Logf("PostgreSQL %s: %d interleavings, %d pass the barrier", value[string](t, s.observer, "SHOW server_version"), all.ran, all.passed)
+	t.Logf("PostgreSQL %s: %d interleavings, %d pass the barrier", testdb.Value[string](t, s.observer, "SHOW server_version"), all.ran, all.passed)
 }
 
 // TestInterleavingsPrepared checks the same for transactions that are prepared, and end on
@@ -130,8 +130,8 @@ func TestInterleavingsOnceOver(t *testing.T) {
 		if o := s.run(w); !o.passed || len(o.missed) > 0 {
 			t.Errorf("got %+v, want a reader that has passed the barrier: %s", o, steps(w))
 		}
-		exec(t, s.writers[1], "SELECT pg_advisory_unlock_all()")
-		exec(t, s.writers[0], "ROLLBACK")
+		testdb.Exec(t, s.writers[1], "SELECT pg_advisory_unlock_all()")
+		testdb.Exec(t, s.writers[0], "ROLLBACK")
 	}
 }
 
@@ -150,7 +150,7 @@ func TestEmptySequence(t *testing.T) {
 		{"SELECT nextval('message_store.messages_global_position_seq')", 8},
 		{"ALTER SEQUENCE message_store.messages_global_position_seq RESTART", 0},
 	} {
-		exec(t, s.observer, test.sql)
+		testdb.Exec(t, s.observer, test.sql)
 		w := &walk{stage: s}
 		if rLast().do(w); w.last != test.want {
 			t.Errorf("%s: got %d, want %d", test.sql, w.last, test.want)

@@ -12,10 +12,10 @@ import (
 
 // rSnapshot makes the steps that follow read with one snapshot.
 func rSnapshot() move {
-	return move{"R.snapshot", func(w *walk) { exec(w.t, w.reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1") }}
+	return move{"R.snapshot", func(w *walk) { testdb.Exec(w.t, w.reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1") }}
 }
 
-func rEnd() move { return move{"R.end", func(w *walk) { exec(w.t, w.reader, "COMMIT") }} }
+func rEnd() move { return move{"R.end", func(w *walk) { testdb.Exec(w.t, w.reader, "COMMIT") }} }
 
 // rAnyway passes the barrier whether or not a holder is left.
 func rAnyway() move { return move{"R.pass-anyway", func(w *walk) { w.passed = true }} }
@@ -122,8 +122,8 @@ func TestMutantsOnceOver(t *testing.T) {
 				}
 				defer func() {
 					for _, conn := range s.writers {
-						exec(t, conn, "ROLLBACK")
-						exec(t, conn, "SELECT pg_advisory_unlock_all()")
+						testdb.Exec(t, conn, "ROLLBACK")
+						testdb.Exec(t, conn, "SELECT pg_advisory_unlock_all()")
 					}
 				}()
 				return s.run(append(w, rPassBy(left), rRead()))

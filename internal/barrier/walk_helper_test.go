@@ -38,7 +38,7 @@ func (s *stage) connect() {
 	s.t.Helper()
 	open := func() *pgx.Conn {
 		conn := testdb.Session(s.t, s.url)
-		exec(s.t, conn, "SET lock_timeout = '10s'")
+		testdb.Exec(s.t, conn, "SET lock_timeout = '10s'")
 		return conn
 	}
 	s.observer, s.reader = open(), open()
@@ -79,7 +79,7 @@ type move struct {
 // run takes the steps in the given order.
 func (s *stage) run(moves []move) (o outcome) {
 	w := &walk{stage: s, name: "walk" + strings.ReplaceAll(uuid.NewString(), "-", "")}
-	w.begin = value[int64](s.t, s.observer, "SELECT coalesce(max(global_position), 0) FROM message_store.messages")
+	w.begin = testdb.Value[int64](s.t, s.observer, "SELECT coalesce(max(global_position), 0) FROM message_store.messages")
 	for _, m := range moves {
 		m.do(w)
 	}
@@ -102,7 +102,7 @@ func (s *stage) run(moves []move) (o outcome) {
 
 func (w *walk) positions(conn *pgx.Conn) []int64 {
 	w.t.Helper()
-	return value[[]int64](w.t, conn, `SELECT coalesce(array_agg(global_position), '{}') FROM message_store.messages WHERE global_position > $1`, w.begin)
+	return testdb.Value[[]int64](w.t, conn, `SELECT coalesce(array_agg(global_position), '{}') FROM message_store.messages WHERE global_position > $1`, w.begin)
 }
 
 func steps(moves []move) string {
@@ -118,7 +118,7 @@ func steps(moves []move) string {
 func statement(i int, name, sql string) move {
 	return move{fmt.Sprintf("W%d.%s", i, name), func(w *walk) {
 		sql := strings.ReplaceAll(sql, "{stream}", fmt.Sprintf("%s%d-1", w.name, i))
-		exec(w.t, w.writers[i], sql)
+		testdb.Exec(w.t, w.writers[i], sql)
 	}}
 }
 
@@ -158,14 +158,14 @@ func wSessionUnlock(i int) move {
 
 func wPrepare(i int) move {
 	return move{fmt.Sprintf("W%d.prepare", i), func(w *walk) {
-		exec(w.t, w.writers[i], "PREPARE TRANSACTION 'walk'")
+		testdb.Exec(w.t, w.writers[i], "PREPARE TRANSACTION 'walk'")
 	}}
 }
 
 // finish ends a prepared transaction, on another session.
 func finish(how string) move {
 	return move{strings.ToLower(strings.ReplaceAll(how, " ", "-")), func(w *walk) {
-		exec(w.t, w.observer, how+" 'walk'")
+		testdb.Exec(w.t, w.observer, how+" 'walk'")
 	}}
 }
 
@@ -188,7 +188,7 @@ func rHolders() move { return rHoldersBy(barrier.HoldersSQL) }
 
 func rHoldersBy(sql string) move {
 	return move{"R.holders", func(w *walk) {
-		w.holders = value[string](w.t, w.reader, sql)
+		w.holders = testdb.Value[string](w.t, w.reader, sql)
 	}}
 }
 
@@ -207,22 +207,4 @@ func rPassBy(sql string) move {
 
 func rRead() move {
 	return move{"R.read", func(w *walk) { w.seen, w.read = w.positions(w.reader), true }}
-}
-
-func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-// value returns the only column of the only row.
-func value[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) T {
-	t.Helper()
-	rows, _ := conn.Query(t.Context(), sql, args...)
-	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
 }

@@ -82,7 +82,7 @@ func TestInterleavings(t *testing.T) {
 		}
 	}
 	t.Logf("PostgreSQL %s: %d interleavings; subscribers slept %d times, were woken %d times, were refused the key %d times",
-		value[string](t, s.observer, "SHOW server_version"), ran, slept, rung, refused)
+		testdb.Value[string](t, s.observer, "SHOW server_version"), ran, slept, rung, refused)
 	if slept == 0 || rung == 0 || refused == 0 {
 		t.Errorf("got %d sleeps, %d wake-ups, %d refusals, want some of each: otherwise the test proves nothing", slept, rung, refused)
 	}
@@ -99,7 +99,7 @@ func TestInterleavingsPrepared(t *testing.T) {
 	if err := testdb.InstallOurs(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, triggerSQL(t))
+	testdb.Exec(t, conn, triggerSQL(t))
 
 	s := newStage(t, url)
 	var prepared bool

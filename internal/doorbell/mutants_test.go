@@ -86,8 +86,8 @@ func TestMutants(t *testing.T) {
 				}
 			}
 			conn := testdb.Session(t, url)
-			exec(t, conn, test.before)
-			exec(t, conn, sql)
+			testdb.Exec(t, conn, test.before)
+			testdb.Exec(t, conn, sql)
 
 			s := newStage(t, url)
 			ran, lost, first := 0, 0, ""

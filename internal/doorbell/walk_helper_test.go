@@ -61,7 +61,7 @@ func newStage(t testing.TB, url string) *stage {
 	t.Helper()
 	open := func() *pgx.Conn {
 		conn := testdb.Session(t, url)
-		exec(t, conn, "SET lock_timeout = '10s'")
+		testdb.Exec(t, conn, "SET lock_timeout = '10s'")
 		return conn
 	}
 	s := &stage{t: t, observer: open()}
@@ -79,7 +79,7 @@ func (s *stage) run(moves []move) (lost bool, sleepers []sleeper) {
 	for _, m := range moves {
 		m.do(w)
 	}
-	committed := value[int](s.t, s.observer, sees, w.category)
+	committed := testdb.Value[int](s.t, s.observer, sees, w.category)
 	for _, x := range s.subscribers {
 		w.deliver(x)
 		if x.asleep && !x.rung && x.seen < committed {
@@ -87,7 +87,7 @@ func (s *stage) run(moves []move) (lost bool, sleepers []sleeper) {
 		}
 		sleepers = append(sleepers, x.sleeper)
 		if x.sleeper != (sleeper{}) {
-			exec(s.t, x.bell, "SELECT pg_advisory_unlock_all(); UNLISTEN *")
+			testdb.Exec(s.t, x.bell, "SELECT pg_advisory_unlock_all(); UNLISTEN *")
 			x.sleeper = sleeper{}
 		}
 	}
@@ -130,7 +130,7 @@ func steps(moves []move) string {
 // Steps of a writer.
 
 func (w *walk) write(i int, sql string, args ...any) {
-	exec(w.t, w.writers[i], sql, args...)
+	testdb.Exec(w.t, w.writers[i], sql, args...)
 	w.written++
 }
 
@@ -185,7 +185,7 @@ func step(i int, name string, do func(*walk, *subscriber)) move {
 
 func sListen(i int) move {
 	return step(i, "listen", func(w *walk, x *subscriber) {
-		exec(w.t, x.bell, "LISTEN "+trigger.Channel)
+		testdb.Exec(w.t, x.bell, "LISTEN "+trigger.Channel)
 		x.listening = true
 	})
 }
@@ -193,7 +193,7 @@ func sListen(i int) move {
 func sArm(i int) move {
 	return step(i, "arm", func(w *walk, x *subscriber) {
 		if !x.armed {
-			x.armed = value[bool](w.t, x.bell, "SELECT pg_try_advisory_lock_shared($1, hashtext($2))", trigger.Key, w.category)
+			x.armed = testdb.Value[bool](w.t, x.bell, "SELECT pg_try_advisory_lock_shared($1, hashtext($2))", trigger.Key, w.category)
 			x.refused = x.refused || !x.armed
 		}
 	})
@@ -202,7 +202,7 @@ func sArm(i int) move {
 func sUnlock(i int) move {
 	return step(i, "unlock", func(w *walk, x *subscriber) {
 		if x.armed {
-			exec(w.t, x.bell, "SELECT pg_advisory_unlock_shared($1, hashtext($2))", trigger.Key, w.category)
+			testdb.Exec(w.t, x.bell, "SELECT pg_advisory_unlock_shared($1, hashtext($2))", trigger.Key, w.category)
 			x.armed = false
 		}
 	})
@@ -216,14 +216,14 @@ func sSnapshot(i int) move {
 	return step(i, "snapshot", func(w *walk, x *subscriber) {
 		w.deliver(x)
 		x.rung, x.fresh = false, x.armed
-		exec(w.t, x.reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+		testdb.Exec(w.t, x.reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
 	})
 }
 
 func sRows(i int) move {
 	return step(i, "rows", func(w *walk, x *subscriber) {
-		x.seen = value[int](w.t, x.reader, sees, w.category)
-		exec(w.t, x.reader, "COMMIT")
+		x.seen = testdb.Value[int](w.t, x.reader, sees, w.category)
+		testdb.Exec(w.t, x.reader, "COMMIT")
 	})
 }
 
@@ -231,7 +231,7 @@ func sRead(i int) move {
 	return step(i, "read", func(w *walk, x *subscriber) {
 		w.deliver(x)
 		x.rung, x.fresh = false, x.armed
-		x.seen = value[int](w.t, x.reader, sees, w.category)
+		x.seen = testdb.Value[int](w.t, x.reader, sees, w.category)
 	})
 }
 

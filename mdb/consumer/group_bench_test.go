@@ -390,7 +390,10 @@ func (f *fleet) moves(last int64, before []string) (moves, others int) {
 
 // statements counts what the pools of processes send: statements of consumers, and reads of pages. In the round trip of a page, a second
 // statement looks whether the last known message is still there.
-type statements struct{ ofConsumers, reads atomic.Int64 }
+type statements struct {
+	ofConsumers, reads atomic.Int64
+	pages              atomic.Int64 // batches that have succeeded
+}
 
 func (c *statements) count(sql string) {
 	switch {
@@ -416,7 +419,12 @@ func (c *statements) TraceBatchStart(ctx context.Context, _ *pgx.Conn, d pgx.Tra
 }
 
 func (c *statements) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-func (c *statements) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+func (c *statements) TraceBatchEnd(_ context.Context, _ *pgx.Conn, d pgx.TraceBatchEndData) {
+	if d.Err == nil {
+		c.pages.Add(1)
+	}
+}
 
 // BenchmarkIdleGroup measures how many statements a second a group of 8 processes sends that has nothing to do, beside its reads. The goal
 // is 4.
