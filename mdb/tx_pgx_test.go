@@ -231,7 +231,7 @@ func (c quietConn) Write(b []byte) (int, error) {
 // ended because it was idle is known.
 func TestAtomicallyIdleTooLong(t *testing.T) {
 	t.Parallel()
-	s := newStore(t, newPool(t, testdb.Shared(t), parameter("idle_in_transaction_session_timeout", "50ms"), func(cfg *pgxpool.Config) {
+	s := newStore(t, newPool(t, testdb.Shared(t), func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
 			return quietConn{conn}, nil
 		}
@@ -242,6 +242,7 @@ func TestAtomicallyIdleTooLong(t *testing.T) {
 	err := s.Atomically(t.Context(), nil, func(tx *mdb.Tx) error {
 		runs++
 		write(t, tx, stream, mdb.NewMessage("Happened", nil))
+		exec(t, tx.Tx(), `SET LOCAL idle_in_transaction_session_timeout = '1ms'`)
 		until(t, other.Pool(), `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, int(tx.Tx().Conn().PgConn().PID()))
 		return nil
 	})

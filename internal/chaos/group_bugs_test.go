@@ -96,7 +96,7 @@ SELECT message_store_consumers.ring(consumer) FROM gone`, p.proc.pid())
 					if _, err := w.pool.Exec(ctx, `INSERT INTO public.healed VALUES ($1) ON CONFLICT DO NOTHING`, h.consumer); err != nil {
 						return err
 					}
-					if found, err := w.is(ctx, nil, "SELECT EXISTS (SELECT FROM public.effects WHERE stream LIKE '%-"+poison+"%' AND NOT replayed)"); found || err != nil {
+					if found, err := w.is(ctx, nil, overtakenEffects); found || err != nil {
 						return err
 					}
 				}
@@ -127,6 +127,12 @@ func poisoned(w *durableWork) { w.poisoned, w.streams = 2, 2000 }
 const staleEffects = `SELECT EXISTS (
 	SELECT FROM (SELECT *, max(epoch) OVER (PARTITION BY consumer, partition ORDER BY n) AS greatest FROM public.effects) AS e
 	WHERE epoch < greatest`
+
+// overtakenEffects asks for effects of messages that should have waited for a parked one. A message of a
+// poisoned stream may be handled if nothing was parked before it.
+const overtakenEffects = `SELECT EXISTS (
+	SELECT FROM public.effects AS e JOIN message_store_consumers.parked AS p ON p.key = message_store.cardinal_id(e.stream)
+	WHERE e.global_position > p.global_position AND NOT e.replayed)`
 
 // is asks the server, unless there is an error.
 func (w *durableWork) is(ctx context.Context, err error, sql string, args ...any) (yes bool, _ error) {
