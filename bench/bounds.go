@@ -74,7 +74,7 @@ func (v verdict) required() (bound, target string) {
 // judge returns a verdict for each bound whose case was run.
 func judge(samples []sample) []verdict {
 	var verdicts []verdict
-	for _, b := range slices.Concat(bounds, groupedBounds, catchUpBounds) {
+	for _, b := range slices.Concat(bounds, allBounds, groupedBounds, catchUpBounds) {
 		of := b.of
 		if of == nil {
 			of = nanoseconds

@@ -16,6 +16,7 @@ func (e *environment) cases() []benchCase {
 	b := &builder{e: e}
 	b.writes()
 	b.reads()
+	b.all()
 	b.concurrent()
 	b.grouped()
 	b.subscriptions()

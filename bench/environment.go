@@ -142,8 +142,8 @@ func (e *environment) open(ctx context.Context, database string, install func(co
 	return procedures, direct, err
 }
 
-// seed fills the store with interleaved categories, and with one whose messages are
-// handled concurrently.
+// seed fills the store with interleaved categories, with one whose messages are handled
+// concurrently, and with a gap in the global positions.
 func seed(ctx context.Context, conn *pgx.Conn) error {
 	const insert = `INSERT INTO message_store.messages (stream_name, position, type, data, metadata)
 SELECT $1 || i % $3::int || '-' || i / $3 % $4::int, i / $3 / $4, 'Deposited', $5::jsonb, '{"correlationStreamName": "transfer-1"}'
@@ -152,6 +152,9 @@ FROM generate_series(0, $2::int - 1) AS i`
 		return err
 	}
 	if _, err := conn.Exec(ctx, insert, "shared", sharedMessages, 1, sharedStreams, string(payload)); err != nil {
+		return err
+	}
+	if err := seedGap(ctx, conn); err != nil {
 		return err
 	}
 	_, err := conn.Exec(ctx, "VACUUM ANALYZE message_store.messages")
