@@ -54,7 +54,7 @@ var sections = []struct {
 	{"privileges", []func(*suite, *testing.T){(*suite).privileges, (*suite).missingPrivileges, (*suite).otherRoles, (*suite).readOnly}},
 	{"indexes", []func(*suite, *testing.T){(*suite).indexes}},
 	{"package mdb", []func(*suite, *testing.T){
-		(*suite).roundTrip, (*suite).clientVersions, (*suite).clientIDs, (*suite).batches, (*suite).writers, (*suite).options, (*suite).sequences,
+		(*suite).roundTrip, (*suite).clientVersions, (*suite).clientIDs, (*suite).batches, (*suite).writers, (*suite).options, (*suite).sequences, (*suite).selections,
 	}},
 }
 
