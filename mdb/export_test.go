@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/source"
@@ -59,11 +60,9 @@ func LoseConnection(s *Store) { s.gate.note(context.Background(), io.ErrUnexpect
 func Looked(s *Store) bool { return s.first.done.Load() }
 
 // AnchorsOf returns what the text of a checkpoint knows of messages, the newest first.
-func AnchorsOf(text string, ofStream bool) ([]source.Anchor, error) {
-	kind := categoryKind
-	if ofStream {
-		kind = streamKind
-	}
+func AnchorsOf(text string) ([]source.Anchor, error) {
+	_, rest, _ := strings.Cut(text, ":")
+	kind, _, _ := strings.Cut(rest, ":")
 	c, err := parseCheckpoint(text, kind)
 	return c.at.Anchors(), err
 }

@@ -95,9 +95,9 @@ func testFailover(t *testing.T, l loss) {
 	before := f.remember(t, f.old)
 	f.promote(t)
 	kept := f.remember(t, f.next)
-	lost := without(before["true"], kept["true"])
-	if len(lost) != l.messages || len(before["true"]) != 60+l.messages {
-		t.Fatalf("the new primary lacks %d of %d messages, want %d", len(lost), len(before["true"]), l.messages)
+	lost := without(before[ofAccount], kept[ofAccount])
+	if len(lost) != l.messages || len(before[ofAccount]) != 60+l.messages {
+		t.Fatalf("the new primary lacks %d of %d messages, want %d", len(lost), len(before[ofAccount]), l.messages)
 	}
 
 	// New messages: fewer than are lost, and then more.
@@ -117,28 +117,35 @@ func testFailover(t *testing.T, l loss) {
 		}
 		f.write(t, f.next, 1+l.messages/2)
 	}
-	received := func() {
-		t.Helper()
-		for _, w := range f.witnesses {
-			want := len(before[w.selects]) + len(f.wanted(t, w)) - len(kept[w.selects])
-			w.until(t, fmt.Sprintf("%d messages", want), func() bool { return len(w.handled) >= want })
-		}
-	}
-	received()
-	if reused := f.selected(t, f.next, "true")[len(kept["true"])].Global <= before["true"][len(before["true"])-1].Global; l.messages > 0 && reused != (l.messages > l.left) {
+	f.receive(t, before, kept)
+	if reused := selected(t, f.next, ofAccount)[len(kept[ofAccount])].Global <= before[ofAccount][len(before[ofAccount])-1].Global; l.messages > 0 && reused != (l.messages > l.left) {
 		t.Fatalf("positions of lost messages are used again: %t", reused)
 	}
 	f.write(t, f.next, 30+l.messages)
-	received()
-	f.write(t, f.next, 10) // what is delivered twice shows up before these
-	received()
+	f.receive(t, before, kept)
+	f.compare(t, before, kept)
+}
 
+// receive waits until each subscription has handled what it wants of the new primary.
+func (f *failover) receive(t testing.TB, before, kept past) {
+	t.Helper()
+	for _, w := range f.witnesses {
+		want := len(before[w.selects]) + len(f.wanted(t, w)) - len(kept[w.selects])
+		w.until(t, fmt.Sprintf("%d messages", want), func() bool { return len(w.handled) >= want })
+	}
+}
+
+// compare checks what subscriptions have received that ran during the failover.
+func (f *failover) compare(t testing.TB, before, kept past) {
+	t.Helper()
+	f.write(t, f.next, 10) // what is delivered twice shows up before these
+	f.receive(t, before, kept)
 	for _, w := range f.witnesses {
 		w.stop(t)
 		fresh := without(f.wanted(t, w), kept[w.selects])
 		w.compareDelivered(t, placesOf(w.handled), append(slices.Clone(before[w.selects]), fresh...))
-		w.compareForks(t, before[w.selects], kept[w.selects], kept["true"])
-		compareProgress(t, w.name, w.progress, w.stream, before["true"], f.selected(t, f.next, "true"))
+		w.compareForks(t, before[w.selects], kept[w.selects], kept[w.reads()])
+		compareProgress(t, w.name, w.progress, w.stream, before[w.reads()], selected(t, f.next, w.reads()))
 	}
 }
 
@@ -156,7 +163,7 @@ func (w *witness) compareForks(t testing.TB, handled, kept, keptOfAll []place) {
 	}
 	if len(lost) == 0 {
 		// What a filter leaves out may be lost too, and only the checkpoint knows it.
-		quiet := w.filter == nil || w.stream != ""
+		quiet := !w.filtered() || w.stream != ""
 		if len(w.forks) > 0 && quiet || len(w.forks) > 1 || len(w.forks) == 1 && len(w.forks[0].Missing) > 0 {
 			t.Errorf("%s: got forks %+v, want none", w.name, w.forks)
 		}
@@ -170,7 +177,7 @@ func (w *witness) compareForks(t testing.TB, handled, kept, keptOfAll []place) {
 	if w.forkedAt[0] != len(handled) {
 		t.Errorf("%s: the fork was reported after %d messages, want %d", w.name, w.forkedAt[0], len(handled))
 	}
-	if fork.Category != "account" || fork.Stream != w.stream {
+	if want := map[bool]mdb.Category{false: "account"}[w.all != nil]; fork.Category != want || fork.Stream != w.stream {
 		t.Errorf("%s: a fork of %q, %q", w.name, fork.Category, fork.Stream)
 	}
 	want := make([]mdb.MissingMessage, len(lost))
@@ -182,7 +189,7 @@ func (w *witness) compareForks(t testing.TB, handled, kept, keptOfAll []place) {
 	}
 	// With a filter, the newest known message may be one that the filter leaves out.
 	last := w.position(kept[len(kept)-1])
-	if w.filter == nil && fork.After != last || fork.After < last ||
+	if !w.filtered() && fork.After != last || fork.After < last ||
 		!slices.ContainsFunc(keptOfAll, func(m place) bool { return w.position(m) == fork.After && (w.stream == "" || m.Stream == w.stream) }) {
 		t.Errorf("%s: the subscription continues after %d, want %d or a later message that is there", w.name, fork.After, last)
 	}
@@ -222,57 +229,79 @@ func testFailoverBetweenRuns(t *testing.T, l loss) {
 	f.write(t, f.old, l.messages)
 	f.catchUp(t)
 	before := f.remember(t, f.old)
-	late := make(map[string]*witness)
-	for _, w := range f.witnesses {
-		w.stop(t) // OnProgress has been called with all that is handled
-		late[w.name] = w
-	}
+	late := f.stopAll(t)
 	f.promote(t)
 	kept := f.remember(t, f.next)
 	f.write(t, f.next, l.messages/2)
 	f.write(t, f.next, l.messages) // beyond all lost positions
 	f.arrive()
+	f.restart(t, early)
+	for _, w := range f.witnesses {
+		if len(w.handled) > 0 {
+			repeated := len(w.handled) - len(w.compareRestart(t, f.wanted(t, w), before))
+			if len(w.forks) != 0 || repeated > len(kept[w.selects]) {
+				t.Errorf("%s, before the loss: got forks %+v, want none", w.name, w.forks)
+			}
+		}
+	}
+	f.restart(t, late)
+	f.compareRestarts(t, before, kept)
+}
 
-	for _, from := range []string{"before the loss", "lost"} {
-		f.witnesses = nil
-		f.watch(t, func(k witnessKind) string {
-			if from == "lost" {
-				return late[k.name].checkpoint
-			}
-			return early[k.name]
+// stopAll ends the subscriptions, and returns their checkpoints.
+func (f *failover) stopAll(t testing.TB) map[string]string {
+	t.Helper()
+	checkpoints := make(map[string]string)
+	for _, w := range f.witnesses {
+		w.stop(t) // OnProgress has been called with all that is handled
+		checkpoints[w.name] = w.checkpoint
+	}
+	return checkpoints
+}
+
+// restart starts subscriptions from the checkpoints, and ends them when each has handled the last
+// message that it wants.
+func (f *failover) restart(t testing.TB, from map[string]string) {
+	t.Helper()
+	f.witnesses = nil
+	f.watch(t, func(k witnessKind) string { return from[k.name] })
+	for _, w := range f.witnesses {
+		want := f.wanted(t, w)
+		last := want[len(want)-1]
+		w.until(t, "at the last message", func() bool {
+			return slices.ContainsFunc(w.handled, func(m mdb.Message) bool { return m.ID == last.ID })
 		})
-		for _, w := range f.witnesses {
-			want := f.wanted(t, w)
-			last := want[len(want)-1]
-			w.until(t, "at the last message", func() bool {
-				return slices.ContainsFunc(w.handled, func(m mdb.Message) bool { return m.ID == last.ID })
-			})
-			w.stop(t)
-			if len(w.handled) == 0 {
-				continue
-			}
-			// What it delivers is the end of what is there. It begins at or before the first
-			// message that the earlier run has not handled.
-			got := placesOf(w.handled)
-			w.compareDelivered(t, got, want[max(0, len(want)-len(got)):])
-			fresh := without(want, before[w.selects])
-			if missed := without(fresh, got); len(missed) > 0 {
-				t.Errorf("%s, %s: %d of %d new messages are not delivered", w.name, from, len(missed), len(fresh))
-			}
-			lost := without(before[w.selects], kept[w.selects])
-			lostOfAll := without(before["true"], kept["true"])
-			switch {
-			case from == "before the loss":
-				if repeated := len(got) - len(fresh); len(w.forks) != 0 || repeated > len(kept[w.selects]) {
-					t.Errorf("%s, %s: got forks %+v, want none", w.name, from, w.forks)
-				}
-			case len(w.forks) != 1:
-				t.Errorf("%s, %s: got %d forks, want 1", w.name, from, len(w.forks))
-			case w.forkedAt[0] != 0:
-				t.Errorf("%s, %s: the fork was reported after %d messages, want none", w.name, from, w.forkedAt[0])
-			default:
-				w.compareMissing(t, lost, lostOfAll)
-			}
+		w.stop(t)
+	}
+}
+
+// compareRestart checks what a subscription has received that started after the failover: the
+// end of what is there, which begins at or before the first message that the earlier run
+// has not handled. It returns those messages.
+func (w *witness) compareRestart(t testing.TB, want []place, before past) (fresh []place) {
+	t.Helper()
+	got := placesOf(w.handled)
+	w.compareDelivered(t, got, want[max(0, len(want)-len(got)):])
+	fresh = without(want, before[w.selects])
+	if missed := without(fresh, got); len(missed) > 0 {
+		t.Errorf("%s: %d of %d new messages are not delivered", w.name, len(missed), len(fresh))
+	}
+	return fresh
+}
+
+// compareRestarts checks subscriptions that started from checkpoints of lost messages.
+func (f *failover) compareRestarts(t testing.TB, before, kept past) {
+	t.Helper()
+	for _, w := range f.witnesses {
+		w.compareRestart(t, f.wanted(t, w), before)
+		switch lost := without(before[w.selects], kept[w.selects]); {
+		case len(lost) == 0:
+		case len(w.forks) != 1:
+			t.Errorf("%s, lost: got %d forks, want 1", w.name, len(w.forks))
+		case w.forkedAt[0] != 0:
+			t.Errorf("%s, lost: the fork was reported after %d messages, want none", w.name, w.forkedAt[0])
+		default:
+			w.compareMissing(t, lost, without(before[w.reads()], kept[w.reads()]))
 		}
 	}
 }
@@ -338,6 +367,6 @@ func TestFailoverFarBack(t *testing.T) {
 			t.Errorf("%s: got %d forks, want 1", w.name, len(w.forks))
 			continue
 		}
-		w.compareMissing(t, without(before[w.selects], kept[w.selects]), without(before["true"], kept["true"]))
+		w.compareMissing(t, without(before[w.selects], kept[w.selects]), without(before[w.reads()], kept[w.reads()]))
 	}
 }

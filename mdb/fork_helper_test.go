@@ -21,8 +21,15 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
+// What failovers select of messages, as conditions in SQL.
+const (
+	everything = "true"
+	ofAccount  = "message_store.category(m.stream_name) = 'account'"
+	ofBoth     = "message_store.category(m.stream_name) IN ('account', 'fast')"
+)
+
 // A failover is a primary and its standby, with subscriptions of all kinds, which reach the
-// primary through a relay.
+// primary through a relay. They are to the category account, if not to all.
 type failover struct {
 	*pgtest.Pair
 
@@ -63,11 +70,11 @@ type place struct {
 	Time             time.Time
 }
 
-// selected returns the messages of the category that a condition selects.
-func (f *failover) selected(t testing.TB, db database, condition string) []place {
+// selected returns the messages that a condition selects.
+func selected(t testing.TB, db database, condition string) []place {
 	t.Helper()
 	rows, _ := db.Query(t.Context(), `SELECT m.id, m.stream_name, m.position, m.global_position, m.time AT TIME ZONE 'utc'
-FROM message_store.messages AS m WHERE message_store.category(m.stream_name) = $1 AND `+condition+` ORDER BY m.global_position`, string(f.category))
+FROM message_store.messages AS m WHERE `+condition+` ORDER BY m.global_position`)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[place])
 	if err != nil {
 		t.Fatal(err)
@@ -122,29 +129,50 @@ type witnessKind struct {
 	selects string // its messages, as a condition in SQL
 	stream  mdb.StreamName
 	filter  mdb.CategoryOption // or nil
+	all     []mdb.AllOption    // of a subscription to all categories
 	workers int
 	batch   int
 	pooler  bool
 	direct  bool
 }
 
+// reads returns what the subscription reads, with what its filter leaves out.
+func (k witnessKind) reads() string {
+	switch {
+	case k.all == nil:
+		return ofAccount
+	case k.selects == ofBoth:
+		return ofBoth
+	}
+	return everything
+}
+
+func (k witnessKind) filtered() bool {
+	return k.filter != nil || k.all != nil && k.selects != k.reads()
+}
+
 // kinds returns all kinds of subscriptions.
 func (f *failover) kinds() (kinds []witnessKind) {
 	stream := f.category.Stream("4")
 	all := []witnessKind{
-		{name: "plain", selects: "true", batch: 7},
-		{name: "pages of one", selects: "true", batch: 1},
-		{name: "group", selects: "@message_store.hash_64(message_store.cardinal_id(m.stream_name)) % 3 = 1", filter: mdb.AsConsumerGroup(1, 3), batch: 7},
-		{name: "correlation", selects: "message_store.category(m.metadata->>'correlationStreamName') = 'origin'", filter: mdb.WithCorrelation("origin")},
-		{name: "condition", selects: "m.type = 'Selected'", filter: mdb.WithCondition("type = 'Selected'"), batch: 7},
+		{name: "plain", selects: ofAccount, batch: 7},
+		{name: "pages of one", selects: ofAccount, batch: 1},
+		{name: "group", selects: ofAccount + " AND @message_store.hash_64(message_store.cardinal_id(m.stream_name)) % 3 = 1", filter: mdb.AsConsumerGroup(1, 3), batch: 7},
+		{name: "correlation", selects: ofAccount + " AND message_store.category(m.metadata->>'correlationStreamName') = 'origin'", filter: mdb.WithCorrelation("origin")},
+		{name: "condition", selects: ofAccount + " AND m.type = 'Selected'", filter: mdb.WithCondition("type = 'Selected'"), batch: 7},
 		{name: "stream", selects: "m.stream_name = '" + string(stream) + "'", stream: stream},
 		{name: "stream with a condition", selects: "m.stream_name = '" + string(stream) + "' AND m.type = 'Selected'", stream: stream, filter: mdb.WithCondition("type = 'Selected'"), batch: 2},
-		{name: "workers", selects: "true", workers: 3, batch: 7},
-		{name: "workers of a group", selects: "@message_store.hash_64(message_store.cardinal_id(m.stream_name)) % 3 = 1", filter: mdb.AsConsumerGroup(1, 3), workers: 2},
+		{name: "workers", selects: ofAccount, workers: 3, batch: 7},
+		{name: "workers of a group", selects: ofAccount + " AND @message_store.hash_64(message_store.cardinal_id(m.stream_name)) % 3 = 1", filter: mdb.AsConsumerGroup(1, 3), workers: 2},
+		{name: "all", selects: everything, all: []mdb.AllOption{}, batch: 7},
+		{name: "all with workers", selects: everything, all: []mdb.AllOption{}, workers: 3},
+		{name: "categories", selects: ofBoth, all: []mdb.AllOption{mdb.InCategories("account", "fast")}, batch: 7},
+		{name: "types", selects: "m.type = 'Selected'", all: []mdb.AllOption{mdb.OfTypes("Selected")}, batch: 7},
 	}
 	if f.pooler != nil {
 		for _, k := range all {
-			if k.name == "plain" || k.name == "group" || k.name == "correlation" || k.name == "workers" {
+			switch k.name {
+			case "plain", "group", "correlation", "workers", "all":
 				k.name, k.pooler = k.name+", pooler", true
 				all = append(all, k)
 			}
@@ -158,8 +186,10 @@ func (f *failover) kinds() (kinds []witnessKind) {
 			k.batch = mdb.DefaultBatchSize
 		}
 		kinds = append(kinds, k)
-		k.name, k.direct = k.name+", direct", true
-		kinds = append(kinds, k)
+		if k.all == nil { // which always reads the table
+			k.name, k.direct = k.name+", direct", true
+			kinds = append(kinds, k)
+		}
 	}
 	return kinds
 }
@@ -242,7 +272,24 @@ func (w *witness) run(t testing.TB, category mdb.Category, from string) {
 		return nil
 	}
 	var subscribe func() error
-	if w.stream != "" {
+	switch {
+	case w.all != nil:
+		var c mdb.AllCheckpoint
+		if err := c.UnmarshalText([]byte(from)); err != nil {
+			t.Fatal(err)
+		}
+		opts := []mdb.AllSubscribeOption{mdb.AllOptions(w.all), mdb.AfterAllCheckpoint(c), mdb.OnAllProgress(func(_ context.Context, c mdb.AllCheckpoint) error {
+			w.change(func() { w.checkpoint = c.String(); w.progress = append(w.progress, w.checkpoint) })
+			return nil
+		})}
+		if w.workers > 0 {
+			opts = append(opts, mdb.WithWorkers(w.workers))
+		}
+		for _, o := range common {
+			opts = append(opts, o)
+		}
+		subscribe = func() error { return w.store.SubscribeToAll(ctx, handler, opts...) }
+	case w.stream != "":
 		opts := []mdb.StreamSubscribeOption{mdb.OnStreamProgress(func(_ context.Context, c mdb.StreamCheckpoint) error {
 			w.change(func() { w.checkpoint = c.String(); w.progress = append(w.progress, w.checkpoint) })
 			return nil
@@ -261,7 +308,7 @@ func (w *witness) run(t testing.TB, category mdb.Category, from string) {
 			opts = append(opts, o)
 		}
 		subscribe = func() error { return w.store.SubscribeToStream(ctx, w.stream, handler, opts...) }
-	} else {
+	default:
 		opts := []mdb.CategorySubscribeOption{mdb.OnProgress(func(_ context.Context, c mdb.CategoryCheckpoint) error {
 			w.change(func() { w.checkpoint = c.String(); w.progress = append(w.progress, w.checkpoint) })
 			return nil
@@ -352,7 +399,7 @@ func (f *failover) catchUp(t testing.TB) {
 // a filter leaves it out.
 func (f *failover) arriveAtEnd(t testing.TB) {
 	t.Helper()
-	all := f.selected(t, f.old, "true")
+	all := selected(t, f.old, everything)
 	end := all[len(all)-1].Global
 	for _, w := range f.witnesses {
 		if w.stream == "" {
@@ -367,10 +414,10 @@ type past map[string][]place
 // remember reads what all kinds of subscriptions select.
 func (f *failover) remember(t testing.TB, db database) past {
 	t.Helper()
-	p := past{"true": f.selected(t, db, "true")}
+	p := past{everything: selected(t, db, everything), ofAccount: selected(t, db, ofAccount)}
 	for _, k := range f.kinds() {
 		if p[k.selects] == nil {
-			p[k.selects] = f.selected(t, db, k.selects)
+			p[k.selects] = selected(t, db, k.selects)
 		}
 	}
 	return p
@@ -382,7 +429,7 @@ func (f *failover) wanted(t testing.TB, w *witness) []place {
 	if f.next != nil {
 		pool = f.next
 	}
-	return f.selected(t, pool, w.selects)
+	return selected(t, pool, w.selects)
 }
 
 func without(all, some []place) (rest []place) {
@@ -460,7 +507,7 @@ func compareProgress(t testing.TB, name string, texts []string, stream mdb.Strea
 		t.Errorf("%s: no progress was reported", name)
 	}
 	for _, text := range texts {
-		known, err := mdb.AnchorsOf(text, stream != "")
+		known, err := mdb.AnchorsOf(text)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

@@ -52,8 +52,7 @@ func TestForkOfTwoCursors(t *testing.T) {
 // missingOf returns the anchors of the messages after the position.
 func missingOf(t *testing.T, l *lossy, position int64) (anchors []source.Anchor) {
 	t.Helper()
-	f := failover{category: "account"}
-	for _, m := range f.selected(t, l.pool, "true") {
+	for _, m := range selected(t, l.pool, ofAccount) {
 		if m.Global > position {
 			anchors = append(anchors, source.Anchor{Position: m.Global, ID: m.ID, Time: scan.Micros(m.Time)})
 		}

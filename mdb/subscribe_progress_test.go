@@ -53,12 +53,12 @@ func TestProgressIdentifiesMessages(t *testing.T) {
 		again.until(t, l.pool, "at the end", l.end(k, w.tableless), nil)
 		again.stop(t)
 
-		f, stream := failover{category: "account"}, mdb.StreamName("")
+		stream := mdb.StreamName("")
 		position := func(m place) int64 { return m.Global }
 		if k.stream {
 			stream, position = "account-1", func(m place) int64 { return m.Position }
 		}
-		places := f.selected(t, l.pool, "true")
+		places := selected(t, l.pool, ofAccount)
 		compareProgress(t, k.name, append(r.texts, again.texts...), stream, places)
 		last := places[slices.IndexFunc(places, func(m place) bool { return m.ID == ids[len(ids)/2-1] })]
 		if got, want := r.progress[len(r.progress)-1], position(last); got != want {

@@ -59,9 +59,9 @@ func TestBehindStandby(t *testing.T) {
 			}
 		}
 		p.Release(t)
-		before := f.selected(t, f.old, "true")
+		before := selected(t, f.old, ofAccount)
 		f.write(t, f.old, 5)
-		if got, want := placesOf(r.next(t, 5)), f.selected(t, f.old, "true")[len(before):]; !slices.Equal(got, want) {
+		if got, want := placesOf(r.next(t, 5)), selected(t, f.old, ofAccount)[len(before):]; !slices.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", way, got, want)
 		}
 		r.stop(t)

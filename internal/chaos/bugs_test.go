@@ -239,7 +239,7 @@ func TestValidators(t *testing.T) {
 			url := database(t)
 			p := newProxy(t, url)
 			w := newWorkload(url, p.url(), *seedFlag)
-			w.messages, w.chain, w.subscribe, w.timeout = 300, false, categoryKinds, 10*time.Second
+			w.messages, w.all, w.chain, w.subscribe, w.timeout = 300, false, false, categoryKinds, 10*time.Second
 			w.categories = 1
 			tt.prepare(w, p)
 			violations := w.run(t, func(ctx context.Context) error {

@@ -204,13 +204,7 @@ func killedConsumers(t *testing.T, seed uint64) {
 	url := database(t)
 	w := newWorkload(url, url, seed)
 	w.messages, w.chain, w.categories = scaled(600, 20_000), false, 1
-	w.subscribe = func(w *workload, category mdb.Category) []*subscriber {
-		subs := w.allKinds(category)
-		for _, s := range subs {
-			s.crashes = true
-		}
-		return subs
-	}
+	w.crashes = true
 	kills := int64(scaled(10, 100))
 	var left atomic.Int64
 	left.Store(kills)

@@ -113,13 +113,7 @@ func (f *failover) run(t *testing.T) {
 	w.messages, w.writers, w.pause, w.chain = 0, 8, 20*time.Millisecond, false
 	w.write, w.consume = f.write, f.consume
 	f.delivered = make(map[*subscriber]*pulse)
-	w.subscribe = func(w *workload, category mdb.Category) []*subscriber {
-		subs := w.allKinds(category)
-		for _, s := range subs {
-			f.delivered[s] = new(pulse)
-		}
-		return subs
-	}
+	w.subscribed = func(s *subscriber) { f.delivered[s] = new(pulse) }
 	w.run(t, f.failOver)
 	if t.Failed() { // not a floor, but the failover itself
 		f.cluster.logTails(t)
@@ -149,6 +143,9 @@ func (f *failover) consume(ctx context.Context, s *mdb.Store, sub *subscriber, _
 	})
 	if sub.Stream != "" {
 		return s.SubscribeToStream(ctx, sub.Stream, noting, reporting)
+	}
+	if sub.All {
+		return s.SubscribeToAll(ctx, noting, append(sub.options(), reporting)...)
 	}
 	opts := []mdb.CategorySubscribeOption{reporting}
 	if sub.Of > 0 {

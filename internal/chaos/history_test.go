@@ -41,13 +41,15 @@ func (o *op) messages() []mdb.ProposedMessage {
 	ms := make([]mdb.ProposedMessage, len(o.ids))
 	for i, id := range o.ids {
 		ms[i] = mdb.ProposedMessage{
-			ID: id, Type: "Happened",
+			ID: id, Type: messageType,
 			Data:     map[string]any{"op": o.name, "index": i, "text": payload},
 			Metadata: map[string]any{"correlationStreamName": correlation(o.name) + "-1"},
 		}
 	}
 	return ms
 }
+
+const messageType = "Happened"
 
 // payload is in every message and must not appear in logs or errors.
 const payload = "canary-payload"
@@ -96,6 +98,8 @@ type subscriber struct {
 	Stream      mdb.StreamName // if set, a subscription to this stream
 	Member, Of  int            // if Of is set, a member of a consumer group
 	Correlation mdb.Category   // if set, the subscription's correlation
+	All         bool           // a subscription to all categories
+	Type        string         // if set, of a subscription to all categories
 	Batch       int
 
 	group        string // whose members must not receive the same message
@@ -108,6 +112,8 @@ type subscriber struct {
 
 func (s *subscriber) wants(m *stored) bool {
 	switch {
+	case s.All: // all messages are of the type
+		return true
 	case s.Stream != "":
 		return m.stream == s.Stream
 	case m.stream.Category() != s.Category:

@@ -171,7 +171,7 @@ func TestCutReads(t *testing.T) {
 	url := database(t)
 	p := newProxy(t, url)
 	w := newWorkload(url, p.url(), *seedFlag)
-	w.messages, w.batch, w.chain, w.conns = scaled(1000, 5000), 25, false, 1
+	w.messages, w.batch, w.all, w.chain, w.conns = scaled(1000, 5000), 25, false, false, 1
 	w.categories = 1
 	w.subscribe = func(w *workload, category mdb.Category) []*subscriber {
 		return []*subscriber{{Name: "category", Category: category, Batch: w.batch}}

@@ -45,6 +45,9 @@ type workload struct {
 	write        writer   // nil: that of mdb
 	consume      consumer // nil: that of mdb
 	subscribe    func(w *workload, category mdb.Category) []*subscriber
+	all          bool              // there are subscriptions to all categories
+	crashes      bool              // of all subscribers
+	subscribed   func(*subscriber) // if set, called with each subscriber before any starts
 	chain        bool
 	failHandler  func(*subscriber) error // if it returns an error, a handler fails before it has handled a message
 	failProgress func() error            // if it returns an error, keeping a subscription's progress fails
@@ -65,7 +68,7 @@ type workload struct {
 func newWorkload(direct, through string, seed uint64) *workload {
 	return &workload{
 		direct: direct, through: through, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
-		messages: 1000, writers: 4, categories: 2, streams: 5, batch: 20, conns: 6, chain: true, timeout: scaled(testTimeout, 5*time.Minute),
+		messages: 1000, writers: 4, categories: 2, streams: 5, batch: 20, conns: 6, all: true, chain: true, timeout: scaled(testTimeout, 5*time.Minute),
 		grace:   20 * time.Second, // pgx waits 15 s for a connection to close
 		history: newHistory(),
 	}
@@ -165,6 +168,15 @@ func (w *workload) run(t *testing.T, inject func(ctx context.Context) error) map
 			w.subscribers = append(w.subscribers, &subscriber{Name: "chained", Category: target, Batch: w.batch})
 		}
 	}
+	if w.all {
+		w.subscribers = append(w.subscribers, w.allCategories()...)
+	}
+	for _, s := range w.subscribers {
+		s.crashes = s.crashes || w.crashes
+		if w.subscribed != nil {
+			w.subscribed(s)
+		}
+	}
 
 	write, writePool := w.open(t)
 	read, readPool := w.open(t)
@@ -211,7 +223,7 @@ func (w *workload) run(t *testing.T, inject func(ctx context.Context) error) map
 
 	pool := openPool(t, w.direct, 2)
 	defer pool.Close()
-	if err := w.caughtUp(ctx, pool, append(slices.Clone(w.names), target)); err != nil {
+	if err := w.caughtUp(ctx, pool, target); err != nil {
 		w.stuck = err
 		if cause := context.Cause(ctx); cause != nil {
 			w.stuck = cause
@@ -221,7 +233,7 @@ func (w *workload) run(t *testing.T, inject func(ctx context.Context) error) map
 	consumers.Wait()
 	writePool.Close()
 	readPool.Close()
-	store, err := readStore(context.WithoutCancel(ctx), pool, w.all(target))
+	store, err := readStore(context.WithoutCancel(ctx), pool, w.categoriesWith(target))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +243,7 @@ func (w *workload) run(t *testing.T, inject func(ctx context.Context) error) map
 	return validate(w.history, store)
 }
 
-func (w *workload) all(target mdb.Category) []string {
+func (w *workload) categoriesWith(target mdb.Category) []string {
 	names := []string{string(target)}
 	for _, n := range w.names {
 		names = append(names, string(n))
@@ -255,11 +267,31 @@ func (w *workload) allKinds(category mdb.Category) []*subscriber {
 	return subs
 }
 
+// allCategories returns subscriptions to all categories.
+func (w *workload) allCategories() []*subscriber {
+	return []*subscriber{
+		{Name: "all", All: true, Batch: w.batch},
+		{Name: "all of a type", All: true, Type: messageType, Batch: w.batch},
+	}
+}
+
+// options returns the options of a subscription to all categories.
+func (s *subscriber) options() (opts []mdb.AllSubscribeOption) {
+	if s.Type != "" {
+		opts = append(opts, mdb.OfTypes(s.Type))
+	}
+	return opts
+}
+
 // consumeByMDB is the consumer that uses package mdb.
 func consumeByMDB(ctx context.Context, s *mdb.Store, sub *subscriber, from int64, h mdb.Handler, progress func(context.Context, int64) error) error {
 	if sub.Stream != "" {
 		return s.SubscribeToStream(ctx, sub.Stream, h, mdb.AfterPosition(from), mdb.WithBatchSize(sub.Batch),
 			mdb.OnStreamProgress(func(ctx context.Context, c mdb.StreamCheckpoint) error { return progress(ctx, c.Position()) }))
+	}
+	if sub.All {
+		return s.SubscribeToAll(ctx, h, append(sub.options(), mdb.AfterGlobalPosition(from), mdb.WithBatchSize(sub.Batch),
+			mdb.OnAllProgress(func(ctx context.Context, c mdb.AllCheckpoint) error { return progress(ctx, c.Position()) }))...)
 	}
 	opts := []mdb.CategorySubscribeOption{
 		mdb.AfterGlobalPosition(from), mdb.WithBatchSize(sub.Batch),
@@ -349,25 +381,34 @@ func (w *workload) forward(ctx context.Context, s *mdb.Store, target mdb.Categor
 
 // caughtUp waits until each subscription has received the last message that it wants,
 // and the chain has forwarded everything.
-func (w *workload) caughtUp(ctx context.Context, pool *pgxpool.Pool, names []mdb.Category) error {
-	for _, name := range names {
-		store, err := readStore(ctx, pool, []string{string(name)})
-		if err != nil {
+func (w *workload) caughtUp(ctx context.Context, pool *pgxpool.Pool, target mdb.Category) error {
+	for _, name := range append(slices.Clone(w.names), target) {
+		if err := w.received(ctx, pool, []string{string(name)}, func(s *subscriber) bool { return !s.All && s.Category == name }); err != nil {
 			return err
 		}
-		for _, s := range w.subscribers {
-			if s.Category != name {
+	}
+	return w.received(ctx, pool, w.categoriesWith(target), func(s *subscriber) bool { return s.All })
+}
+
+// received waits until the subscribers have received the last message of the categories that
+// they want.
+func (w *workload) received(ctx context.Context, pool *pgxpool.Pool, names []string, selects func(*subscriber) bool) error {
+	store, err := readStore(ctx, pool, names)
+	if err != nil {
+		return err
+	}
+	for _, s := range w.subscribers {
+		if !selects(s) {
+			continue
+		}
+		for i := range slices.Backward(store) {
+			if !s.wants(&store[i]) {
 				continue
 			}
-			for i := range slices.Backward(store) {
-				if !s.wants(&store[i]) {
-					continue
-				}
-				if err := w.awaitDelivery(ctx, s, &store[i]); err != nil {
-					return fmt.Errorf("%s has not received position %d: %w", s.Name, s.position(store[i].position, store[i].global), err)
-				}
-				break
+			if err := w.awaitDelivery(ctx, s, &store[i]); err != nil {
+				return fmt.Errorf("%s has not received position %d: %w", s.Name, s.position(store[i].position, store[i].global), err)
 			}
+			break
 		}
 	}
 	return nil
