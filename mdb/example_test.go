@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -303,6 +304,68 @@ func ExampleStore_WithTx() {
 	fmt.Println("registered again:", register("1", "Ann") == nil)
 	version, err := store.StreamVersion(ctx, "customer-1")
 	fmt.Println("version:", version, err)
+}
+
+// Backwards returns the latest message first, here the last two of a stream.
+func ExampleBackwards() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	for _, typ := range []string{"Boarded", "Took off", "Landed"} {
+		if _, err := store.WriteMessage(ctx, "flight-1", mdb.NewMessage(typ, nil)); err != nil {
+			log.Panic(err)
+		}
+	}
+	messages, err := store.GetStreamMessages(ctx, "flight-1", mdb.Backwards(), mdb.WithBatchSize(2))
+	if err != nil {
+		log.Panic(err)
+	}
+	for _, message := range messages {
+		fmt.Print(message.Type, " ")
+	}
+	fmt.Println()
+}
+
+// Since reads what was written in the last hour.
+func ExampleSince() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if _, err := store.WriteMessage(ctx, "scooter-1", mdb.NewMessage("Parked", nil)); err != nil {
+		log.Panic(err)
+	}
+	for message, err := range store.CategoryMessages(ctx, "scooter", mdb.Since(time.Now().Add(-time.Hour))) {
+		if err != nil {
+			log.Panic(err)
+		}
+		fmt.Println(message.Type)
+	}
+}
+
+// GetMessage reads a message by its ID, such as one that a log contains.
+func ExampleStore_GetMessage() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	written, err := store.WriteMessage(ctx, "crate-1", mdb.NewMessage("Shipped", nil))
+	if err != nil {
+		log.Panic(err)
+	}
+	message, err := store.GetMessage(ctx, written.ID)
+	if err != nil {
+		log.Panic(err)
+	}
+	_, err = store.GetMessage(ctx, uuid.New())
+	fmt.Println(message.Type, message.Stream, errors.Is(err, mdb.ErrNoMessage))
 }
 
 // CategoryMessages reads page after page. It uses no connection while the body of the loop
