@@ -7,8 +7,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/google/uuid"
-
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -16,7 +14,7 @@ import (
 // it is written once, however often copyTo is called.
 func copyTo(ctx context.Context, store *mdb.Store, category mdb.Category, m mdb.Message) (mdb.Written, error) {
 	return store.WriteMessage(ctx, category.Stream(m.Stream.ID()), mdb.ProposedMessage{
-		ID:       uuid.NewSHA1(m.ID, []byte(category)),
+		ID:       mdb.DerivedID(m.ID, string(category)),
 		Type:     m.Type,
 		Data:     m.Data,
 		Metadata: m.Metadata,

@@ -47,6 +47,12 @@
 // passing over a message that becomes visible late. [InCategories] and [OfTypes] select some of
 // them, and [Store.Head] is the end of the store.
 //
+// # Causes
+//
+// [Metadata] has the keys that Eventide's clients use to record which message has caused another
+// one, and in which stream a flow of messages has begun. [Metadata.Follow] sets them in a handler,
+// and [DerivedID] gives the message that it writes an ID, so that it is written once.
+//
 // # Subscribing
 //
 // [Store.SubscribeToStream], [Store.SubscribeToCategory] and [Store.SubscribeToAll] call a handler

@@ -28,6 +28,7 @@ func TestExamples(t *testing.T) {
 		"Store_WriteMessage_conflict": {ExampleStore_WriteMessage_conflict, "reserved: true\ntoo late: mdb: stream seat-1a is at version 0, expected no stream\n"},
 		"IsTransient":                 {ExampleIsTransient, "-1 <nil>\n"},
 		"ErrUnavailable":              {ExampleErrUnavailable, "503\n"},
+		"Metadata_Follow":             {ExampleMetadata_Follow, "Reserved, caused by errand-7/0, of acme\n"},
 		"Idempotent":                  {ExampleIdempotent, "position 0, already written: false\nposition 0, already written: true\n"},
 		"ProposedMessage_bytes":       {ExampleProposedMessage_bytes, "image/gif GIF89a <nil>\n"},
 		"ProposedMessage_copy":        {ExampleProposedMessage_copy, "0 false <nil>\n0 true <nil>\n"},

@@ -50,7 +50,12 @@ func marshal(v any) (json.RawMessage, error) {
 	return raw, guard(raw)
 }
 
-var errInvalidUTF8 = errors.New("invalid UTF-8")
+// A jsonError says why JSON cannot be stored, and quotes nothing of it.
+type jsonError string
+
+func (e jsonError) Error() string { return string(e) }
+
+const errInvalidUTF8 jsonError = "invalid UTF-8"
 
 // guard rejects JSON that is valid but cannot be jsonb: the escape \u0000, halves of
 // surrogate pairs, and invalid UTF-8.
@@ -70,9 +75,9 @@ func guard(raw []byte) error {
 			i += len(`\n`)
 			continue
 		case unit == 0:
-			return errors.New(`the escape \u0000, which PostgreSQL cannot store`)
+			return jsonError(`the escape \u0000, which PostgreSQL cannot store`)
 		case unit >= 0xDC00 && unit <= 0xDFFF:
-			return errors.New("half of a surrogate pair")
+			return jsonError("half of a surrogate pair")
 		}
 		i += len(`\u0000`)
 		if unit < 0xD800 || unit > 0xDBFF {
@@ -80,7 +85,7 @@ func guard(raw []byte) error {
 		}
 		low, ok := escapedUnit(raw[i:])
 		if !ok || low < 0xDC00 || low > 0xDFFF {
-			return errors.New("half of a surrogate pair")
+			return jsonError("half of a surrogate pair")
 		}
 		i += len(`\u0000`)
 	}
@@ -102,6 +107,10 @@ func (e *marshalError) Error() string {
 	var unsupported *json.UnsupportedTypeError
 	if errors.As(e.err, &unsupported) {
 		return "Go type " + unsupported.Type.String() + ", which has no JSON"
+	}
+	var own jsonError // of the MarshalJSON of Metadata
+	if errors.As(e.err, &own) {
+		return own.Error()
 	}
 	var value *json.UnsupportedValueError
 	if errors.As(e.err, &value) {

@@ -117,7 +117,8 @@ type ProposedMessage struct {
 	// json.RawMessage, or marshal it. Invalid UTF-8 is rejected, unless a MarshalJSON
 	// method has already replaced it.
 	Data any
-	// Metadata is encoded like Data.
+	// Metadata is encoded like Data. The type [Metadata] has the keys that other clients of
+	// Message DB use.
 	Metadata any
 }
 
@@ -139,6 +140,14 @@ func (m ProposedMessage) LogValue() slog.Value {
 // in the server's index.
 func NewMessage(typ string, data any) ProposedMessage {
 	return ProposedMessage{ID: newID(), Type: typ, Data: data}
+}
+
+// DerivedID returns the ID of a message that the message with the ID cause leads to. The same
+// arguments always give the same ID, so a handler that is called again for the cause writes its
+// message once, with [Idempotent]. The name distinguishes the messages of one cause. The ID is a
+// UUID of version 5 with cause as its namespace, which programs in other languages can compute.
+func DerivedID(cause uuid.UUID, name string) uuid.UUID {
+	return uuid.NewSHA1(cause, []byte(name))
 }
 
 // newID cannot fail, because since Go 1.24 reading random bytes cannot.

@@ -7,7 +7,6 @@ import (
 	"log"
 	"os"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 
@@ -60,7 +59,7 @@ func ExampleInSavepoint() {
 	}
 	bill := func(order mdb.Message) error {
 		request := mdb.NewMessage("PaymentRequested", nil)
-		request.ID = uuid.NewSHA1(order.ID, []byte("PaymentRequested"))
+		request.ID = mdb.DerivedID(order.ID, "PaymentRequested")
 		return pgx.BeginFunc(ctx, store.Pool(), func(tx pgx.Tx) error {
 			written, err := store.WithTx(tx).WriteMessage(ctx, mdb.Category("payment").Stream(order.Stream.ID()), request,
 				mdb.ExpectNoStream(), mdb.Idempotent(), mdb.InSavepoint())
