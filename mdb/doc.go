@@ -159,6 +159,11 @@
 // contain payloads or passwords. The text of an error that your callback returns is passed on
 // unchanged.
 //
+// # Hooks
+//
+// [WithHooks] makes a store call hooks, such as those of a tracer, a meter or an audit log: values
+// that implement [HookWriteCall], [HookWrite], [HookMetadata] or [HookGroup].
+//
 // # Tracing
 //
 // The tracer of the pool's connections, such as one of pgx's tracelog or of OpenTelemetry,
@@ -202,6 +207,7 @@
 //	WithLogger           x
 //	WithPolling          x, and subscriptions
 //	WithNotify           x
+//	WithHooks            x
 //
 //	option               Configure, Connect
 //	StoreFirst           x

@@ -84,6 +84,7 @@ func (g *groups) write(ctx context.Context, w *proposedWrite) error {
 		return s.report(w, g.writeInTurn(ctx, category, w))
 	}
 	n, ok := g.news(ctx, m)
+	w.joined(n, ok)
 	switch {
 	case !ok:
 		return w.abandoned(ctx)
@@ -98,6 +99,7 @@ func (g *groups) write(ctx context.Context, w *proposedWrite) error {
 	case n.err != nil:
 		return s.report(w, s.settleAfter(ctx, w, n.err))
 	}
+	w.attempts++
 	copy(w.written, m.written) // the group has told subscriptions
 	return nil
 }
@@ -112,6 +114,14 @@ func (g *groups) news(ctx context.Context, m *member) (n news, ok bool) {
 		return news{attempted, &acquireError{ctx.Err()}}, true
 	}
 	return m.heard()
+}
+
+// joined records the news of a write in a group, or that there are none.
+func (w *proposedWrite) joined(n news, ok bool) {
+	w.grouped = !ok || n.kind == attempted && (n.err == nil || classify(n.err) != classNoConnection)
+	if !ok {
+		w.attempts++ // others are judged, which counts them
+	}
 }
 
 // abandoned returns the error of a write whose group goes on after the end of ctx.

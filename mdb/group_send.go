@@ -91,11 +91,12 @@ func (g *groups) dismiss(q *queue) {
 // send sends the members in one transaction, and tells them the outcome. It runs until the
 // outcome is known or the connection is lost, whatever becomes of their callers.
 func (g *groups) send(r *poolRunner, conn *pgx.Conn, members []*member) {
-	ctx := context.Background()
+	ctx, group, begun := g.calls.config.hooks.startGroup(context.Background(), members)
 	a := &groupAttempt{members: members}
 	err := r.runBatchOn(ctx, conn, nil,
 		step{st: acquireLock, read: drain, args: []any{string(members[0].stream)}},
 		step{st: g.statement(), read: a.read, args: a.arguments()})
+	g.calls.config.hooks.endGroup(ctx, group, begun, err)
 	switch class := classify(err); {
 	case err == nil:
 		g.rests.succeeded(members)

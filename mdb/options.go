@@ -41,6 +41,7 @@ type storeConfig struct {
 	execMode   pgx.QueryExecMode // the pool's
 	polling    poll.Strategy
 	notify     notifyConfig
+	hooks      hooks
 	faults     argumentFaults
 }
 
@@ -79,7 +80,7 @@ func WithDirectSQL() StoreOption {
 // These differences remain. Messages that are written together have the same time, that of
 // their transaction. A write that waits also waits for a slow one before it, for example one
 // with a large message. The statement of a group does not have the values of any call's context, such as
-// the span of a tracer. If a write fails with a [*WrongVersionError] or [*DuplicateIDError] in a
+// the span of a tracer; a [HookGroup] can give it values. If a write fails with a [*WrongVersionError] or [*DuplicateIDError] in a
 // group, the [*pgconn.PgError] in it is made by the store, with the code, the message and the names of the
 // server's.
 //

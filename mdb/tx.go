@@ -133,6 +133,15 @@ func (t *Tx) LockCategories(ctx context.Context, categories ...Category) error {
 //     statements of its own.
 //   - Through PL/Proxy the call is rejected with an error that wraps [ErrProxied].
 func (s *Store) Atomically(ctx context.Context, categories []Category, f func(*Tx) error) error {
+	call := WriteCall{Method: "Atomically"}
+	ctx, begun := s.config.hooks.startCall(ctx, call)
+	err := s.atomicallyRetried(ctx, categories, f)
+	s.config.hooks.endCall(ctx, call, begun, err)
+	return err
+}
+
+// atomicallyRetried is Atomically without hooks.
+func (s *Store) atomicallyRetried(ctx context.Context, categories []Category, f func(*Tx) error) error {
 	if f == nil {
 		return &ArgumentError{Faults: []Fault{{"function", "nil", "a function"}}}
 	}

@@ -13,6 +13,7 @@ func (s *procedures) writeInTx(ctx context.Context, w *proposedWrite) error {
 		in = &procedures{runner: &savepointRunner{s.runner.(*txRunner)}, config: s.config, tx: s.tx}
 	}
 	first := s.tx.failed == nil
+	w.attempts++
 	err := in.attempt(ctx, w)
 	if err != nil {
 		err = in.explainInTx(ctx, w, err)

@@ -48,11 +48,8 @@ import (
 // have the category of the stream and that of a correlationStreamName in the metadata
 // together.
 func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m ProposedMessage, opts ...WriteOption) (Written, error) {
-	w, err := s.proposeWrite(stream, []ProposedMessage{m}, opts)
+	w, err := s.hookedWrite(ctx, "WriteMessage", stream, []ProposedMessage{m}, opts)
 	if err != nil {
-		return Written{}, err
-	}
-	if err := s.write(ctx, w); err != nil {
 		return Written{}, err
 	}
 	return w.written[0], nil
@@ -66,14 +63,24 @@ func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 //
 // Through PL/Proxy, more than one message is rejected with an error that wraps [ErrProxied].
 func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
-	w, err := s.proposeWrite(stream, ms, opts)
+	w, err := s.hookedWrite(ctx, "WriteMessages", stream, ms, opts)
 	if err != nil || len(ms) == 0 {
 		return nil, err
 	}
-	if err := s.write(ctx, w); err != nil {
-		return nil, err
-	}
 	return slices.Clone(w.written), nil // a view of it would keep the messages in memory
+}
+
+// hookedWrite proposes a write, executes it, and calls hooks.
+func (s *procedures) hookedWrite(ctx context.Context, method string, stream StreamName, ms []ProposedMessage, opts []WriteOption) (*proposedWrite, error) {
+	call := WriteCall{Method: method, Stream: stream, Writes: 1, Messages: len(ms), InTx: s.tx != nil}
+	ctx, begun := s.config.hooks.startCall(ctx, call)
+	w, err := s.proposeWrite(ctx, stream, ms, opts)
+	if err == nil && len(ms) > 0 {
+		err = s.write(ctx, w)
+	}
+	s.ended(ctx, w, err)
+	s.config.hooks.endCall(ctx, call, begun, err)
+	return w, err
 }
 
 // A proposedWrite is a write in the form in which each attempt sends it. Its texts are in
@@ -90,7 +97,9 @@ type proposedWrite struct {
 	written []Written
 
 	proxied  bool // whether WriteEach does it on a proxy
+	grouped  bool // whether a group was its first attempt
 	attempts int
+	ctx      context.Context //nolint:containedctx // of the call, for hooks of groups
 	retries
 	unknown error // why the outcome is unknown, if an attempt or the look for the messages was lost
 	lost    bool  // whether an attempt was lost, which may have written, or may still do so
@@ -124,8 +133,11 @@ func (w *proposedWrite) allocate(n int) (texts []string) {
 }
 
 // proposeWrite checks all arguments and encodes the messages.
-func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts []WriteOption) (*proposedWrite, error) {
+func (s *procedures) proposeWrite(ctx context.Context, stream StreamName, ms []ProposedMessage, opts []WriteOption) (*proposedWrite, error) {
 	w := &proposedWrite{stream: stream}
+	if len(s.config.hooks.groups) > 0 {
+		w.ctx = ctx
+	}
 	w.faults.stream(stream)
 	for _, opt := range opts {
 		opt.write(&w.writeConfig)
@@ -145,17 +157,18 @@ func (s *procedures) proposeWrite(stream StreamName, ms []ProposedMessage, opts 
 	}
 	for i, m := range ms {
 		before := len(w.faults)
-		w.faults.messageType("type", m.Type)
-		w.faults.name("type", m.Type)
-		data := s.encode(&w.faults, "data", m.Data)
-		metadata := s.encode(&w.faults, "metadata", m.Metadata)
-		w.faults.messageSize(data, metadata, s.config.maxSize)
-		w.faults.correlationName(stream, metadata)
-		sent += len(m.Type) + len(data) + len(metadata) + messageOverhead
 		if m.ID == uuid.Nil {
 			m.ID = newID()
 			w.minted[i] = true
-		} else if first, ok := seen[m.ID]; ok {
+		}
+		w.faults.messageType("type", m.Type)
+		w.faults.name("type", m.Type)
+		data := s.encode(&w.faults, "data", m.Data)
+		metadata := s.config.hooks.addMetadata(ctx, &w.faults, stream, m, s.encode(&w.faults, "metadata", m.Metadata))
+		w.faults.messageSize(data, metadata, s.config.maxSize)
+		w.faults.correlationName(stream, metadata)
+		sent += len(m.Type) + len(data) + len(metadata) + messageOverhead
+		if first, ok := seen[m.ID]; ok {
 			w.faults.add("ID", m.ID.String()+", the ID of message "+strconv.Itoa(first), "a different ID for each message")
 		}
 		if n > 1 {

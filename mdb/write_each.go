@@ -50,11 +50,20 @@ type WriteResult struct {
 // pipeline, the writes are sent one at a time. In the other modes the pool's tracer sees
 // them as a batch, if it is a [pgx.BatchTracer].
 func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
+	call := WriteCall{Method: "WriteEach", Writes: len(ws), Messages: len(ws)}
+	ctx, begun := s.config.hooks.startCall(ctx, call)
 	e := eachCall{store: s, results: make([]WriteResult, len(ws)), failed: make(map[StreamName]int), place: place{gate: s.gate}}
-	pending := e.propose(ws)
-	if s.config.execMode == pgx.QueryExecModeSimpleProtocol {
+	e.write(ctx, ws)
+	s.config.hooks.endCall(ctx, call, begun, e.firstError())
+	return e.results
+}
+
+// write does the writes.
+func (e *eachCall) write(ctx context.Context, ws []Write) {
+	pending := e.propose(ctx, ws)
+	if e.store.config.execMode == pgx.QueryExecModeSimpleProtocol {
 		e.oneByOne(ctx, pending)
-		return e.results
+		return
 	}
 	defer e.place.leave()
 	grouped, alone := e.enterGroups(e.begin(ctx, pending)) //nolint:contextcheck // a group goes on, whichever of its callers leaves
@@ -62,7 +71,16 @@ func (s *Store) WriteEach(ctx context.Context, ws []Write) []WriteResult {
 	for len(pending) > 0 {
 		pending = e.round(ctx, pending)
 	}
-	return e.results
+}
+
+// firstError returns the error of the first write that has failed.
+func (e *eachCall) firstError() error {
+	for i := range e.results {
+		if e.results[i].Err != nil {
+			return e.results[i].Err
+		}
+	}
+	return nil
 }
 
 // An eachCall is a call of WriteEach.
@@ -96,16 +114,16 @@ type eachWrite struct {
 
 // propose returns the writes that may be sent, those to one stream next to each
 // other.
-func (e *eachCall) propose(ws []Write) []*eachWrite {
+func (e *eachCall) propose(ctx context.Context, ws []Write) []*eachWrite {
 	streams := make(map[StreamName][]*eachWrite)
 	var order []StreamName
 	for i, write := range ws {
-		w, err := e.store.proposeWrite(write.Stream, []ProposedMessage{write.Message}, write.Options)
+		w, err := e.store.proposeWrite(ctx, write.Stream, []ProposedMessage{write.Message}, write.Options)
 		if err == nil {
 			err = e.skip(w, i)
 		}
 		if err != nil {
-			e.fail(write.Stream, i, err)
+			e.fail(ctx, w, i, err)
 			continue
 		}
 		if streams[w.stream] == nil {
@@ -130,18 +148,20 @@ func (e *eachCall) skip(w *proposedWrite, index int) error {
 	return &SkippedError{Stream: w.stream, Failed: first, err: e.results[first].Err}
 }
 
-func (e *eachCall) fail(stream StreamName, index int, err error) {
+func (e *eachCall) fail(ctx context.Context, w *proposedWrite, index int, err error) {
 	e.results[index].Err = err
-	if first, ok := e.failed[stream]; !ok || index < first {
-		e.failed[stream] = index
+	if first, ok := e.failed[w.stream]; !ok || index < first {
+		e.failed[w.stream] = index
 	}
+	e.store.ended(ctx, w, err)
 }
 
-func (e *eachCall) succeed(w *eachWrite) {
+func (e *eachCall) succeed(ctx context.Context, w *eachWrite) {
 	e.results[w.index].Written = w.written[0]
 	if w.member == nil { // a group has told subscriptions
 		e.store.wrote(w.stream)
 	}
+	e.store.ended(ctx, w.proposedWrite, nil)
 }
 
 func (e *eachCall) oneByOne(ctx context.Context, pending []*eachWrite) {
@@ -151,10 +171,10 @@ func (e *eachCall) oneByOne(ctx context.Context, pending []*eachWrite) {
 			err = e.store.settle(ctx, w.proposedWrite)
 		}
 		if err != nil {
-			e.fail(w.stream, w.index, err)
+			e.fail(ctx, w.proposedWrite, w.index, err)
 			continue
 		}
-		e.succeed(w)
+		e.succeed(ctx, w)
 	}
 }
 
@@ -173,7 +193,7 @@ func (e *eachCall) begin(ctx context.Context, pending []*eachWrite) []*eachWrite
 		return pending
 	}
 	for _, w := range pending {
-		e.fail(w.stream, w.index, w.giveUp(ctx, w.meet(e.store.config.retry, met.err).err))
+		e.fail(ctx, w.proposedWrite, w.index, w.giveUp(ctx, w.meet(e.store.config.retry, met.err).err))
 	}
 	return nil
 }
@@ -236,7 +256,7 @@ func (e *eachCall) settle(ctx context.Context, pending []*eachWrite, answered bo
 				if w.unknown != nil { // it may have happened after the one that has failed
 					err = w.giveUp(ctx, err)
 				}
-				e.fail(w.stream, w.index, err)
+				e.fail(ctx, w.proposedWrite, w.index, err)
 				continue
 			}
 		}
@@ -250,10 +270,10 @@ func (e *eachCall) settle(ctx context.Context, pending []*eachWrite, answered bo
 			if w.undone {
 				e.store.groups.rests.failed(w.stream, err)
 			}
-			e.fail(w.stream, w.index, err)
+			e.fail(ctx, w.proposedWrite, w.index, err)
 		default:
 			w.outcome = done
-			e.succeed(w)
+			e.succeed(ctx, w)
 		}
 	}
 	if worst != nil {

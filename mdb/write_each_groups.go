@@ -46,9 +46,10 @@ func (e *eachCall) enterGroups(pending []*eachWrite) (grouped, alone []*eachWrit
 func (e *eachCall) leaveGroups(ctx context.Context, grouped []*eachWrite) []*eachWrite {
 	return slices.DeleteFunc(grouped, func(w *eachWrite) bool {
 		n, ok := e.store.groups.news(ctx, w.member)
+		w.joined(n, ok)
 		switch {
 		case !ok:
-			e.fail(w.stream, w.index, w.abandoned(ctx))
+			e.fail(ctx, w.proposedWrite, w.index, w.abandoned(ctx))
 			return true
 		case n.kind != attempted:
 			w.member, w.undone, w.outcome = nil, n.kind == undone, skipped

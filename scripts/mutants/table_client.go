@@ -234,12 +234,49 @@ func (r *pageRead) checkAnchor(err error) error {
 	},
 	{
 		"a write of WriteEach that was sent in a group is reported as not sent", "mdb/write_each_groups.go",
-		"e.fail(w.stream, w.index, w.abandoned(ctx))", "e.fail(w.stream, w.index, w.explain(ctx.Err()))",
+		"e.fail(ctx, w.proposedWrite, w.index, w.abandoned(ctx))", "e.fail(ctx, w.proposedWrite, w.index, w.explain(ctx.Err()))",
 		client, "TestGroupEachContext",
 	},
 	{
 		"Close does not wait for groups", "mdb/group.go",
 		"if g.active == 0 {", "if true {",
 		client, "TestGroupContexts",
+	},
+
+	{
+		"a write continues without the context of its hooks", "mdb/hooks_write.go",
+		"		ctx = hook.OnWriteStart(ctx, call)\n", "		_ = hook.OnWriteStart(ctx, call)\n",
+		client, "TestHooksNest|TestTracersSeeTheContextsOfHooks",
+	},
+	{
+		"a group continues without the context of its hooks", "mdb/hooks_write.go",
+		"		ctx = hook.OnGroupStart(ctx, g)\n", "		_ = hook.OnGroupStart(ctx, g)\n",
+		client, "TestHooksOfGroups",
+	},
+	{
+		"hooks that end a call are called in the order of those that begin it", "mdb/hooks_write.go",
+		"range slices.Backward(h.calls)", "range slices.All(h.calls)",
+		client, "TestHooksNest",
+	},
+	{
+		"keys of a message replace those of hooks", "mdb/hooks_write.go",
+		"		metadata = withKeys(metadata, added)\n", "		metadata = withKeys(added, withKeys(metadata, added))\n",
+		client, "TestHooksAddMetadata",
+	},
+	{
+		"hooks add to the caller's bytes", "mdb/hooks_write.go",
+		"	merged := make([]byte, 0, len(members)+len(keys)+2)\n	merged = append(append(append(merged, '{'), members...), ',')\n", "	merged := append(trimmed[:len(trimmed)-1], ',')\n",
+		client, "TestHooksAddMetadata",
+	},
+	{
+		"a write in a group counts as two attempts", "mdb/group.go",
+		"	if !ok {\n		w.attempts++", "	if !ok || n.err == nil {\n		w.attempts++",
+		client, "TestHooksOfGroups|TestHooksOfGroupedWriteEach",
+	},
+	{
+		"a hook is called while the write has the turn of its category", "mdb/group.go",
+		"	defer g.passTurn(category) //nolint:contextcheck // the next group belongs to other callers\n	return g.calls.attempt(ctx, w)\n",
+		"	err := g.calls.attempt(ctx, w)\n	g.calls.ended(ctx, w, err)\n	g.passTurn(category)\n	return err\n",
+		client, "TestHooksThatPanic",
 	},
 }
