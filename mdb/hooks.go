@@ -15,9 +15,10 @@ import (
 // derived from it. So spans nest, also those of the tracer of the pool's connections. A hook does not
 // begin a call of the store itself, unless it can deal with being called for that, too.
 //
-// A panic of a hook is not recovered: it passes to the caller of the method of the Store, or from
-// a goroutine of the store, such as that of a group of writes, ends the process. A subscription or a
-// consumer ends with an error, as after a panic of its handler.
+// A panic of a hook is not recovered: it passes to the caller of the method of the Store, or, from
+// a goroutine of the store, such as that of a group of writes, ends the process. A panic of a hook that is
+// called with a handler, or with the state of a subscription, ends the subscription with an error, as a panic of its
+// callbacks does.
 type Hook any
 
 // WithHooks adds hooks. Those that begin something are called in this order, and those that
@@ -39,6 +40,12 @@ type hooks struct {
 	writes   []HookWrite
 	metadata []HookMetadata
 	groups   []HookGroup
+	reads    []HookRead
+	handles  []HookHandle
+	lives    []HookLive
+	retries  []HookRetry
+	held     []HookPartitions
+	failures []HookFailure
 }
 
 // add adds a hook, and reports whether it implements an interface.
@@ -49,7 +56,13 @@ func (h *hooks) add(hook Hook) bool {
 	added := addHook(&h.calls, hook)
 	added = addHook(&h.writes, hook) || added
 	added = addHook(&h.metadata, hook) || added
-	return addHook(&h.groups, hook) || added
+	added = addHook(&h.groups, hook) || added
+	added = addHook(&h.reads, hook) || added
+	added = addHook(&h.handles, hook) || added
+	added = addHook(&h.lives, hook) || added
+	added = addHook(&h.retries, hook) || added
+	added = addHook(&h.held, hook) || added
+	return addHook(&h.failures, hook) || added
 }
 
 func addHook[T any](to *[]T, hook Hook) bool {

@@ -40,7 +40,7 @@ func names(ctx context.Context) string {
 func newWatch(name string) *watch { return &watch{name: name, lines: new(watchLines)} }
 
 func (w *watch) add(method, format string, args ...any) {
-	if w.fails == method {
+	if w.fails != "" && w.fails == method {
 		panic(method)
 	}
 	w.lines.mu.Lock()

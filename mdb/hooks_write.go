@@ -104,7 +104,7 @@ func (h *hooks) startCall(ctx context.Context, call WriteCall) (_ context.Contex
 	}
 	begun = time.Now()
 	for _, hook := range h.calls {
-		ctx = hook.OnWriteStart(ctx, call)
+		ctx = hook.OnWriteStart(ctx, call) //nolint:fatcontext // each hook gets the context of the one before it
 	}
 	return ctx, begun
 }
@@ -193,7 +193,7 @@ func (h *hooks) startGroup(ctx context.Context, members []*member) (_ context.Co
 	}
 	begun = time.Now()
 	for _, hook := range h.groups {
-		ctx = hook.OnGroupStart(ctx, g)
+		ctx = hook.OnGroupStart(ctx, g) //nolint:fatcontext // each hook gets the context of the one before it
 	}
 	return ctx, g, begun
 }

@@ -60,29 +60,41 @@ func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 	if err := c.faults.err(); err != nil {
 		return Message{}, err
 	}
+	call := ReadCall{"GetLastStreamMessage", stream, stream.Category(), s.tx != nil}
+	ctx, begun := s.config.hooks.startRead(ctx, call)
+	messages, err := s.lastMessage(ctx, stream, c.typ)
+	s.config.hooks.endRead(ctx, call, begun, messages, err)
+	if err != nil {
+		return Message{}, err
+	}
+	return messages[0], nil
+}
+
+// lastMessage returns the last message, and no other one.
+func (s *procedures) lastMessage(ctx context.Context, stream StreamName, typ *string) ([]Message, error) {
 	var messages []Message
 	plain, ofType := getLastStreamMessage, getLastStreamMessageOfType
 	if s.config.direct {
 		plain, ofType = directLastMessage, directLastMessageOfType
 	}
 	var err error
-	if c.typ == nil {
+	if typ == nil {
 		err = s.run(ctx, plain, messagesInto(&messages), string(stream))
 	} else {
-		err = s.run(ctx, ofType, messagesInto(&messages), string(stream), *c.typ)
+		err = s.run(ctx, ofType, messagesInto(&messages), string(stream), *typ)
 	}
 	switch {
 	case err != nil:
-		if unreadable := s.findOne(ctx, err, identifyLast, string(stream), c.typ); unreadable != nil {
-			return Message{}, unreadable
+		if unreadable := s.findOne(ctx, err, identifyLast, string(stream), typ); unreadable != nil {
+			return nil, unreadable
 		}
-		return Message{}, explain("get the last message of stream "+string(stream), err)
-	case len(messages) == 0 && c.typ != nil:
-		return Message{}, fmt.Errorf("%w of type %s in stream %s", ErrNoMessage, *c.typ, stream)
+		return nil, explain("get the last message of stream "+string(stream), err)
+	case len(messages) == 0 && typ != nil:
+		return nil, fmt.Errorf("%w of type %s in stream %s", ErrNoMessage, *typ, stream)
 	case len(messages) == 0:
-		return Message{}, fmt.Errorf("%w in stream %s", ErrNoMessage, stream)
+		return nil, fmt.Errorf("%w in stream %s", ErrNoMessage, stream)
 	}
-	return messages[0], nil
+	return messages[:1], nil
 }
 
 // StreamVersion returns the position of the last message of a stream, or
@@ -93,11 +105,15 @@ func (s *procedures) StreamVersion(ctx context.Context, stream StreamName) (int6
 	if err := f.err(); err != nil {
 		return 0, err
 	}
+	call := ReadCall{"StreamVersion", stream, stream.Category(), s.tx != nil}
+	ctx, begun := s.config.hooks.startRead(ctx, call)
 	version := NoStream // the server returns NULL for it
-	if err := s.run(ctx, s.versionStatement(), number(&version), string(stream)); err != nil {
-		return 0, explain("get the version of stream "+string(stream), err)
+	err := s.run(ctx, s.versionStatement(), number(&version), string(stream))
+	if err != nil {
+		version, err = 0, explain("get the version of stream "+string(stream), err)
 	}
-	return version, nil
+	s.config.hooks.endRead(ctx, call, begun, nil, err)
+	return version, err
 }
 
 func (s *procedures) versionStatement() *statement {
@@ -120,11 +136,15 @@ func (s *procedures) CategoryHead(ctx context.Context, category Category) (int64
 	if err := f.err(); err != nil {
 		return 0, err
 	}
+	call := ReadCall{"CategoryHead", "", category, s.tx != nil}
+	ctx, begun := s.config.hooks.startRead(ctx, call)
 	var head int64
-	if err := s.run(ctx, directCategoryHead, number(&head), string(category)); err != nil {
-		return 0, explain("find the end of category "+string(category), err)
+	err := s.run(ctx, directCategoryHead, number(&head), string(category))
+	if err != nil {
+		head, err = 0, explain("find the end of category "+string(category), err)
 	}
-	return head, nil
+	s.config.hooks.endRead(ctx, call, begun, nil, err)
+	return head, err
 }
 
 // MessageStoreVersion returns the version of the installed Message DB, such as "1.3.0", in

@@ -38,7 +38,7 @@ func (s *Store) GetAllMessages(ctx context.Context, opts ...AllOption) ([]Messag
 	if err != nil {
 		return nil, err
 	}
-	return s.readAllPage(ctx, r)
+	return s.hookedAllPage(ctx, r)
 }
 
 // AllMessages returns a sequence of the messages of all categories, which it reads page after
@@ -54,7 +54,7 @@ func (s *Store) AllMessages(ctx context.Context, opts ...AllOption) iter.Seq2[Me
 		r.batchBytes = cmp.Or(r.batchBytes, DefaultBatchBytes)
 		for err == nil {
 			var messages []Message
-			messages, err = s.readAllPage(ctx, &r)
+			messages, err = s.hookedAllPage(ctx, &r)
 			for i := range messages {
 				if !yield(messages[i], nil) {
 					return
@@ -96,7 +96,7 @@ func (c *readConfig) checkAll() {
 // before the one that cannot be read.
 func (s *Store) readAllPage(ctx context.Context, r *pageRead) ([]Message, error) {
 	if r.backwards {
-		return s.readPage(ctx, r)
+		return s.readSteps(ctx, r)
 	}
 	if err := s.findSince(ctx, r); err != nil {
 		return nil, err

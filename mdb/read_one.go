@@ -14,18 +14,28 @@ import (
 // No procedure of Message DB returns it, so it reads the table messages, by an index. If the role
 // may not do that, the error is a [*SetupError].
 func (s *procedures) GetMessage(ctx context.Context, id uuid.UUID) (Message, error) {
-	var messages []Message
-	text := id.String()
-	switch err := s.run(ctx, messageByID, messagesInto(&messages), text); {
-	case err != nil:
-		if unreadable := s.findOne(ctx, err, identifyByID, text); unreadable != nil {
-			return Message{}, unreadable
-		}
-		return Message{}, explain("get message "+text, err)
-	case len(messages) == 0:
-		return Message{}, fmt.Errorf("%w with the ID %s", ErrNoMessage, text)
+	call := ReadCall{Method: "GetMessage", InTx: s.tx != nil}
+	ctx, begun := s.config.hooks.startRead(ctx, call)
+	messages, err := s.messageByID(ctx, id.String())
+	s.config.hooks.endRead(ctx, call, begun, messages, err)
+	if err != nil {
+		return Message{}, err
 	}
 	return messages[0], nil
+}
+
+// messageByID returns the message with the ID, and no other one.
+func (s *procedures) messageByID(ctx context.Context, id string) (messages []Message, err error) {
+	switch err := s.run(ctx, messageByID, messagesInto(&messages), id); {
+	case err != nil:
+		if unreadable := s.findOne(ctx, err, identifyByID, id); unreadable != nil {
+			return nil, unreadable
+		}
+		return nil, explain("get message "+id, err)
+	case len(messages) == 0:
+		return nil, fmt.Errorf("%w with the ID %s", ErrNoMessage, id)
+	}
+	return messages[:1], nil
 }
 
 const withID = `

@@ -82,6 +82,15 @@ func (s *procedures) configureCategoryRead(category Category, opts []CategoryOpt
 // readPage reads the next page. It returns messages with an [*UnreadableError], which come
 // before the one that cannot be read.
 func (s *procedures) readPage(ctx context.Context, r *pageRead) ([]Message, error) {
+	call := r.call("GetStreamMessages", "GetCategoryMessages", s.tx != nil)
+	ctx, begun := s.config.hooks.startRead(ctx, call)
+	ms, err := s.readSteps(ctx, r)
+	s.config.hooks.endRead(ctx, call, begun, ms, err)
+	return ms, err
+}
+
+// readSteps is readPage without hooks.
+func (s *procedures) readSteps(ctx context.Context, r *pageRead) ([]Message, error) {
 	if err := s.findSince(ctx, r); err != nil {
 		return nil, err
 	}

@@ -96,6 +96,13 @@ func (s *Store) subscribe(ctx context.Context, c subscribeConfig, src *messageSo
 	}
 	sleeper := s.bell.Subscribe(interest) //nolint:contextcheck // the bell serves other subscriptions too, and outlives this one
 	defer sleeper.Close()
+	hooks := &s.config.hooks
+	of := Subscriber{Stream: src.stream}
+	if src.stream == "" {
+		of.Category = src.category
+	}
+	c.handler = hooks.handler(of, c.handler)
+	hooks.observe(of, &c.onLive, &c.onRetry, new(func([]int)))
 	sub := subscription{
 		subscribeConfig: c,
 		messageSource:   src,

@@ -66,7 +66,7 @@ func (s *Store) allReader(r pageRead) func(context.Context, question) (answer, e
 			r.start(q)
 			r.all.expect(q.from.Latest())
 		}
-		done, err := s.allStep(ctx, &r)
+		done, err := s.hookedStep(ctx, &r)
 		a := answer{messages: r.page, head: r.noAnchor(), more: r.all.more}
 		if err == nil && !done {
 			return a, errMoreSteps

@@ -28,12 +28,12 @@ func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, 
 		r.tableless = s.headless.Load()
 		r.withHead = r.filtered() && !r.tableless
 		usesTable := r.usesTable()
-		done, err := s.step(ctx, &r)
+		done, err := s.hookedStep(ctx, &r)
 		if err != nil && usesTable && classify(err) == classSetup && !s.headed.Load() {
 			// A role may be allowed to call the procedures but not to read the table. Then
 			// progress advances only with messages that the filter selects.
 			r.tableless, r.withHead = true, false
-			if done, err = s.step(ctx, &r); err == nil || errors.Is(err, errGone) {
+			if done, err = s.hookedStep(ctx, &r); err == nil || errors.Is(err, errGone) {
 				s.headless.Store(true)
 			}
 		}
@@ -63,10 +63,14 @@ func (s *Store) firstPage(ctx context.Context, r pageRead, position, used, most 
 	r.start(question{from: source.At(position), most: most})
 	r.most, r.room = most, r.batchBytes
 	st, args := s.statement(&r)
-	if err := s.runBatch(ctx, nil,
+	call := r.subscribedCall()
+	ctx, begun := s.config.hooks.startRead(ctx, call)
+	err := s.runBatch(ctx, nil,
 		step{st: lastNumber, read: number(&last)},
 		step{st: beforeInCategory, read: anchorInto(&before), args: []any{r.name, position}},
-		step{st: st, read: r.read, args: args}); err != nil || last >= 0 && max(position, used) > last {
+		step{st: st, read: r.read, args: args})
+	s.config.hooks.endRead(ctx, call, begun, r.messages, err)
+	if err != nil || last >= 0 && max(position, used) > last {
 		return from, a, false
 	}
 	return checkpointAt(before, &r).Past(position), answer{messages: r.messages, head: r.noAnchor(), more: r.cut}, true

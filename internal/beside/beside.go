@@ -36,3 +36,14 @@ var Explain func(what string, err error) error
 // Of is set by package mdb to a func(*mdb.Store) Store, whose argument this package cannot
 // name.
 var Of any
+
+// The hooks of a Store, which package mdb sets. The types of their arguments are those of package mdb.
+var (
+	// Handling is a func(s *mdb.Store) (start, end) that returns what to call before and after a handler, with
+	// an mdb.Handling, or nil.
+	Handling any
+	// Observe is a func(s, consumer, live, retry, held) that adds hooks to the callbacks of a consumer.
+	Observe any
+	// Failed is a func(s) func(mdb.FailedHandling) that returns what to call after a failed attempt, or nil.
+	Failed any
+)

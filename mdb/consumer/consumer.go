@@ -151,6 +151,8 @@ type running struct {
 	line   *line
 	stream *positionStream // where the position is; nil: in the schema of consumers
 
+	onFailed func(mdb.FailedHandling) // hooks; nil: none
+
 	cancel  context.CancelCauseFunc
 	trails  map[string]*trail   // by category; nil: the messages are in the database of the state
 	checked map[partition]int64 // the epochs by which checkpoints were compared with the store
@@ -166,7 +168,8 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 		}}}
 	}
 	forms := c.forms
-	forms.store, forms.consumer = c.home, c.name
+	forms.store, forms.consumer, forms.hooks = c.home, c.name, handlingOf(r.store)
+	r.onFailed = failedOf(r.store)
 	forms.member = func() ledger.Member { return *r.member.self.Load() }
 	forms.callbackFailed = func(msg mdb.Message, err error) {
 		r.link.Logger.Warn("a callback of a statement that EachQueued has sent failed, after the commit",
@@ -223,7 +226,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 		do:     r.do, reconnect: r.reconnect,
 		fatal: r.fatal, anchored: c.elsewhere,
 		engine: r.engine, readers: r.readers,
-		observer: newObserver(c.observed, len(c.categories), func(err error) error { return r.link.Explain("take part in the consumer "+c.name, err) }, cancel),
+		observer: newObserver(c.observed.observe(r.store, c.name), len(c.categories), func(err error) error { return r.link.Explain("take part in the consumer "+c.name, err) }, cancel),
 	})
 	return r.member, nil
 }
@@ -310,6 +313,7 @@ func stopOnError(f Failure) Action {
 
 // decided logs what happens to a message whose handling has failed.
 func (r *running) decided(f Failure, a Action) {
+	r.failed(f, a)
 	message := ""
 	if f.Replayed && a.what != toSkip && a.what != toStop {
 		r.link.Logger.Warn("a consumer could not handle a message of a parked stream, which remains parked", "consumer", r.config.name,

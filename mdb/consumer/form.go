@@ -36,6 +36,7 @@ type formConfig struct {
 	perTx     perTx
 	isolation pgx.TxIsoLevel
 	idle      time.Duration // after which the server ends a transaction without a statement; 0: never
+	hooks     handlingHooks
 }
 
 // A perTx limits a transaction of EachTx, and a flush of EachQueued.
@@ -78,7 +79,7 @@ func Each(f mdb.Handler) Handler {
 			most: 1,
 			call: func(ctx context.Context, call call) (int, error) {
 				d := &call.deliveries[0]
-				if err := protect(func() error { return f(c.context(ctx, d), d.message) }); err != nil {
+				if err := c.handle(c.context(ctx, d), d, nil, func(ctx context.Context) error { return f(ctx, d.message) }); err != nil {
 					return 0, err
 				}
 				return 1, nil
@@ -107,7 +108,8 @@ func Batch(f func(ctx context.Context, ms []mdb.Message) error) Handler {
 			most: c.batchSize,
 			call: func(ctx context.Context, call call) (int, error) {
 				ds := call.deliveries
-				if err := protect(func() error { return f(c.batchContext(ctx, ds), messages(ds)) }); err != nil {
+				ms := messages(ds)
+				if err := c.handle(c.batchContext(ctx, ds), &ds[0], ms, func(ctx context.Context) error { return f(ctx, ms) }); err != nil {
 					return 0, ofBatch(err, len(ds))
 				}
 				return len(ds), nil

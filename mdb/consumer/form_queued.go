@@ -71,7 +71,8 @@ func (f *queuedForm) attempt(ctx context.Context, c call) (done int, err error) 
 			break
 		}
 		var b pgx.Batch
-		if err := protect(func() error { return f.handle(&b, c.deliveries[i].message) }); err != nil {
+		d := &c.deliveries[i]
+		if err := f.config.handle(ctx, d, nil, func(context.Context) error { return f.handle(&b, d.message) }); err != nil {
 			return 0, &BatchError{i, err}
 		}
 		for _, q := range b.QueuedQueries {

@@ -61,7 +61,7 @@ func EachTx(f func(ctx context.Context, tx pgx.Tx, m mdb.Message) error) Handler
 				if ctx.Err() != nil {
 					return 0, begun, Transient(context.Cause(ctx))
 				}
-				err = tx.check(protect(func() error { return f(c.context(ctx, &ds[i]), given, ds[i].message) }))
+				err = tx.check(c.handle(c.context(ctx, &ds[i]), &ds[i], nil, func(ctx context.Context) error { return f(ctx, given, ds[i].message) }))
 				if err != nil {
 					return 0, begun, &BatchError{i, err}
 				}
@@ -88,7 +88,8 @@ func BatchTx(f func(ctx context.Context, tx pgx.Tx, ms []mdb.Message) error) Han
 			if !call.mayBegin(len(ds) - 1) {
 				return 0, begun, errNotBegun
 			}
-			err = tx.check(protect(func() error { return f(c.batchContext(ctx, ds), given, messages(ds)) }))
+			ms := messages(ds)
+			err = tx.check(c.handle(c.batchContext(ctx, ds), &ds[0], ms, func(ctx context.Context) error { return f(ctx, given, ms) }))
 			if err != nil {
 				return 0, begun, ofBatch(err, len(ds))
 			}

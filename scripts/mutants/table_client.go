@@ -245,12 +245,12 @@ func (r *pageRead) checkAnchor(err error) error {
 
 	{
 		"a write continues without the context of its hooks", "mdb/hooks_write.go",
-		"		ctx = hook.OnWriteStart(ctx, call)\n", "		_ = hook.OnWriteStart(ctx, call)\n",
+		"ctx = hook.OnWriteStart(ctx, call)", "_ = hook.OnWriteStart(ctx, call)",
 		client, "TestHooksNest|TestTracersSeeTheContextsOfHooks",
 	},
 	{
 		"a group continues without the context of its hooks", "mdb/hooks_write.go",
-		"		ctx = hook.OnGroupStart(ctx, g)\n", "		_ = hook.OnGroupStart(ctx, g)\n",
+		"ctx = hook.OnGroupStart(ctx, g)", "_ = hook.OnGroupStart(ctx, g)",
 		client, "TestHooksOfGroups",
 	},
 	{
@@ -278,5 +278,25 @@ func (r *pageRead) checkAnchor(err error) error {
 		"	defer g.passTurn(category) //nolint:contextcheck // the next group belongs to other callers\n	return g.calls.attempt(ctx, w)\n",
 		"	err := g.calls.attempt(ctx, w)\n	g.calls.ended(ctx, w, err)\n	g.passTurn(category)\n	return err\n",
 		client, "TestHooksThatPanic",
+	},
+	{
+		"a read continues without the context of its hooks", "mdb/hooks_read.go",
+		"ctx = hook.OnReadStart(ctx, call)", "_ = hook.OnReadStart(ctx, call)",
+		client, "TestHooksOfReads",
+	},
+	{
+		"a handler does not get the context of its hooks", "mdb/hooks_handle.go",
+		"ctx = hook.OnHandleStart(ctx, of)", "_ = hook.OnHandleStart(ctx, of)",
+		client, "TestHooksOfSubscriptions",
+	},
+	{
+		"hooks do not receive that a handler panics", "mdb/hooks_handle.go",
+		"			h.endHandle(ctx, of, begun, err)\n", "			if returned {\n				h.endHandle(ctx, of, begun, err)\n			}\n",
+		client, "TestHooksOfSubscriptions",
+	},
+	{
+		"hooks replace the caller's function of OnLive", "mdb/hooks_state.go",
+		"			if callback != nil {\n				callback(isLive)\n			}\n", "			_ = callback\n",
+		client, "TestHooksOfSubscriptions",
 	},
 }

@@ -486,4 +486,24 @@ var consumerMutants = []mutant{
 		"p.upto IS NULL AND p.position > n.next;", "p.upto IS NULL AND false;",
 		consumers, "TestStateInParked",
 	},
+	{
+		"a handler of a consumer does not get the context of its hooks", "mdb/consumer/hooks.go",
+		"return next, begun, nil", "return ctx, begun, nil",
+		consumers, "TestHooks",
+	},
+	{
+		"the panic of a hook is the failure of a message", "mdb/consumer/hooks.go",
+		"	return Stop(fmt.Errorf(\"a hook of the store failed: %w\", err))\n", "	return Permanent(fmt.Errorf(\"a hook of the store failed: %w\", err))\n",
+		consumers, "TestHooksThatPanic",
+	},
+	{
+		"hooks of failures do not receive what is parked", "mdb/consumer/hooks.go",
+		"		if r.stream == nil { // otherwise nothing is parked\n", "		if r.stream != nil {\n",
+		consumers, "TestHooksSeeParking",
+	},
+	{
+		"hooks do not receive the state of consumers", "mdb/consumer/consumer.go",
+		"c.observed.observe(r.store, c.name)", "c.observed",
+		consumers, "TestHooks",
+	},
 }
