@@ -163,8 +163,8 @@
 //
 // [WithHooks] makes a store call hooks, such as those of a tracer, a meter or an audit log: values
 // that implement [HookWriteCall], [HookWrite], [HookMetadata] or [HookGroup] for writes, [HookRead] for
-// reads, [HookHandle] for handlers, and [HookLive], [HookRetry], [HookPartitions] or [HookFailure] for the
-// state of subscriptions and consumers.
+// reads, [HookHandle] for handlers, [HookLive], [HookRetry], [HookPartitions] or [HookFailure] for the
+// state of subscriptions and consumers, and [HookListening] for notifications.
 //
 // # Tracing
 //

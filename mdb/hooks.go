@@ -46,6 +46,7 @@ type hooks struct {
 	retries  []HookRetry
 	held     []HookPartitions
 	failures []HookFailure
+	notify   []HookListening
 }
 
 // add adds a hook, and reports whether it implements an interface.
@@ -62,7 +63,8 @@ func (h *hooks) add(hook Hook) bool {
 	added = addHook(&h.lives, hook) || added
 	added = addHook(&h.retries, hook) || added
 	added = addHook(&h.held, hook) || added
-	return addHook(&h.failures, hook) || added
+	added = addHook(&h.failures, hook) || added
+	return addHook(&h.notify, hook) || added
 }
 
 func addHook[T any](to *[]T, hook Hook) bool {

@@ -161,6 +161,7 @@ func newBell(pool *pgxpool.Pool, c *storeConfig) *doorbell.Bell {
 		PerSecond: c.notify.maxNotifications,
 		Logger:    c.logger,
 	}
+	config.Listening = c.hooks.listening()
 	if c.notify.enabled {
 		config.Connect = func(ctx context.Context) (*pgx.Conn, error) { return connectToListen(ctx, pool, c.notify.listenOn) }
 		config.Notify = func(ctx context.Context, payload string) (time.Time, error) { return notify(ctx, pool, payload) }

@@ -101,6 +101,9 @@ type Config struct {
 	PerSecond int
 	// Logger receives failures that the bell recovers from.
 	Logger *slog.Logger
+	// Listening is called when the connection has been proved, and when it is lost, in turns. It may be nil. It
+	// is called by the goroutine, without a lock.
+	Listening func(listening bool)
 }
 
 // ErrBusy means that the pool had no connection for a notification, which proves nothing.
@@ -424,8 +427,16 @@ func (b *Bell) forgive(unrung []string) {
 // setListening is called when the connection has been proved, and when it is lost. It sets
 // the state of all categories.
 func (b *Bell) setListening(listening bool) {
+	if b.setStates(listening) && b.config.Listening != nil {
+		b.config.Listening(listening)
+	}
+}
+
+// setStates sets the state of all categories, and reports whether there is a change.
+func (b *Bell) setStates(listening bool) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	changed = b.listening != listening
 	b.listening = listening
 	for _, c := range b.categories {
 		c.state, c.wanted = stateOff, false
@@ -437,6 +448,7 @@ func (b *Bell) setListening(listening bool) {
 		}
 		c.ringAll()
 	}
+	return changed
 }
 
 // wake makes the goroutine look at the categories. b.mu is held.

@@ -114,7 +114,9 @@ func (b *Bell) listen(ctx context.Context) {
 	for attempt := 1; ctx.Err() == nil; attempt++ {
 		begun := time.Now()
 		err := b.session(ctx)
-		b.setListening(false)
+		if panicked := b.lose(); panicked != nil {
+			err = panicked
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -133,6 +135,17 @@ func (b *Bell) listen(ctx context.Context) {
 			_ = listenRetry.Wait(ctx, attempt)
 		}
 	}
+}
+
+// lose is called when the connection is lost. Its error is a panic of Config.Listening.
+func (b *Bell) lose() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{v, debug.Stack()}
+		}
+	}()
+	b.setListening(false)
+	return nil
 }
 
 // unavailable logs why there are no notifications, once for each reason.
