@@ -172,6 +172,7 @@ bench: ## compare all calls with other clients, also on Message DB's own SQL
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
 	$(GO) test -run '^$$' -bench 'BenchmarkEach$$|BenchmarkForms$$' -benchtime 10x ./mdb/consumer
 	$(GO) test -run '^$$' -bench 'BenchmarkBeat$$' -benchtime 2000x ./internal/ledger
+	$(GO) test -run '^$$' -bench 'Benchmark(No)?Hooks$$' ./mdb
 	cd bench && $(GO) run ./consumers
 	$(MAKE) --no-print-directory bench-groups
 

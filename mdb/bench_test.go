@@ -149,6 +149,30 @@ func BenchmarkEmptyPoll(b *testing.B) {
 	})
 }
 
+// BenchmarkHooks measures what hooks that do nothing add to a write, in turns with writes without hooks.
+// BenchmarkNoHooks measures what these pay.
+func BenchmarkHooks(b *testing.B) {
+	benchWays(b, func(b *testing.B, s *mdb.Store, category mdb.Category) {
+		hooked := newStore(b, s.Pool(), mdb.WithHooks(new(quiet)))
+		timed := func(s *mdb.Store) time.Duration {
+			begun := time.Now()
+			if _, err := s.WriteMessage(b.Context(), category.Stream("1"), mdb.NewMessage("Happened", nil)); err != nil {
+				b.Fatal(err)
+			}
+			return time.Since(begun)
+		}
+		var without, with []time.Duration
+		for b.Loop() {
+			without, with = append(without, timed(s)), append(with, timed(hooked))
+		}
+		slices.Sort(without)
+		slices.Sort(with)
+		n := len(without) / 2
+		b.ReportMetric(float64(without[n].Nanoseconds())/1e3, "µs/unset")
+		b.ReportMetric(float64(with[n].Nanoseconds())/float64(without[n].Nanoseconds()), "hooked/unset")
+	})
+}
+
 // sourceAtEnd returns a source of a category, and the checkpoint after its last message.
 func sourceAtEnd(t testing.TB, s *mdb.Store, category mdb.Category) (source.Source[mdb.Message], source.Checkpoint) {
 	t.Helper()
