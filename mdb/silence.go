@@ -267,7 +267,7 @@ func (w *watcher) judge(suspects []suspected, a *reply) {
 // with the rest of the program, so a warning says why its connections were closed.
 func (w *watcher) suspect() {
 	if idle := w.pool.Stat().IdleConns(); idle > 0 {
-		w.logger.Warn("connections may be dead: replacing the pool's connections", "idle", idle)
+		w.logger.Warn("connections may be dead: replacing the pool's connections", "connections", idle)
 		w.pool.Reset()
 	}
 }

@@ -149,7 +149,10 @@ func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
 	src.suspect = s.watcher.suspect
 	src.gate = s.gate
 	src.forked = s.countFork
-	src.logger = s.config.logger.With(src.kind, r.name)
+	src.logger = s.config.logger
+	if src.kind != kindAll {
+		src.logger = src.logger.With(src.kind, r.name)
+	}
 	return src
 }
 

@@ -173,7 +173,7 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 	forms.member = func() ledger.Member { return *r.member.self.Load() }
 	forms.callbackFailed = func(msg mdb.Message, err error) {
 		r.link.Logger.Warn("a callback of a statement that EachQueued has sent failed, after the commit",
-			"consumer", c.name, "stream", msg.Stream, "position", msg.Position, "error", typeOf(err))
+			r.member.attrs("stream", msg.Stream, "position", msg.Position, "global_position", msg.GlobalPosition, "error", typeOf(err))...)
 	}
 	handled := c.handler.form(forms)
 	handle := handled.call
@@ -315,24 +315,21 @@ func stopOnError(f Failure) Action {
 func (r *running) decided(f Failure, a Action) {
 	r.failed(f, a)
 	message := ""
-	if f.Replayed && a.what != toSkip && a.what != toStop {
-		r.link.Logger.Warn("a consumer could not handle a message of a parked stream, which remains parked", "consumer", r.config.name,
-			"stream", f.Message.Stream, "position", f.Message.Position, "attempts", f.Attempt, "error", typeOf(f.Err))
-		return
-	}
-	switch a.what {
-	case toPark:
+	switch {
+	case f.Replayed && a.what != toSkip && a.what != toStop:
+		message = "a consumer could not handle a message of a parked stream, which remains parked"
+	case a.what == toPark:
 		message = "a consumer parks a stream, because a message could not be handled"
 		if r.stream != nil {
 			message = "a consumer retries a message that it would park, but with a position stream nothing is parked"
 		}
-	case toSkip:
+	case a.what == toSkip:
 		message = "a consumer skips a message that could not be handled"
-	case byDefault, toRetry, toWait, toStop:
+	default:
 		return
 	}
-	r.link.Logger.Warn(message, "consumer", r.config.name, "stream", f.Message.Stream, "position", f.Message.Position,
-		"global_position", f.Message.GlobalPosition, "attempts", f.Attempt, "error", typeOf(f.Err))
+	r.link.Logger.Warn(message, r.member.attrs("stream", f.Message.Stream, "position", f.Message.Position,
+		"global_position", f.Message.GlobalPosition, "attempt", f.Attempt, "error", typeOf(f.Err))...)
 }
 
 // typeOf returns the type of the innermost error, because texts may contain parts of a message.

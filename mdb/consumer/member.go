@@ -626,6 +626,11 @@ func (m *member) checkTargets(ctx context.Context) {
 
 var errCaughtUp = errors.New("consumer: everything is handled")
 
+// attrs returns the attributes of a log line.
 func (m *member) attrs(more ...any) []any {
-	return append([]any{"consumer", m.join.Name, "instance", m.join.Instance}, more...)
+	attrs := []any{"consumer", *m.name.Load()}
+	if m.join.Instance != "" {
+		attrs = append(attrs, "instance", m.join.Instance)
+	}
+	return append(attrs, more...)
 }

@@ -61,7 +61,7 @@ func (m *member) close(ps []partition) {
 func (m *member) countRewound(p partition, confirmed int64) {
 	m.counts.rewound.Add(1)
 	m.logger.Warn("a checkpoint of a consumer is not where it was stored: messages after it are handled again",
-		m.attrs("category", p.Category, "partition", p.Number, "stored", confirmed)...)
+		m.attrs("category", p.Category, "partition", p.Number, "from", confirmed)...)
 }
 
 // tickSoon lets a tick follow a failure.

@@ -96,8 +96,8 @@ func (r *running) tryPark(ctx context.Context, d *delivery, f Failure, move *led
 			return err
 		}
 		if attempt == onParkAttempts {
-			r.link.Logger.Warn("the function of OnPark failed: a consumer parks a stream without it", "consumer", c.name,
-				"stream", p.Stream, "position", p.Position, "error", typeOf(failed.err))
+			r.link.Logger.Warn("the function of OnPark failed: a consumer parks a stream without it",
+				r.member.attrs("stream", p.Stream, "position", p.Position, "global_position", p.GlobalPosition, "error", typeOf(failed.err))...)
 			break
 		}
 		if err := patient.Wait(ctx, attempt); err != nil {

@@ -71,7 +71,7 @@ func (r *running) positionStream() *positionStream {
 	c := r.config
 	return &positionStream{
 		consumer: c.name, category: c.categories[0], name: positionStreamOf(c.categories[0], *c.positionID),
-		partitions: max(c.partitions, 1), start: c.start, flushing: c.flushing, logger: r.link.Logger, run: uuid.New(),
+		partitions: max(c.partitions, 1), start: c.start, flushing: c.flushing, logger: r.link.Logger.With("consumer", c.name), run: uuid.New(),
 		handled: func() int64 {
 			s := r.engine.stats()
 			return s.handled + s.skipped

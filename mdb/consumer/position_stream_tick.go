@@ -192,8 +192,7 @@ func (s positionSession) release(_ context.Context, _ ledger.Member, moves []led
 func (s positionSession) leave(ctx context.Context, _ ledger.Member, moves []ledger.Move) error {
 	t, err := s.tick(ctx, moves, true)
 	if err == nil && t.Replaced {
-		s.logger.Warn("a consumer could not store its last position, because another process has taken over",
-			"consumer", s.consumer, "stream", s.name)
+		s.logger.Warn("a consumer could not store its last position, because another process has taken over", "stream", s.name)
 	}
 	return err
 }

@@ -1,8 +1,6 @@
 package consumer
 
 import (
-	"log/slog"
-
 	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -59,7 +57,7 @@ func (r *running) reconnect(ticks bool) {
 // rewound is called by a reader that has found that messages are lost.
 func (r *running) rewound(category string, end int64, gone []source.Anchor) {
 	r.link.Logger.Warn("messages that a consumer has read are no longer in the store: it continues with its checkpoints",
-		slog.String("consumer", r.config.name), slog.String("category", category), slog.Int64("last", end), slog.Int("missing", len(gone)))
+		r.member.attrs("category", category, "to", end, "missing", len(gone))...)
 	// The connection of the ticks may still be to the server that has these messages.
 	r.line.stale.Store(true)
 	r.member.forked()

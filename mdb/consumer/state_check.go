@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -54,7 +53,7 @@ func (r *running) reconcile(ctx context.Context, conn *pgx.Conn, m ledger.Member
 		r.end(err)
 		return ledger.Held{}, nil
 	case err != nil:
-		r.link.Logger.Warn("a consumer could not compare its checkpoints with the store, and retries", "consumer", r.config.name, "error", err)
+		r.link.Logger.Warn("a consumer could not compare its checkpoints with the store, and retries", r.member.attrs("error", err)...)
 	}
 	for _, row := range checked {
 		r.checked[row.Partition] = row.Epoch
@@ -145,8 +144,7 @@ func (r *running) check(ctx context.Context, rows []ledger.Row, held ledger.Held
 		}
 		r.trails[mv.Category].lose(mv.Lost)
 		r.link.Logger.Warn("messages that a consumer has handled are no longer in the store: its checkpoint goes back to the last one that is",
-			slog.String("consumer", r.config.name), slog.String("category", mv.Category), slog.Int("partition", mv.Number),
-			slog.Int64("from", mv.From), slog.Int64("to", mv.To))
+			r.member.attrs("category", mv.Category, "partition", mv.Number, "from", mv.From, "to", mv.To)...)
 	}
 	return moves, right, nil
 }
