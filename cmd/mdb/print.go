@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -99,12 +98,7 @@ func (p *printer) colour(c colour, text string) string {
 
 // coloured reports whether w is a terminal on which the user wants colours.
 func coloured(w io.Writer, env func(string) string) bool {
-	file, ok := w.(*os.File)
-	if !ok || env("NO_COLOR") != "" || env("TERM") == "dumb" {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return terminal(w) && env("NO_COLOR") == "" && env("TERM") != "dumb"
 }
 
 // printable escapes characters that a terminal would act on or that would break the

@@ -9,12 +9,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
 
+	"github.com/messagedb-go/messagedb/internal/jsonl"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -156,10 +156,7 @@ func (w *writing) check(args []string) (err error) {
 
 // messages returns the messages to write, from the input and the options.
 func (w *writing) messages(a *app) ([]mdb.ProposedMessage, error) {
-	input, typed := a.stdin, w.data == nil && terminal(a.stdin)
-	if typed {
-		_, _ = fmt.Fprintln(a.stderr, "mdb: reading from the terminal; Ctrl-D at the beginning of a line ends the input")
-	}
+	input, typed := a.stdin, w.data == nil && a.sayItWaits(a.stdin)
 	switch {
 	case w.lines:
 		return w.readLines(input)
@@ -170,7 +167,7 @@ func (w *writing) messages(a *app) ([]mdb.ProposedMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the data: %w", err)
 	}
-	if fault := encodingFault(data); fault != "" {
+	if fault := jsonl.EncodingFault(data); fault != "" {
 		return nil, usage("the data %s", fault)
 	}
 	m := mdb.ProposedMessage{ID: w.firstID, Type: w.typ}
@@ -183,20 +180,6 @@ func (w *writing) messages(a *app) ([]mdb.ProposedMessage, error) {
 		m.Metadata = json.RawMessage(w.metadata)
 	}
 	return []mdb.ProposedMessage{m}, nil
-}
-
-// terminal reports whether r is a terminal.
-func terminal(r io.Reader) bool {
-	file, ok := r.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return false
-	}
-	null, err := os.Stat(os.DevNull) // a character device as well
-	return err != nil || !os.SameFile(info, null)
 }
 
 // nthID returns the ID that comes n after the first one. It counts in the last 62 bits,

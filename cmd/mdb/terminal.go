@@ -1,0 +1,30 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+)
+
+// terminal reports whether an input or output is a terminal.
+func terminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull) // a character device as well
+	return err != nil || !os.SameFile(info, null)
+}
+
+// sayItWaits reports whether the input is a terminal, and says so to the user.
+func (a *app) sayItWaits(input io.Reader) bool {
+	typed := terminal(input)
+	if typed {
+		_, _ = fmt.Fprintln(a.stderr, "mdb: reading from the terminal; Ctrl-D at the beginning of a line ends the input")
+	}
+	return typed
+}
