@@ -137,16 +137,21 @@ func (sel *selection) declareRead(fs *flag.FlagSet) {
 	sel.declare(fs)
 	fs.BoolVar(&sel.backwards, "backwards", false, "print the latest message first; -from and -after go back from there")
 	fs.Func("since", "start with the messages of a `TIME`, such as 2026-11-23T09:30:00Z, or with those of the last 90s, 15m or 24h", func(given string) error {
-		t, err := time.Parse(time.RFC3339, given)
-		if d, notDuration := time.ParseDuration(given); notDuration == nil && d >= 0 {
-			t, err = time.Now().Add(-d), nil
-		}
+		t, err := parseTime(given)
 		if err != nil {
 			return errors.New("want a time such as 2026-11-23T09:30:00Z, or a duration such as 1h")
 		}
 		sel.since = &t
 		return nil
 	})
+}
+
+// parseTime returns a time, or the one that was a duration ago.
+func parseTime(given string) (time.Time, error) {
+	if d, err := time.ParseDuration(given); err == nil && d >= 0 {
+		return time.Now().Add(-d), nil
+	}
+	return time.Parse(time.RFC3339, given)
 }
 
 // check turns the command's options into options of the library.
@@ -162,14 +167,10 @@ func (sel *selection) check(args []string) (err error) {
 		sel.add(size)
 	}
 	if sel.from != nil {
-		sel.stream = append(sel.stream, mdb.FromPosition(*sel.from))
-		sel.category = append(sel.category, mdb.FromGlobalPosition(*sel.from))
-		sel.every = append(sel.every, mdb.FromGlobalPosition(*sel.from))
+		sel.startAt(mdb.FromPosition(*sel.from), mdb.FromGlobalPosition(*sel.from))
 	}
 	if sel.after != nil {
-		sel.stream = append(sel.stream, mdb.AfterPosition(*sel.after))
-		sel.category = append(sel.category, mdb.AfterGlobalPosition(*sel.after))
-		sel.every = append(sel.every, mdb.AfterGlobalPosition(*sel.after))
+		sel.startAt(mdb.AfterPosition(*sel.after), mdb.AfterGlobalPosition(*sel.after))
 	}
 	if sel.since != nil && (sel.backwards || sel.from != nil || sel.after != nil) {
 		return usage("-since excludes -from, -after and -backwards")
@@ -237,6 +238,11 @@ func (sel *selection) checkNames(args []string) (err error) {
 // add adds an option to those of all kinds of reads.
 func (sel *selection) add(opt mdb.ReadOption) {
 	sel.stream, sel.category, sel.every = append(sel.stream, opt), append(sel.category, opt), append(sel.every, opt)
+}
+
+// startAt adds a position to the options of the reads that it is for.
+func (sel *selection) startAt(inStream mdb.StreamOption, global mdb.GlobalOption) {
+	sel.stream, sel.category, sel.every = append(sel.stream, inStream), append(sel.category, global), append(sel.every, global)
 }
 
 // isAll reports whether several categories are read, or all.
