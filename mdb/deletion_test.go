@@ -8,7 +8,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// TestDeletion checks what docs/production.md says of messages that the owner deletes: what
+// TestDeletion checks what docs/retention.md says of messages that the owner deletes: what
 // happens to versions, positions, IDs and subscriptions.
 func TestDeletion(t *testing.T) {
 	t.Parallel()

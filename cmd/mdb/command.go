@@ -25,6 +25,7 @@ func commands() []command {
 	return []command{
 		installCommand, notifyCommand, checkCommand, versionCommand,
 		writeCommand, readCommand, tailCommand, lastCommand, getCommand,
+		exportCommand, importCommand, deleteCommand,
 		streamsCommand, categoriesCommand, typesCommand, consumersCommand,
 	}
 }

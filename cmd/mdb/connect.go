@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"regexp"
 	"strings"
 
@@ -44,4 +45,13 @@ func name(given string) (mdb.StreamName, error) {
 		return "", usage("want a name, got a connection string, which belongs to -d")
 	}
 	return mdb.StreamName(given), nil
+}
+
+// nameOption is name for the value of an option.
+func nameOption(given string) (mdb.StreamName, error) {
+	n, err := name(given)
+	if wrong := (*usageError)(nil); errors.As(err, &wrong) {
+		return "", errors.New(wrong.text)
+	}
+	return n, err
 }

@@ -29,7 +29,7 @@ func TestDocComment(t *testing.T) {
 // print is one whose commands a test runs.
 func TestMentions(t *testing.T) {
 	t.Parallel()
-	run := []string{"command.md", "consumers.md", "runbooks.md"} // by TestDocumentation and TestRunbooks
+	run := []string{"command.md", "consumers.md", "retention.md", "runbooks.md"} // by TestDocumentation and TestRunbooks
 	pages, err := filepath.Glob("../../docs/*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("%d pages, %v", len(pages), err)

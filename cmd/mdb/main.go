@@ -14,6 +14,9 @@
 //	  tail        print new messages of a stream or a category as they are written
 //	  last        print the last message of a stream
 //	  get         print the message with an ID
+//	  export      write messages as lines of JSON, for an archive or another store
+//	  import      write the messages that export has written
+//	  delete      delete the old messages of a stream or a category
 //	  streams     count messages by stream
 //	  categories  count messages by category
 //	  types       count messages by type

@@ -92,7 +92,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 // complain prints an error to the standard error. It removes passwords, which the user
 // may have typed in the wrong place.
 func (a *app) complain(err error) {
-	text := strings.TrimPrefix(err.Error(), "mdb: ")
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "mdb: "), "archive: ")
 	_, _ = fmt.Fprintln(a.stderr, "mdb: "+redact(text)) // there is nowhere to report a failure
 }
 

@@ -48,7 +48,7 @@ func TestTranscripts(t *testing.T) {
 // the pages say.
 func TestDocumentation(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"command", "consumers"} {
+	for _, name := range []string{"command", "consumers", "retention"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			text, err := os.ReadFile("../../docs/" + name + ".md")
@@ -66,6 +66,12 @@ func TestDocumentation(t *testing.T) {
 				t.Fatal("the page shows no command")
 			}
 			sh, begun := newShell(t, page), false
+			if name == "retention" {
+				if out, status := sh.run(t, `for type in Opened Deposited Deposited Closed; do mdb write account-123 $type < /dev/null; done
+					mdb write account-124 Opened < /dev/null`); status != 0 {
+					t.Fatal(out)
+				}
+			}
 			for _, block := range blocks {
 				if !begun && strings.Contains(block[1], "$ mdb consumers") {
 					begun = true
