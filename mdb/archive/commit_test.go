@@ -66,7 +66,7 @@ func TestImportUnknownOutcome(t *testing.T) {
 		}
 		return &cut{Conn: conn, commits: commits}, nil
 	}
-	mdb.Configure(cfg)
+	mdb.Configure(cfg, mdb.StoreFirst())
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 
 // TestMemory checks that an export and an import at the same time keep less in memory than a part of what they copy.
 func TestMemory(t *testing.T) {
-	const messages, size, most = 16_000, 4 << 10, 24 << 20
+	const messages, size, most = 4_000, 8 << 10, 16 << 20
 	from, to := mdbtest.Store(t), mdbtest.Store(t)
 	seed(t, from, messages, size)
 	heap := func() uint64 {
