@@ -140,7 +140,7 @@ stream without messages it prints "none" and exits with 4. "write -expect" takes
 either. Without a stream it prints the version of mdb and, if a database is given, of
 the Message DB in it.`,
 	examples: `mdb version account-123
-mdb write -expect "$(mdb version account-123)" account-123 Closed < /dev/null`,
+mdb write -empty -expect "$(mdb version account-123)" account-123 Closed`,
 	setup: func(*flag.FlagSet) action {
 		return func(ctx context.Context, a *app, args []string) error {
 			given, err := atMostOne(args, "STREAM")

@@ -258,8 +258,8 @@ func TestInterrupted(t *testing.T) {
 		status int
 		stderr string
 	}{
-		"read account":           {130, "mdb: interrupted\n"},
-		"write account-1 Opened": {5, "is unknown"},
+		"read account":                  {130, "mdb: interrupted\n"},
+		"write -empty account-1 Opened": {5, "is unknown"},
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
@@ -285,7 +285,7 @@ func TestRepeatUnknown(t *testing.T) {
 		input, types string
 	}{
 		"write account-1 Opened":                                          {`{"amount": 10}`, "Opened"},
-		"write -data 7 account-1 Opened":                                  {"", "Opened"},
+		"write account-1 Opened 7":                                        {"", "Opened"},
 		"write -expect none -lines account-1":                             {lines, "Opened,Deposited,Closed"},
 		"write -json -lines -new-ids account-1":                           {lines, "Opened,Deposited,Closed"},
 		"write -lines -max-size 1000 -- account-1":                        {`{"type": "Opened", "id": "11111111-1111-4111-8111-111111111111"}` + lines, "Opened,Opened,Deposited,Closed"},

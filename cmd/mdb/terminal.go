@@ -20,11 +20,9 @@ func terminal(stream any) bool {
 	return err != nil || !os.SameFile(info, null)
 }
 
-// sayItWaits reports whether the input is a terminal, and says so to the user.
-func (a *app) sayItWaits(input io.Reader) bool {
-	typed := terminal(input)
-	if typed {
+// sayItWaits says so to the user if the input is a terminal.
+func (a *app) sayItWaits(input io.Reader) {
+	if terminal(input) {
 		_, _ = fmt.Fprintln(a.stderr, "mdb: reading from the terminal; Ctrl-D at the beginning of a line ends the input")
 	}
-	return typed
 }

@@ -67,8 +67,8 @@ func TestDocumentation(t *testing.T) {
 			}
 			sh, begun := newShell(t, page), false
 			if name == "retention" {
-				if out, status := sh.run(t, `for type in Opened Deposited Deposited Closed; do mdb write account-123 $type < /dev/null; done
-					mdb write account-124 Opened < /dev/null`); status != 0 {
+				if out, status := sh.run(t, `for type in Opened Deposited Deposited Closed; do mdb write -empty account-123 $type; done
+					mdb write -empty account-124 Opened`); status != 0 {
 					t.Fatal(out)
 				}
 			}

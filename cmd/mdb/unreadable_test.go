@@ -13,8 +13,8 @@ func TestUnreadable(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t)
 	sh := &shell{folder: t.TempDir(), env: environment("DATABASE_URL=" + url)}
-	if out, status := sh.run(t, `mdb write account-1 Opened < /dev/null; mdb write other-1 Opened < /dev/null
-		mdb write account-1 Broken < /dev/null; mdb write account-1 Closed < /dev/null`); status != 0 {
+	if out, status := sh.run(t, `mdb write -empty account-1 Opened; mdb write -empty other-1 Opened
+		mdb write -empty account-1 Broken; mdb write -empty account-1 Closed`); status != 0 {
 		t.Fatal(out)
 	}
 	_, err := connect(t, url).Pool().Exec(t.Context(), `

@@ -20,10 +20,10 @@ import (
 
 var writeCommand = command{
 	name:  "write",
-	args:  []string{"STREAM TYPE < DATA", "-lines STREAM < MESSAGES"},
+	args:  []string{"STREAM TYPE [DATA]", "-empty STREAM TYPE", "-lines STREAM < MESSAGES"},
 	short: "write messages to a stream",
-	long: `Writes a message. Its data is the JSON read from the standard input, or given by -data,
-or SQL NULL if that is empty. It gets a new ID unless -id gives one.
+	long: `Writes a message. Its data is JSON: the argument DATA or, without it, what is read from the standard
+input. With -empty the message has no data, which is SQL NULL. It gets a new ID unless -id gives one.
 
 With -lines the input consists of messages: JSON objects with the field type and,
 optionally, id, data and metadata. A field that is left out is SQL NULL, or a new ID.
@@ -38,9 +38,9 @@ After an unknown outcome (status 5), write the same input again with the same op
 -idempotent, and the -id that the error contains, so that nothing is written twice. With
 -lines, -id is the ID of the first message, and the others get the IDs that follow it.
 Messages with an id in the input keep that, unless -new-ids is given.`,
-	examples: `mdb write -data '{"amount": 10}' account-123 Deposited
+	examples: `mdb write account-123 Deposited '{"amount": 10}'
 mdb write account-123 Deposited < data.json
-mdb write -expect 4 account-123 Closed < /dev/null
+mdb write -empty -expect 4 account-123 Closed
 mdb write -expect none -metadata '{"correlationStreamName": "order-7"}' account-124 Opened < data.json
 mdb write -lines account-123 < messages.jsonl
 mdb read -json account-123 | mdb write -lines -new-ids archivedAccount-123`,
@@ -76,6 +76,7 @@ type writing struct {
 	id         string
 	firstID    uuid.UUID // of -id, or new
 	data       *string   // nil: from the input
+	empty      bool
 	metadata   string
 	maxSize    int
 	lines      bool
@@ -103,10 +104,7 @@ func (w *writing) declare(fs *flag.FlagSet) {
 		return nil
 	})
 	fs.StringVar(&w.id, "id", "", "the ID of the message or, with -lines, of the first one, a `UUID`")
-	fs.Func("data", "the message's data, as `JSON`; the input is not read", func(given string) error {
-		w.data = &given
-		return nil
-	})
+	fs.BoolVar(&w.empty, "empty", false, "write a message without data; the input is not read")
 	fs.StringVar(&w.metadata, "metadata", "", "the message's metadata, as `JSON`")
 	fs.BoolVar(&w.lines, "lines", false, "read messages from the input, as JSON objects")
 	fs.BoolVar(&w.newIDs, "new-ids", false, "with -lines: give the messages new IDs")
@@ -117,8 +115,10 @@ func (w *writing) declare(fs *flag.FlagSet) {
 
 func (w *writing) check(args []string) (err error) {
 	switch {
-	case w.lines && (w.data != nil || w.metadata != ""):
-		return usage("with -lines, data and metadata belong in the input, not into -data and -metadata")
+	case w.lines && (w.empty || w.metadata != ""):
+		return usage("with -lines, data and metadata belong in the input: leave out -empty and -metadata")
+	case w.empty && len(args) > 2:
+		return usage("-empty and DATA exclude each other")
 	case w.newIDs && !w.lines:
 		return usage("-new-ids needs -lines; without -lines a message gets a new ID unless -id gives one")
 	case w.idempotent && w.id == "" && w.newIDs:
@@ -127,8 +127,10 @@ func (w *writing) check(args []string) (err error) {
 		return usage("-idempotent needs -id, to find the message if it already exists")
 	case w.lines:
 		args, err = exactly(args, "STREAM")
-	case len(args) > 2:
-		return usage("want STREAM TYPE, got %s: the data is read from the standard input, or given by -data", listed(args))
+	case len(args) > 3:
+		return usage("want STREAM TYPE [DATA], got %d arguments: quote the data, so that it is one", len(args))
+	case len(args) == 3:
+		w.typ, w.data = args[1], &args[2]
 	default:
 		if args, err = exactly(args, "STREAM", "TYPE"); err == nil {
 			w.typ = args[1]
@@ -156,7 +158,17 @@ func (w *writing) check(args []string) (err error) {
 
 // messages returns the messages to write, from the input and the options.
 func (w *writing) messages(a *app) ([]mdb.ProposedMessage, error) {
-	input, typed := a.stdin, w.data == nil && a.sayItWaits(a.stdin)
+	m := mdb.ProposedMessage{ID: w.firstID, Type: w.typ}
+	if w.metadata != "" {
+		m.Metadata = json.RawMessage(w.metadata)
+	}
+	if w.empty {
+		return []mdb.ProposedMessage{m}, nil
+	}
+	input := a.stdin
+	if w.data == nil {
+		a.sayItWaits(input)
+	}
 	switch {
 	case w.lines:
 		return w.readLines(input)
@@ -170,15 +182,10 @@ func (w *writing) messages(a *app) ([]mdb.ProposedMessage, error) {
 	if fault := jsonl.EncodingFault(data); fault != "" {
 		return nil, usage("the data %s", fault)
 	}
-	m := mdb.ProposedMessage{ID: w.firstID, Type: w.typ}
-	if data = bytes.TrimSpace(data); len(data) > 0 {
-		m.Data = json.RawMessage(data)
-	} else if typed {
-		return nil, nothing("the input is empty, nothing was written; -data '' writes a message without data")
+	if data = bytes.TrimSpace(data); len(data) == 0 {
+		return nil, nothing("the data is empty, nothing was written; -empty writes a message without data")
 	}
-	if w.metadata != "" {
-		m.Metadata = json.RawMessage(w.metadata)
-	}
+	m.Data = json.RawMessage(data)
 	return []mdb.ProposedMessage{m}, nil
 }
 
