@@ -194,6 +194,10 @@ func TestTailSelects(t *testing.T) {
 		"-after 1 -limit 2 account":                                   {"account-1/1  Deposited", "account-1/2  Deposited"},
 		"-from 1 -limit 1 -type Closed account":                       {"account-1/3  Closed"},
 		"-from 0 -limit 2 -type Deposited account-1":                  {"account-1/1  Deposited", "account-1/2  Deposited"},
+		"-n 2 -limit 2 account-1":                                     {"account-1/2  Deposited", "account-1/3  Closed"},
+		"-n 9 -limit 4 account":                                       {"account-1/0  Opened", "account-1/1  Deposited", "account-1/2  Deposited", "account-1/3  Closed"},
+		"-n 3 -limit 2 -type Deposited -all":                          {"account-1/1  Deposited", "account-1/2  Deposited"},
+		"-n 1 -limit 1 -types Opened,Deposited account other":         {"account-1/2  Deposited"},
 		"-from 4 -limit 1 -group " + member("account-1") + " account": {"account-1/3  Closed"},
 	} {
 		t.Run(args, func(t *testing.T) {
@@ -204,6 +208,41 @@ func TestTailSelects(t *testing.T) {
 					t.Errorf("printed %q, want %q", got, want)
 				}
 			}
+			p.end(t, 0)
+		})
+	}
+}
+
+// TestTailLast checks that tail -n prints the last messages and those that are written afterwards, also if there are none, and
+// passes over none of a transaction that was open.
+func TestTailLast(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"account-1", "account", "-all"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.New(t)
+			s := connect(t, url)
+			p := start(t, url, "tail", "-n", "2", name)
+			until(t, s, `SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'mdb%'`)
+			write(t, s, "account-1", "First")
+			if got := p.line(t); !strings.HasSuffix(got, "account-1/0  First") {
+				t.Errorf("printed %q", got)
+			}
+			p.interrupt(t, os.Interrupt)
+			p.end(t, 0)
+
+			write(t, s, "account-1", "Second")
+			write(t, s, "account-1", "Third")
+			p = start(t, url, "tail", "-n", "2", name)
+			for i, want := range []string{"account-1/1  Second", "account-1/2  Third", "account-1/3  Later"} {
+				if i == 2 {
+					write(t, s, "account-1", "Later")
+				}
+				if got := p.line(t); !strings.HasSuffix(got, want) {
+					t.Errorf("printed %q, want %q", got, want)
+				}
+			}
+			p.interrupt(t, os.Interrupt)
 			p.end(t, 0)
 		})
 	}

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -14,15 +17,16 @@ var tailCommand = command{
 	short: "print new messages of a stream or a category as they are written",
 	long: `Prints new messages of a stream or a category as they are written, in the format of
 read, until it is interrupted, and then exits with 0. It starts with the next message;
--from 0 prints the existing messages first. Several categories, or with -all the whole store, are
+-n 20 prints the last 20 first, and -from 0 all that exist. Several categories, or with -all the whole store, are
 printed in the order of global positions.
 
 If the NOTIFY trigger is installed, tail is notified of new messages; otherwise it polls.
 After a lost connection it prints the error, reconnects and continues.`,
 	examples: `mdb tail account
+mdb tail -n 20 account
 mdb tail -from 0 -json account-123
 mdb tail -limit 1 -type Closed account-123`,
-	setup: selecting((*app).tail, (*selection).declare, mdb.WithNotify()),
+	setup: selecting((*app).tail, (*selection).declareTail, mdb.WithNotify()),
 }
 
 func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
@@ -33,6 +37,13 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 			a.complain(fmt.Errorf("retrying: %w", r.Err))
 		}
 	})
+	if sel.last > 0 {
+		if err := sel.printLast(ctx, s, printer); errors.Is(err, errEnough) || ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 	var err error
 	switch {
 	case sel.isAll():
@@ -60,5 +71,71 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 	return err
 }
 
+// declareTail declares the options of tail.
+func (sel *selection) declareTail(fs *flag.FlagSet) {
+	sel.declare(fs)
+	fs.Func("n", "print the last `N` messages first", func(given string) (err error) {
+		if sel.last, err = strconv.Atoi(given); err != nil || sel.last < 1 {
+			return errors.New("want a number, at least 1")
+		}
+		return nil
+	})
+}
+
+// printLast prints the last messages up to the end, after which the subscription then starts.
+func (sel *selection) printLast(ctx context.Context, s *mdb.Store, p *printer) error {
+	end, err := sel.end(ctx, s)
+	if err != nil {
+		return err
+	}
+	back := *sel
+	back.stream, back.category, back.every = slices.Clone(sel.stream), slices.Clone(sel.category), slices.Clone(sel.every)
+	var last []mdb.Message
+	if end >= back.first() {
+		back.startAt(mdb.FromPosition(end), mdb.FromGlobalPosition(end))
+		back.add(mdb.Backwards())
+		if sel.last < mdb.DefaultBatchSize && !sel.filters() {
+			back.add(mdb.WithBatchSize(sel.last))
+		}
+		for m, err := range back.messages(ctx, s) {
+			if err != nil {
+				return err
+			}
+			if !sel.selects(&m) {
+				continue
+			}
+			if last = append(last, m.Clone()); len(last) == sel.last {
+				break
+			}
+		}
+	}
+	for _, m := range slices.Backward(last) {
+		if err := sel.print(p, m); err != nil {
+			return err
+		}
+	}
+	sel.startAt(mdb.AfterPosition(end), mdb.AfterGlobalPosition(end))
+	return nil
+}
+
+// end returns the position up to which messages are there.
+func (sel *selection) end(ctx context.Context, s *mdb.Store) (int64, error) {
+	switch {
+	case sel.isAll():
+		return s.Head(ctx)
+	case sel.isCategory():
+		return s.CategoryHead(ctx, sel.name.Category())
+	}
+	return s.StreamVersion(ctx, sel.name)
+}
+
+// first returns the position of the first message that there can be.
+func (sel *selection) first() int64 {
+	if sel.isAll() || sel.isCategory() {
+		return 1
+	}
+	return 0
+}
+
 // fromEnd reports whether no position is given.
-func (sel *selection) fromEnd() bool { return sel.from == nil && sel.after == nil }
+func (sel *selection) fromEnd() bool { return sel.unpositioned() && sel.last == 0 }
