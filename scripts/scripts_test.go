@@ -98,7 +98,7 @@ func TestListServerPackages(t *testing.T) {
 			t.Errorf("%s is missing in %q", p, packages)
 		}
 	}
-	if slices.Contains(packages, module+"mdb/poll") || !strings.HasSuffix(said.String(), " internal/backoff internal/jsonl internal/scan internal/source mdb/poll\n") {
+	if slices.Contains(packages, module+"mdb/poll") || !strings.HasSuffix(said.String(), " internal/backoff internal/jsonl internal/scan internal/source internal/terminal mdb/poll\n") {
 		t.Errorf("got %q, and it says %q, want mdb/poll to be left out", packages, &said)
 	}
 }

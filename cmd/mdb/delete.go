@@ -75,7 +75,7 @@ func (d *deleting) run(ctx context.Context, a *app, args []string) error {
 		return usage("want either -stream or -category")
 	case d.Before < 1 && d.BeforeTime.IsZero():
 		return usage("want -before with a position, at least 1, or a time")
-	case !d.yes && !d.dryRun && !terminal(a.stdin):
+	case !d.yes && !d.dryRun && !isTerminal(a.stdin):
 		return usage("-yes is missing, and there is no terminal on which to ask")
 	}
 	return a.withStore(ctx, func(s *mdb.Store) error {

@@ -4,11 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 
+	"github.com/messagedb-go/messagedb/internal/terminal"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -30,10 +33,11 @@ type line struct {
 type printer struct {
 	w              io.Writer
 	json, coloured bool
+	width          func() int // the columns of the terminal, 0 if lines are not cut
 }
 
 func (a *app) printer(asJSON bool) *printer {
-	return &printer{w: a.stdout, json: asJSON, coloured: coloured(a.stdout, a.env)}
+	return &printer{w: a.stdout, json: asJSON, coloured: coloured(a.stdout, a.env), width: func() int { return width(a.stdout, a.env) }}
 }
 
 func (p *printer) message(m mdb.Message) error {
@@ -44,18 +48,53 @@ func (p *printer) message(m mdb.Message) error {
 			Data: m.Data, Metadata: m.Metadata, Time: m.Time,
 		})
 	}
-	text := fmt.Sprintf("%s  %d  %s  %s",
-		p.colour(dim, m.Time.Format("2006-01-02T15:04:05.000000Z07:00")), m.GlobalPosition,
-		p.colour(cyan, fmt.Sprintf("%s/%d", printable(string(m.Stream)), m.Position)),
-		p.colour(bold, printable(m.Type)))
+	parts := []part{
+		{dim, m.Time.Format("2006-01-02T15:04:05.000000Z07:00")},
+		{"", strconv.FormatInt(m.GlobalPosition, 10)},
+		{cyan, fmt.Sprintf("%s/%d", printable(string(m.Stream)), m.Position)},
+		{bold, printable(m.Type)},
+	}
 	if m.Data != nil {
-		text += "  " + printable(string(m.Data))
+		parts = append(parts, part{"", printable(string(m.Data))})
 	}
 	if m.Metadata != nil {
-		text += "  " + p.colour(dim, "metadata "+printable(string(m.Metadata)))
+		parts = append(parts, part{dim, "metadata " + printable(string(m.Metadata))})
 	}
-	_, err := io.WriteString(p.w, text+"\n")
+	_, err := io.WriteString(p.w, p.line(parts)+"\n")
 	return err
+}
+
+// A part is a column of a line.
+type part struct {
+	colour colour
+	text   string
+}
+
+// cutFrom is the number of parts that are never cut: all but data and metadata.
+const cutFrom = 4
+
+// line puts the parts into a line, and cuts what does not fit on the terminal.
+func (p *printer) line(parts []part) string {
+	const gap = "  "
+	left := p.width()
+	uncut := left == 0
+	var b strings.Builder
+	for i, part := range parts {
+		text := part.text
+		if i > 0 {
+			text = gap + text
+		}
+		if i >= cutFrom && !uncut {
+			text, _ = terminal.Cut(text, left)
+		}
+		left -= terminal.Columns(text)
+		shown, indented := strings.CutPrefix(text, gap)
+		if indented {
+			b.WriteString(gap)
+		}
+		b.WriteString(p.colour(part.colour, shown))
+	}
+	return b.String()
 }
 
 // say prints to the standard output.
@@ -90,15 +129,27 @@ const (
 )
 
 func (p *printer) colour(c colour, text string) string {
-	if !p.coloured {
+	if !p.coloured || c == "" || text == "" {
 		return text
 	}
 	return string(c) + text + string(reset)
 }
 
+// width returns the number of columns of w if it is a terminal, or 0 if it is not, or if that is unknown.
+func width(w io.Writer, env func(string) string) int {
+	if !isTerminal(w) {
+		return 0
+	}
+	if columns := terminal.Width(w.(*os.File)); columns > 0 { //nolint:forcetypeassert // a terminal is a file
+		return columns
+	}
+	columns, _ := strconv.Atoi(env("COLUMNS"))
+	return max(columns, 0)
+}
+
 // coloured reports whether w is a terminal on which the user wants colours.
 func coloured(w io.Writer, env func(string) string) bool {
-	return terminal(w) && env("NO_COLOR") == "" && env("TERM") != "dumb"
+	return isTerminal(w) && env("NO_COLOR") == "" && env("TERM") != "dumb"
 }
 
 // printable escapes characters that a terminal would act on or that would break the

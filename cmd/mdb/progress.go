@@ -16,7 +16,7 @@ type progress struct {
 
 // progress returns a bar on the standard error, which is only drawn if that is a terminal.
 func (a *app) progress() *progress {
-	if !terminal(a.stderr) || a.env("TERM") == "dumb" {
+	if !isTerminal(a.stderr) || a.env("TERM") == "dumb" {
 		return &progress{}
 	}
 	return &progress{w: a.stderr, last: time.Now()}

@@ -37,15 +37,9 @@ func (a *app) tail(ctx context.Context, s *mdb.Store, sel *selection) error {
 			a.complain(fmt.Errorf("retrying: %w", r.Err))
 		}
 	})
-	if sel.last > 0 {
-		if err := sel.printLast(ctx, s, printer); errors.Is(err, errEnough) || ctx.Err() != nil {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-	var err error
+	err := sel.printLast(ctx, s, printer)
 	switch {
+	case err != nil:
 	case sel.isAll():
 		opts := []mdb.AllSubscribeOption{retry, sel.every}
 		if sel.fromEnd() {
@@ -84,6 +78,9 @@ func (sel *selection) declareTail(fs *flag.FlagSet) {
 
 // printLast prints the last messages up to the end, after which the subscription then starts.
 func (sel *selection) printLast(ctx context.Context, s *mdb.Store, p *printer) error {
+	if sel.last == 0 {
+		return nil
+	}
 	end, err := sel.end(ctx, s)
 	if err != nil {
 		return err

@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// terminal reports whether an input or output is a terminal.
-func terminal(stream any) bool {
+// isTerminal reports whether an input or output is a terminal.
+func isTerminal(stream any) bool {
 	file, ok := stream.(*os.File)
 	if !ok {
 		return false
@@ -22,7 +22,7 @@ func terminal(stream any) bool {
 
 // sayItWaits says so to the user if the input is a terminal.
 func (a *app) sayItWaits(input io.Reader) {
-	if terminal(input) {
+	if isTerminal(input) {
 		_, _ = fmt.Fprintln(a.stderr, "mdb: reading from the terminal; Ctrl-D at the beginning of a line ends the input")
 	}
 }
