@@ -39,7 +39,7 @@ type Exported struct {
 
 // Export writes the messages of the store to w, in the order of their global positions, up to the last one that is final
 // when it is called, see [mdb.Store.Head]. It needs a primary, and waits for transactions that may write earlier positions.
-// page of messages is in memory at a time, of up to 4 MiB or one message.
+// One page of messages is in memory at a time, of up to 4 MiB or one message.
 //
 // After an error, w has whole lines up to [Exported.Position], unless it was w that failed. An
 // [*mdb.UnreadableError] says which message cannot be read; an export with its global position as After
