@@ -137,24 +137,37 @@ type ParkedStream struct {
 }
 
 // List returns all consumers, by name.
-func (o *Operator) List(ctx context.Context) (list []Status, err error) {
+func (o *Operator) List(ctx context.Context) ([]Status, error) {
+	all, err := o.ShowAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Status, 0, len(all))
+	for i := range all {
+		list = append(list, all[i].Status)
+	}
+	return list, nil
+}
+
+// ShowAll returns what Show returns of all consumers, by name, without ParkedKeys.
+func (o *Operator) ShowAll(ctx context.Context) (all []Details, err error) {
 	if err := o.check(new(adminConfig)); err != nil {
 		return nil, err
 	}
 	err = o.snapshot(ctx, "list the consumers", "", func(tx pgx.Tx) error {
 		consumers, err := ledger.Consumers(ctx, tx, nil)
-		list = make([]Status, 0, len(consumers))
+		all = make([]Details, 0, len(consumers))
 		for i := 0; i < len(consumers) && err == nil; i++ {
 			var d Details
 			d, err = look(ctx, tx, &consumers[i])
-			list = append(list, d.Status)
+			all = append(all, d)
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return list, nil
+	return all, nil
 }
 
 // look looks at all of a consumer but what is parked.

@@ -73,6 +73,7 @@ func TestAdminArguments(t *testing.T) {
 		calls[method+" without a pool"] = call
 	}
 	calls["List without a pool"] = func(ctx context.Context) error { _, err := consumer.Admin(nil).List(ctx); return err }
+	calls["ShowAll without a pool"] = func(ctx context.Context) error { _, err := consumer.Admin(nil).ShowAll(ctx); return err }
 	calls["no time"] = seek(consumer.ToTime(time.Time{}))
 	calls["a stream's name"] = seek(consumer.ToEnd(), consumer.InCategory("a-1"))
 	calls["a category twice"] = seek(consumer.ToEnd(), consumer.InCategory("a"), consumer.InCategory("a"))
@@ -189,6 +190,13 @@ func TestAdminShow(t *testing.T) {
 	if s := list[0]; s.Consumer != "clinic" || s.Pending != 3 || s.PendingMore || !s.Oldest.Equal(written.Time) || !s.Paused || s.Reason != "lunch" {
 		t.Errorf("got %+v, want 3 messages since %v", s, written.Time)
 	}
+	if d, err = o.Show(ctx, "clinic"); err != nil {
+		t.Fatal(err)
+	}
+	all, err := o.ShowAll(ctx)
+	if err != nil || len(all) != 1 || all[0].ParkedKeys != nil || !slices.Equal(all[0].Checkpoints, d.Checkpoints) || all[0].Pending != 3 {
+		t.Errorf("got %+v, %v, want the checkpoints of %+v", all, err, d)
+	}
 
 	c.run()
 	c.until("the process", func() bool {
@@ -214,6 +222,13 @@ func TestAdminShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.until("the rest", func() bool { return len(c.of("4")) == 1 })
+	if name := c.c.Name(); name != "clinic" {
+		t.Errorf("got the name %q", name)
+	}
+	if err := o.Rename(ctx, "clinic", "hospital", consumer.Force()); err != nil {
+		t.Fatal(err)
+	}
+	c.until("the name", func() bool { return c.c.Name() == "hospital" })
 
 	text, err := json.Marshal(d)
 	if err != nil || !strings.Contains(string(text), `"consumer":"clinic"`) || !strings.Contains(string(text), `"processes":[{"id":"`+process.ID.String()) {

@@ -35,7 +35,7 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 	if len(faults) > 0 {
 		return &mdb.ArgumentError{Faults: faults}
 	}
-	name := c.name()
+	name := c.Name()
 	var err error
 	for attempt := 1; ; attempt++ {
 		_, err = ledger.Replay(ctx, c.config.home.Pool(), name, names)
@@ -55,8 +55,8 @@ func (c *Consumer) Replay(ctx context.Context, streams ...mdb.StreamName) error 
 	return explain("replay what is parked of the consumer "+name, err)
 }
 
-// name returns the consumer's name, which may have been changed since it began to run.
-func (c *Consumer) name() string {
+// Name returns the consumer's name, which an operator may have changed while it is running.
+func (c *Consumer) Name() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.engine == nil {
