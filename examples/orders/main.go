@@ -1,5 +1,4 @@
-// The example orders is a whole service: customers place orders over HTTP, a process requests
-// and records their payments, and a table lists them. Run any number of instances. They share
+// The example orders is a whole service, whose parts are in the package shop. Run any number of instances. They share
 // the work, and if one is killed, the others take over its part.
 package main
 
@@ -7,18 +6,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
+	"github.com/messagedb-go/messagedb/examples/orders/shop"
 	"github.com/messagedb-go/messagedb/mdb"
-	"github.com/messagedb-go/messagedb/mdb/consumer"
-	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 func run(ctx context.Context, url, address string) error {
@@ -27,28 +21,16 @@ func run(ctx context.Context, url, address string) error {
 		return err
 	}
 	defer store.Close()
-	if err := errors.Join(schema.Install(ctx, store.Pool()), schema.InstallConsumers(ctx, store.Pool()), createTables(ctx, store.Pool())); err != nil {
+	if err := shop.Prepare(ctx, store); err != nil {
 		return err
 	}
-
-	// The lease says how soon other instances take over from one that is killed.
-	lease := consumer.WithLease(3 * time.Second)
-	checkout, err1 := consumer.New(store, "checkout", orders, checkout(store), consumer.WithCategories(payments), lease)
-	cashier, err2 := consumer.New(store, "cashier", payments, cashier(store, provider{store.Pool()}), lease)
-	list, err3 := consumer.New(store, "order-list", orders, list(), lease)
+	checkout, err1 := shop.Checkout(store)
+	cashier, err2 := shop.Cashier(store)
+	list, err3 := shop.List(store)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: handlers(store), ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = server.Serve(listener) }()
-	fmt.Println("listening on", listener.Addr())
-	err = consumer.Run(ctx, checkout, cashier, list)
-	return errors.Join(err, server.Shutdown(context.WithoutCancel(ctx)))
+	return shop.Run(ctx, address, shop.Handler(store), checkout, cashier, list)
 }
 
 func main() {

@@ -1,4 +1,4 @@
-package main
+package shop
 
 import (
 	"encoding/json"
@@ -10,8 +10,8 @@ import (
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
-// handlers serve the shop's customers.
-func handlers(store *mdb.Store) http.Handler {
+// Handler serves the shop's customers.
+func Handler(store *mdb.Store) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /orders/{id}", func(w http.ResponseWriter, r *http.Request) {
 		var order placed
