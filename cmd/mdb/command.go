@@ -15,6 +15,8 @@ type command struct {
 	short    string
 	long     string
 	examples string
+	// words returns those from which the first argument is chosen, for completion. It is nil if there are none.
+	words func() []string
 	// setup declares the options and returns the action that uses them.
 	setup func(fs *flag.FlagSet) action
 }
@@ -26,7 +28,7 @@ func commands() []command {
 		installCommand, notifyCommand, checkCommand, versionCommand,
 		writeCommand, readCommand, tailCommand, lastCommand, getCommand,
 		exportCommand, importCommand, deleteCommand,
-		streamsCommand, categoriesCommand, typesCommand, consumersCommand,
+		streamsCommand, categoriesCommand, typesCommand, consumersCommand, completionCommand,
 	}
 }
 

@@ -22,6 +22,7 @@ var consumersCommand = command{
 		"resize CONSUMER PARTITIONS", "fork CONSUMER NAME", "rename CONSUMER NAME", "delete CONSUMER",
 		"import-position CONSUMER STREAM",
 	},
+	words: consumersActions,
 	short: "look at consumers and change them",
 	long: `Looks at the consumers of the Go package mdb/consumer, and changes them. Processes that
 run a consumer notice a change immediately if they listen for notifications, and
@@ -259,4 +260,12 @@ func explainConsumer(err error) error {
 		return errors.New(printable(conflict.Consumer) + ": " + conflict.Problem + "; nothing was changed")
 	}
 	return err
+}
+
+// consumersActions returns the names of what consumers does.
+func consumersActions() (names []string) {
+	for _, o := range new(consumersCall).actions() {
+		names = append(names, o.name)
+	}
+	return names
 }

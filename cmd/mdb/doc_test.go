@@ -66,10 +66,7 @@ func unknown(words []string) string {
 	}
 	fs := new(app).flags(c.name)
 	c.setup(fs)
-	var operations []string
-	for _, o := range new(consumersCall).actions() {
-		operations = append(operations, o.name)
-	}
+	operations := consumersActions()
 	for i, word := range words[1:] {
 		option, isOption := strings.CutPrefix(word, "-")
 		if isOption && fs.Lookup(option) == nil || c.name == "consumers" && i == 0 && !isOption && !slices.Contains(operations, word) {

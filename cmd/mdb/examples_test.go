@@ -12,7 +12,7 @@ func TestExamples(t *testing.T) {
 	t.Parallel()
 	help, _ := (&shell{env: environment()}).run(t, "mdb help")
 	names := regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help, -1)
-	if len(names) != 16 {
+	if len(names) != 17 {
 		t.Fatalf("the help has %d commands:\n%s", len(names), help)
 	}
 	for _, name := range names {

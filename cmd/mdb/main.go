@@ -21,6 +21,7 @@
 //	  categories  count messages by category
 //	  types       count messages by type
 //	  consumers   look at consumers and change them
+//	  completion  print what completes commands and options in a shell
 //
 //	Run "mdb help COMMAND" for the options and examples of a command. Options may come
 //	before or after the arguments; "--" ends them. "mdb -version" prints the version of mdb.

@@ -12,6 +12,7 @@ import (
 var notifyCommand = command{
 	name:  "notify",
 	args:  []string{"install|remove|status"},
+	words: func() []string { return []string{"install", "remove", "status"} },
 	short: "install, remove or inspect the NOTIFY trigger",
 	long: `Installs or removes the trigger that notifies subscriptions, including tail, when a
 message is written. Without it they poll. Only the owner of the table messages can
