@@ -48,7 +48,7 @@ type Imported struct {
 // imported. If it is the input that is wrong, the error is an [*InputError], or a [*ConflictError] if it does not fit the store.
 //
 // It locks the categories of a transaction, as all writes do, and so keeps the promises that are made for reads: subscriptions and
-// [mdb.Store.GetAllMessages] do not pass over a message that is imported.
+// [mdb.Store.GetAllMessages] do not pass over a message that is imported. Hooks of the store are not called.
 func Import(ctx context.Context, s *mdb.Store, r io.Reader, opts ImportOptions) (Imported, error) {
 	im := &importer{store: s, opts: opts}
 	input := jsonl.NewReader(r)
