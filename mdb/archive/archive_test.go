@@ -285,6 +285,24 @@ func TestExportSelects(t *testing.T) {
 	}
 }
 
+// TestExportEnds checks that an export leaves out what is written after it has begun, so that the next one can begin after Final.
+func TestExportEnds(t *testing.T) {
+	t.Parallel()
+	s := mdbtest.Store(t)
+	seed(t, s, 1500, 10)
+	later := 0
+	done, err := archive.Export(t.Context(), s, io.Discard, archive.ExportOptions{Progress: func(archive.Exported) {
+		later++
+		write(t, s, "category1-1", "Later")
+	}})
+	if err != nil || later != 2 || done != (archive.Exported{Messages: 1500, Position: 1500, Final: 1500}) {
+		t.Errorf("got %+v, %v, and %d reports, want 1500 messages and 2", done, err, later)
+	}
+	if next := parse(t, export(t, s, archive.ExportOptions{After: done.Final})); len(next) != later {
+		t.Errorf("then %d messages are exported, want %d", len(next), later)
+	}
+}
+
 // TestArguments checks that wrong arguments are errors before anything is sent.
 func TestArguments(t *testing.T) {
 	t.Parallel()

@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/archive"
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
@@ -54,28 +53,16 @@ func TestImportUnknownOutcome(t *testing.T) {
 	from, to := mdbtest.Store(t), mdbtest.Store(t)
 	seed(t, from, 5200, 10)
 	lines := export(t, from, archive.ExportOptions{})
-	cfg, err := pgxpool.ParseConfig(to.Pool().Config().ConnString())
-	if err != nil {
-		t.Fatal(err)
-	}
 	commits, dialer := new(atomic.Int64), net.Dialer{Timeout: time.Minute}
-	cfg.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
+	cutting := open(t, to, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &cut{Conn: conn, commits: commits}, nil
 		}
-		return &cut{Conn: conn, commits: commits}, nil
-	}
-	mdb.Configure(cfg, mdb.StoreFirst())
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	cutting, err := mdb.New(pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	done, err := archive.Import(t.Context(), cutting, strings.NewReader(lines), archive.ImportOptions{})
 	if err != nil || done.Written+done.Found != 5200 || done.Found == 0 {
 		t.Errorf("got %+v, %v, want 5200 messages, of which some are found", done, err)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/archive"
 )
@@ -95,4 +97,25 @@ func seed(t testing.TB, s *mdb.Store, messages, bytes int) {
 	t.Helper()
 	execute(t, s, `SELECT message_store.write_message(gen_random_uuid()::varchar, 'category' || i % 7 || '-' || i % 50, 'Happened',
 	jsonb_build_object('n', i, 'text', repeat('x', $2)), jsonb_build_object('correlationStreamName', 'order-' || i)) FROM generate_series(1, $1) AS i`, messages, bytes)
+}
+
+// open returns another store of the same database, with a pool of its own.
+func open(t testing.TB, s *mdb.Store, prepare func(*pgxpool.Config)) *mdb.Store {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(s.Pool().Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	prepare(cfg)
+	mdb.Configure(cfg, mdb.StoreFirst())
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	opened, err := mdb.New(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened
 }
