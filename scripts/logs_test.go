@@ -29,7 +29,7 @@ func TestLogs(t *testing.T) {
 		used = append(used, attrs...)
 		documented[row[2]] = strings.Join(append([]string{row[1]}, sorted(attrs)...), " ")
 	}
-	logged := loggedLines(t, "../mdb", "../internal", "../cmd")
+	logged := loggedLines(t, "../mdb", "../mdbweb", "../internal", "../cmd")
 	lines := maps.Clone(logged)
 	maps.Copy(lines, documented)
 	for line := range lines {

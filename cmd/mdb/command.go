@@ -28,7 +28,7 @@ func commands() []command {
 		installCommand, notifyCommand, checkCommand, versionCommand,
 		writeCommand, readCommand, tailCommand, lastCommand, getCommand,
 		exportCommand, importCommand, deleteCommand,
-		streamsCommand, categoriesCommand, typesCommand, consumersCommand, completionCommand,
+		streamsCommand, categoriesCommand, typesCommand, consumersCommand, webCommand, completionCommand,
 	}
 }
 
@@ -115,7 +115,7 @@ arguments of a command, so keep the password in a password file or the environme
 -pooler is for a connection through PgBouncer.
 
 Exit statuses:
-  0    success, also of an interrupted tail
+  0    success, also of an interrupted tail or web
   1    failure
   2    wrong usage or input; nothing was written
   3    the stream is not at the version given by -expect; nothing was written

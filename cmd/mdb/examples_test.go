@@ -12,10 +12,13 @@ func TestExamples(t *testing.T) {
 	t.Parallel()
 	help, _ := (&shell{env: environment()}).run(t, "mdb help")
 	names := regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help, -1)
-	if len(names) != 17 {
+	if len(names) != 18 {
 		t.Fatalf("the help has %d commands:\n%s", len(names), help)
 	}
 	for _, name := range names {
+		if name[1] == "web" { // it does not end, see TestWebExamples
+			continue
+		}
 		t.Run(name[1], func(t *testing.T) {
 			t.Parallel()
 			sh := newShell(t, "$OTHER_URL")

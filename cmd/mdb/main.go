@@ -21,6 +21,7 @@
 //	  categories  count messages by category
 //	  types       count messages by type
 //	  consumers   look at consumers and change them
+//	  web         serve pages that show the store and its consumers to a browser
 //	  completion  print what completes commands and options in a shell
 //
 //	Run "mdb help COMMAND" for the options and examples of a command. Options may come
@@ -33,7 +34,7 @@
 //	-pooler is for a connection through PgBouncer.
 //
 //	Exit statuses:
-//	  0    success, also of an interrupted tail
+//	  0    success, also of an interrupted tail or web
 //	  1    failure
 //	  2    wrong usage or input; nothing was written
 //	  3    the stream is not at the version given by -expect; nothing was written
