@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups bench-archive compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups bench-archive compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ test-short: # on a PostgreSQL that is there
 
 ##@ To contribute
 
-test-all: ## run all tests of all modules, except those that need a container engine
+test-all: ## run all tests of all modules, except those that need a container engine or a browser
 	@scripts/with-postgres MDB_TEST_DATABASE_URL $(MAKE) --no-print-directory test-modules
 
 # These count the transactions of WriteEach without groups, or end a context when its query ends, before the group tells its writes.
@@ -45,7 +45,7 @@ UNGROUPED = ^Test(ContextEndsAfterSuccess|WriteEach($$|ContextEnds|CancelledOnce
 GROUPED = ^Test(Conformance|Write|Settle|Unsettled|Idempotent|Expect|ContextEnds|Terminated|NothingSent|Server|Hook|LostRace|StoreOfSnapshots|WrongVersion|Duplicate)
 
 test-modules: # on a PostgreSQL that is there
-	@for module in $(filter-out tools/ mdbcontainer/,$(MODULES)); do \
+	@for module in $(filter-out tools/ mdbcontainer/ webtest/,$(MODULES)); do \
 		echo "# $$module" && (cd $$module && $(GO) test -race -timeout 20m $(PARALLEL) ./...) || exit 1; \
 	done
 	@# WithGroupCommit changes nothing but what is sent, so these tests pass with each write as a group, too.
@@ -76,6 +76,9 @@ verify: ## check modules, format, dependencies, the API, the words and the READM
 	$(GO) test -run README ./examples
 	scripts/check-words
 
+screenshots: ## take the pictures of mdb web in docs/web, in light and dark, by Chromium
+	cd webtest && $(GO) run ./screenshots ../docs/web
+
 demo-recording: ## record the demo as docs/demo.svg, by asciinema and termtosvg
 	scripts/demo-recording docs/demo.svg
 
@@ -84,8 +87,13 @@ trace-picture: ## record the trace of an order through two processes as docs/tra
 
 test-official: ## run the tests on Message DB's own SQL, fetched with npm, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
-		packages="$$(scripts/list-server-packages -tags official ./mdb/...)" && \
+		packages="$$(scripts/list-server-packages -tags official ./mdb/... ./mdbweb)" && \
 		MDB_TEST_ONLY=server $(GO) test -race $(SHORT) $(PARALLEL) -tags official $$packages
+
+test-web: ## test the pages of mdb web in Chromium (MDB_TEST_LARGE=1: with a million messages)
+	cd webtest && MDB_TEST_LARGE=$(MDB_TEST_LARGE) $(GO) test -race -count=1 $(PARALLEL) ./...
+	@# Without a million messages, make test has done this.
+	[ -z "$(MDB_TEST_LARGE)" ] || MDB_TEST_LARGE=1 $(GO) test -count=1 -run TestBounded ./mdbweb
 
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
@@ -127,6 +135,7 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) test-consumers
 	$(MAKE) test-mutants
 	$(MAKE) test-matrix
+	$(MAKE) test-web MDB_TEST_LARGE=1
 	$(MAKE) fuzz FUZZTIME=5000000x
 
 test-faults: ## inject faults, and write docs/reliability.md (SEED: that of an earlier run)

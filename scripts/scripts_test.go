@@ -54,7 +54,7 @@ func TestWorkflowsGo(t *testing.T) {
 	needs := func(module string) string { return "go" + find(read(t, module), `(?m)^go (.*)$`)[0] }
 	for _, workflow := range []string{"ci.yml", "nightly.yml", "release.yml"} {
 		for _, file := range find(read(t, "../.github/workflows/"+workflow), `go-version-file: (.*)`) {
-			for _, module := range []string{"go.mod", "bench/go.mod", "demo/go.mod", "mdbcontainer/go.mod", "mdbotel/go.mod", "tools/go.mod"} {
+			for _, module := range []string{"go.mod", "bench/go.mod", "demo/go.mod", "mdbcontainer/go.mod", "mdbotel/go.mod", "tools/go.mod", "webtest/go.mod"} {
 				if got, want := needs("../"+file), needs("../"+module); version.Compare(got, want) < 0 {
 					t.Errorf("%s takes %s from %s, and %s needs %s", workflow, got, file, module, want)
 				}
