@@ -381,7 +381,7 @@ func TestRedact(t *testing.T) {
 	t.Parallel()
 	redact := mdbweb.Redact(func(m mdb.Message) mdb.Message {
 		if m.Type == "Secret" {
-			m.Data, m.Metadata, m.Stream, m.Position = json.RawMessage(`{"text": "hidden"}`), nil, "changed-1", 77
+			m.Data, m.Metadata, m.Stream, m.Position = json.RawMessage(`{"text": "hidden"}`), nil, "changed-1", 777_777_777
 		}
 		return m
 	})
@@ -391,7 +391,7 @@ func TestRedact(t *testing.T) {
 	for _, path := range []string{"/messages", "/messages?stream=order-1", "/message/" + w.ID.String()} {
 		page := s.page(path)
 		s.wants(page, "hidden", "order-1")
-		s.lacks(page, "canary", "changed-1", "77")
+		s.lacks(page, "canary", "changed-1", "777777777", "777,777,777")
 	}
 	s.wants(s.page("/messages"), "shown")
 	e := s.follow("/live/events", "")
