@@ -97,6 +97,8 @@ func ReadOnly() CheckOption {
 //   - another role owns or can create what the callers of Message DB execute;
 //   - the NOTIFY trigger is installed, but disabled;
 //   - the pool has no ConnectTimeout, which [Configure] sets;
+//   - the replica of [WithReplica] cannot be asked, is no standby, or is that of another server, or
+//     its pool has no ConnectTimeout;
 //   - write_message is a function of PL/Proxy, so that Check sees nothing of the shards: that
 //     error wraps [ErrProxied].
 //
@@ -106,6 +108,12 @@ func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
 	var config checkConfig
 	for _, opt := range opts {
 		opt.check(&config)
+	}
+	var problems []error
+	if s.replica != nil {
+		if err := s.replica.check(ctx); err != nil {
+			problems = append(problems, err)
+		}
 	}
 	conn, err := acquire(ctx, s.pool)
 	if err != nil {
@@ -117,7 +125,6 @@ func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
 	// for servers that know no other.
 	mode := lookMode(s.config.execMode)
 	text := s.config.execMode == pgx.QueryExecModeExec || s.config.execMode == pgx.QueryExecModeSimpleProtocol
-	var problems []error
 	inspect := func(sql string, args ...any) (complete bool, err error) {
 		var problem *string
 		var remedy string

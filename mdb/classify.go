@@ -308,7 +308,7 @@ func classifyAcquire(err error) class {
 		return classRefused
 	}
 	switch {
-	case errors.Is(err, puddle.ErrClosedPool):
+	case isClosedPool(err):
 		return classRefused
 	case isContextError(err): // no connection was free, unless a hook took too long
 		return classNoConnection
@@ -383,6 +383,8 @@ func isPageTooLarge(err error) bool {
 	}
 	return false
 }
+
+func isClosedPool(err error) bool { return errors.Is(err, puddle.ErrClosedPool) }
 
 func isConnectError(err error) bool {
 	var connectErr *pgconn.ConnectError

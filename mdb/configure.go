@@ -15,6 +15,7 @@ type ConnectOption interface{ connect(*connectConfig) }
 type connectConfig struct {
 	store     []StoreOption
 	configure []ConfigureOption
+	replica   *string // see ConnectReplica
 }
 
 // StoreOptions are options that are passed on as one, such as those that a function has

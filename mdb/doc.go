@@ -88,6 +88,12 @@
 // longer than most failovers take. After that, [ErrUnavailable] says that nothing was written.
 // docs/failover.md in the repository says how to set up a service for a failover.
 //
+// # A standby for reads
+//
+// [ConnectReplica] and [WithReplica] make reads and subscriptions use a hot standby. It lags:
+// [Store.AwaitWrite] waits until it has a message, and [FromPrimary] reads from the primary.
+// [Store.ReplicaLag] measures the lag. docs/scaling.md says which calls use which server.
+//
 // # Notifications instead of polling
 //
 // Use [WithNotify], with the trigger of
@@ -210,6 +216,10 @@
 //	WithPolling          x, and subscriptions
 //	WithNotify           x
 //	WithHooks            x
+//	WithReplica          x
+//
+//	option               Connect
+//	ConnectReplica       x
 //
 //	option               Configure, Connect
 //	StoreFirst           x
@@ -232,6 +242,7 @@
 //
 //	option               GetLastStreamMessage, GetLastCategoryMessage
 //	OfType               x
+//	FromPrimary          x
 //
 //	option               GetStreamMessages  StreamMessages  SubscribeToStream
 //	FromPosition         x                  x               x
@@ -241,6 +252,7 @@
 //	Backwards            x                  x
 //	Since                x                  x
 //	TimeMargin           x                  x
+//	FromPrimary          x                  x               x
 //	Unlimited            x
 //	WithCondition        x                  x               x
 //	RequireStream        x                  x               x
@@ -261,6 +273,7 @@
 //	Backwards            x                    x
 //	Since                x                    x
 //	TimeMargin           x                    x
+//	FromPrimary          x                    x                 x
 //	Unlimited            x
 //	WithCorrelation      x                    x                 x
 //	AsConsumerGroup      x                    x                 x

@@ -30,8 +30,8 @@ var (
 	// ErrProxied is wrapped by the error of a call that would lose its guarantee through
 	// PL/Proxy, in a database whose write_message is a function of PL/Proxy. Nothing was sent.
 	// These calls are [Store.Atomically], writes of a [Tx], [Tx.LockCategories], WriteMessages
-	// with more than one message, and all calls of a Store with [WithDirectSQL]. The error
-	// says why. [Store.Check] reports such a database with an error that wraps ErrProxied, too.
+	// with more than one message, and all calls of a Store with [WithDirectSQL] or
+	// [WithReplica]. The error says why. [Store.Check] reports such a database with an error that wraps ErrProxied, too.
 	ErrProxied = errors.New("mdb: not possible through PL/Proxy")
 )
 

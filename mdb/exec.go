@@ -131,6 +131,7 @@ type poolRunner struct {
 	gate     *gate
 	readOnly *readOnly
 	retry    *retryRunner // nil: this is no retry
+	standby  bool         // whether the server must be one
 }
 
 func (r *poolRunner) query(ctx context.Context, conn *pgx.Conn, st *statement, read func(pgx.Rows) error, args []any) error {
@@ -148,6 +149,9 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 		return err
 	}
 	defer conn.Release()
+	if r.standby && leadsToPrimary(conn.Conn()) {
+		return errNotStandby
+	}
 	forgetCancelledWait(conn.Conn())
 	if r.first.onProxy() {
 		if st, err = onProxy(st); err != nil {
@@ -178,6 +182,9 @@ func (r *poolRunner) runBatch(ctx context.Context, undo *statement, steps ...ste
 
 // runBatchOn is runBatch on a connection that was acquired before.
 func (r *poolRunner) runBatchOn(ctx context.Context, conn *pgx.Conn, undo *statement, steps ...step) (err error) {
+	if r.standby && leadsToPrimary(conn) {
+		return errNotStandby
+	}
 	forgetCancelledWait(conn)
 	c := r.watcher.begin(conn)
 	defer func() { err = r.outcome(ctx, conn, checkWait(conn, r.watcher.end(ctx, c, err))) }()

@@ -78,6 +78,9 @@ func (r *poolRunner) acquireUntil(ctx context.Context, deadline time.Time) (conn
 func (r *poolRunner) outcome(ctx context.Context, conn *pgx.Conn, err error) error {
 	if err == nil {
 		r.gate.answered()
+		if r.standby && leadsToPrimary(conn) { // it has been promoted, and may have a history of its own
+			return errNotStandby
+		}
 		return nil
 	}
 	err = contextError(ctx, err)

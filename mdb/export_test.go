@@ -148,3 +148,37 @@ func NeverRest(s *Store) {
 
 // GroupStatements returns the statements of groups, by direct SQL and by procedures.
 func GroupStatements() (direct, calls string) { return groupWriteDirect.sql, groupWriteCalls.sql }
+
+// ReadsReplica reports whether reads use the replica, after it was asked.
+func ReadsReplica(ctx context.Context, s *Store) bool { return s.replica.serving(ctx) }
+
+// LeaveReplica makes reads use the primary until ReturnToReplica.
+func LeaveReplica(s *Store) {
+	r := s.replica
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.serves.Store(false)
+	r.next = time.Now().Add(time.Hour)
+}
+
+// ReturnToReplica makes reads use the replica, whether or not it has caught up.
+func ReturnToReplica(s *Store) {
+	r := s.replica
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = true
+	r.serves.Store(true)
+	r.returned = time.Now()
+}
+
+// AskReplica makes reads leave the replica, and the next one ask it whether they can return.
+func AskReplica(s *Store) {
+	r := s.replica
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.serves.Store(false)
+	r.next = time.Time{}
+}
+
+// SetReplicaPatience sets how long subscriptions wait for the replica, before they begin.
+func SetReplicaPatience(s *Store, d time.Duration) { s.replica.patience = d }

@@ -27,6 +27,7 @@ type firstUse struct {
 	proxied   atomic.Bool     // whether write_message is PL/Proxy's
 	config    *pgx.ConnConfig // of the pool's connections
 	direct    bool            // whether the store uses direct SQL
+	replica   bool            // whether the store has a replica
 	watcher   *watcher
 }
 
@@ -109,6 +110,9 @@ func (u *firstUse) check(ctx context.Context, q querier, mode []any) (pathState,
 func (u *firstUse) problem(path *pathState) error {
 	if path.proxied && u.direct {
 		return errProxiedDirect
+	}
+	if path.proxied && u.replica {
+		return errProxiedReplica
 	}
 	return path.problem()
 }

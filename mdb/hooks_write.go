@@ -119,8 +119,9 @@ func (h *hooks) endCall(ctx context.Context, call WriteCall, begun time.Time, er
 	}
 }
 
-// ended calls OnWrite with the result of w.
+// ended records the result of w, and calls OnWrite.
 func (s *procedures) ended(ctx context.Context, w *proposedWrite, err error) {
+	s.conflicts.note(w.stream, err)
 	if len(s.config.hooks.writes) == 0 {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/mdb/poll"
 )
@@ -42,6 +43,7 @@ type storeConfig struct {
 	polling    poll.Strategy
 	notify     notifyConfig
 	hooks      hooks
+	replica    *pgxpool.Pool // nil: none
 	faults     argumentFaults
 }
 
@@ -276,6 +278,7 @@ type readConfig struct {
 	member      *int64
 	size        *int64
 	condition   *string
+	primary     bool                                     // see FromPrimary
 	wanted      func() (partitions int64, wanted string) // see source.Hooks; nil: all
 	categories  []string                                 // see InCategories; nil: all
 	types       []string                                 // see OfTypes; nil: all
@@ -440,8 +443,9 @@ func WithCondition(condition SQL) ReadOption {
 type LastMessageOption interface{ lastMessage(*lastConfig) }
 
 type lastConfig struct {
-	typ    *string
-	faults argumentFaults
+	typ     *string
+	primary bool // see FromPrimary
+	faults  argumentFaults
 }
 
 type lastOption func(*lastConfig)

@@ -18,16 +18,18 @@ import (
 // A Store is a Message DB, accessed through a pool of connections. Create one with
 // [Connect] or [New]. It is safe for concurrent use. It starts goroutines only for
 // subscriptions with [WithNotify] or [WithWorkers], for groups of writes with [WithGroupCommit],
-// and to ask the server about statements that get no answer, see WriteMessage.
+// to ask the server about statements that get no answer, see WriteMessage, and to ask the replica of
+// [WithReplica] whether it can be used.
 type Store struct {
 	procedures
-	pool     *pgxpool.Pool
-	ownsPool bool
-	bell     *doorbell.Bell
-	barrier  *barrier.Barrier
-	first    *firstUse
-	readOnly *readOnly
-	watcher  *watcher
+	pool        *pgxpool.Pool
+	ownsPool    bool
+	bell        *doorbell.Bell
+	barrier     *barrier.Barrier
+	first       *firstUse
+	readOnly    *readOnly
+	watcher     *watcher
+	ownsReplica bool
 
 	// Whether the role may read the table, for heads and anchors: neither is set until that is
 	// known.
@@ -44,10 +46,22 @@ type Stats struct {
 	// Missing counts the messages that were handled and are missing, each once for every
 	// subscription that had handled it.
 	Missing int64
+	// ReplicaReads counts the reads that the replica of [WithReplica] has served, and
+	// ReplicaFallbacks those that have used the primary instead, because the replica could not be used or lacked
+	// something.
+	ReplicaReads, ReplicaFallbacks int64
+	// ReplicaFailures counts how often reads have left the replica until it was asked again.
+	ReplicaFailures int64
 }
 
 // Stats returns the counters. It does no I/O.
-func (s *Store) Stats() Stats { return Stats{Forks: s.forks.Load(), Missing: s.missing.Load()} }
+func (s *Store) Stats() Stats {
+	stats := Stats{Forks: s.forks.Load(), Missing: s.missing.Load()}
+	if r := s.replica; r != nil {
+		stats.ReplicaReads, stats.ReplicaFallbacks, stats.ReplicaFailures = r.reads.Load(), r.fallbacks.Load(), r.failures.Load()
+	}
+	return stats
+}
 
 func (s *Store) countFork(missing int) {
 	s.forks.Add(1)
@@ -57,11 +71,13 @@ func (s *Store) countFork(missing int) {
 // procedures has the methods that a Store and a Tx have in common.
 type procedures struct {
 	runner
-	config *storeConfig
-	wrote  func(StreamName) // called after a write that has committed
-	gate   *gate            // nil on a Tx
-	groups *groups          // nil without WithGroupCommit, and on a Tx
-	tx     *txState         // nil on a Store
+	config    *storeConfig
+	wrote     func(StreamName) // called after a write that has committed
+	gate      *gate            // nil on a Tx
+	groups    *groups          // nil without WithGroupCommit, and on a Tx
+	tx        *txState         // nil on a Store
+	replica   *replica         // nil without WithReplica, and on a Tx
+	conflicts *conflicts       // nil without WithReplica
 }
 
 // Connect opens a pool and returns a [Store] on it, after it has checked that the server
@@ -81,37 +97,48 @@ func Connect(ctx context.Context, connString string, opts ...ConnectOption) (*St
 	if fault != "" {
 		return nil, connStringError(fault)
 	}
-	chosen := cfg.ConnConfig.DefaultQueryExecMode
-	Configure(cfg, c.configure...)
-	if choosesExecMode(connString) {
-		cfg.ConnConfig.DefaultQueryExecMode = chosen
-	}
+	configureFor(cfg, connString, c.configure)
 	var (
-		path pathState
-		err  error
+		path  pathState
+		first string // the path that puts the schema first, if Connect sets it
+		err   error
 	)
 	if configured := newConfigureConfig(c.configure); !configured.storeFirst || configured.pooler {
 		if path, err = lookBeforeConnect(ctx, cfg); err != nil {
 			return nil, err
 		}
 		if path.problem() != nil && !configured.pooler {
-			parameters(cfg.ConnConfig.RuntimeParams).set("search_path", storeFirst(path.path))
+			first = storeFirst(path.path)
+			parameters(cfg.ConnConfig.RuntimeParams).set("search_path", first)
 		}
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("mdb: open a pool: %w", err)
 	}
+	opened := []*pgxpool.Pool{pool}
+	if c.replica != nil {
+		replica, err := openReplica(ctx, *c.replica, c.configure, first)
+		if err != nil {
+			pool.Close()
+			return nil, err
+		}
+		opened = append(opened, replica)
+		c.store = append(c.store, WithReplica(replica))
+	}
 	s, err := New(pool, c.store...)
+	if err == nil {
+		if pingErr := pool.Ping(ctx); pingErr != nil {
+			err = explainConnect(contextError(ctx, pingErr))
+		}
+	}
 	if err != nil {
-		pool.Close()
+		for _, p := range opened {
+			p.Close()
+		}
 		return nil, err
 	}
-	s.ownsPool = true
-	if err := pool.Ping(ctx); err != nil {
-		pool.Close()
-		return nil, explainConnect(contextError(ctx, err))
-	}
+	s.ownsPool, s.ownsReplica = true, c.replica != nil
 	s.first.found(path)
 	return s, nil
 }
@@ -173,13 +200,16 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	for _, opt := range opts {
 		opt.store(&config)
 	}
+	if pool != nil && config.replica == pool {
+		config.faults.add("replica", "the store's own pool", "a pool to a standby")
+	}
 	if err := config.faults.err(); err != nil {
 		return nil, err
 	}
 	config.retry = config.retry.withDefaults()
 	config.execMode = conn.DefaultQueryExecMode
 	watcher := newWatcher(pool, config.logger)
-	first := &firstUse{config: conn, direct: config.direct, watcher: watcher}
+	first := &firstUse{config: conn, direct: config.direct, replica: config.replica != nil, watcher: watcher}
 	gate, readOnly := new(gate), &readOnly{pool: pool, logger: config.logger}
 	runner := &poolRunner{pool: pool, mode: config.execMode, first: first, watcher: watcher, gate: gate, readOnly: readOnly}
 	bell := newBell(pool, &config)
@@ -194,6 +224,9 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	if config.group {
 		s.groups = newGroups(&s.procedures)
 	}
+	if config.replica != nil {
+		s.conflicts, s.replica = new(conflicts), newReplica(s, &config)
+	}
 	s.barrier = barrier.New(barrierServer{&s.procedures}, config.logger)
 	return s, nil
 }
@@ -201,12 +234,18 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 // Pool returns the pool that the store uses.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
-// Close closes the pool if [Connect] opened it, and waits until all its connections are
+// Close closes the pools that [Connect] opened, and waits until all their connections are
 // released. With [WithGroupCommit], it waits for groups of writes that are under way first. It
 // may be called more than once.
 func (s *Store) Close() {
 	if s.groups != nil {
 		s.groups.wait()
+	}
+	if s.replica != nil {
+		s.replica.close()
+	}
+	if s.ownsReplica {
+		s.replica.store.pool.Close()
 	}
 	if s.ownsPool {
 		s.pool.Close()

@@ -65,6 +65,13 @@ var errProxiedDirect = &SetupError{
 	err:     ErrProxied,
 }
 
+// errProxiedReplica is the error of each call of a proxied store with [WithReplica].
+var errProxiedReplica = &SetupError{
+	Problem: "write_message is a function of PL/Proxy, and a standby of the proxy has no messages",
+	Remedy:  "leave out WithReplica; each shard may have a store with a replica",
+	err:     ErrProxied,
+}
+
 // errProxiedCheck is what [Store.Check] reports of a proxied store.
 var errProxiedCheck = &SetupError{
 	Problem: "write_message is a function of PL/Proxy: Check sees nothing of the shards, and Atomically, writes in a transaction, LockCategories and several messages in WriteMessages are rejected",

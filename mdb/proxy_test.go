@@ -263,7 +263,13 @@ func (p *plproxy) testDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(connected.Close)
-	for _, s := range []*mdb.Store{connected, newStore(t, newPool(t, p.url), mdb.WithDirectSQL())} {
+	replicated := newStore(t, newPool(t, p.url), mdb.WithReplica(newPool(t, p.url)))
+	t.Cleanup(replicated.Close)
+	for _, s := range []*mdb.Store{connected, newStore(t, newPool(t, p.url), mdb.WithDirectSQL()), replicated} {
+		remedy := "WithDirectSQL"
+		if s == replicated {
+			remedy = "WithReplica"
+		}
 		for range 2 {
 			for what, call := range map[string]func() error{
 				"WriteMessage": func() error {
@@ -284,7 +290,7 @@ func (p *plproxy) testDirect(t *testing.T) {
 			} {
 				err := call()
 				wantProxied(t, what, err)
-				if setup := wantError[*mdb.SetupError](t, err); !strings.Contains(setup.Remedy, "WithDirectSQL") {
+				if setup := wantError[*mdb.SetupError](t, err); !strings.Contains(setup.Remedy, remedy) {
 					t.Errorf("%s: got %v", what, setup)
 				}
 			}

@@ -62,7 +62,12 @@ func (s *procedures) GetLastStreamMessage(ctx context.Context, stream StreamName
 	}
 	call := ReadCall{"GetLastStreamMessage", stream, stream.Category(), s.tx != nil}
 	ctx, begun := s.config.hooks.startRead(ctx, call)
-	messages, err := s.lastMessage(ctx, stream, c.typ)
+	var messages []Message
+	primary := c.primary || s.replica != nil && s.conflicts.recent(stream)
+	err := s.reading(ctx, primary, func(s *procedures) (err error) {
+		messages, err = s.lastMessage(ctx, stream, c.typ)
+		return err
+	})
 	s.config.hooks.endRead(ctx, call, begun, messages, err)
 	if err != nil {
 		return Message{}, err

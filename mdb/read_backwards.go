@@ -68,7 +68,7 @@ func (s *procedures) GetLastCategoryMessage(ctx context.Context, category Catego
 	if err := c.faults.err(); err != nil {
 		return Message{}, err
 	}
-	r := &pageRead{name: string(category), readConfig: readConfig{position: math.MaxInt64, backwards: true, batchSize: 1}}
+	r := &pageRead{name: string(category), readConfig: readConfig{position: math.MaxInt64, backwards: true, batchSize: 1, primary: c.primary}}
 	if c.typ != nil {
 		r.all, r.categories, r.types = new(allRead), []string{r.name}, []string{*c.typ}
 	}

@@ -16,7 +16,11 @@ import (
 func (s *procedures) GetMessage(ctx context.Context, id uuid.UUID) (Message, error) {
 	call := ReadCall{Method: "GetMessage", InTx: s.tx != nil}
 	ctx, begun := s.config.hooks.startRead(ctx, call)
-	messages, err := s.messageByID(ctx, id.String())
+	var messages []Message
+	err := s.reading(ctx, false, func(s *procedures) (err error) {
+		messages, err = s.messageByID(ctx, id.String())
+		return err
+	})
 	s.config.hooks.endRead(ctx, call, begun, messages, err)
 	if err != nil {
 		return Message{}, err

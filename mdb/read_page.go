@@ -89,8 +89,8 @@ func (s *procedures) readPage(ctx context.Context, r *pageRead) ([]Message, erro
 	return ms, err
 }
 
-// readSteps is readPage without hooks.
-func (s *procedures) readSteps(ctx context.Context, r *pageRead) ([]Message, error) {
+// takeSteps reads the next page from one server.
+func (s *procedures) takeSteps(ctx context.Context, r *pageRead) ([]Message, error) {
 	if err := s.findSince(ctx, r); err != nil {
 		return nil, err
 	}

@@ -160,6 +160,9 @@ func TestFirstUse(t *testing.T) {
 	store := reflect.TypeFor[*mdb.Store]()
 	for i := range store.NumMethod() {
 		m := store.Method(i)
+		if m.Name == "AwaitWrite" || m.Name == "ReplicaLag" { // these send nothing without a replica
+			continue
+		}
 		if _, ok := calls[m.Name]; !ok && m.Type.NumIn() > 1 && m.Type.In(1) == reflect.TypeFor[context.Context]() {
 			t.Errorf("the method %s is missing here", m.Name)
 		}

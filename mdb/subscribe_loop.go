@@ -63,7 +63,7 @@ func (s *subscription) run(ctx context.Context) error {
 
 // wire connects the source with the callbacks.
 func (s *subscription) wire() {
-	s.beforeRead = func() { s.sleeper.BeforeRead() }
+	s.beforeRead = func() bool { return s.sleeper.BeforeRead() }
 	s.retried = func(ctx context.Context, r Retry) error {
 		if s.onRetry == nil {
 			return nil

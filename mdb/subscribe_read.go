@@ -15,40 +15,43 @@ var errMoreSteps = errors.New("the read takes a further step")
 // of a page, and with the size of parts if a page was too large.
 func (s *Store) pageReader(r pageRead) func(context.Context, question) (answer, error) {
 	r.follows = true
-	return func(ctx context.Context, q question) (answer, error) {
-		if q.first {
-			r.start(q)
-		}
-		r.kept = false
-		if r.unproved != nil {
-			if err := s.prove(ctx, &r); err != nil {
-				return answer{}, err
-			}
-		}
-		r.tableless = s.headless.Load()
-		r.withHead = r.filtered() && !r.tableless
-		usesTable := r.usesTable()
-		done, err := s.hookedStep(ctx, &r)
-		if err != nil && usesTable && classify(err) == classSetup && !s.headed.Load() {
-			// A role may be allowed to call the procedures but not to read the table. Then
-			// progress advances only with messages that the filter selects.
-			r.tableless, r.withHead = true, false
-			if done, err = s.hookedStep(ctx, &r); err == nil || errors.Is(err, errGone) {
-				s.headless.Store(true)
-			}
-		}
-		a := answer{messages: r.page, head: r.noAnchor(), more: r.more, kept: r.kept}
-		if err == nil && usesTable && !r.tableless {
-			s.headed.Store(true)
-		}
-		if err == nil && !done {
-			return a, errMoreSteps
-		}
-		if err == nil && r.withHead {
-			a.head = r.head
-		}
-		return a, err
+	return func(ctx context.Context, q question) (answer, error) { return s.takeStep(ctx, &r, q) }
+}
+
+// takeStep takes a step of the read of a page on the store's server.
+func (s *Store) takeStep(ctx context.Context, r *pageRead, q question) (answer, error) {
+	if q.first {
+		r.start(q)
 	}
+	r.kept = false
+	if r.unproved != nil {
+		if err := s.prove(ctx, r); err != nil {
+			return answer{}, err
+		}
+	}
+	r.tableless = s.headless.Load()
+	r.withHead = r.filtered() && !r.tableless
+	usesTable := r.usesTable()
+	done, err := s.hookedStep(ctx, r)
+	if err != nil && usesTable && classify(err) == classSetup && !s.headed.Load() {
+		// A role may be allowed to call the procedures but not to read the table. Then
+		// progress advances only with messages that the filter selects.
+		r.tableless, r.withHead = true, false
+		if done, err = s.hookedStep(ctx, r); err == nil || errors.Is(err, errGone) {
+			s.headless.Store(true)
+		}
+	}
+	a := answer{messages: r.page, head: r.noAnchor(), more: r.more, kept: r.kept}
+	if err == nil && usesTable && !r.tableless {
+		s.headed.Store(true)
+	}
+	if err == nil && !done {
+		return a, errMoreSteps
+	}
+	if err == nil && r.withHead {
+		a.head = r.head
+	}
+	return a, err
 }
 
 // firstPage reads the page after a position together with its anchor, and with what shows that the sequence has reached the

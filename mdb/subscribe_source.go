@@ -36,7 +36,7 @@ type messageSource struct {
 	// firstPage is After and a page in one round trip, for a category.
 	firstPage func(ctx context.Context, position, used, most int64) (checkpoint, answer, bool)
 
-	beforeRead func()
+	beforeRead func() (woken bool)
 	retried    func(context.Context, Retry) error
 	wants      func(stream string) bool // of a source of all categories
 	suspect    func()                   // called when connections may be dead
@@ -47,6 +47,7 @@ type messageSource struct {
 	limit   *acquireLimit // of the reads
 	history source.History
 	begun   bool // a page has been read
+	woken   bool // by a notification since, for the page function, which sets it back
 }
 
 // A question asks for a page.
@@ -137,7 +138,11 @@ func (s *Store) streamSource(stream StreamName, c readConfig) *messageSource {
 }
 
 func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
-	src.page = s.pageReader(r)
+	if s.replica == nil || r.primary || r.all != nil {
+		src.page = s.pageReader(r)
+	} else {
+		src.page = s.followReplica(src, r)
+	}
 	src.compare = func(ctx context.Context, known []anchor) ([]bool, error) { return s.compareAnchors(ctx, &r, known) }
 	src.end = func(ctx context.Context) (checkpoint, error) { return s.endOf(ctx, &r) }
 	src.after = func(ctx context.Context, position int64) (checkpoint, error) {
@@ -186,9 +191,7 @@ func (s *messageSource) readPage(ctx context.Context, from checkpoint, most int,
 	q := question{from: from, most: int64(most), first: true}
 	for more := true; more && err == nil; {
 		err = s.attempt(ctx, once, func(ctx context.Context) (err error) {
-			if s.beforeRead != nil {
-				s.beforeRead()
-			}
+			s.prepareRead()
 			l = loss{}
 			a, err = s.page(ctx, q)
 			more = errors.Is(err, errMoreSteps)
@@ -220,6 +223,13 @@ func (s *messageSource) readPage(ctx context.Context, from checkpoint, most int,
 	return page, l, err
 }
 
+// prepareRead is called before each read.
+func (s *messageSource) prepareRead() {
+	if s.beforeRead != nil && s.beforeRead() {
+		s.woken = true
+	}
+}
+
 // pageOf returns the page of an answer.
 func (s *messageSource) pageOf(from checkpoint, a *answer, unreadable *UnreadableError, most int) (page source.Page[Message]) {
 	s.begun = true
@@ -244,9 +254,7 @@ func (s *messageSource) first(ctx context.Context, position, used int64, most in
 	if ctx.Err() != nil {
 		return from, page, false
 	}
-	if s.beforeRead != nil {
-		s.beforeRead()
-	}
+	s.prepareRead()
 	from, a, ok := s.firstPage(s.limited(ctx), position, used, int64(most))
 	if !ok {
 		return from, page, false

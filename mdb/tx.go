@@ -67,6 +67,8 @@ func (s *Store) WithTx(tx Transaction) *Tx {
 		runner: runner,
 		config: s.config,
 		tx:     state,
+
+		conflicts: s.conflicts,
 	}}
 	if !isNil(tx) {
 		t.pgx, _ = tx.(pgx.Tx)

@@ -19,6 +19,8 @@ type Sleeper struct {
 	// fellBack says whether the last sleep in an armed category ended without a ring. Only
 	// the subscription's goroutine uses it.
 	fellBack bool
+	// woken says whether a ring has ended a sleep since the last read. Likewise.
+	woken bool
 }
 
 // Close removes the subscription. The last Close of a bell stops its goroutine.
@@ -38,20 +40,23 @@ func (s *Sleeper) Close() {
 	}
 }
 
-// BeforeRead must be called before each read. Rings after it end the next sleep.
-func (s *Sleeper) BeforeRead() {
+// BeforeRead must be called before each read. Rings after it end the next sleep. It reports whether
+// there was a ring since its last call.
+func (s *Sleeper) BeforeRead() (rung bool) {
 	b := s.bell
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reads++
 	select {
 	case <-s.rung:
-		s.fellBack = false
+		s.fellBack, s.woken = false, true
 	default:
 	}
+	rung, s.woken = s.woken, false
 	if s.category != nil {
 		s.epoch = s.category.epoch
 	}
+	return rung
 }
 
 // Sleep returns when a message for the subscription was written or may have been, or when
@@ -71,6 +76,7 @@ func (s *Sleeper) Sleep(ctx context.Context, d time.Duration, found int, moved <
 			}
 			continue
 		case <-s.rung:
+			s.woken = true
 		case <-timer.C:
 			s.fellBack = waits
 		case <-ctx.Done():

@@ -27,8 +27,9 @@ type Opened[M any] struct {
 
 // A Sleeper waits until there may be something to read.
 type Sleeper interface {
-	// BeforeRead must be called before each read that decides whether to sleep.
-	BeforeRead()
+	// BeforeRead must be called before each read that decides whether to sleep. It reports whether
+	// something was written since its last call, or may have been, and was noticed.
+	BeforeRead() (woken bool)
 	// Sleep returns when something was written or may have been, or when ctx ends. d is the
 	// delay of the strategy, and found the number of messages in the last read. For each value
 	// from moved, Sleep calls progress, and returns its error if there is one.

@@ -42,8 +42,9 @@ var NewHandlerError any
 
 // Hooks are called by a source. Each may be nil.
 type Hooks struct {
-	// BeforeRead is called before each read, also before one that is repeated.
-	BeforeRead func()
+	// BeforeRead is called before each read, also before one that is repeated. It reports whether
+	// the reader was woken because something was written, and not by the end of a delay.
+	BeforeRead func() (woken bool)
 	// Retried is called for each failure that is retried. An error ends Next.
 	Retried func(ctx context.Context, attempt int, err error) error
 	// Wanted is called before each read, and says which messages of the page are wanted: those of some of the partitions into which

@@ -159,10 +159,12 @@ func (s *shelf) first(ctx context.Context, position, used int64, most int) (from
 	return from, page, false
 }
 
-func (s *shelf) BeforeRead() {
+func (s *shelf) BeforeRead() (woken bool) {
 	select {
 	case <-s.rung:
+		return true
 	default:
+		return false
 	}
 }
 

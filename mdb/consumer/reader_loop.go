@@ -16,12 +16,10 @@ import (
 
 // run reads until ctx ends or an error cannot be retried. It may be called once.
 func (r *reader) run(ctx context.Context) error {
-	hooks := source.Hooks{BeforeRead: func() {
+	hooks := source.Hooks{BeforeRead: func() bool {
 		// Only a page that covers all partitions that have caught up may make the sleeper
 		// forget what it was woken for.
-		if r.front {
-			r.sleeper.BeforeRead()
-		}
+		return r.front && r.sleeper.BeforeRead()
 	}}
 	if r.filters {
 		hooks.Wanted = func() (int64, string) { return int64(r.partitions), string(r.wanted) }
