@@ -86,7 +86,7 @@ func (r *running) reading(upto ledger.Anchor) readStream {
 
 // read reads messages of a stream. Of one that cannot be read, it returns what is known.
 func (r *running) read(ctx context.Context, stream string, from int64, most int) (ms []mdb.Message, unreadable *mdb.UnreadableError, err error) {
-	ms, err = r.store.GetStreamMessages(ctx, mdb.StreamName(stream), mdb.FromPosition(from), mdb.WithBatchSize(most))
+	ms, err = r.store.GetStreamMessages(ctx, mdb.StreamName(stream), mdb.FromPosition(from), mdb.WithBatchSize(most), mdb.FromPrimary())
 	if errors.As(err, &unreadable) && unreadable.Position >= from && unreadable.GlobalPosition > 0 {
 		return append(ms, placeholder(unreadable)), unreadable, nil
 	}
