@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-consumers bench-groups bench-archive compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive compatibility test-fresh vuln release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -193,6 +193,9 @@ bench-report: ## write bench/results/DATE, and the README's tables and charts
 
 bench-notify: ## measure the cost and the latency of the NOTIFY trigger
 	cd bench && $(GO) run ./notify
+
+bench-replica: ## measure how long a message takes to a handler that reads from a standby, beside the time of the replay
+	$(GO) test -run '^$$' -bench 'BenchmarkReplica$$' -benchtime 500x ./mdb
 
 bench-consumers: ## measure the forms of consumers, and put the table into docs/consumers.md
 	cd bench && $(GO) run ./consumers -doc ../docs/consumers.md
