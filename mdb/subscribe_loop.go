@@ -108,6 +108,11 @@ func (s *subscription) loop(ctx, work context.Context) error {
 		if err := s.workerSet.waitForCapacity(work, progress); err != nil {
 			return err
 		}
+		// What woke the loop may be the end of work, of which reading learns a moment later. A read that
+		// began meanwhile would cost its connection.
+		if work.Err() != nil {
+			return context.Cause(work)
+		}
 		page, early, err := s.nextPage(reading)
 		if err != nil {
 			return err
