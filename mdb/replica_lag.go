@@ -15,8 +15,8 @@ type ReplicaLag struct {
 	Time time.Duration
 }
 
-// ReplicaLag returns how far the replica is after the primary, whether or not reads use it now. Record it as a metric:
-// nothing else shows a replica that answers but has stopped to replay, while subscriptions poll.
+// ReplicaLag returns how far the replica lags, whether or not reads use it now. Record it as a metric:
+// nothing else shows a replica that answers but no longer replays, while subscriptions poll.
 //
 // It asks the primary, then the replica, and the primary again if the replica lacks something. It
 // reads the table messages; if the role may not do that, the error is a [*SetupError]. Without
