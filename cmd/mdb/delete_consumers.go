@@ -25,7 +25,7 @@ func (d *deleting) keepForConsumers(ctx context.Context, pool *pgxpool.Pool) err
 		of = d.Stream.Category()
 	}
 	admin := consumer.Admin(pool)
-	consumers, err := admin.List(ctx)
+	consumers, err := admin.ShowAll(ctx)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (d *deleting) keepForConsumers(ctx context.Context, pool *pgxpool.Pool) err
 		if !slices.Contains(consumers[i].Categories, of) {
 			continue
 		}
-		needed, err := needs(ctx, admin, consumers[i].Consumer, of)
+		needed, err := needs(ctx, admin, &consumers[i], of)
 		if gone := (*consumer.NotFoundError)(nil); errors.As(err, &gone) {
 			continue
 		}
@@ -48,12 +48,8 @@ func (d *deleting) keepForConsumers(ctx context.Context, pool *pgxpool.Pool) err
 }
 
 // needs returns the first global position of a category that a consumer needs.
-func needs(ctx context.Context, admin *consumer.Operator, name string, of mdb.Category) (int64, error) {
-	details, err := admin.Show(ctx, name)
-	if err != nil {
-		return 0, err
-	}
-	parked, err := admin.Parked(ctx, name)
+func needs(ctx context.Context, admin *consumer.Operator, details *consumer.Details, of mdb.Category) (int64, error) {
+	parked, err := admin.Parked(ctx, details.Consumer)
 	if err != nil {
 		return 0, err
 	}
