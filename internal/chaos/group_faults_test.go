@@ -188,7 +188,7 @@ func poisonedGroups(t *testing.T, seed uint64, kills int, until time.Time) {
 		if _, err := tx.Exec(ctx, "SELECT FROM message_store_consumers.checkpoints"); err != nil {
 			return err
 		}
-		if err := w.until(ctx, "SELECT count(*) >= $1 FROM message_store_consumers.parked", len(w.histories)); err != nil {
+		if err := w.until(ctx, "SELECT count(DISTINCT consumer) = $1 FROM message_store_consumers.parked", len(w.histories)); err != nil {
 			return err
 		}
 		for ; w.goesOn(kills); w.faults++ {
