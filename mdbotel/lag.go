@@ -3,7 +3,6 @@ package mdbotel
 import (
 	"context"
 	"strconv"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -23,15 +22,12 @@ func (t *Telemetry) ObserveLag(of *consumer.Operator, interval time.Duration) (s
 	if of == nil {
 		faults = append(faults, mdb.Fault{Argument: "operator", Given: "nil", Allowed: "a *consumer.Operator"})
 	}
-	if interval <= 0 {
-		faults = append(faults, mdb.Fault{Argument: "interval", Given: interval.String(), Allowed: "more than 0"})
-	}
-	if len(faults) > 0 {
+	if faults = appendInterval(faults, interval); len(faults) > 0 {
 		return nil, &mdb.ArgumentError{Faults: faults}
 	}
 	m := maker{meter: t.meter}
 	l := &lag{
-		operator: of, interval: interval,
+		sampled: sampled[[]consumer.Details]{interval: interval, query: of.ShowAll},
 		pending: m.observedGauge("messagedb.lag.messages", "{message}", "Messages that are not handled, skipped or parked, at most 10,001 in each category."),
 		age:     m.observedSeconds("messagedb.lag.age", "Age of the first message that is not handled, skipped or parked, or 0."),
 		parked:  m.observedGauge("messagedb.consumer.parked", "{key}", "Cardinal IDs of which streams are parked."),
@@ -42,39 +38,23 @@ func (t *Telemetry) ObserveLag(of *consumer.Operator, interval time.Duration) (s
 	return m.register(l.observe, l.pending, l.age, l.parked, l.members, l.paused, l.stuck)
 }
 
-// lookTimeout limits the query: whoever collects metrics waits for it.
-const lookTimeout = 5 * time.Second
+// appendInterval adds the fault of an interval, if it has one.
+func appendInterval(faults []mdb.Fault, interval time.Duration) []mdb.Fault {
+	if interval > 0 {
+		return faults
+	}
+	return append(faults, mdb.Fault{Argument: "interval", Given: interval.String(), Allowed: "more than 0"})
+}
 
 type lag struct {
-	operator *consumer.Operator
-	interval time.Duration
+	sampled[[]consumer.Details]
 
 	pending, parked, members, paused, stuck metric.Int64ObservableGauge
 	age                                     metric.Float64ObservableGauge
-
-	mu   sync.Mutex
-	at   time.Time          // of the last query; guarded by mu
-	last []consumer.Details // guarded by mu
-}
-
-func (l *lag) look(ctx context.Context) ([]consumer.Details, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.at.IsZero() && time.Since(l.at) < l.interval {
-		return l.last, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, min(l.interval, lookTimeout)) // the exporter for Prometheus has no limit
-	defer cancel()
-	details, err := l.operator.ShowAll(ctx)
-	if err != nil {
-		return nil, err
-	}
-	l.last, l.at = details, time.Now()
-	return details, nil
 }
 
 func (l *lag) observe(ctx context.Context, o metric.Observer) error {
-	all, err := l.look(ctx)
+	all, err := l.get(ctx)
 	if err != nil {
 		return err
 	}

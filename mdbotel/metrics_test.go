@@ -16,6 +16,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 	"github.com/messagedb-go/messagedb/mdbotel"
@@ -43,7 +44,8 @@ func everything(t *testing.T) (*prometheus.Registry, *sdkmetric.ManualReader) {
 	_, err1 := telemetry.ObserveStore(s)
 	_, err2 := telemetry.ObserveConsumers(c)
 	_, err3 := telemetry.ObserveLag(consumer.Admin(s.Pool()), time.Hour)
-	if err := cmp.Or(err1, err2, err3); err != nil {
+	_, err4 := telemetry.ObserveReplica(withReplica(t, testdb.Pair(t)), time.Hour)
+	if err := cmp.Or(err1, err2, err3, err4); err != nil {
 		t.Fatal(err)
 	}
 	return registry, reader

@@ -11,7 +11,7 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
 
-// ObserveStore adds metrics of what stores are in: notifications, and messages that were lost. Call it once, with all stores. They are
+// ObserveStore adds metrics of what stores are in: notifications, messages that were lost, and reads of replicas. Call it once, with all stores. They are
 // added up. Stop ends it; it is also ended by the provider.
 func (t *Telemetry) ObserveStore(stores ...*mdb.Store) (stop func() error, err error) {
 	for i, s := range stores {
@@ -26,8 +26,11 @@ func (t *Telemetry) ObserveStore(stores ...*mdb.Store) (stop func() error, err e
 	notifications := m.observedCounter("messagedb.notify.notifications", "{notification}", "Notifications that were received.")
 	forks := m.observedCounter("messagedb.forks", "{fork}", "How often a subscription found that the last message which it had read is no longer in the store.")
 	lost := m.observedCounter("messagedb.lost", "{message}", "Messages that subscriptions had handled and that are no longer in the store.")
+	reads := m.observedCounter("messagedb.replica.reads", "{read}", "Reads that the replica has served.")
+	fallbacks := m.observedCounter("messagedb.replica.fallbacks", "{read}", "Reads that have used the primary, because the replica could not be used or lacked something.")
+	failures := m.observedCounter("messagedb.replica.failures", "{failure}", "How often reads have left the replica.")
 	return m.register(func(_ context.Context, o metric.Observer) error {
-		var listen, received, fork, gone int64
+		var listen, received, fork, gone, read, fellBack, failed int64
 		states := make(map[string]int64)
 		for _, s := range stores {
 			n, of := s.NotifyStats(), s.Stats()
@@ -35,6 +38,9 @@ func (t *Telemetry) ObserveStore(stores ...*mdb.Store) (stop func() error, err e
 			received += n.Notifications
 			fork += of.Forks
 			gone += of.Missing
+			read += of.ReplicaReads
+			fellBack += of.ReplicaFallbacks
+			failed += of.ReplicaFailures
 			states["waiting"] += int64(n.Waiting)
 			states["cooling"] += int64(n.Cooling)
 			states["polling"] += int64(n.Polling - n.LockTableFull)
@@ -44,11 +50,14 @@ func (t *Telemetry) ObserveStore(stores ...*mdb.Store) (stop func() error, err e
 		o.ObserveInt64(notifications, received)
 		o.ObserveInt64(forks, fork)
 		o.ObserveInt64(lost, gone)
+		o.ObserveInt64(reads, read)
+		o.ObserveInt64(fallbacks, fellBack)
+		o.ObserveInt64(failures, failed)
 		for state, n := range states {
 			o.ObserveInt64(categories, n, with(attribute.String(attrState, state)))
 		}
 		return nil
-	}, listening, categories, notifications, forks, lost)
+	}, listening, categories, notifications, forks, lost, reads, fallbacks, failures)
 }
 
 // register registers a callback, unless an instrument was rejected, and returns what ends it.

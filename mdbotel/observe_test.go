@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
@@ -49,11 +50,57 @@ func TestObserveStore(t *testing.T) {
 	write(t.Context(), t, s, "order-1", nil)
 	until("no notification arrives", func(n mdb.NotifyStats) bool { return n.Notifications > 0 })
 	l.wantPoints(t, "messagedb.notify.notifications", map[string]float64{"": 1})
-	for _, name := range []string{"messagedb.forks", "messagedb.lost"} {
+	for _, name := range []string{"messagedb.forks", "messagedb.lost", "messagedb.replica.reads", "messagedb.replica.fallbacks", "messagedb.replica.failures"} {
 		l.wantPoints(t, name, map[string]float64{"": 0})
 	}
 	cancel()
 	<-ended
+}
+
+// withReplica returns a store on both servers.
+func withReplica(t *testing.T, p *pgtest.Pair) *mdb.Store {
+	t.Helper()
+	s, err := mdb.Connect(t.Context(), p.Primary.URL("postgres"), mdb.ConnectReplica(p.Standby.URL("postgres")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// TestObserveReplica checks the lag of a replica that is held back, and that it is not queried more often than the interval says.
+func TestObserveReplica(t *testing.T) {
+	t.Parallel()
+	l, later := newLab(t), newLab(t)
+	pair := testdb.Pair(t)
+	s := withReplica(t, pair)
+	for _, l := range []*lab{l, later} {
+		if _, err := l.ObserveReplica(s, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.wantPoints(t, "messagedb.replica.lag.positions", map[string]float64{"": 0})
+	l.wantPoints(t, "messagedb.replica.lag.time", map[string]float64{"": 0})
+	pair.Hold(t)
+	for range 2 {
+		write(t.Context(), t, s, "order-1", nil)
+	}
+	l.wantPoints(t, "messagedb.replica.lag.positions", map[string]float64{"": 0})
+	later.wantPoints(t, "messagedb.replica.lag.positions", map[string]float64{"": 2})
+	if age := later.points(t, "messagedb.replica.lag.time"); age[""] <= 0 {
+		t.Errorf("got %v, want the age of the first message", age)
+	}
+	// What cannot be queried is missing, and not 0.
+	failing := newLab(t)
+	if _, err := failing.ObserveReplica(s, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	pair.Release(t)
+	s.Close()
+	var all metricdata.ResourceMetrics
+	if err := failing.reader.Collect(context.Background(), &all); err == nil || len(all.ScopeMetrics) > 0 {
+		t.Errorf("got error %v and %+v, want an error only", err, all.ScopeMetrics)
+	}
 }
 
 // TestObserveLag checks the lag of each partition in each category, what is parked, and that the database is not queried more
@@ -150,6 +197,7 @@ func TestBadArguments(t *testing.T) {
 		"store 1":         func() error { _, err := l.ObserveStore(s, nil); return err },
 		"consumer 0":      func() error { _, err := l.ObserveConsumers(nil); return err },
 		"operator":        func() error { _, err := l.ObserveLag(nil, time.Second); return err },
+		"store":           func() error { _, err := l.ObserveReplica(nil, time.Second); return err },
 		"interval":        func() error { _, err := l.ObserveLag(consumer.Admin(s.Pool()), 0); return err },
 	} {
 		var fault *mdb.ArgumentError
