@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive compatibility test-fresh vuln release release-publish
+.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive compatibility test-fresh vuln release-check release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -221,6 +221,9 @@ vuln: ## look for known vulnerabilities, where their database can be reached
 	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then \
 		echo "govulncheck cannot reach its database, so nothing is known about vulnerabilities"; \
 	else echo "$$out"; exit 1; fi
+
+release-check: ## check the last commit as a release, with its modules from a proxy, without publishing anything (VERSION, QUICK=1: in a minute)
+	QUICK="$(QUICK)" scripts/release-check "$(VERSION)"
 
 release: ## build the programs and notes of a release in dist (VERSION=v1.2.3)
 	scripts/release "$(VERSION)"

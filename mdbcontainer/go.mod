@@ -7,7 +7,7 @@ replace github.com/messagedb-go/messagedb => ../
 require (
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
-	github.com/messagedb-go/messagedb v0.0.0-00010101000000-000000000000
+	github.com/messagedb-go/messagedb v0.1.0
 	github.com/moby/moby/client v0.6.2
 	github.com/testcontainers/testcontainers-go v0.45.0
 )
