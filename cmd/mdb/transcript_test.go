@@ -35,7 +35,7 @@ func TestTranscripts(t *testing.T) {
 			}
 			got := newShell(t, string(text)).replay(t, string(text))
 			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+				if err := os.WriteFile(file, []byte(updated(string(text), got)), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -117,6 +117,21 @@ func requireSame(t *testing.T, got, want string) {
 		i++
 	}
 	t.Errorf("got:\n%s\nwant, from line %d on:\n%s", got, i+1, strings.Join(wantLines[min(i, len(wantLines)):], "\n"))
+}
+
+// updated returns what the commands print, with the lines of the old text where they differ in what varies only.
+func updated(old, got string) string {
+	same := make(map[string]string)
+	for line := range strings.SplitSeq(old, "\n") {
+		same[normal(line)] = line
+	}
+	lines := strings.Split(got, "\n")
+	for i, line := range lines {
+		if old, ok := same[normal(line)]; ok {
+			lines[i] = old
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // normal replaces IDs, times, ages and processes, which differ from run to run.
