@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/messagedb-go/messagedb/bench/internal/figures"
@@ -88,16 +86,3 @@ const (
 	readmeBegin = "<!-- bench-report puts the table here -->\n"
 	readmeEnd   = "<!-- end of bench-report -->\n"
 )
-
-func updateReadme(file, block string) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, begins := strings.Cut(string(data), readmeBegin)
-	_, after, ends := strings.Cut(rest, readmeEnd)
-	if !begins || !ends {
-		return errors.New(file + " lacks the lines between which the table stands")
-	}
-	return os.WriteFile(file, []byte(before+readmeBegin+block+readmeEnd+after), 0o600)
-}

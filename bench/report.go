@@ -40,7 +40,7 @@ func writeReport(o options, r results) error {
 	if o.readme == "" {
 		return nil
 	}
-	return updateReadme(o.readme, readmeBlock(filepath.Base(o.out), r, rows, writers))
+	return figures.Put(o.readme, readmeBegin, readmeEnd, readmeBlock(filepath.Base(o.out), r, rows, writers))
 }
 
 func heading(r results) string {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/messagedb-go/messagedb/bench/internal/figures"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
@@ -159,9 +160,9 @@ func longBlock(ways []way, table []aged, messages int) string {
 		if a.ended {
 			length += ", after its end and a `VACUUM`"
 		}
-		fmt.Fprintf(&w, "| %d | %s | %s | %.1f MB |", a.rate, length, rounded(float64(a.versions)), float64(a.bytes)/1e6)
+		fmt.Fprintf(&w, "| %d | %s | %s | %.1f MB |", a.rate, length, figures.Rounded(float64(a.versions)), float64(a.bytes)/1e6)
 		for _, rate := range a.rates {
-			fmt.Fprintf(&w, " %s |", rounded(rate))
+			fmt.Fprintf(&w, " %s |", figures.Rounded(rate))
 		}
 		w.WriteString("\n")
 	}

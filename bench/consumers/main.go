@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -81,7 +80,7 @@ func (b *bench) run(ctx context.Context, doc string) (failed bool, err error) {
 	text, failed := b.bounds()
 	fmt.Print("# Consumers\n\n", block, text)
 	if doc != "" {
-		err = updateDoc(doc, docBegin, docEnd, block)
+		err = figures.Put(doc, docBegin, docEnd, block)
 	}
 	if err != nil || b.only != "" {
 		return failed, err
@@ -93,7 +92,7 @@ func (b *bench) run(ctx context.Context, doc string) (failed bool, err error) {
 	block = longBlock(ways, table, b.messages/few.part)
 	fmt.Print("\n# Consumers beside a transaction that is open for long\n\n", block)
 	if doc != "" {
-		err = updateDoc(doc, longBegin, longEnd, block)
+		err = figures.Put(doc, longBegin, longEnd, block)
 	}
 	return failed, err
 }
@@ -110,7 +109,7 @@ func (b *bench) block(ways []way) string {
 		for _, n := range workers {
 			cell := "–"
 			if rates := b.rates[way.name][n]; len(rates) > 0 {
-				cell = rounded(figures.Summary(rates).Center)
+				cell = figures.Rounded(figures.Summary(rates).Center)
 			}
 			fmt.Fprintf(&w, " %s |", cell)
 		}
@@ -119,19 +118,6 @@ func (b *bench) block(ways []way) string {
 	fmt.Fprintf(&w, "\nMedians of %d rounds, of the time from the first call of the handler until all effects were committed. Measured on %s by `make bench-consumers` with PostgreSQL %s with fsync, server and client on one machine with %d CPUs. The ratios say more than the rates.\n",
 		b.rounds, time.Now().UTC().Format("2 January 2006"), b.env.version, runtime.NumCPU())
 	return w.String()
-}
-
-// rounded returns a number with two or three digits that count, and commas between thousands.
-func rounded(rate float64) string {
-	n, unit := int64(rate), int64(1)
-	for n/unit >= 1000 {
-		unit *= 10
-	}
-	digits := fmt.Sprint((n + unit/2) / unit * unit)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
 }
 
 // bounds compares ways of the same rounds. That of EachQueued and a batch without a checkpoint is
@@ -169,16 +155,3 @@ const (
 	longBegin = "<!-- bench-consumers puts the table of long transactions here -->\n"
 	longEnd   = "<!-- end of the table of long transactions -->\n"
 )
-
-func updateDoc(file, begin, end, block string) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, begins := strings.Cut(string(data), begin)
-	_, after, ends := strings.Cut(rest, end)
-	if !begins || !ends {
-		return errors.New(file + " lacks the lines between which the table stands")
-	}
-	return os.WriteFile(file, []byte(before+begin+block+end+after), 0o600)
-}

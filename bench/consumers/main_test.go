@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/messagedb-go/messagedb/bench/internal/figures"
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 )
 
@@ -52,16 +53,6 @@ func TestWays(t *testing.T) {
 	}
 }
 
-// TestRounded checks that rates have three digits that count.
-func TestRounded(t *testing.T) {
-	t.Parallel()
-	for rate, want := range map[float64]string{7.9: "7", 999: "999", 1234: "1,230", 9_999: "10,000", 123_456: "123,000", 1_234_567: "1,230,000"} {
-		if got := rounded(rate); got != want {
-			t.Errorf("%v is %s, want %s", rate, got, want)
-		}
-	}
-}
-
 // TestBlock checks the table, and that a bound which does not hold is reported.
 func TestBlock(t *testing.T) {
 	t.Parallel()
@@ -94,7 +85,7 @@ func TestDoc(t *testing.T) {
 	}
 	for _, block := range []string{"old\n", "new\n"} {
 		for begin, end := range map[string]string{docBegin: docEnd, longBegin: longEnd} {
-			if err := updateDoc(file, begin, end, block); err != nil {
+			if err := figures.Put(file, begin, end, block); err != nil {
 				t.Fatal(err)
 			}
 		}

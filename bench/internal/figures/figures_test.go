@@ -48,3 +48,13 @@ func TestQuantile(t *testing.T) {
 		t.Errorf("the quantile of nothing is %d", got)
 	}
 }
+
+// TestRounded checks that numbers have three digits that count.
+func TestRounded(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[float64]string{7.9: "7", 999: "999", 1234: "1,230", 9_999: "10,000", 123_456: "123,000", 1_234_567: "1,230,000"} {
+		if got := Rounded(value); got != want {
+			t.Errorf("%v is %s, want %s", value, got, want)
+		}
+	}
+}
