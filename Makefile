@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive compatibility test-fresh vuln release-check release release-publish
+.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive bench-capacity compatibility test-fresh vuln release-check release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -209,6 +209,9 @@ bench-groups: ## measure how groups of processes hand over and take over, and wh
 
 bench-archive: ## measure how fast messages are exported and imported
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./mdb/archive
+
+bench-capacity: ## measure what messages and shards take, and put the tables into docs/scaling.md
+	cd bench && $(GO) run ./capacity -doc ../docs/scaling.md
 
 compatibility: ## run test-matrix, and record the results in docs/compatibility.md
 	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)
