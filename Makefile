@@ -210,7 +210,7 @@ bench-groups: ## measure how groups of processes hand over and take over, and wh
 bench-archive: ## measure how fast messages are exported and imported
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./mdb/archive
 
-bench-capacity: ## measure what messages and shards take, and put the tables into docs/scaling.md
+bench-capacity: ## measure what messages and shards take, and put the tables into docs/scaling.md (five minutes)
 	cd bench && $(GO) run ./capacity -doc ../docs/scaling.md
 
 compatibility: ## run test-matrix, and record the results in docs/compatibility.md

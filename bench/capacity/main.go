@@ -28,7 +28,7 @@ type bench struct {
 
 func main() {
 	b := new(bench)
-	flag.IntVar(&b.messages, "messages", 200_000, "messages of each table that is filled and vacuumed")
+	flag.IntVar(&b.messages, "messages", 1_000_000, "messages of each table that is filled and vacuumed")
 	flag.IntVar(&b.rounds, "rounds", 6, "rounds, in each of which every way and every number of shards has a turn")
 	flag.DurationVar(&b.turn, "turn", 500*time.Millisecond, "how long a turn is")
 	flag.Float64Var(&b.target.rate, "target", 1e6, "messages a second to plan for")

@@ -71,7 +71,7 @@ func (s *server) create(ctx context.Context, database, statements string) error 
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // what was executed is committed
 	if err := testdb.InstallOurs(ctx, conn); err != nil {
 		return err
 	}

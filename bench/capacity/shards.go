@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -108,18 +109,15 @@ var proxySQL string
 
 func (c *cluster) newProxy(ctx context.Context, shards int) (*mdb.Store, error) {
 	database := fmt.Sprint("proxy", shards)
-	options := ""
+	var options []string
 	for i, s := range c.shards[:shards] {
 		cfg, err := pgx.ParseConfig(s.TCP("shard"))
 		if err != nil {
 			return nil, err
 		}
-		if i > 0 {
-			options += ", "
-		}
-		options += fmt.Sprintf("p%d 'host=%s port=%d dbname=shard user=%s password=%s'", i, cfg.Host, cfg.Port, cfg.User, cfg.Password)
+		options = append(options, fmt.Sprintf("p%d 'host=%s port=%d dbname=shard user=%s password=%s'", i, cfg.Host, cfg.Port, cfg.User, cfg.Password))
 	}
-	if err := c.proxy.create(ctx, database, fmt.Sprintf(proxySQL, options, shards-1)); err != nil {
+	if err := c.proxy.create(ctx, database, fmt.Sprintf(proxySQL, strings.Join(options, ", "), shards-1)); err != nil {
 		return nil, err
 	}
 	return c.proxy.connect(ctx, database)

@@ -34,7 +34,8 @@ type way struct {
 var ways = []way{
 	{name: spreadName, writers: writers, categories: writers, batch: 1},
 	{name: "single writes, 16 writers, one category", writers: writers, categories: 1, batch: 1},
-	{name: "the same with `WithGroupCommit`", writers: writers, categories: 1, batch: 1, grouped: true},
+	{name: "single writes, 16 writers, one category, with `WithGroupCommit`", writers: writers, categories: 1, batch: 1, grouped: true},
+	{name: "single writes, 16 writers, 16 categories, with `WithGroupCommit`", writers: writers, categories: writers, batch: 1, grouped: true},
 	{name: "single writes, one writer", writers: 1, categories: 1, batch: 1},
 	{name: "batches of 20, 16 writers, one category", writers: writers, categories: 1, batch: 20},
 	{name: twentyName, writers: writers, categories: writers, batch: 20},

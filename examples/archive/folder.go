@@ -55,14 +55,15 @@ func openFolder(path string, category mdb.Category, size int64) (_ *folder, err 
 			d.close()
 		}
 	}()
-	if d.lock, err = os.OpenFile(filepath.Join(path, ".lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if d.lock, err = os.OpenFile(filepath.Join(path, ".lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil { //nolint:gosec // the user's folder
 		return nil, err
 	}
 	// The lock ends with the process, however it ends.
 	if err := syscall.Flock(int(d.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("another program archives into %s: %w", path, err)
 	}
-	return d, d.resume(category)
+	err = d.resume(category)
+	return d, err
 }
 
 // resume finds the end of the files.
