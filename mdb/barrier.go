@@ -18,13 +18,33 @@ type barrierServer struct{ s *procedures }
 type drawn struct {
 	server, last     int64
 	stored           int64 // the greatest position in the table
+	start, stride    int64 // positions of the sequence are this far apart
 	standby          bool
 	cache, increment int64
 	cycle            bool
 }
 
 func (d *drawn) read(rows pgx.Rows) error {
-	return one(&d.server, &d.standby, &d.last, &d.cache, &d.cycle, &d.increment, &d.stored)(rows)
+	return one(&d.server, &d.standby, &d.last, &d.cache, &d.cycle, &d.increment, &d.stored, &d.start, &d.stride)(rows)
+}
+
+// missing reports whether the sequence has a position between two others. What a shard has received from
+// another one has positions of that one's sequence, between which nothing is missing.
+//
+// The stride may have been another one before. But ALTER SEQUENCE waits for the transactions that have
+// drawn a position, so none of them is open any more.
+func (d *drawn) missing(before, position int64) bool {
+	return d.upTo(position-1) > d.upTo(before)
+}
+
+// upTo returns the number of positions of the sequence up to one, and a constant.
+func (d *drawn) upTo(position int64) int64 {
+	stride := max(d.stride, 1)
+	n := position / stride
+	if position%stride >= d.start%stride {
+		n++
+	}
+	return n
 }
 
 const sequenceName = "message_store.messages_global_position_seq"
@@ -58,7 +78,7 @@ func (d *drawn) check() error {
 // errSequenceLow is the error if a message has a position that the sequence has not drawn.
 var errSequenceLow = &SetupError{
 	Problem: "the sequence of global positions is lower than those in the table, so it does not show which positions are in use; this is also so on a logical replica, which cannot be read as a whole",
-	Remedy:  "stop all writers, and let the table's owner execute " + sequenceRemedy,
+	Remedy:  "stop all writers, and let the table's owner execute " + sequenceRemedy + orShard,
 }
 
 // runFinal runs steps, of which the first reads d, and fails if the server does not show what is

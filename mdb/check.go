@@ -20,14 +20,17 @@ const (
 	// next position is greater than those in the table unless the sequence is wrong.
 	inspectSequence = `
 WITH state AS (
-	SELECT s.last_value, s.last_value::numeric + CASE WHEN s.is_called THEN q.seqincrement ELSE 0 END AS next, q.seqincrement, q.seqmax::numeric, q.seqmin::numeric,
+	SELECT s.last_value, q.seqstart % q.seqincrement AS number, s.last_value::numeric + CASE WHEN s.is_called THEN q.seqincrement ELSE 0 END AS next, q.seqincrement, q.seqmax::numeric, q.seqmin::numeric,
 		(SELECT pg_catalog.max(global_position) FROM message_store.messages) AS highest
 	FROM message_store.messages_global_position_seq AS s, pg_catalog.pg_sequence AS q
 	WHERE q.seqrelid = 'message_store.messages_global_position_seq'::pg_catalog.regclass
 )
 SELECT 'the next global position is ' || next || ', but the store contains ' || highest || ', so writes fail, or subscriptions miss what is written',
-	$$` + sequenceRemedy + `$$
+	CASE seqincrement WHEN 1024 THEN 'mdb install -shard ' || number ELSE $$` + sequenceRemedy + `$$ END
 FROM state WHERE seqincrement > 0 AND next <= highest
+UNION ALL SELECT 'the next global position is ' || next || ', which is not one of shard ' || number || ', so two shards may use the same positions',
+	'stop all writers, and run mdb install -shard ' || number
+FROM state WHERE seqincrement = 1024 AND next % seqincrement <> number
 UNION ALL SELECT 'the next global position is ' || next || ', but reads begin at 1, so messages are not read',
 	'ALTER SEQUENCE message_store.messages_global_position_seq MINVALUE 1 START 1 RESTART'
 FROM state WHERE seqincrement > 0 AND next < 1 AND (highest < next) IS NOT FALSE
@@ -79,7 +82,8 @@ func ReadOnly() CheckOption {
 //   - the next global position is not higher than those in the table, as after an import or
 //     a switch to a logical replica, is less than 1, or is near the maximum of the sequence;
 //   - the sequence of global positions has a cache, descends, or has CYCLE, so that
-//     subscriptions miss messages, or the table does not use it;
+//     subscriptions miss messages, or the table does not use it, or it has left the positions of
+//     the shard, which schema.InstallShard of package mdb/schema has given it;
 //   - an index is missing, invalid, or not the one of Message DB, or a collation has changed
 //     since the indexes were built, or is not deterministic;
 //   - a column of the table is missing, has another type, or is NOT NULL without a default;

@@ -377,6 +377,16 @@ func TestCheck(t *testing.T) {
 			problem: "the next global position is 2100000000, and writes fail after", remedy: "AS bigint NO MAXVALUE",
 		},
 		{
+			name:    "a shard whose sequence has left its positions",
+			spoil:   `ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT 1024 START 3 RESTART 10`,
+			problem: "the next global position is 10, which is not one of shard 3", remedy: "run mdb install -shard 3",
+		},
+		{
+			name:    "a shard whose sequence is too low",
+			spoil:   `ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT 1024 START 3 RESTART 3;` + rows + `UPDATE message_store.messages SET global_position = 2000000 WHERE global_position = (SELECT max(global_position) FROM message_store.messages)`,
+			problem: "but the store contains 2000000", remedy: "mdb install -shard 3",
+		},
+		{
 			name:    "a sequence that descends",
 			spoil:   `ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT -1`,
 			problem: "INCREMENT -1", remedy: "ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT 1",

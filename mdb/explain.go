@@ -37,6 +37,9 @@ func explain(what string, err error) error {
 // import or after logical replication.
 const sequenceRemedy = "SELECT setval('message_store.messages_global_position_seq', max(global_position)) FROM message_store.messages"
 
+// orShard says what corrects the sequence of a shard, which has positions of its own.
+const orShard = ", or on a shard run mdb install -shard with its number"
+
 const installRemedy = "install it with the command mdb install, or with schema.Install of package mdb/schema"
 
 // explainSetup returns a [*SetupError], or nil if the error is none of its cases. It looks
@@ -95,7 +98,7 @@ func explainSetup(err error) error {
 	case isGlobalPositionTaken(pgErr):
 		return &SetupError{
 			Problem: "the sequence of global positions is lower than those in the table (" + text + ")",
-			Remedy:  "stop all writers, and let the table's owner execute " + sequenceRemedy,
+			Remedy:  "stop all writers, and let the table's owner execute " + sequenceRemedy + orShard,
 			err:     err,
 		}
 	}

@@ -254,7 +254,7 @@ func (s *procedures) runInAll(ctx context.Context, r *pageRead, page step, sift 
 	case a.final.Server != 0 && (a.drawn.server != a.final.Server || a.drawn.last < a.final.Position):
 		r.messages = nil
 		return errOtherServer
-	case !decodes && r.arrived == 0 && !r.filteredAll() && row.GlobalPosition > r.position && row.GlobalPosition-1 > a.final.Position:
+	case !decodes && r.arrived == 0 && !r.filteredAll() && a.drawn.missing(r.position-1, row.GlobalPosition) && row.GlobalPosition-1 > a.final.Position:
 		a.gap = row.GlobalPosition - 1
 		return nil
 	case !decodes:
@@ -288,7 +288,7 @@ func (r *pageRead) sift() {
 	before := r.position - 1
 	for i := range r.messages {
 		p := r.messages[i].GlobalPosition
-		if p-before > 1 && p-1 > a.final.Position {
+		if p-1 > a.final.Position && a.drawn.missing(before, p) {
 			a.gap, r.messages = p-1, r.messages[:i]
 			return
 		}

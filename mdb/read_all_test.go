@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // allPages reads all messages, page after page.
@@ -321,6 +325,119 @@ func TestAllRefuses(t *testing.T) {
 		if setup := wantError[*mdb.SetupError](t, call()); !strings.Contains(setup.Remedy, "primary") {
 			t.Errorf("got %v", setup)
 		}
+	}
+}
+
+// newShard returns a pool of a database that is a shard.
+func newShard(t testing.TB, number int, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	pool := newPool(t, testdb.New(t), prepare...)
+	if err := schema.InstallShard(t.Context(), pool, number); err != nil {
+		t.Fatal(err)
+	}
+	return pool
+}
+
+// moved inserts messages as they come from another shard.
+func moved(t testing.TB, db database, positions ...int64) {
+	t.Helper()
+	exec(t, db, `INSERT INTO message_store.messages (global_position, stream_name, type, position) SELECT p, 'moved-' || p, 'Happened', 0 FROM unnest($1::bigint[]) AS p`, positions)
+}
+
+// TestAllOfShard checks that the positions which a shard cannot use are not missing: they cost no barrier, whether there are
+// messages between them that come from other shards or not. Those that are missing are waited for.
+func TestAllOfShard(t *testing.T) {
+	t.Parallel()
+	for _, number := range []int{0, 1, 5, 1023} {
+		t.Run(strconv.Itoa(number), func(t *testing.T) {
+			t.Parallel()
+			var w wire
+			pool := newShard(t, number, oneConnection, w.attach)
+			s := newStore(t, pool, often)
+			start := int64(number)
+			if number == 0 {
+				start = schema.ShardStride
+			}
+			for i := range 20 {
+				write(t, s, mdb.StreamName(fmt.Sprintf("c%d-1", i%3)), mdb.NewMessage("Happened", nil))
+			}
+			moved(t, pool, start+1, start+2, start+7, start+1024*3-1, start+1024*3+1, start+1024*18+1)
+			allPages(t, s, mdb.WithBatchSize(5)) // prepares
+			trips := w.trips.Load()
+			if got := allPages(t, s, mdb.WithBatchSize(5)); len(got) != 26 {
+				t.Errorf("got %d messages, want 26", len(got))
+			}
+			if n := w.trips.Load() - trips; n != 7 {
+				t.Errorf("got %d round trips for six pages and an empty one, want 7", n)
+			}
+			draw(t, pool, 1)
+			last := write(t, s, "c1-1", mdb.NewMessage("Happened", nil)).GlobalPosition
+			moved(t, pool, last-1, last+1)
+			trips = w.trips.Load()
+			page, err := s.GetAllMessages(t.Context(), mdb.AfterGlobalPosition(start+1024*19))
+			if want := []int64{last - 1, last, last + 1}; err != nil || !slices.Equal(globalPositions(page), want) {
+				t.Errorf("got %d, %v, want %d", globalPositions(page), err, want)
+			}
+			if n := w.trips.Load() - trips; n != 3 {
+				t.Errorf("got %d round trips for a page, a barrier and the page, want 3", n)
+			}
+		})
+	}
+}
+
+// TestAllOfShardWaits checks that a read of a shard does not pass over a position of an open transaction, also one that follows
+// messages which come from another shard, and that a filter finds what follows without a gap.
+func TestAllOfShardWaits(t *testing.T) {
+	t.Parallel()
+	for _, opts := range []mdb.AllOptions{nil, {mdb.OfTypes("Happened")}, {mdb.InCategories("fast", "slow", "moved")}} {
+		pool := newShard(t, 3)
+		s := newStore(t, pool, often)
+		var before []int64
+		for range 3 {
+			before = append(before, write(t, s, "fast-1", mdb.NewMessage("Happened", nil)).GlobalPosition)
+		}
+		tx := begin(t, pool)
+		slow := write(t, s.WithTx(tx), "slow-1", mdb.NewMessage("Happened", nil)).GlobalPosition
+		moved(t, pool, slow-1000, slow-1)
+		before = append(before, slow-1000, slow-1)
+		last := write(t, s, "fast-1", mdb.NewMessage("Happened", nil)).GlobalPosition
+		moved(t, pool, last-1)
+
+		page, err := s.GetAllMessages(t.Context(), opts)
+		if err != nil || !slices.Equal(globalPositions(page), before) {
+			t.Fatalf("got %d, %v, want %d, which come before the open transaction", globalPositions(page), err, before)
+		}
+		got := make(chan []int64, 1)
+		go func() {
+			page, err := s.GetAllMessages(t.Context(), opts, mdb.AfterGlobalPosition(slow-1))
+			if err != nil {
+				t.Error(err)
+			}
+			got <- globalPositions(page)
+		}()
+		looking(t, pool)
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if positions, want := <-got, []int64{slow, last - 1, last}; !slices.Equal(positions, want) {
+			t.Errorf("got %d, want %d", positions, want)
+		}
+	}
+}
+
+// TestAllAfterSetval checks that every position may be missing where the sequence has left those of the shard.
+func TestAllAfterSetval(t *testing.T) {
+	t.Parallel()
+	pool := newShard(t, 3)
+	s := newStore(t, pool, often)
+	first := write(t, s, "fast-1", mdb.NewMessage("Happened", nil)).GlobalPosition
+	exec(t, pool, `SELECT setval('message_store.messages_global_position_seq', $1)`, first+10)
+	tx := begin(t, pool)
+	write(t, s.WithTx(tx), "slow-1", mdb.NewMessage("Happened", nil))
+	write(t, s, "fast-1", mdb.NewMessage("Happened", nil))
+	page, err := s.GetAllMessages(t.Context())
+	if err != nil || !slices.Equal(globalPositions(page), []int64{first}) {
+		t.Errorf("got %d, %v, want %d", globalPositions(page), err, first)
 	}
 }
 

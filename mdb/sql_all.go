@@ -87,11 +87,20 @@ var (
 	allBackwards = newAllStatements("_backwards", true)
 
 	// The last of the positions that follow the given one without a gap, of a limited number, and
-	// whether there are any.
-	contiguousInAll = newStatement("contiguous_in_all", `SELECT coalesce(max(global_position) FILTER (WHERE global_position = (SELECT $1::bigint) + n), (SELECT $1::bigint)), count(*) > 0
-FROM (
-	SELECT global_position, row_number() OVER (ORDER BY global_position) AS n FROM message_store.messages
+	// whether there are any. A gap is what drawn.missing reports.
+	contiguousInAll = newStatement("contiguous_in_all", `WITH sequence AS MATERIALIZED (
+	SELECT `+barrier.StrideSQL+` AS stride, d.seqstart AS start
+	FROM message_store.messages_global_position_seq AS s, pg_catalog.pg_sequence AS d
+	WHERE d.seqrelid = 'message_store.messages_global_position_seq'::regclass
+), following AS MATERIALIZED (
+	SELECT global_position, coalesce(lag(global_position) OVER (ORDER BY global_position), (SELECT $1::bigint)) AS before FROM message_store.messages
 	WHERE global_position > (SELECT $1::bigint) ORDER BY global_position LIMIT (SELECT $2::bigint)
+)
+SELECT coalesce(max(global_position) FILTER (WHERE NOT gap), (SELECT $1::bigint)), count(*) > 0
+FROM (
+	SELECT global_position, bool_or((global_position - 1) / stride + ((global_position - 1) % stride >= start % stride)::int
+		> before / stride + (before % stride >= start % stride)::int) OVER (ORDER BY global_position) AS gap
+	FROM following, sequence
 ) AS m`)
 
 	beforeInAll = newStatement("before_in_all", categoryAnchor+`WHERE global_position <= (SELECT $1::bigint) ORDER BY global_position DESC LIMIT 1`)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/messagedb-go/messagedb/mdb"
@@ -27,30 +29,47 @@ positions in it.
 -print prints the SQL that installs Message DB, or with -consumers only the schema
 message_store_consumers, for a migration tool or a review.
 
+With -shard, the store becomes the shard with that number, from 0 to 1023. All its new messages
+get global positions with the number as their remainder modulo 1024, so that no two shards use the same
+positions, and a category can be moved from one to another. A store with messages keeps them. The role
+must own the table messages.
+
 With -pin-search-path, functions that depend on the search path of their callers, as
 those of Message DB's own script do, no longer do. It does not change those that mdb
 installs. The role must own the functions. Each call of a changed function takes
 longer.`,
 	examples: `mdb install
 mdb install -consumers
+mdb install -shard 3
 mdb install -print > message_db.sql
 mdb install -pin-search-path`,
 	setup: func(fs *flag.FlagSet) action {
 		printSQL := fs.Bool("print", false, "print the SQL instead of running it")
 		consumers := fs.Bool("consumers", false, "also install the schema in which consumers store their positions")
+		shard := noShard
+		fs.Func("shard", "make the store the shard with this `NUMBER`", func(given string) error {
+			n, err := strconv.Atoi(given)
+			if err != nil || n < 0 || n >= schema.ShardStride {
+				return fmt.Errorf("want a number from 0 to %d", schema.ShardStride-1)
+			}
+			shard = n
+			return nil
+		})
 		pin := fs.Bool("pin-search-path", false, "make the functions independent of the search path")
 		return func(ctx context.Context, a *app, args []string) error {
 			if _, err := exactly(args); err != nil {
 				return err
 			}
 			switch {
+			case *printSQL && shard != noShard:
+				return usage("-print excludes -shard")
 			case *printSQL && *consumers:
 				return a.say("%s", schema.ConsumersSQL())
 			case *printSQL:
 				return a.say("%s", schema.SQL())
 			}
 			return a.withStore(ctx, func(s *mdb.Store) error {
-				if err := schema.Install(ctx, s.Pool()); err != nil {
+				if err := install(ctx, s, shard); err != nil {
 					return err
 				}
 				if *pin {
@@ -66,7 +85,10 @@ mdb install -pin-search-path`,
 				if err != nil {
 					return err
 				}
-				if err := a.say("Message DB %s is installed\n", version); err != nil || !*consumers {
+				if err := a.say("Message DB %s is installed\n", version); err != nil {
+					return err
+				}
+				if err := a.shardStatus(ctx, s); err != nil || !*consumers {
 					return err
 				}
 				if err := schema.InstallConsumers(ctx, s.Pool()); err != nil {
@@ -110,10 +132,32 @@ mdb check -read-only`,
 				if err := a.say("ok: Message DB %s is set up correctly\n", version); err != nil {
 					return err
 				}
+				if err := a.shardStatus(ctx, s); err != nil {
+					return err
+				}
 				return a.consumersStatus(ctx, s)
 			})
 		}
 	},
+}
+
+// noShard stands for a store that is not to become a shard.
+const noShard = -1
+
+func install(ctx context.Context, s *mdb.Store, shard int) error {
+	if shard == noShard {
+		return schema.Install(ctx, s.Pool())
+	}
+	return schema.InstallShard(ctx, s.Pool(), shard)
+}
+
+// shardStatus prints which shard the store is, if it is one.
+func (a *app) shardStatus(ctx context.Context, s *mdb.Store) error {
+	state, err := schema.ShardStatus(ctx, s.Pool())
+	if err != nil || !state.Installed {
+		return err
+	}
+	return a.say("the store is shard %d\n", state.Number)
 }
 
 // consumersStatus prints whether the schema of consumers is installed.

@@ -9,9 +9,11 @@ const (
 	// sequence a barrier relies on. A sequence that has drawn nothing yet has the next value in
 	// last_value. The greatest position is not greater than the last value, which is read after the
 	// statement's snapshot was taken, unless somebody has written without the sequence.
+	//
+	// The last two columns say which positions can be missing: those from the start on, a stride apart.
 	DrawnSQL = `SELECT ` + thisServer + `, pg_is_in_recovery(),
 	CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END, d.seqcache, d.seqcycle, d.seqincrement,
-	coalesce((SELECT max(global_position) FROM message_store.messages), 0)
+	coalesce((SELECT max(global_position) FROM message_store.messages), 0), d.seqstart, ` + StrideSQL + `
 FROM message_store.messages_global_position_seq AS s, pg_catalog.pg_sequence AS d
 WHERE d.seqrelid = 'message_store.messages_global_position_seq'::regclass`
 
@@ -33,6 +35,10 @@ FROM pg_catalog.pg_locks AS l
 LEFT JOIN pg_catalog.pg_locks AS x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid'
 LEFT JOIN pg_catalog.pg_prepared_xacts AS p ON p.transaction = x.transactionid
 WHERE l.virtualtransaction = ANY (string_to_array($1::text, ',')) AND l.locktype = 'advisory'`
+
+	// StrideSQL is the difference between the positions of a sequence s whose definition is d, or 1 if setval has
+	// moved it from those that it has drawn before.
+	StrideSQL = `CASE WHEN d.seqincrement > 0 AND (s.last_value - d.seqstart) % greatest(d.seqincrement, 1) = 0 THEN d.seqincrement ELSE 1 END`
 
 	// A crash resets the server's statistics, and does not end its main process.
 	thisServer = `(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint +

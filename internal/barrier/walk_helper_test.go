@@ -174,12 +174,12 @@ func finish(how string) move {
 func rLast() move {
 	return move{"R.last", func(w *walk) {
 		var recovery, cycle bool
-		var cache, increment, stored int64
-		if err := w.reader.QueryRow(w.t.Context(), barrier.DrawnSQL).Scan(&w.server, &recovery, &w.last, &cache, &cycle, &increment, &stored); err != nil {
+		var cache, increment, stored, start, stride int64
+		if err := w.reader.QueryRow(w.t.Context(), barrier.DrawnSQL).Scan(&w.server, &recovery, &w.last, &cache, &cycle, &increment, &stored, &start, &stride); err != nil {
 			w.t.Fatal(err)
 		}
-		if recovery || cache != 1 || cycle || increment != 1 || stored > w.last {
-			w.t.Fatalf("got %t, %d, %t, %d, %d of %d", recovery, cache, cycle, increment, stored, w.last)
+		if recovery || cache != 1 || cycle || increment != 1 || stride != 1 || stored > w.last {
+			w.t.Fatalf("got %t, %d, %t, %d, %d, %d of %d", recovery, cache, cycle, increment, stride, stored, w.last)
 		}
 	}}
 }
