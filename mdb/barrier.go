@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/internal/barrier"
+	"github.com/messagedb-go/messagedb/internal/inspection"
 )
 
 // A barrierServer executes the statements of a store's barrier.
@@ -78,7 +79,7 @@ func (d *drawn) check() error {
 // errSequenceLow is the error if a message has a position that the sequence has not drawn.
 var errSequenceLow = &SetupError{
 	Problem: "the sequence of global positions is lower than those in the table, so it does not show which positions are in use; this is also so on a logical replica, which cannot be read as a whole",
-	Remedy:  "stop all writers, and let the table's owner execute " + sequenceRemedy + orShard,
+	Remedy:  "stop all writers, and let the table's owner execute " + inspection.SequenceRemedy + orShard,
 }
 
 // runFinal runs steps, of which the first reads d, and fails if the server does not show what is

@@ -2,50 +2,14 @@ package mdb
 
 import (
 	"context"
-	_ "embed" // the statement of Check
 	"errors"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-)
 
-//go:embed check.sql
-var inspection string
-
-const (
-	// inspectSequence compares the sequence with the table, so it needs privileges on both.
-	// The server reads the sequence after it has taken the snapshot for the table, so the
-	// next position is greater than those in the table unless the sequence is wrong.
-	inspectSequence = `
-WITH state AS (
-	SELECT s.last_value, q.seqstart % q.seqincrement AS number, s.last_value::numeric + CASE WHEN s.is_called THEN q.seqincrement ELSE 0 END AS next, q.seqincrement, q.seqmax::numeric, q.seqmin::numeric,
-		(SELECT pg_catalog.max(global_position) FROM message_store.messages) AS highest
-	FROM message_store.messages_global_position_seq AS s, pg_catalog.pg_sequence AS q
-	WHERE q.seqrelid = 'message_store.messages_global_position_seq'::pg_catalog.regclass
-)
-SELECT 'the next global position is ' || next || ', but the store contains ' || highest || ', so writes fail, or subscriptions miss what is written',
-	CASE seqincrement WHEN 1024 THEN 'mdb install -shard ' || number ELSE $$` + sequenceRemedy + `$$ END
-FROM state WHERE seqincrement > 0 AND next <= highest
-UNION ALL SELECT 'the next global position is ' || next || ', which is not one of shard ' || number || ', so two shards may use the same positions',
-	'stop all writers, and run mdb install -shard ' || number
-FROM state WHERE seqincrement = 1024 AND next % seqincrement <> number
-UNION ALL SELECT 'the next global position is ' || next || ', but reads begin at 1, so messages are not read',
-	'ALTER SEQUENCE message_store.messages_global_position_seq MINVALUE 1 START 1 RESTART'
-FROM state WHERE seqincrement > 0 AND next < 1 AND (highest < next) IS NOT FALSE
-UNION ALL SELECT 'the next global position is ' || next || ', and writes fail after the maximum of the sequence, ' || seqmax,
-	'ALTER SEQUENCE message_store.messages_global_position_seq AS bigint NO MAXVALUE'
-FROM state WHERE seqincrement > 0 AND next > seqmax - (seqmax - seqmin) / 10`
-
-	// inspectCollation finds a collation of the operating system or of ICU that has changed.
-	// PostgreSQL records the version of a database's collation since version 15.
-	inspectCollation = `
-SELECT 'the collation of the database has changed from version ' || datcollversion || ' to ' || coalesce(actual, 'none')
-		|| ' since the indexes were built, so messages may not be found and positions may be used twice',
-	'REINDEX DATABASE ' || pg_catalog.quote_ident(datname) || '; ALTER DATABASE ' || pg_catalog.quote_ident(datname) || ' REFRESH COLLATION VERSION'
-FROM pg_catalog.pg_database, LATERAL pg_catalog.pg_database_collation_actual_version(oid) AS actual
-WHERE datname = pg_catalog.current_database() AND datcollversion IS NOT NULL AND datcollversion IS DISTINCT FROM actual`
+	"github.com/messagedb-go/messagedb/internal/inspection"
 )
 
 // A CheckOption configures [Store.Check].
@@ -103,8 +67,12 @@ func ReadOnly() CheckOption {
 //   - the pool has no ConnectTimeout, which [Configure] sets;
 //   - the replica of [WithReplica] cannot be asked, is no standby, or is that of another server, or
 //     its pool has no ConnectTimeout;
-//   - write_message is a function of PL/Proxy, so that Check sees nothing of the shards: that
-//     error wraps [ErrProxied].
+//   - write_message is a function of PL/Proxy, and the proxy lacks the functions that mdb proxy-sql
+//     prints, so that Check sees nothing of the shards: that error wraps [ErrProxied].
+//
+// Through a proxy with these functions, Check looks at each shard, on the connection of the proxy, and
+// names the number of the shard in each problem. It also reports a shard that cannot be reached, that lacks the functions, or
+// whose global positions are not those of its number.
 //
 // It needs no privileges of its own. It does not read messages, except for the highest
 // global position. It uses one connection, and assumes that the others are configured alike.
@@ -156,18 +124,25 @@ func (s *Store) Check(ctx context.Context, opts ...CheckOption) error {
 	if pathErr := path.problem(); pathErr != nil {
 		problems = append(problems, pathErr)
 	}
-	if path.proxied {
+	switch proxyKindOf(&path) {
+	case plainProxy:
 		return errors.Join(append(problems, errProxiedCheck)...)
+	case shardProxy:
+		ofShards, err := checkShards(ctx, conn.Conn(), s.config.execMode, config.readOnly)
+		if err != nil {
+			return explain("check the shards", contextError(ctx, err))
+		}
+		return errors.Join(append(problems, ofShards...)...)
 	}
 	complete := false
 	if err == nil {
-		complete, err = inspect(inspection, config.readOnly, text, receivesNotices(conn.Conn()))
+		complete, err = inspect(inspection.Check, config.readOnly, text, receivesNotices(conn.Conn()))
 	}
 	if err == nil && complete {
-		_, err = inspect(inspectSequence)
+		_, err = inspect(inspection.Sequence)
 	}
 	if err == nil && serverVersion(conn.Conn()) >= 15 {
-		_, err = inspect(inspectCollation)
+		_, err = inspect(inspection.Collation)
 	}
 	if err != nil {
 		return explain("check the database", contextError(ctx, err))

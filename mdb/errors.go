@@ -29,9 +29,10 @@ var (
 
 	// ErrProxied is wrapped by the error of a call that would lose its guarantee through
 	// PL/Proxy, in a database whose write_message is a function of PL/Proxy. Nothing was sent.
-	// These calls are [Store.Atomically], writes of a [Tx], [Tx.LockCategories], WriteMessages
-	// with more than one message, and all calls of a Store with [WithDirectSQL] or
-	// [WithReplica]. The error says why. [Store.Check] reports such a database with an error that wraps ErrProxied, too.
+	// These calls are [Store.Atomically], writes of a [Tx], [Tx.LockCategories], reads of all categories, GetMessage,
+	// GetLastCategoryMessage, reads with [Since] or [Backwards], and all calls of a Store with [WithDirectSQL] or
+	// [WithReplica]. If the proxy lacks the functions that mdb proxy-sql prints, so are WriteMessages with more than one
+	// message, and what [Store.Check] reports. The error says why.
 	ErrProxied = errors.New("mdb: not possible through PL/Proxy")
 )
 

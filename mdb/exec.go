@@ -153,10 +153,8 @@ func (r *poolRunner) run(ctx context.Context, st *statement, read func(pgx.Rows)
 		return errNotStandby
 	}
 	forgetCancelledWait(conn.Conn())
-	if r.first.onProxy() {
-		if st, err = onProxy(st); err != nil {
-			return err
-		}
+	if st, err = r.first.proxy().statement(st); err != nil {
+		return err
 	}
 	c := r.watcher.begin(conn.Conn())
 	defer func() { err = r.outcome(ctx, conn.Conn(), checkWait(conn.Conn(), r.watcher.end(ctx, c, err))) }()
@@ -186,6 +184,9 @@ func (r *poolRunner) runBatchOn(ctx context.Context, conn *pgx.Conn, undo *state
 		return errNotStandby
 	}
 	forgetCancelledWait(conn)
+	if err := r.first.proxy().statements(steps); err != nil {
+		return err
+	}
 	c := r.watcher.begin(conn)
 	defer func() { err = r.outcome(ctx, conn, checkWait(conn, r.watcher.end(ctx, c, err))) }()
 	err = r.queryBatch(ctx, conn, steps)

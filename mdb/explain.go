@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/inspection"
 )
 
 // explain returns the error of a call, for users. what says what the call did, such as
@@ -32,10 +34,6 @@ func explain(what string, err error) error {
 	}
 	return fmt.Errorf("mdb: %s: %w", what, err)
 }
-
-// sequenceRemedy corrects a sequence that is lower than the positions in the table, as after an
-// import or after logical replication.
-const sequenceRemedy = "SELECT setval('message_store.messages_global_position_seq', max(global_position)) FROM message_store.messages"
 
 // orShard says what corrects the sequence of a shard, which has positions of its own.
 const orShard = ", or on a shard run mdb install -shard with its number"
@@ -83,6 +81,12 @@ func explainSetup(err error) error {
 			Remedy:  "grant the role message_store to the role that connects: GRANT message_store TO …; if it is granted, Store.Check reports what is missing",
 			err:     err,
 		}
+	case strings.Contains(pgErr.Message, "message_store_shard."):
+		return &SetupError{
+			Problem: "a shard lacks the functions that the proxy calls (" + text + ")",
+			Remedy:  "connect to the shard and run mdb install -shard with its number; Store.Check reports which shard",
+			err:     err,
+		}
 	case pgErr.Code == "3F000" || strings.Contains(pgErr.Message, "message_store."):
 		return &SetupError{
 			Problem: "Message DB is not installed in this database, or its version lacks what was called (" + text + ")",
@@ -98,7 +102,7 @@ func explainSetup(err error) error {
 	case isGlobalPositionTaken(pgErr):
 		return &SetupError{
 			Problem: "the sequence of global positions is lower than those in the table (" + text + ")",
-			Remedy:  "stop all writers, and let the table's owner execute " + sequenceRemedy + orShard,
+			Remedy:  "stop all writers, and let the table's owner execute " + inspection.SequenceRemedy + orShard,
 			err:     err,
 		}
 	}

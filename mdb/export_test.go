@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/messagedb-go/messagedb/internal/inspection"
+	"github.com/messagedb-go/messagedb/internal/searchpath"
 	"github.com/messagedb-go/messagedb/internal/source"
 )
 
@@ -71,10 +73,10 @@ func AnchorsOf(text string) ([]source.Anchor, error) {
 var FindMessages = findMessages.sql
 
 // Inspection is the statement of Check.
-var Inspection = inspection
+var Inspection = inspection.Check
 
 // PathInspection is the statement that looks at the search path.
-const PathInspection = pathInspection
+const PathInspection = searchpath.Inspection
 
 // SetSilence sets how long a statement of the store may be without a byte before the store
 // asks about it, also for the statements that are being executed.

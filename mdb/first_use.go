@@ -24,7 +24,7 @@ import (
 type firstUse struct {
 	done      atomic.Bool     // whether a look has found no problem
 	dependent atomic.Bool     // whether the functions depend on the search path
-	proxied   atomic.Bool     // whether write_message is PL/Proxy's
+	kind      atomic.Int32    // the proxyKind
 	config    *pgx.ConnConfig // of the pool's connections
 	direct    bool            // whether the store uses direct SQL
 	replica   bool            // whether the store has a replica
@@ -39,28 +39,33 @@ type querier interface {
 // over reports whether there is nothing left to look at. It allocates nothing.
 func (u *firstUse) over() bool { return u == nil || u.done.Load() }
 
-// onProxy reports whether write_message is known to be PL/Proxy's.
-func (u *firstUse) onProxy() bool { return u != nil && u.proxied.Load() }
+// proxy returns what the database is known to be.
+func (u *firstUse) proxy() proxyKind {
+	if u == nil {
+		return noProxy
+	}
+	return proxyKind(u.kind.Load())
+}
 
 const pathKey = traceKey + " search path"
 
 // overOn reports whether there is nothing left to look at on the connection of a transaction,
-// which is nil if it is not known, and if so, whether write_message is PL/Proxy's there.
-func (u *firstUse) overOn(conn *pgx.Conn) (over, proxied bool) {
+// which is nil if it is not known, and if so, what the database is there.
+func (u *firstUse) overOn(conn *pgx.Conn) (over bool, proxy proxyKind) {
 	switch {
 	case !u.over():
-		return false, false
+		return false, noProxy
 	case u == nil:
-		return true, false
+		return true, noProxy
 	case conn == nil:
-		return !u.dependent.Load(), u.proxied.Load()
+		return !u.dependent.Load(), u.proxy()
 	}
 	data := conn.PgConn().CustomData()
 	if data[pathKey] == nil && u.alike(conn.Config()) {
-		data[pathKey] = u.proxied.Load()
+		data[pathKey] = u.proxy()
 	}
-	proxied, over = data[pathKey].(bool)
-	return over, proxied
+	proxy, over = data[pathKey].(proxyKind)
+	return over, proxy
 }
 
 // alike reports whether a connection with the configuration has the search path of the
@@ -123,29 +128,30 @@ func (u *firstUse) found(path pathState) {
 	if path.dependent {
 		u.dependent.Store(true)
 	}
-	u.proxied.Store(path.proxied)
+	u.kind.Store(int32(proxyKindOf(&path)))
 	u.done.Store(path.installed && u.problem(&path) == nil)
 }
 
 // checkTx is like check, in a transaction, which stays usable if the server does not answer.
-func (u *firstUse) checkTx(ctx context.Context, tx txSession, mode []any) (proxied bool, err error) {
+func (u *firstUse) checkTx(ctx context.Context, tx txSession, mode []any) (proxy proxyKind, err error) {
 	if _, err := tx.Exec(ctx, savepoint.sql); err != nil {
-		return false, err
+		return noProxy, err
 	}
 	path, err := u.check(ctx, tx, mode)
 	if _, undoErr := tx.Exec(ctx, undoSavepoint); err == nil {
 		err = undoErr
 	}
 	if err != nil {
-		return false, err
+		return noProxy, err
 	}
+	proxy = proxyKindOf(&path)
 	if tx.conn != nil {
-		tx.conn.PgConn().CustomData()[pathKey] = path.proxied
+		tx.conn.PgConn().CustomData()[pathKey] = proxy
 	}
 	if tx.conn == nil || u.alike(tx.conn.Config()) {
 		u.found(path)
 	}
-	return path.proxied, nil
+	return proxy, nil
 }
 
 // errNoAnswer is the error of a look without a row.
@@ -167,6 +173,7 @@ func cannotLook(err error) bool {
 type pathState struct {
 	installed bool   // whether the role can see functions of Message DB
 	proxied   bool   // whether write_message is PL/Proxy's
+	whole     bool   // whether so are the functions of shards, and the role may call them
 	dependent bool   // whether they depend on the search path
 	first     bool   // whether the path begins with message_store
 	hidden    bool   // whether it finds another table messages first
@@ -174,28 +181,6 @@ type pathState struct {
 	path      string
 	role      string // the role whose settings apply, quoted
 }
-
-// pathInspection reads only catalogues. It is sent without being prepared, because it is
-// used once.
-const pathInspection = `
-WITH
-	store AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'message_store' AND pg_catalog.has_schema_privilege(oid, 'USAGE')),
-	path AS (SELECT nspname, n FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS s(nspname, n) WHERE nspname <> 'pg_catalog')
-SELECT
-	EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN store ON p.pronamespace = store.oid WHERE p.proname = 'write_message'),
-	EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN store ON p.pronamespace = store.oid JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
-		WHERE p.proname = 'write_message' AND l.lanname = 'plproxy'),
-	EXISTS (` + searchpath.Dependent + `),
-	coalesce((SELECT nspname = 'message_store' FROM path ORDER BY n LIMIT 1), false),
-	EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN store ON c.relnamespace = store.oid
-		WHERE c.relname = 'messages' AND NOT pg_catalog.pg_table_is_visible(c.oid)),
-	-- Of Message DB's functions with one argument, which is a varchar, a text fits these better.
-	coalesce((SELECT pg_catalog.string_agg(DISTINCT nspname || '.' || p.proname, ', ')
-		FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS ns ON ns.oid = p.pronamespace JOIN path USING (nspname)
-		WHERE nspname <> 'message_store' AND p.proargtypes = ARRAY['pg_catalog.text'::pg_catalog.regtype::oid]::oidvector
-			AND p.proname IN ('acquire_lock', 'cardinal_id', 'category', 'hash_64', 'id', 'is_category', 'stream_version')), ''),
-	pg_catalog.current_setting('search_path'),
-	pg_catalog.quote_ident(session_user)`
 
 // lookMode returns the argument with which pgx does not prepare the statement.
 func lookMode(mode pgx.QueryExecMode) []any {
@@ -205,10 +190,15 @@ func lookMode(mode pgx.QueryExecMode) []any {
 	return []any{mode}
 }
 
+// read reads the columns of searchpath.Inspection.
+func (s *pathState) read() func(pgx.Rows) error {
+	return one(&s.installed, &s.proxied, &s.whole, &s.dependent, &s.first, &s.hidden, &s.others, &s.path, &s.role)
+}
+
 func lookAtPath(ctx context.Context, q querier, mode ...any) (pathState, error) {
 	var s pathState
-	rows, err := q.Query(ctx, pathInspection, mode...)
-	err = readAll(rows, notSent(q, err), one(&s.installed, &s.proxied, &s.dependent, &s.first, &s.hidden, &s.others, &s.path, &s.role))
+	rows, err := q.Query(ctx, searchpath.Inspection, mode...)
+	err = readAll(rows, notSent(q, err), s.read())
 	if err == nil && s.role == "" {
 		err = errNoAnswer
 	}

@@ -38,7 +38,7 @@ func (g *groups) round(category Category, q *queue) (more bool) {
 		defer conn.Release()
 	}
 	switch {
-	case errors.Is(err, context.Canceled) || err == nil && r.first.onProxy():
+	case errors.Is(err, context.Canceled) || err == nil && r.first.proxy() != noProxy:
 		g.dismiss(q)
 	case err != nil:
 		tellAll(g.choose(q), attempted, err)

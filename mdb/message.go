@@ -162,14 +162,14 @@ type Written struct {
 	// Position is its position in its stream.
 	Position int64
 	// GlobalPosition is its position in the store. It is 0 if it is unknown, because the
-	// role has no access to the sequence, or because the write went through
-	// PL/Proxy. If a trigger on the table writes a message for
+	// role has no access to the sequence, or because the write went through a proxy of PL/Proxy without the functions of
+	// mdb proxy-sql. If a trigger on the table writes a message for
 	// each message, it is the position of the trigger's message, except in batches with
 	// [WithDirectSQL] and in duplicates, which return that of the row.
 	GlobalPosition int64
 	// Time is the start of the transaction that wrote the message, in UTC, which a read
-	// returns as [Message.Time]. It is zero if the write went through PL/Proxy. If
-	// a trigger or another default of the column sets another
+	// returns as [Message.Time]. It is zero if the write went through a proxy of PL/Proxy without the functions of
+	// mdb proxy-sql. If a trigger or another default of the column sets another
 	// time, batches with [WithDirectSQL] and duplicates return that of the row.
 	Time time.Time
 	// Duplicate reports whether the message was already in the store: an earlier call

@@ -1,6 +1,8 @@
 package mdb
 
 import (
+	"strings"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -17,9 +19,16 @@ const cancelledWaitKey = "github.com/messagedb-go/messagedb/mdb/cancelled_wait"
 var cancelledWaitProbe = &pgconn.Notice{Severity: "DEBUG", SeverityUnlocalized: "DEBUG", Code: "00000", Message: "mdb: a test of whether the store receives notices"}
 
 // isCancelledWait reports whether the notice is that of a cancelled wait. The server
-// translates its text.
+// translates its text, which is all that PL/Proxy passes on.
 func isCancelledWait(n *pgconn.Notice) bool {
-	return n.Code == "01000" && n.Routine == "SyncRepWaitForLSN" || n == cancelledWaitProbe
+	if n == cancelledWaitProbe {
+		return true
+	}
+	if n.Code != "01000" {
+		return false
+	}
+	_, text, remote := remoteError(n.Message)
+	return n.Routine == "SyncRepWaitForLSN" || remote && strings.HasPrefix(text, "canceling wait for synchronous replication")
 }
 
 // markCancelledWaits returns a handler that marks the connection, and calls next.

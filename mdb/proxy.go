@@ -13,6 +13,25 @@ import (
 // each call on a shard, as a transaction of its own. So the transaction on the proxy neither
 // holds a category's lock nor undoes a write, and what needs that is rejected.
 
+// A proxyKind says what a database does with a call.
+type proxyKind int32
+
+const (
+	noProxy    proxyKind = iota
+	plainProxy           // a proxy of Message DB's functions
+	shardProxy           // a proxy that also has the functions of the schema message_store_shard
+)
+
+func proxyKindOf(path *pathState) proxyKind {
+	switch {
+	case path.proxied && path.whole:
+		return shardProxy
+	case path.proxied:
+		return plainProxy
+	}
+	return noProxy
+}
+
 // A proxiedError is the error of a call that a proxied store rejects.
 type proxiedError struct{ what, why string }
 
@@ -25,16 +44,30 @@ func (e *proxiedError) Unwrap() error { return ErrProxied }
 const (
 	commitsAlone = "what it writes on a shard is committed immediately"
 
-	whyNotSeveral = commitsAlone + ": the messages of one call could be written in part, and have others in between; write one message at a time, or use WriteEach"
+	whyNotSeveral = commitsAlone + ": the messages of one call could be written in part, and have others in between; make the proxy with mdb proxy-sql, write one message at a time, or use WriteEach"
 	whyNotInTx    = commitsAlone + ", whether or not the transaction is; use the Store"
 	whyNoLock     = "a lock on a shard is released immediately"
-	whyNoAll      = "each shard has global positions of its own; read each shard, with a connection to it"
-	whyNoLook     = "the proxy has no table message_store.messages to look for the messages in"
+	whyNoAll      = "the messages of different shards have no common order; read each shard, with a connection to it"
+	whyNoLook     = "the proxy has no table message_store.messages to look for the messages in; make the proxy with mdb proxy-sql"
+	whyNoTable    = "it reads the table messages, which only the shards have; use a connection to the shard"
 )
 
-// onProxy returns the statement that a Store executes instead of st if it is proxied, or an
-// error if there is none.
-func onProxy(st *statement) (*statement, error) {
+// statement returns what is executed instead of st, or an error if there is nothing.
+func (k proxyKind) statement(st *statement) (*statement, error) {
+	if k == noProxy {
+		return st, nil
+	}
+	switch st {
+	case messageByID:
+		return nil, &proxiedError{"get a message by its ID", whyNoTable}
+	case sinceInStream, sinceInCategory, sinceInAll:
+		return nil, &proxiedError{"find the messages since a time", whyNoTable}
+	case streamBackwards, categoryBackwards, allBackwards.all, allBackwards.ofTypes, allBackwards.inCategories, allBackwards.ofTypesInCategories:
+		return nil, &proxiedError{"read backwards", whyNoTable}
+	}
+	if k == shardProxy {
+		return onShard(st), nil
+	}
 	switch st {
 	case writeMessages, appendMessages:
 		return nil, &proxiedError{"write several messages", whyNotSeveral}
@@ -46,16 +79,51 @@ func onProxy(st *statement) (*statement, error) {
 	return st, nil
 }
 
-// onProxyInTx returns an error if the statement must not be executed in a transaction on a
-// proxy.
-func onProxyInTx(st *statement) error {
-	switch st {
-	case writeMessage, appendMessage, writeMessages, appendMessages:
-		return &proxiedError{"write in a transaction", whyNotInTx}
-	case acquireLocks:
-		return &proxiedError{"lock categories", whyNoLock}
+// statements replaces those of the steps.
+func (k proxyKind) statements(steps []step) (err error) {
+	if k == noProxy {
+		return nil
+	}
+	for i := range steps {
+		if steps[i].st, err = k.statement(steps[i].st); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// onShard returns the statement that executes a function of the shard instead of st, which has the same
+// arguments and columns.
+func onShard(st *statement) *statement {
+	switch st {
+	case writeMessage, appendMessage:
+		return writeOnShard
+	case writeMessages, appendMessages:
+		return writeSeveralOnShard
+	case directCategoryHead:
+		return headOnShard
+	case lastInCategory:
+		return lastOnShard
+	case beforeInCategory:
+		return beforeOnShard
+	case lastInStream:
+		return lastInStreamOnShard
+	}
+	return st
+}
+
+// inTx returns what is executed instead of st in a transaction, or an error if nothing must be.
+func (k proxyKind) inTx(st *statement) (*statement, error) {
+	if k == noProxy {
+		return st, nil
+	}
+	switch st {
+	case writeMessage, appendMessage, writeMessages, appendMessages:
+		return nil, &proxiedError{"write in a transaction", whyNotInTx}
+	case acquireLocks:
+		return nil, &proxiedError{"lock categories", whyNoLock}
+	}
+	return k.statement(st)
 }
 
 // errProxiedDirect is the error of each call of a proxied store with [WithDirectSQL].
@@ -72,18 +140,26 @@ var errProxiedReplica = &SetupError{
 	err:     ErrProxied,
 }
 
-// errProxiedCheck is what [Store.Check] reports of a proxied store.
+// errProxiedCheck is what [Store.Check] reports of a proxied store without the functions of shards.
 var errProxiedCheck = &SetupError{
 	Problem: "write_message is a function of PL/Proxy: Check sees nothing of the shards, and Atomically, writes in a transaction, LockCategories and several messages in WriteMessages are rejected",
-	Remedy:  "run Check on each shard, with a connection to it; if the proxy is intended, accept this error, which wraps ErrProxied",
+	Remedy:  "make the proxy with mdb proxy-sql; or run Check on each shard, with a connection to it, and accept this error, which wraps ErrProxied",
 	err:     ErrProxied,
 }
 
-// proxied reports whether s is a Store that is known to be proxied.
-func (s *procedures) proxied() bool {
-	r, ok := s.runner.(*poolRunner)
-	return ok && r.first.onProxy()
+// proxy returns what a Store is known to be.
+func (s *procedures) proxy() proxyKind {
+	if r, ok := s.runner.(*poolRunner); ok {
+		return r.first.proxy()
+	}
+	return noProxy
 }
+
+// proxied reports whether s is a Store that is known to be proxied.
+func (s *procedures) proxied() bool { return s.proxy() != noProxy }
+
+// sharded reports whether s is a Store on a proxy that has the functions of shards.
+func (s *procedures) sharded() bool { return s.proxy() == shardProxy }
 
 // A proxyError is the error of a write that was interrupted on the proxy. The shard may have
 // committed it.

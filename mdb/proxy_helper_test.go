@@ -2,7 +2,6 @@ package mdb_test
 
 import (
 	"bytes"
-	_ "embed"
 	"fmt"
 	"io"
 	"net"
@@ -20,63 +19,37 @@ import (
 	"github.com/messagedb-go/messagedb/mdb/mdbtest"
 )
 
-//go:embed testdata/plproxy.sql
-var plproxySQL string
-
-// A plproxy is a database whose functions are PL/Proxy's. It has two shards, which are
-// ordinary Message DBs. Shard 0 is on the proxy's server. Shard 1 has a server of its own, and
-// the proxy reaches it through a relay.
+// A plproxy is a proxy of several shards, see [testdb.Proxy]. It reaches the shards with odd numbers through a relay.
 type plproxy struct {
+	*testdb.Proxy
+
 	url    string
-	shards [2]*pgxpool.Pool // directly
-	server *pgtest.Server   // of shard 1
+	shards []*pgxpool.Pool // directly
+	server *pgtest.Server  // of shard 1
 	relay  *shardRelay
 }
 
-// newPLProxy starts the servers, or skips the test where PL/Proxy is not installed.
+// newPLProxy starts the servers of a proxy with two shards, or skips the test where PL/Proxy is not installed.
 func newPLProxy(t testing.TB) *plproxy {
 	t.Helper()
-	front, back := newServer(t, 0), (*pgtest.Server)(nil)
-	admin := barePool(t, front.URL("postgres"))
-	if !value[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plproxy')`) {
-		t.Skipf("not run, because PL/Proxy is not installed for this PostgreSQL (Debian: apt-get install postgresql-%d-plproxy)", front.Version())
+	p := new(plproxy)
+	p.Proxy = testdb.NewProxy(t, 2, func(server *pgtest.Server) string {
+		p.relay = newShardRelay(t, server.TCP("postgres"))
+		return fmt.Sprintf("host=127.0.0.1 port=%d", p.relay.port())
+	})
+	p.url, p.server = p.URL, p.Server
+	for _, url := range p.Shards {
+		p.shards = append(p.shards, newPool(t, url))
 	}
-	back = pgtest.Own(t)
-	p := &plproxy{server: back}
-	for i, server := range []*pgtest.Server{front, back} {
-		exec(t, barePool(t, server.URL("postgres")), `CREATE DATABASE shard`)
-		if testdb.Official() {
-			exec(t, barePool(t, server.URL("postgres")), `ALTER DATABASE shard SET search_path = message_store, public`)
-		}
-		p.shards[i] = newPool(t, server.URL("shard"))
-		installMessageDB(t, p.shards[i])
-	}
-	p.relay = newShardRelay(t, back.TCP("shard"))
-
-	exec(t, admin, `CREATE DATABASE proxy`)
-	p.url = front.URL("proxy")
-	pool := barePool(t, p.url)
-	if err := testdb.InstallOurs(t.Context(), testdb.Session(t, p.url)); err != nil {
-		t.Fatal(err)
-	}
-	exec(t, pool, plproxySQL)
-	own, other := p.shards[0].Config().ConnConfig, barePool(t, back.TCP("shard")).Config().ConnConfig
-	exec(t, pool, fmt.Sprintf(`CREATE SERVER mdb FOREIGN DATA WRAPPER plproxy OPTIONS (
-		p0 'host=%s port=%d dbname=shard user=%s', p1 'host=127.0.0.1 port=%d dbname=shard user=%s password=%s')`,
-		own.Host, own.Port, own.User, p.relay.port(), other.User, other.Password))
-	exec(t, pool, `CREATE USER MAPPING FOR PUBLIC SERVER mdb`)
 	return p
 }
 
-func installMessageDB(t testing.TB, pool *pgxpool.Pool) {
+// newPlainProxy is newPLProxy for a proxy that has only Message DB's functions.
+func newPlainProxy(t testing.TB) *plproxy {
 	t.Helper()
-	install := testdb.InstallOurs
-	if testdb.Official() {
-		install = testdb.InstallOfficial
-	}
-	if err := install(t.Context(), testdb.Session(t, pool.Config().ConnString())); err != nil {
-		t.Fatal(err)
-	}
+	p := newPLProxy(t)
+	p.MakePlain(t.Context(), t)
+	return p
 }
 
 // category returns a new category of the shard.
@@ -96,7 +69,7 @@ func (p *plproxy) createView(t testing.TB) {
 	exec(t, barePool(t, p.url), `
 		CREATE FUNCTION public.all_messages() RETURNS TABLE (id uuid, stream_name text, type text, "position" bigint, global_position bigint, data jsonb, metadata jsonb, "time" timestamp)
 		LANGUAGE plproxy AS $$
-			CLUSTER 'mdb';
+			CLUSTER 'message_store_shards';
 			RUN ON ALL;
 			SELECT id, stream_name, type, position, global_position, data, metadata, time FROM message_store.messages;
 		$$;

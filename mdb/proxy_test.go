@@ -3,9 +3,11 @@ package mdb_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -28,14 +30,18 @@ func TestPLProxy(t *testing.T) {
 	p := newPLProxy(t)
 	t.Run("single writes and reads work", p.testSingle)
 	t.Run("WriteEach works", p.testWriteEach)
-	t.Run("what needs a transaction is rejected", p.testRejected)
+	t.Run("several messages are written together", p.testSeveral)
+	t.Run("what needs a transaction or the table is rejected", p.testRejected)
 	t.Run("the first call knows", p.testFirstCall)
 	t.Run("transactions on other pools", p.testOtherPools)
 	t.Run("direct SQL is rejected", p.testDirect)
 	t.Run("conditions are rejected by the shard", p.testConditions)
-	t.Run("Check says so", p.testCheck)
+	t.Run("Check looks at the shards", p.testCheck)
+	t.Run("filtered subscriptions progress", p.testProgress)
+	t.Run("a row of the placement decides", p.testPlacement)
 	t.Run("IDs are unique in a shard", p.testDuplicates)
 	t.Run("errors quote nothing", p.testScrub)
+	t.Run("a wait for a standby is cancelled on the shard", p.testCancelledWait)
 }
 
 func (p *plproxy) testSingle(t *testing.T) {
@@ -50,9 +56,15 @@ func (p *plproxy) testSingle(t *testing.T) {
 			if err != nil || several[0].Position != 2 {
 				t.Fatalf("%v: got %v, error %v, want position 2", mode, several, err)
 			}
-			// What the proxy cannot know is not made up.
-			if want := (mdb.Written{ID: first.ID}); first != want || second.Position != 1 || !second.Time.IsZero() || second.GlobalPosition != 0 {
+			if first.Position != 0 || second.Position != 1 {
 				t.Errorf("%v: got %+v and %+v", mode, first, second)
+			}
+			all, err := s.GetStreamMessages(t.Context(), stream)
+			if err != nil || len(all) != 3 {
+				t.Fatalf("%v: got %v, error %v", mode, all, err)
+			}
+			for i, w := range []mdb.Written{first, second, several[0]} {
+				wantStored(t, all[i], w)
 			}
 			if got := positions(t, p.shards[shard], stream); !slices.Equal(got, []int64{0, 1, 2}) {
 				t.Errorf("%v: the shard has the positions %v", mode, got)
@@ -103,9 +115,17 @@ func (p *plproxy) testWriteEach(t *testing.T) {
 			{Stream: a, Message: message()},
 		})
 		for i, want := range map[int]int64{0: 0, 1: 0, 2: 1, 4: 1} {
-			if got := results[i]; got.Err != nil || got.Written.Position != want || !got.Written.Time.IsZero() {
+			got := results[i]
+			if got.Err != nil || got.Written.Position != want {
 				t.Errorf("%v: write %d: got %+v, want position %d", mode, i, got, want)
+				continue
 			}
+			stream := []mdb.StreamName{a, b, a, a, b}[i]
+			all, err := s.GetStreamMessages(t.Context(), stream, mdb.FromPosition(want))
+			if err != nil || len(all) == 0 {
+				t.Fatalf("%v: got %v, error %v", mode, all, err)
+			}
+			wantStored(t, all[0], got.Written)
 		}
 		wantError[*mdb.WrongVersionError](t, results[3].Err)
 		wantError[*mdb.SkippedError](t, results[5].Err)
@@ -119,8 +139,8 @@ func (p *plproxy) testWriteEach(t *testing.T) {
 func rejected(ctx context.Context, s *mdb.Store, tx *mdb.Tx, stream mdb.StreamName) map[string]error {
 	errs := make(map[string]error)
 	call := func(what string, f func() error) { errs[what] = f() }
-	two := func(c calls, opts ...mdb.WriteOption) func() error {
-		return func() error { _, err := c.WriteMessages(ctx, stream, proposals(2), opts...); return err }
+	two := func(opts ...mdb.WriteOption) func() error {
+		return func() error { _, err := tx.WriteMessages(ctx, stream, proposals(2), opts...); return err }
 	}
 	one := func(opts ...mdb.WriteOption) func() error {
 		return func() error {
@@ -129,21 +149,43 @@ func rejected(ctx context.Context, s *mdb.Store, tx *mdb.Tx, stream mdb.StreamNa
 		}
 	}
 	if s != nil {
-		call("WriteMessages", two(s))
-		call("WriteMessages, ExpectStream", two(s, mdb.ExpectStream()))
-		call("WriteMessages, Idempotent", two(s, mdb.Idempotent()))
 		call("GetAllMessages", func() error { _, err := s.GetAllMessages(ctx); return err })
+		call("GetAllMessages, Backwards", func() error { _, err := s.GetAllMessages(ctx, mdb.Backwards()); return err })
+		call("GetAllMessages, Since", func() error { _, err := s.GetAllMessages(ctx, mdb.Since(time.Unix(0, 0))); return err })
+		call("AllMessages", func() error { return last(s.AllMessages(ctx)) })
+		call("SubscribeToAll", func() error {
+			return s.SubscribeToAll(ctx, func(context.Context, mdb.Message) error { panic("not reached") })
+		})
 		call("Head", func() error { _, err := s.Head(ctx); return err })
 		call("Atomically", func() error {
 			return s.Atomically(ctx, []mdb.Category{stream.Category()}, func(*mdb.Tx) error { panic("not reached") })
+		})
+	}
+	reads := map[string]calls{"Tx.": tx}
+	if s != nil {
+		reads[""] = s
+	}
+	for of, c := range reads {
+		call(of+"GetMessage", func() error { _, err := c.GetMessage(ctx, uuid.New()); return err })
+		call(of+"GetStreamMessages, Since", func() error { _, err := c.GetStreamMessages(ctx, stream, mdb.Since(time.Unix(0, 0))); return err })
+		call(of+"GetCategoryMessages, Since", func() error {
+			_, err := c.GetCategoryMessages(ctx, stream.Category(), mdb.Since(time.Unix(0, 0)))
+			return err
+		})
+		call(of+"GetStreamMessages, Backwards", func() error { _, err := c.GetStreamMessages(ctx, stream, mdb.Backwards()); return err })
+		call(of+"GetCategoryMessages, Backwards", func() error { _, err := c.GetCategoryMessages(ctx, stream.Category(), mdb.Backwards()); return err })
+		call(of+"GetLastCategoryMessage", func() error { _, err := c.GetLastCategoryMessage(ctx, stream.Category()); return err })
+		call(of+"GetLastCategoryMessage, OfType", func() error {
+			_, err := c.GetLastCategoryMessage(ctx, stream.Category(), mdb.OfType("Happened"))
+			return err
 		})
 	}
 	call("Tx.WriteMessage", one())
 	call("Tx.WriteMessage, ExpectStream", one(mdb.ExpectStream()))
 	call("Tx.WriteMessage, InSavepoint", one(mdb.InSavepoint()))
 	call("Tx.WriteMessage, InSavepoint, Idempotent", one(mdb.InSavepoint(), mdb.Idempotent()))
-	call("Tx.WriteMessages", two(tx))
-	call("Tx.WriteMessages, InSavepoint", two(tx, mdb.InSavepoint()))
+	call("Tx.WriteMessages", two())
+	call("Tx.WriteMessages, InSavepoint", two(mdb.InSavepoint()))
 	call("Tx.LockCategories", func() error { return tx.LockCategories(ctx, stream.Category()) })
 	return errs
 }
@@ -185,14 +227,18 @@ func (p *plproxy) testFirstCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(connected.Close)
-	_, err = connected.WriteMessages(t.Context(), stream, proposals(2))
+	if _, err := connected.WriteMessages(t.Context(), p.category(t, 0).Stream("1"), proposals(2)); err != nil {
+		t.Errorf("after Connect: %v", err)
+	}
+	_, err = connected.GetMessage(t.Context(), uuid.New())
 	wantProxied(t, "after Connect", err)
 
 	pool := newPool(t, p.url)
 	happened := mdb.NewMessage("Happened", nil)
 	for what, call := range map[string]func(s *mdb.Store, tx *mdb.Tx) error{
-		"WriteMessages": func(s *mdb.Store, _ *mdb.Tx) error {
-			_, err := s.WriteMessages(t.Context(), stream, proposals(2))
+		"GetMessage": func(s *mdb.Store, _ *mdb.Tx) error { _, err := s.GetMessage(t.Context(), uuid.New()); return err },
+		"GetLastCategoryMessage": func(s *mdb.Store, _ *mdb.Tx) error {
+			_, err := s.GetLastCategoryMessage(t.Context(), stream.Category())
 			return err
 		},
 		"Atomically": func(s *mdb.Store, _ *mdb.Tx) error {
@@ -233,11 +279,10 @@ func (p *plproxy) testOtherPools(t *testing.T) {
 			t.Error(err)
 		}
 		write(t, onWhole, stream, mdb.NewMessage("Happened", nil))
-		_, err := proxied.WriteMessages(t.Context(), p.category(t, 0).Stream("1"), proposals(2))
-		wantProxied(t, "the Store", err)
-		other := p.category(t, 0).Stream("1")
-		if _, err := whole.WriteMessages(t.Context(), other, proposals(2)); err != nil {
-			t.Error(err)
+		for _, s := range []*mdb.Store{proxied, whole} {
+			if _, err := s.WriteMessages(t.Context(), p.category(t, 0).Stream("1"), proposals(2)); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	stream := p.category(t, 0).Stream("1")
@@ -319,17 +364,156 @@ func (p *plproxy) testConditions(t *testing.T) {
 }
 
 func (p *plproxy) testCheck(t *testing.T) {
+	for _, mode := range execModes {
+		s := newStore(t, newPool(t, p.url, execMode(mode)))
+		if err := s.Check(t.Context()); err != nil {
+			t.Errorf("%v: got error %v, want none", mode, err)
+		}
+		exec(t, p.shards[0], `ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT BY 1`)
+		exec(t, p.shards[1], `DROP INDEX message_store.messages_category`)
+		err := s.Check(t.Context())
+		for _, want := range []string{"shard 0: its global positions", "mdb install -shard 0", "shard 1: the index messages_category is missing"} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: got error %v, want one with %q", mode, err, want)
+			}
+		}
+		exec(t, p.shards[0], `ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT BY 1024`)
+		exec(t, p.shards[1], `CREATE INDEX messages_category ON message_store.messages (message_store.category(stream_name), global_position, message_store.category(metadata->>'correlationStreamName'))`)
+	}
 	s := newStore(t, newPool(t, p.url))
-	err := s.Check(t.Context())
-	wantProxied(t, "Check", err)
-	wantError[*mdb.SetupError](t, err)
-	if !strings.Contains(err.Error(), "PL/Proxy") || strings.Contains(err.Error(), "installed") {
-		t.Errorf("got %v", err)
+	exec(t, p.shards[0], `ALTER SEQUENCE message_store.messages_global_position_seq START 5`)
+	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "shard 0: it is shard 5") {
+		t.Errorf("got error %v, want the number of the shard", err)
+	}
+	exec(t, p.shards[0], `ALTER SEQUENCE message_store.messages_global_position_seq START 1024`)
+	exec(t, p.shards[1], `ALTER FUNCTION message_store_shard.check(integer, boolean) RENAME TO absent`)
+	wantProblem(t, s.Check(t.Context()), "shard 1: it lacks the functions", "mdb install -shard 1")
+	exec(t, p.shards[1], `ALTER FUNCTION message_store_shard.absent(integer, boolean) RENAME TO "check"`)
+
+	exec(t, p.shards[1], `ALTER ROLE message_store NOLOGIN`)
+	fresh := newStore(t, newPool(t, p.url))
+	wantProblem(t, fresh.Check(t.Context()), "shard 1: the proxy cannot connect to it", "option p1")
+	exec(t, p.shards[1], `ALTER ROLE message_store LOGIN`)
+	if err := fresh.Check(t.Context()); err != nil {
+		t.Errorf("after the repair: %v", err)
 	}
 	for _, shard := range p.shards {
 		if err := newStore(t, shard).Check(t.Context()); err != nil {
 			t.Errorf("a shard: %v", err)
 		}
+	}
+}
+
+// wantProblem checks the one problem of Check.
+func wantProblem(t testing.TB, err error, problem, remedy string) {
+	t.Helper()
+	if setup := wantError[*mdb.SetupError](t, err); !strings.HasPrefix(setup.Problem, problem) || !strings.Contains(setup.Remedy, remedy) {
+		t.Errorf("got %+v, want problem %q, remedy %q", setup, problem, remedy)
+	}
+}
+
+// wantStored checks that what a write has returned is so in the store.
+func wantStored(t testing.TB, m mdb.Message, w mdb.Written) {
+	t.Helper()
+	if w.ID != m.ID || w.Position != m.Position || w.GlobalPosition != m.GlobalPosition || !w.Time.Equal(m.Time) || w.Duplicate {
+		t.Errorf("got %+v, want that of message %s at %d, global position %d, of %v", w, m.ID, m.Position, m.GlobalPosition, m.Time)
+	}
+}
+
+// last returns the error of a sequence.
+func last(messages iter.Seq2[mdb.Message, error]) (err error) {
+	for _, err = range messages {
+		continue
+	}
+	return err
+}
+
+func (p *plproxy) testSeveral(t *testing.T) {
+	for _, mode := range execModes {
+		s := newStore(t, newPool(t, p.url, execMode(mode)))
+		for shard := range p.shards {
+			stream := p.category(t, shard).Stream("1")
+			_, err := s.WriteMessages(t.Context(), stream, proposals(2), mdb.ExpectStream())
+			wantError[*mdb.WrongVersionError](t, err)
+			ms := proposals(3)
+			for i := range ms {
+				ms[i].ID = uuid.New()
+			}
+			var written []mdb.Written
+			for _, opts := range [][]mdb.WriteOption{{mdb.ExpectNoStream()}, {mdb.ExpectVersion(2)}, {mdb.ExpectStream()}, nil} {
+				ws, err := s.WriteMessages(t.Context(), stream, proposals(3), opts...)
+				if err != nil {
+					t.Fatalf("%v: %v", mode, err)
+				}
+				written = append(written, ws...)
+			}
+			_, err = s.WriteMessages(t.Context(), stream, proposals(2), mdb.ExpectVersion(3))
+			if wrong := wantError[*mdb.WrongVersionError](t, err); wrong.Actual != 11 {
+				t.Errorf("%v: got %+v", mode, wrong)
+			}
+			// All of them or none.
+			several := proposals(3)
+			several[2].ID = written[5].ID
+			_, err = s.WriteMessages(t.Context(), stream, several)
+			wantError[*mdb.DuplicateIDError](t, err)
+			all, err := s.GetStreamMessages(t.Context(), stream)
+			if err != nil || len(all) != len(written) {
+				t.Fatalf("%v: got %d messages, error %v, want %d", mode, len(all), err, len(written))
+			}
+			for i, m := range all {
+				wantStored(t, m, written[i])
+			}
+		}
+	}
+}
+
+// testProgress checks that the progress of a subscription passes over what its filter leaves out.
+func (p *plproxy) testProgress(t *testing.T) {
+	for shard := range p.shards {
+		category := p.category(t, shard)
+		s := newStore(t, newPool(t, p.url))
+		for range 3 {
+			write(t, s, category.Stream("1"), mdb.NewMessage("Happened", nil))
+		}
+		head, err := s.CategoryHead(t.Context(), category)
+		if want := value[int64](t, p.shards[shard], `SELECT max(global_position) FROM message_store.messages WHERE message_store.category(stream_name) = $1`, string(category)); err != nil || head != want {
+			t.Errorf("got head %d, error %v, want %d", head, err, want)
+		}
+		member := 0
+		if hash := mdb.Hash64("1"); max(hash, -hash)%2 == 0 {
+			member = 1 // which has nothing
+		}
+		for _, known := range []bool{false, true} {
+			if !known { // the first statement of a store is that of the subscription
+				s = newStore(t, newPool(t, p.url))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var progress mdb.CategoryCheckpoint
+			err := s.SubscribeToCategory(ctx, category, func(context.Context, mdb.Message) error { panic("not reached") },
+				mdb.AsConsumerGroup(member, 2), mdb.OnProgress(func(_ context.Context, c mdb.CategoryCheckpoint) error {
+					progress = c
+					cancel()
+					return nil
+				}))
+			if !errors.Is(err, context.Canceled) || progress.Position() != head {
+				t.Errorf("got progress %d, error %v, want %d", progress.Position(), err, head)
+			}
+		}
+	}
+}
+
+// testPlacement checks that a row decides where a category is.
+func (p *plproxy) testPlacement(t *testing.T) {
+	s := newStore(t, newPool(t, p.url))
+	category := p.category(t, 0)
+	exec(t, newPool(t, p.url), `INSERT INTO message_store_proxy.placement VALUES ($1, 1)`, string(category))
+	write(t, s, category.Stream("1"), mdb.NewMessage("Happened", nil))
+	if got := positions(t, p.shards[1], category.Stream("1")); len(got) != 1 {
+		t.Errorf("shard 1 has the positions %v, want one", got)
+	}
+	messages, err := s.GetCategoryMessages(t.Context(), category)
+	if err != nil || len(messages) != 1 {
+		t.Errorf("got %v, error %v", messages, err)
 	}
 }
 
@@ -339,28 +523,36 @@ func (p *plproxy) testDuplicates(t *testing.T) {
 	m := mdb.NewMessage("Happened", map[string]int{"n": 1})
 	m.ID = uuid.New()
 	stream := p.category(t, 1).Stream("1")
-	write(t, s, stream, m)
+	first := write(t, s, stream, m)
 	_, err := s.WriteMessage(t.Context(), stream, m)
 	if duplicate := wantError[*mdb.DuplicateIDError](t, err); !slices.Equal(duplicate.IDs, []uuid.UUID{m.ID}) || mdb.IsTransient(err) {
 		t.Errorf("got %+v", duplicate)
 	}
-	// The look for the message needs a table.
-	idempotent := func() (mdb.Written, error) { return s.WriteMessage(t.Context(), stream, m, mdb.Idempotent()) }
-	_, err = idempotent()
-	unknown := wantError[*mdb.UnknownOutcomeError](t, err)
-	if !errors.Is(err, mdb.ErrProxied) || !slices.Equal(unknown.IDs, []uuid.UUID{m.ID}) {
-		t.Errorf("got error %v, want the reason", err)
+	repeated := first
+	repeated.Duplicate = true
+	if w, err := s.WriteMessage(t.Context(), stream, m, mdb.Idempotent()); err != nil || w != repeated {
+		t.Errorf("got %+v, error %v, want %+v", w, err, repeated)
 	}
 	result := s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: m, Options: []mdb.WriteOption{mdb.Idempotent()}}})[0]
-	wantError[*mdb.UnknownOutcomeError](t, result.Err)
+	if result.Err != nil || result.Written != repeated {
+		t.Errorf("got %+v, want %+v", result, repeated)
+	}
+	several := append(proposals(1), m)
+	several[0].ID = uuid.New()
+	_, err = s.WriteMessages(t.Context(), stream, several, mdb.Idempotent())
+	if duplicate := wantError[*mdb.DuplicateIDError](t, err); !slices.Equal(duplicate.IDs, []uuid.UUID{m.ID}) {
+		t.Errorf("got %+v, want only the ID that is there", duplicate)
+	}
 	_, err = s.WriteMessage(t.Context(), stream, mdb.NewMessage("Happened", nil), mdb.ExpectVersion(7), mdb.Idempotent())
-	wantError[*mdb.UnknownOutcomeError](t, err)
+	wantError[*mdb.WrongVersionError](t, err)
+	changed := m
+	changed.Data = map[string]int{"n": 2}
+	_, err = s.WriteMessage(t.Context(), stream, changed, mdb.Idempotent())
+	if duplicate := wantError[*mdb.DuplicateIDError](t, err); duplicate.Differs != "data" {
+		t.Errorf("got %+v, want a difference of the data", duplicate)
+	}
 	if log.retries() != 0 {
 		t.Errorf("got retries, want none: %s", &log)
-	}
-	p.createView(t)
-	if w, err := idempotent(); err != nil || !w.Duplicate || w.Position != 0 || w.GlobalPosition == 0 || w.Time.IsZero() {
-		t.Errorf("with a view: got %+v, error %v, want the first write", w, err)
 	}
 	// The other shard has no message with the ID.
 	other := p.category(t, 0).Stream("1")
@@ -386,26 +578,30 @@ func (p *plproxy) testScrub(t *testing.T) {
 	}
 }
 
+// testCancelledWait checks that a write is looked for after the shard has reported that it has not waited for its standby.
+func (p *plproxy) testCancelledWait(t *testing.T) {
+	exec(t, p.shards[0], `CREATE FUNCTION public.warn() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN RAISE WARNING '%', NEW.type; RETURN NULL; END $$;
+		CREATE TRIGGER warn AFTER INSERT ON message_store.messages FOR EACH ROW EXECUTE FUNCTION public.warn()`)
+	for warning, retries := range map[string]int{"canceling wait for synchronous replication due to user request": 1, "another warning": 0} {
+		var log journal
+		s := newStore(t, newPool(t, p.url), log.option())
+		stream := p.category(t, 0).Stream("1")
+		w := write(t, s, stream, mdb.NewMessage(warning, nil))
+		if log.retries() != retries || w.Duplicate != (retries > 0) || w.Position != 0 {
+			t.Errorf("%s: got %+v after %d retries, want %d", warning, w, log.retries(), retries)
+		}
+		if got := positions(t, p.shards[0], stream); len(got) != 1 {
+			t.Errorf("%s: the shard has the positions %v", warning, got)
+		}
+	}
+}
+
 // TestPLProxyLost checks that a write through PL/Proxy is never reported as failed although it
 // has happened, nor done twice, where the connection between the proxy and the shard is lost.
 func TestPLProxyLost(t *testing.T) {
 	t.Parallel()
 	p := newPLProxy(t)
-	t.Run("without a table", func(t *testing.T) {
-		s, m := newStore(t, newPool(t, p.url)), mdb.NewMessage("Happened", nil)
-		m.ID = uuid.New()
-		stream := p.category(t, 1).Stream("1")
-		write(t, s, stream, mdb.NewMessage("Happened", nil))
-		p.relay.cut(cut{"write_message", 0})
-		_, err := s.WriteMessage(t.Context(), stream, m)
-		if !slices.Equal(wantError[*mdb.UnknownOutcomeError](t, err).IDs, []uuid.UUID{m.ID}) || mdb.IsTransient(err) {
-			t.Errorf("got error %v", err)
-		}
-		if got := positions(t, p.shards[1], stream); len(got) != 2 {
-			t.Errorf("the shard has the positions %v, want the write", got)
-		}
-	})
-	p.createView(t)
 	for what, answer := range map[string]int{"the request is lost": lost, "the answer is lost": 0} {
 		for _, each := range []bool{false, true} {
 			t.Run(what, func(t *testing.T) {
@@ -485,11 +681,11 @@ func TestPLProxyReadOnly(t *testing.T) {
 			return s.WriteEach(t.Context(), []mdb.Write{{Stream: stream, Message: mdb.NewMessage("Happened", nil)}})[0].Err
 		},
 	} {
-		exec(t, p.shards[1], `ALTER DATABASE shard SET default_transaction_read_only = on`)
+		exec(t, p.shards[1], `ALTER DATABASE shard1 SET default_transaction_read_only = on`)
 		var log journal
 		log.onRecord = func() {
 			if log.retries() == 4 {
-				_, _ = p.shards[1].Exec(t.Context(), `ALTER DATABASE shard RESET default_transaction_read_only`)
+				_, _ = p.shards[1].Exec(t.Context(), `ALTER DATABASE shard1 RESET default_transaction_read_only`)
 			}
 		}
 		if err := do(newStore(t, newPool(t, p.url, oneConnection), log.option(), attempts(2))); err != nil || log.retries() != 5 {
@@ -521,7 +717,6 @@ func (p *plproxy) blocked(t *testing.T, stream mdb.StreamName, write func() erro
 func TestPLProxyRestart(t *testing.T) {
 	t.Parallel()
 	p := newPLProxy(t)
-	p.createView(t)
 	var logs [2]journal
 	var ids [2][]uuid.UUID
 	var results [2]chan error
@@ -560,7 +755,7 @@ func TestPLProxyRestart(t *testing.T) {
 	}
 	written := value[int64](t, p.shards[0], `SELECT max(position) FROM message_store.messages WHERE stream_name = $1`, string(streams[0]))
 	until(t, p.shards[0], `SELECT max(position) > $2 + 10 FROM message_store.messages WHERE stream_name = $1`, string(streams[0]), written)
-	after := newPool(t, p.server.URL("shard"))
+	after := newPool(t, p.server.URL("shard1"))
 	until(t, after, `SELECT pg_postmaster_start_time() < max(time) AT TIME ZONE 'utc' FROM message_store.messages WHERE stream_name = $1`, string(streams[1]))
 	close(stop)
 	for shard := range results {

@@ -82,9 +82,9 @@ var (
 	appendMessage  = newStatement("append_message", fmt.Sprintf(writeOne, `CASE WHEN `+fmt.Sprintf(missingStream, `$2::varchar`)+` THEN $6::bigint END`))
 	appendMessages = newStatement("append_messages", fmt.Sprintf(writeSeveral, `CASE WHEN m.index = 1 AND `+fmt.Sprintf(missingStream, `$1::varchar`)+` THEN $6::bigint END`))
 
-	// A proxy knows neither the sequence of the shard, nor its time.
+	// A proxy without the functions of shards knows neither the sequence of the shard, nor its time, and cannot lock.
 	writeProxied  = newStatement("write_proxied", fmt.Sprintf(writeUnseen, `$6::bigint`))
-	appendProxied = newStatement("append_proxied", fmt.Sprintf(writeUnseen, `CASE WHEN `+fmt.Sprintf(missingStream, `$2::varchar`)+` THEN $6::bigint END`))
+	appendProxied = newStatement("append_proxied", fmt.Sprintf(writeUnseen, `CASE WHEN message_store.stream_version($2::varchar) IS NULL THEN $6::bigint END`))
 
 	acquireLock = newStatement("acquire_lock",
 		`SELECT message_store.acquire_lock($1::varchar)`)

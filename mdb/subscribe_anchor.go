@@ -263,7 +263,7 @@ func (s *Store) anchorBefore(ctx context.Context, r *pageRead, position int64) (
 // first one may not be there yet.
 func (s *Store) compareAnchors(ctx context.Context, r *pageRead, known []anchor) (there []bool, err error) {
 	there = make([]bool, len(known))
-	if !s.headless.Load() {
+	if !s.headless.Load() && !s.sharded() {
 		err = s.compareInTable(ctx, r, known, there)
 		if err == nil || s.config.direct || classify(err) != classSetup || s.headed.Load() {
 			return there, explainCompare(r, err)

@@ -31,18 +31,22 @@ func (s *Store) takeStep(ctx context.Context, r *pageRead, q question) (answer, 
 	}
 	r.tableless = s.headless.Load()
 	r.withHead = r.filtered() && !r.tableless
+	if s.sharded() { // its shards have a function for the head, and none for an anchor
+		r.tableless = true
+	}
 	usesTable := r.usesTable()
 	done, err := s.hookedStep(ctx, r)
 	if err != nil && usesTable && classify(err) == classSetup && !s.headed.Load() {
 		// A role may be allowed to call the procedures but not to read the table. Then
 		// progress advances only with messages that the filter selects.
-		r.tableless, r.withHead = true, false
-		if done, err = s.hookedStep(ctx, r); err == nil || errors.Is(err, errGone) {
+		sharded := s.sharded() // as the failed step has found out
+		r.tableless, r.withHead = true, r.withHead && sharded
+		if done, err = s.hookedStep(ctx, r); !sharded && (err == nil || errors.Is(err, errGone)) {
 			s.headless.Store(true)
 		}
 	}
 	a := answer{messages: r.page, head: r.noAnchor(), more: r.more, kept: r.kept}
-	if err == nil && usesTable && !r.tableless {
+	if err == nil && usesTable && !r.tableless && !s.sharded() {
 		s.headed.Store(true)
 	}
 	if err == nil && !done {

@@ -33,14 +33,14 @@ func (s txSession) Conn() *pgx.Conn { return s.conn }
 
 // A txRunner runs statements within a transaction.
 type txRunner struct {
-	tx      txSession
-	plain   bool // whether the connection is all there is, and may not be in a transaction
-	mode    pgx.QueryExecMode
-	state   *txState
-	first   *firstUse
-	looked  bool           // whether first has found no problem in this transaction
-	proxied bool           // whether write_message is PL/Proxy's in it
-	faults  argumentFaults // of WithTx, for each call
+	tx     txSession
+	plain  bool // whether the connection is all there is, and may not be in a transaction
+	mode   pgx.QueryExecMode
+	state  *txState
+	first  *firstUse
+	looked bool           // whether first has found no problem in this transaction
+	proxy  proxyKind      // of the database that it is in
+	faults argumentFaults // of WithTx, for each call
 
 	readOnly *readOnly
 	watcher  *watcher // nil if the transaction is the caller's
@@ -89,16 +89,16 @@ func isNil(v any) bool {
 }
 
 // check reports a transaction in which nothing can be done, or must not be. It sends nothing
-// after the first use of the store.
-func (r *txRunner) check(ctx context.Context, sts ...*statement) error {
-	if err := r.checkUse(ctx); err != nil || !r.proxied {
+// after the first use of the store. On a proxy it replaces the statements.
+func (r *txRunner) check(ctx context.Context, steps []step) (err error) {
+	if err := r.checkUse(ctx); err != nil || r.proxy == noProxy {
 		return err
 	}
 	if r.first.direct {
 		return errProxiedDirect
 	}
-	for _, st := range sts {
-		if err := onProxyInTx(st); err != nil {
+	for i := range steps {
+		if steps[i].st, err = r.proxy.inTx(steps[i].st); err != nil {
 			return err
 		}
 	}
@@ -112,16 +112,16 @@ func (r *txRunner) checkUse(ctx context.Context) error {
 	if err := r.faults.err(); err != nil || r.looked {
 		return err
 	}
-	over, proxied := r.first.overOn(r.tx.conn)
-	if r.proxied = proxied; over {
+	over, proxy := r.first.overOn(r.tx.conn)
+	if r.proxy = proxy; over {
 		return nil
 	}
 	var mode []any
 	if r.tx.conn != nil { // otherwise it may not know what a mode is
 		mode = lookMode(r.mode)
 	}
-	proxied, err := r.first.checkTx(ctx, r.tx, mode)
-	r.looked, r.proxied = err == nil, proxied
+	proxy, err := r.first.checkTx(ctx, r.tx, mode)
+	r.looked, r.proxy = err == nil, proxy
 	if errors.As(err, new(*SetupError)) {
 		return err // which leaves the transaction as it is
 	}
@@ -129,14 +129,16 @@ func (r *txRunner) checkUse(ctx context.Context) error {
 }
 
 func (r *txRunner) run(ctx context.Context, st *statement, read func(pgx.Rows) error, args ...any) error {
-	if err := r.check(ctx, st); err != nil {
+	one := [1]step{{st: st}}
+	if err := r.check(ctx, one[:]); err != nil {
 		return err
 	}
+	st = one[0].st
 	return r.end(ctx, query(ctx, r.tx, r.mode, st, read, args), st)
 }
 
 func (r *txRunner) runBatch(ctx context.Context, undo *statement, steps ...step) error {
-	if err := r.check(ctx, statements(steps)...); err != nil {
+	if err := r.check(ctx, steps); err != nil {
 		return err
 	}
 	if undo == conditionOff {

@@ -62,7 +62,7 @@ func (r *savepointRunner) run(ctx context.Context, st *statement, read func(pgx.
 }
 
 func (r *savepointRunner) runBatch(ctx context.Context, _ *statement, steps ...step) error {
-	if err := r.check(ctx, statements(steps)...); err != nil {
+	if err := r.check(ctx, steps); err != nil {
 		return err
 	}
 	set := false

@@ -61,7 +61,8 @@ func (s *procedures) WriteMessage(ctx context.Context, stream StreamName, m Prop
 // expected version is the stream's version before the first message. Without messages it
 // checks its arguments and sends nothing. See WriteMessage for errors and retries.
 //
-// Through PL/Proxy, more than one message is rejected with an error that wraps [ErrProxied].
+// Through a proxy of PL/Proxy without the functions that mdb proxy-sql prints, more than one message is
+// rejected with an error that wraps [ErrProxied].
 func (s *procedures) WriteMessages(ctx context.Context, stream StreamName, ms []ProposedMessage, opts ...WriteOption) ([]Written, error) {
 	w, err := s.hookedWrite(ctx, "WriteMessages", stream, ms, opts)
 	if err != nil || len(ms) == 0 {
@@ -96,8 +97,8 @@ type proposedWrite struct {
 
 	written []Written
 
-	proxied  bool // whether WriteEach does it on a proxy
-	grouped  bool // whether a group was its first attempt
+	proxy    proxyKind // of the store, where WriteEach does it
+	grouped  bool      // whether a group was its first attempt
 	attempts int
 	ctx      context.Context //nolint:containedctx // of the call, for hooks of groups
 	retries
@@ -205,9 +206,11 @@ func (w *proposedWrite) begins(position int64) bool {
 // statement returns the statement that does w by procedures.
 func (w *proposedWrite) statement() *statement {
 	switch single := len(w.ids) == 1; {
-	case w.proxied && w.expectsStream():
+	case w.proxy == shardProxy:
+		return writeOnShard
+	case w.proxy == plainProxy && w.expectsStream():
 		return appendProxied
-	case w.proxied:
+	case w.proxy == plainProxy:
 		return writeProxied
 	case single && w.expectsStream():
 		return appendMessage

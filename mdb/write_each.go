@@ -339,7 +339,7 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	defer conn.Release()
 	defer func() { e.outcome(ctx, conn.Conn(), pending) }()
 	for _, w := range pending {
-		w.proxied = e.store.proxied()
+		w.proxy = e.store.proxy()
 	}
 	c := e.store.watcher.begin(conn.Conn())
 	defer func() { _ = e.store.watcher.end(ctx, c, nil) }()
@@ -348,9 +348,12 @@ func (e *eachCall) send(ctx context.Context, pending []*eachWrite) (answered boo
 	if !p.stale {
 		return p.answered
 	}
-	if e.store.proxied() {
+	switch e.store.proxy() {
+	case shardProxy:
+		err = forget(ctx, conn.Conn(), writeOnShard)
+	case plainProxy:
 		err = forget(ctx, conn.Conn(), writeProxied, appendProxied)
-	} else {
+	default:
 		err = forget(ctx, conn.Conn(), writeMessage, appendMessage)
 	}
 	stale := takeStale(pending, err)

@@ -217,7 +217,11 @@ func (s *procedures) look(ctx context.Context, w *proposedWrite) (finding, error
 		}
 		return rows.Err()
 	}
-	err := s.run(ctx, findMessages, read, w.idTexts, w.types, payloads(w.data))
+	st, args := findMessages, []any{w.idTexts, w.types, payloads(w.data)}
+	if s.sharded() { // an ID is unique in a shard
+		st, args = findOnShard, append([]any{string(w.stream)}, args...)
+	}
+	err := s.run(ctx, st, read, args...)
 	f.inPlace = len(f.ids) == len(w.ids) && !misplaced
 	return f, err
 }

@@ -28,7 +28,7 @@ func commands() []command {
 		installCommand, notifyCommand, checkCommand, versionCommand,
 		writeCommand, readCommand, tailCommand, lastCommand, getCommand,
 		exportCommand, importCommand, deleteCommand,
-		streamsCommand, categoriesCommand, typesCommand, consumersCommand, webCommand, completionCommand,
+		streamsCommand, categoriesCommand, typesCommand, consumersCommand, webCommand, proxySQLCommand, completionCommand,
 	}
 }
 

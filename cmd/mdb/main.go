@@ -22,6 +22,7 @@
 //	  types       count messages by type
 //	  consumers   look at consumers and change them
 //	  web         serve pages that show the store and its consumers to a browser
+//	  proxy-sql   print the SQL of a proxy of several shards, for PL/Proxy
 //	  completion  print what completes commands and options in a shell
 //
 //	Run "mdb help COMMAND" for the options and examples of a command. Options may come

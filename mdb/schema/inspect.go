@@ -36,7 +36,7 @@ var names = []string{
 	"category_type_summary", "stream_summary", "stream_type_summary", "type_category_summary", "type_stream_summary", "type_summary",
 }
 
-const inspection = `
+const objectInspection = `
 SELECT
 	CASE c.relkind WHEN 'r' THEN 'table' WHEN 'c' THEN 'type' WHEN 'v' THEN 'view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' ELSE 'relation' END,
 	c.relname::text,
@@ -77,7 +77,7 @@ WHERE n.nspname = 'SCHEMA' AND acl.grantee = 0 AND acl.privilege_type = 'CREATE'
 // inspect reports whether Message DB is installed. If it is not, foreign describes the
 // objects that prevent its installation.
 func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, err error) {
-	rows, err := tx.Query(ctx, inspection, pgx.QueryExecModeExec)
+	rows, err := tx.Query(ctx, objectInspection, pgx.QueryExecModeExec)
 	if err != nil {
 		return false, nil, fmt.Errorf("schema: inspect the database: %w", err)
 	}

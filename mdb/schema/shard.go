@@ -22,8 +22,11 @@ const ShardStride = 1024
 // remainder, and new ones get higher positions. So write to other shards only after their sequences are past those
 // positions, too; mdb move does that to the shard that it moves to.
 //
-// If it is repeated, InstallShard changes nothing, unless the sequence has left the positions of the shard, or is lower than
-// the positions in the table. Then it sets the sequence past both. It never sets it back.
+// It also installs the schema message_store_shard, with the functions that a proxy of PL/Proxy calls, see [ProxySQL]. If another
+// role could replace them, it returns a [*ForeignObjectsError].
+//
+// If it is repeated, InstallShard replaces functions of another version, and changes nothing else, unless the sequence has left the
+// positions of the shard, or is lower than the positions in the table. Then it sets the sequence past both. It never sets it back.
 // It rejects a store that is a shard of another number, or whose sequence has another increment, a cache or a cycle.
 //
 // The role must own the table messages. A change of the sequence waits for the transactions that have drawn
@@ -41,7 +44,13 @@ func InstallShard(ctx context.Context, db DB, number int) error {
 	if err := spread(ctx, db, number); err != nil {
 		return fmt.Errorf("schema: install shard %d: %w", number, err)
 	}
-	return err
+	if incomplete != nil { // the functions are granted to the role message_store, which may be missing
+		return err
+	}
+	if err := installShardFunctions(ctx, db); err != nil {
+		return fmt.Errorf("schema: install the functions of a shard: %w", err)
+	}
+	return nil
 }
 
 const sequenceName = "message_store.messages_global_position_seq"

@@ -32,13 +32,3 @@ RETURN split_part(message_store.id(stream_name), '+', 1)::varchar;
 CREATE FUNCTION message_store.hash_64(value varchar)
 RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(md5(value), 16))::bit(64)::bigint;
-
-CREATE UNIQUE INDEX messages_id ON message_store.messages (id);
-
-CREATE UNIQUE INDEX messages_stream ON message_store.messages (stream_name, position);
-
-CREATE INDEX messages_category ON message_store.messages (
-  message_store.category(stream_name),
-  global_position,
-  message_store.category(metadata->>'correlationStreamName')
-);

@@ -1,0 +1,103 @@
+package testdb
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/mdb/schema"
+)
+
+// A Proxy is a database of PL/Proxy and its shards, on servers of the test's own.
+type Proxy struct {
+	URL    string
+	Shards []string // their URLs, as the owner
+	// Server has the shards with odd numbers, whose databases are named shard1 and so on. The others are on the proxy's server.
+	Server *pgtest.Server
+}
+
+// ProxyPassword is that of the role message_store on the shards.
+const ProxyPassword = "canary-of-the-proxy"
+
+// NewProxy makes a proxy of n shards with the SQL that users get, or skips the test where PL/Proxy is not installed. A function
+// that is not nil returns how the proxy reaches the shards with odd numbers, in place of the host and the port of their
+// server.
+func NewProxy(t testing.TB, n int, odd func(*pgtest.Server) string, opts ...pgtest.Option) *Proxy {
+	t.Helper()
+	pgtest.NeedPrograms(t)
+	front := pgtest.Own(t)
+	admin := Session(t, front.URL("postgres"))
+	if !Value[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plproxy')`) {
+		t.Skipf("not run, because PL/Proxy is not installed for this PostgreSQL (Debian: apt-get install postgresql-%d-plproxy)", front.Version())
+	}
+	p := &Proxy{Server: pgtest.Own(t, opts...)}
+	arguments := make([]string, n)
+	for i := range n {
+		server, database := front, fmt.Sprintf("shard%d", i)
+		if i%2 == 1 {
+			server = p.Server
+		}
+		url := server.URL(database)
+		p.Shards = append(p.Shards, url)
+		Exec(t, Session(t, server.URL("postgres")), `CREATE DATABASE `+database)
+		if Official() {
+			Exec(t, Session(t, server.URL("postgres")), `ALTER DATABASE `+database+` SET search_path = message_store, public`)
+		}
+		if err := installShard(t, url, i); err != nil {
+			t.Fatal(err)
+		}
+		arguments[i] = address(t, server) + " dbname=" + database
+		if i%2 == 1 && odd != nil {
+			arguments[i] = odd(server) + " dbname=" + database
+		}
+	}
+	sql, err := schema.ProxySQL(arguments...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Exec(t, admin, `CREATE DATABASE proxy`)
+	p.URL = front.URL("proxy")
+	proxy := Session(t, p.URL)
+	// As psql replaces it.
+	sql = strings.ReplaceAll(sql, ":'password'", "'"+ProxyPassword+"'")
+	if _, err := proxy.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func installShard(t testing.TB, url string, number int) error {
+	t.Helper()
+	conn := Session(t, url)
+	_, install := installer()
+	if err := install(t.Context(), conn); err != nil {
+		return err
+	}
+	if err := schema.InstallShard(t.Context(), conn, number); err != nil {
+		return err
+	}
+	_, err := conn.Exec(t.Context(), `ALTER ROLE message_store LOGIN PASSWORD '`+ProxyPassword+`'`)
+	return err
+}
+
+// address returns the host and the port of a server, for libpq.
+func address(t testing.TB, server *pgtest.Server) string {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(server.TCP("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("host=%s port=%d", cfg.Host, cfg.Port)
+}
+
+// MakePlain removes what only package mdb calls from the proxy.
+func (p *Proxy) MakePlain(ctx context.Context, t testing.TB) {
+	t.Helper()
+	if _, err := Session(t, p.URL).Exec(ctx, `DROP SCHEMA message_store_shard CASCADE`); err != nil {
+		t.Fatal(err)
+	}
+}
