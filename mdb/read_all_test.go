@@ -362,7 +362,15 @@ func TestAllOfShard(t *testing.T) {
 				write(t, s, mdb.StreamName(fmt.Sprintf("c%d-1", i%3)), mdb.NewMessage("Happened", nil))
 			}
 			moved(t, pool, start+1, start+2, start+7, start+1024*3-1, start+1024*3+1, start+1024*18+1)
-			allPages(t, s, mdb.WithBatchSize(5)) // prepares
+			allPages(t, s, mdb.WithBatchSize(5)) // prepares, as the next call does
+			if _, err := s.Head(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			// Of this store nothing is final. Its first call looks at the search path.
+			s = newStore(t, pool, often)
+			if _, err := s.StreamVersion(t.Context(), "c1-1"); err != nil {
+				t.Fatal(err)
+			}
 			trips := w.trips.Load()
 			if got := allPages(t, s, mdb.WithBatchSize(5)); len(got) != 26 {
 				t.Errorf("got %d messages, want 26", len(got))
@@ -372,10 +380,10 @@ func TestAllOfShard(t *testing.T) {
 			}
 			draw(t, pool, 1)
 			last := write(t, s, "c1-1", mdb.NewMessage("Happened", nil)).GlobalPosition
-			moved(t, pool, last-1, last+1)
+			moved(t, pool, last-2, last-1)
 			trips = w.trips.Load()
 			page, err := s.GetAllMessages(t.Context(), mdb.AfterGlobalPosition(start+1024*19))
-			if want := []int64{last - 1, last, last + 1}; err != nil || !slices.Equal(globalPositions(page), want) {
+			if want := []int64{last - 2, last - 1, last}; err != nil || !slices.Equal(globalPositions(page), want) {
 				t.Errorf("got %d, %v, want %d", globalPositions(page), err, want)
 			}
 			if n := w.trips.Load() - trips; n != 3 {
@@ -435,7 +443,7 @@ func TestAllAfterSetval(t *testing.T) {
 	tx := begin(t, pool)
 	write(t, s.WithTx(tx), "slow-1", mdb.NewMessage("Happened", nil))
 	write(t, s, "fast-1", mdb.NewMessage("Happened", nil))
-	page, err := s.GetAllMessages(t.Context())
+	page, err := s.GetAllMessages(t.Context(), mdb.AfterGlobalPosition(first-1))
 	if err != nil || !slices.Equal(globalPositions(page), []int64{first}) {
 		t.Errorf("got %d, %v, want %d", globalPositions(page), err, first)
 	}
