@@ -15,6 +15,9 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
+// movedCode is the SQLSTATE of the gate of a shard, which package schema installs. PL/Proxy forwards it.
+const movedCode = "MD001"
+
 // A class says what an error means for the call that received it.
 type class int
 
@@ -28,6 +31,7 @@ const (
 	classInternal                   // an internal error of the server, or a function or relation that is being replaced
 	classUnavailable                // the server lacks resources, or an operator intervened
 	classReadOnly                   // the server is a standby, or read-only for another reason
+	classMoved                      // the category is on another shard, or on its way there
 	classNoConnection               // the pool had no free connection in time
 	classTransient                  // nothing happened, and a retry may succeed
 	classStale                      // the prepared statement is gone or outdated; nothing happened
@@ -53,7 +57,7 @@ type limit int
 const (
 	noRetry    limit = iota // the first failure does
 	byAttempts              // RetryPolicy.Attempts: another transaction was in the way
-	byTime                  // RetryPolicy.For: the server could not be reached, or was read-only, as during a failover
+	byTime                  // RetryPolicy.For: the server could not be reached, or was read-only, as during a failover, or the category is moved
 )
 
 // consequences says what follows from an error of each class.
@@ -83,6 +87,7 @@ var consequences = [...]struct {
 	classInternal:      {read: onceRead},
 	classUnavailable:   {read: always},
 	classReadOnly:      {read: always, write: byTime, transaction: byTime},
+	classMoved:         {write: byTime, transaction: byTime},
 	classNoConnection:  {read: always, write: byTime, transaction: byTime},
 	classTransient:     {read: always, write: byAttempts, transaction: byAttempts},
 	classStale:         {read: always, transaction: byAttempts}, // the statement is prepared again
@@ -190,6 +195,8 @@ func classify(err error) class {
 		return classTransient
 	case "25006":
 		return classReadOnly
+	case movedCode:
+		return classMoved
 	case "0A000", "26000":
 		return classStale
 	case "25P02", "25P01": // 25P01: of a COMMIT AND CHAIN after the transaction's end

@@ -190,6 +190,22 @@ func (e *SkippedError) Error() string {
 // Unwrap returns the error of the write that failed.
 func (e *SkippedError) Unwrap() error { return e.err }
 
+// A MovedError means that the shard to which the store is connected rejects messages of the category, because it was moved to
+// another shard, or is being moved. Nothing was written. The call was retried for
+// [RetryPolicy].For. Through a proxy of PL/Proxy, that is usually enough for the write to get to the
+// other shard; a store that is connected to a shard must be connected to the other one.
+type MovedError struct {
+	what string
+	err  error
+}
+
+func (e *MovedError) Error() string {
+	return "mdb: " + e.what + ": the category was moved to another shard, or is being moved: " + e.err.Error()
+}
+
+// Unwrap returns the server's error, a [*pgconn.PgError] with the SQLSTATE MD001.
+func (e *MovedError) Unwrap() error { return e.err }
+
 // A SetupError means that the database, the role or the connection is not set up
 // correctly for Message DB.
 type SetupError struct {

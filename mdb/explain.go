@@ -29,6 +29,8 @@ func explain(what string, err error) error {
 		if setup := explainSetup(err); setup != nil {
 			return setup
 		}
+	case classMoved:
+		return &MovedError{what: what, err: err}
 	case classAborted:
 		return fmt.Errorf("mdb: %s: an earlier error aborted the transaction, roll it back: %w", what, err)
 	}

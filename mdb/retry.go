@@ -188,6 +188,9 @@ func (r *retries) ended(ctx context.Context, err error) error {
 	if o == nil || r.last != byTime || ctx.Err() != nil || time.Now().Before(o.deadline) {
 		return contextError(ctx, err)
 	}
+	if classify(o.err) == classMoved {
+		return scrub(o.err)
+	}
 	unavailable := &unavailableError{after: time.Since(o.begun), err: scrub(o.err)}
 	if classify(o.err) != classReadOnly {
 		return unavailable

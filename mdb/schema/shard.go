@@ -53,6 +53,40 @@ func InstallShard(ctx context.Context, db DB, number int) error {
 	return nil
 }
 
+// AdvanceShard lets the sequence of a shard continue after a position, if it has not drawn that yet. It waits as [InstallShard] does.
+func AdvanceShard(ctx context.Context, db DB, past int64) error {
+	err := withShortWaits(ctx, readCommitted{db}, map[string]string{"search_path": "pg_catalog, pg_temp"}, func(tx pgx.Tx) error {
+		state, err := lookAtShard(ctx, tx)
+		if err != nil || state.next > past {
+			return err
+		}
+		if !state.isShard() {
+			return errNoShard
+		}
+		// The first change waits for all who have drawn a position.
+		if _, err := tx.Exec(ctx, fmt.Sprintf("ALTER SEQUENCE "+sequenceName+" INCREMENT BY %d", ShardStride), pgx.QueryExecModeExec); err != nil {
+			return err
+		}
+		if state, err = lookAtShard(ctx, tx); err != nil || state.next > past {
+			return err
+		}
+		_, err = tx.Exec(ctx, fmt.Sprintf("ALTER SEQUENCE "+sequenceName+" RESTART WITH %d", state.after(past)), pgx.QueryExecModeExec)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("schema: advance the sequence of global positions: %w", err)
+	}
+	return nil
+}
+
+// after returns the first position of the shard after another one.
+func (f *shardFound) after(last int64) int64 {
+	if last < f.start {
+		return f.start
+	}
+	return f.start + (last-f.start)/ShardStride*ShardStride + ShardStride
+}
+
 const sequenceName = "message_store.messages_global_position_seq"
 
 // spread makes the sequence draw the positions of a shard.
@@ -76,10 +110,8 @@ func spread(ctx context.Context, db DB, number int) error {
 		if number == 0 {
 			start = ShardStride
 		}
-		restart := start
-		if last := max(state.drawn, state.highest); last >= start {
-			restart += (last-start)/ShardStride*ShardStride + ShardStride
-		}
+		state.start = start
+		restart := state.after(max(state.drawn, state.highest))
 		_, err = tx.Exec(ctx, fmt.Sprintf("ALTER SEQUENCE "+sequenceName+" START WITH %d RESTART WITH %d", start, restart), pgx.QueryExecModeExec)
 		return err
 	})

@@ -1,0 +1,151 @@
+package schema
+
+import (
+	"context"
+	_ "embed" // the SQL of the gate
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+//go:embed gate.sql
+var gateSQL string
+
+// errNoShard is the error of InstallGate in a database that is no shard.
+var errNoShard = errors.New("the store is not a shard, run mdb install -shard with its number")
+
+// InstallGate installs a trigger by which a shard rejects messages of categories that are moved, with the SQLSTATE MD001. Package archive
+// closes the gate for a category while it moves it. While the gate is installed, each insert looks in a small table, so
+// [UninstallGate] removes it when no category is closed.
+//
+// Only the owner of the table messages can install the trigger. It waits for the table as [InstallNotify] does.
+func InstallGate(ctx context.Context, db DB) error {
+	err := changeGate(ctx, db, func(tx pgx.Tx) error {
+		if state, err := ShardStatus(ctx, tx); err != nil || !state.Installed {
+			return errors.Join(err, errNoShardUnless(state))
+		}
+		var installed bool
+		if err := tx.QueryRow(ctx, gateInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || installed {
+			return err
+		}
+		foreign, err := ownedByStranger(ctx, tx, "message_store_shard")
+		if err == nil && len(foreign) > 0 {
+			err = &ForeignObjectsError{Found: foreign}
+		}
+		if err == nil {
+			_, err = tx.Conn().PgConn().Exec(ctx, gateSQL).ReadAll()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("schema: install the gate: %w", err)
+	}
+	return nil
+}
+
+func errNoShardUnless(state ShardState) error {
+	if state.Installed {
+		return nil
+	}
+	return errNoShard
+}
+
+const gateInstalled = `SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'message_store' AND c.relname = 'messages' AND t.tgname = 'message_store_gate' AND t.tgenabled IN ('O', 'A'))`
+
+// UninstallGate removes the trigger, unless a category is closed. It reports whether the gate is removed, or was not installed. It
+// waits for the table as [InstallNotify] does.
+func UninstallGate(ctx context.Context, db DB) (removed bool, err error) {
+	err = changeGate(ctx, db, func(tx pgx.Tx) error {
+		var installed bool
+		if err := tx.QueryRow(ctx, gateInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || !installed {
+			removed = err == nil
+			return err
+		}
+		// Nobody can close a category meanwhile: that takes the lock of the installers.
+		if err := tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM message_store_shard.closed)`, pgx.QueryExecModeExec).Scan(&removed); err != nil || !removed {
+			return err
+		}
+		_, err := tx.Exec(ctx, `DROP TRIGGER message_store_gate ON message_store.messages`, pgx.QueryExecModeExec)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("schema: remove the gate: %w", err)
+	}
+	return removed, nil
+}
+
+func changeGate(ctx context.Context, db DB, f func(pgx.Tx) error) error {
+	err := withShortWaits(ctx, readCommitted{db}, map[string]string{
+		"search_path":                 "pg_catalog, pg_temp",
+		"standard_conforming_strings": "on",
+	}, f)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
+		return fmt.Errorf("%w (only the owner of the table message_store.messages can do that)", err)
+	}
+	return err
+}
+
+// CloseGate makes the shard reject messages of a category, which leaves to the shard with the number or arrives from it, from the
+// end of the transaction on. The transaction must hold the lock of the category, or no program may have written to the category
+// yet. The gate must be installed.
+func CloseGate(ctx context.Context, tx pgx.Tx, category string, shard int, arrives bool) error {
+	var installed bool
+	if _, err := tx.Exec(ctx, installLock); err != nil {
+		return fmt.Errorf("schema: close the gate: %w", err)
+	}
+	if err := tx.QueryRow(ctx, gateInstalled).Scan(&installed); err != nil {
+		return fmt.Errorf("schema: close the gate: %w", err)
+	}
+	if !installed {
+		return errors.New("schema: close the gate: it is not installed")
+	}
+	const change = `WITH changed AS (UPDATE message_store_shard.changed SET changes = changes + 1)
+INSERT INTO message_store_shard.closed (category, shard, arrives) VALUES ($1, $2, $3)
+ON CONFLICT (category) DO UPDATE SET shard = excluded.shard, arrives = excluded.arrives, writer = NULL`
+	if _, err := tx.Exec(ctx, change, category, shard, arrives); err != nil {
+		return fmt.Errorf("schema: close the gate: %w", err)
+	}
+	return nil
+}
+
+// OpenGate makes the shard accept messages of a category again, from the end of the transaction on.
+func OpenGate(ctx context.Context, tx pgx.Tx, category string) error {
+	const change = `WITH changed AS (UPDATE message_store_shard.changed SET changes = changes + 1)
+DELETE FROM message_store_shard.closed WHERE category = $1`
+	if _, err := tx.Exec(ctx, change, category); err != nil {
+		return fmt.Errorf("schema: open the gate: %w", err)
+	}
+	return nil
+}
+
+// A Closing says why the gate is closed for a category.
+type Closing struct {
+	Closed  bool // false: it is not
+	Shard   int  // to which the category has left, or from which it arrives
+	Arrives bool
+}
+
+// GateStatus reports whether the gate is closed for a category. Only the owner of the gate may ask.
+func GateStatus(ctx context.Context, db DB, category string) (c Closing, err error) {
+	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		var exists bool
+		if err := tx.QueryRow(ctx, `SELECT pg_catalog.to_regclass('message_store_shard.closed') IS NOT NULL`).Scan(&exists); err != nil || !exists {
+			return err
+		}
+		err := tx.QueryRow(ctx, `SELECT shard, arrives FROM message_store_shard.closed WHERE category = $1`, category).Scan(&c.Shard, &c.Arrives)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		c.Closed = err == nil
+		return err
+	})
+	if err != nil {
+		return Closing{}, fmt.Errorf("schema: look at the gate: %w", err)
+	}
+	return c, nil
+}
