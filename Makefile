@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive bench-capacity compatibility test-fresh vuln release-check release release-publish
+.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-moves test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive bench-capacity bench-gate compatibility test-fresh vuln release-check release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -131,6 +131,7 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) soak
 	$(MAKE) stress-notify
 	$(MAKE) stress-all
+	$(MAKE) test-moves
 	$(MAKE) test-promotions
 	$(MAKE) test-consumers
 	$(MAKE) test-mutants
@@ -180,6 +181,9 @@ stress-notify: ## run the tests that try to lose a notification a hundred times
 stress-all: ## run the tests that try to lose a message of all categories a hundred times
 	$(GO) test -race -run 'TestAllStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/barrier
 
+test-moves: ## move a category 20 times through PL/Proxy while it is written to
+	$(GO) test -race -v -count=1 -run 'TestMove|TestAbort|TestDeleteOld' ./mdb/archive
+
 bench: ## compare all calls with other clients, also on Message DB's own SQL
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
 	$(GO) test -run '^$$' -bench 'BenchmarkEach$$|BenchmarkForms$$' -benchtime 10x ./mdb/consumer
@@ -212,6 +216,9 @@ bench-archive: ## measure how fast messages are exported and imported
 
 bench-capacity: ## measure what messages and shards take, and put the tables into docs/scaling.md (five minutes)
 	cd bench && $(GO) run ./capacity -doc ../docs/scaling.md
+
+bench-gate: ## measure what the gate of a shard adds to an insert
+	$(GO) test -run '^$$' -bench BenchmarkGate -benchtime 200x ./mdb/schema
 
 compatibility: ## run test-matrix, and record the results in docs/compatibility.md
 	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)

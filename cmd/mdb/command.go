@@ -27,7 +27,7 @@ func commands() []command {
 	return []command{
 		installCommand, notifyCommand, checkCommand, versionCommand,
 		writeCommand, readCommand, tailCommand, lastCommand, getCommand,
-		exportCommand, importCommand, deleteCommand,
+		exportCommand, importCommand, deleteCommand, moveCommand,
 		streamsCommand, categoriesCommand, typesCommand, consumersCommand, webCommand, proxySQLCommand, completionCommand,
 	}
 }

@@ -17,6 +17,7 @@
 //	  export      write messages as lines of JSON, for an archive or another store
 //	  import      write the messages that export has written
 //	  delete      delete the old messages of a stream or a category
+//	  move        move a category from one shard to another
 //	  streams     count messages by stream
 //	  categories  count messages by category
 //	  types       count messages by type

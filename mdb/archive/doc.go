@@ -1,5 +1,5 @@
-// Package archive exports the messages of a store as lines of JSON, imports them into another one, and deletes old ones. The
-// commands mdb export, mdb import and mdb delete use it.
+// Package archive exports the messages of a store as lines of JSON, imports them into another one, deletes old ones, and moves
+// categories between shards. The commands mdb export, mdb import, mdb delete and mdb move use it.
 //
 // # Format
 //
