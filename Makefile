@@ -50,8 +50,8 @@ test-modules: # on a PostgreSQL that is there
 	done
 	@# WithGroupCommit changes nothing but what is sent, so these tests pass with each write as a group, too.
 	MDB_TEST_GROUPS=1 $(GO) test -race -short $(PARALLEL) -run '$(GROUPED)' -skip '$(UNGROUPED)' ./mdb
-	@# The race detector changes how much is allocated. It makes the model slow, and finds nothing in its one goroutine.
-	$(GO) test -run 'Alloc|^TestModel(Mutants)?$$' ./internal/scan ./internal/ledger ./mdb
+	@# The race detector changes how much is allocated. It makes the others slow, and finds nothing in their one goroutine.
+	$(GO) test -run 'Alloc|^Test(Model(Mutants)?|LargeCall)$$' ./internal/scan ./internal/ledger ./mdb
 
 lint: ## run the linters on the Go code, the scripts and the workflows
 	@for module in $(filter-out tools/,$(MODULES)); do \
