@@ -98,7 +98,7 @@ test-web: ## test the pages of mdb web in Chromium (MDB_TEST_LARGE=1: with a mil
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
 	packages="$$(scripts/list-server-packages ./...)" && cd mdbcontainer && \
-		MDB_TEST_ONLY=server $(GO) run ./with-messagedb -image "$${MDB_TEST_IMAGE:-postgres:17}" -- $(GO) test -C .. -race $(SHORT) $(PARALLEL) $$packages
+		MDB_TEST_ONLY=server $(GO) run ./with-messagedb $(if $(MDB_TEST_IMAGE),-image "$(MDB_TEST_IMAGE)",-tmpfs /var/lib/postgresql/data) -- $(GO) test -C .. -race $(SHORT) $(PARALLEL) $$packages
 
 test-matrix: ## run the tests of the root module on each of VERSIONS, fetched with npm (SHORT=-short)
 	$(GO) run ./scripts/matrix $(SHORT) $(VERSIONS)

@@ -1,6 +1,6 @@
 // The command with-messagedb starts Message DB in a container and runs another command:
 //
-//	with-messagedb [-image postgres:17] [-notify] [-setting NAME=VALUE]... -- COMMAND [ARGUMENT]...
+//	with-messagedb [-image postgres:17] [-notify] [-setting NAME=VALUE]... [-tmpfs DIR] -- COMMAND [ARGUMENT]...
 //
 // It sets MDB_TEST_DATABASE_URL, which package mdbtest reads, to the URL of the database
 // with a superuser. When the command ends, it removes the container.
@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"strings"
 	"syscall"
 
@@ -51,6 +52,13 @@ func run(args []string) (status int) {
 			return errors.New("want NAME=VALUE")
 		}
 		opts = append(opts, mdbcontainer.WithSetting(name, value))
+		return nil
+	})
+	flags.Func("tmpfs", "keep the folder `DIR` of the container in memory, where PostgreSQL's files make tests faster", func(dir string) error {
+		if !path.IsAbs(dir) {
+			return errors.New("want an absolute path")
+		}
+		opts = append(opts, testcontainers.WithTmpfs(map[string]string{dir: "rw"}))
 		return nil
 	})
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bufio"
 	"cmp"
 	"errors"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/mdbcontainer"
 )
@@ -83,10 +86,47 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// TestTmpfs checks that a folder of the container is in memory while the command runs.
+func TestTmpfs(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), program, "-image", image, "-tmpfs", "/scratch", "--", "sh", "-c", `echo "$MDB_TEST_DATABASE_URL"; read -r _`)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), strings.TrimSpace(url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var mounts string
+	if err := conn.QueryRow(t.Context(), "SELECT pg_read_file('/proc/mounts')").Scan(&mounts); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(mounts, "\ntmpfs /scratch tmpfs ") {
+		t.Errorf("/scratch is not in memory:\n%s", mounts)
+	}
+}
+
 // TestUsage checks that wrong usage prints the usage and exits with 2.
 func TestUsage(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{nil, {"--"}, {"-setting", "x", "--", "true"}, {"-no-such-flag"}} {
+	for _, args := range [][]string{nil, {"--"}, {"-setting", "x", "--", "true"}, {"-tmpfs", "x", "--", "true"}, {"-no-such-flag"}} {
 		if _, stderr, status := run(t, nil, args...); status != 2 || !strings.Contains(stderr, "usage: with-messagedb") {
 			t.Errorf("%q: status %d, %q, want 2 and the usage", args, status, stderr)
 		}
