@@ -99,8 +99,8 @@ func (b pages) consume(ctx context.Context, s *mdb.Store, sub *subscriber, from 
 			page = last
 		}
 		if err != nil && b.skips {
-			few := *sub
-			few.Batch = 10 // fewer rows than there are between two cuts
+			// Fewer rows than there are between two cuts. The lock of the history guards sub's other fields.
+			few := subscriber{Category: sub.Category, Member: sub.Member, Of: sub.Of, Batch: 10}
 			if skipped, err := readPage(ctx, s, &few, position); err == nil && len(skipped) > 0 {
 				position = skipped[len(skipped)-1].GlobalPosition
 			}
