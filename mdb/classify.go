@@ -87,7 +87,7 @@ var consequences = [...]struct {
 	classInternal:      {read: onceRead},
 	classUnavailable:   {read: always},
 	classReadOnly:      {read: always, write: byTime, transaction: byTime},
-	classMoved:         {write: byTime, transaction: byTime},
+	classMoved:         {read: always, write: byTime, transaction: byTime},
 	classNoConnection:  {read: always, write: byTime, transaction: byTime},
 	classTransient:     {read: always, write: byAttempts, transaction: byAttempts},
 	classStale:         {read: always, transaction: byAttempts}, // the statement is prepared again

@@ -158,7 +158,8 @@
 // lists every problem. After a [*WrongVersionError] or a [*DuplicateIDError] nothing was
 // written. After an [*UnknownOutcomeError] the write may or may not have happened; repeat
 // the call with [Idempotent] to find out. After [ErrUnavailable] nothing was written, because
-// the server could not be reached. A [*SetupError] says what to do. [IsTransient] reports
+// the server could not be reached, and after a [*MovedError] nothing either, because the category was
+// moved to another shard. A [*SetupError] says what to do. [IsTransient] reports
 // whether a retry may help.
 //
 // The server's error, a [*pgconn.PgError], can be unwrapped from them. Errors and logs never

@@ -23,8 +23,12 @@ var errNoShard = errors.New("the store is not a shard, run mdb install -shard wi
 // Only the owner of the table messages can install the trigger. It waits for the table as [InstallNotify] does.
 func InstallGate(ctx context.Context, db DB) error {
 	err := changeGate(ctx, db, func(tx pgx.Tx) error {
-		if state, err := ShardStatus(ctx, tx); err != nil || !state.Installed {
-			return errors.Join(err, errNoShardUnless(state))
+		state, err := ShardStatus(ctx, tx)
+		if err == nil && !state.Installed {
+			err = errNoShard
+		}
+		if err != nil {
+			return err
 		}
 		var installed bool
 		if err := tx.QueryRow(ctx, gateInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || installed {
@@ -43,13 +47,6 @@ func InstallGate(ctx context.Context, db DB) error {
 		return fmt.Errorf("schema: install the gate: %w", err)
 	}
 	return nil
-}
-
-func errNoShardUnless(state ShardState) error {
-	if state.Installed {
-		return nil
-	}
-	return errNoShard
 }
 
 const gateInstalled = `SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
