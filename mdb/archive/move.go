@@ -187,8 +187,12 @@ func (s *move) prepare(ctx context.Context) error {
 			if err := lockCategory(ctx, tx, s.Category); err != nil {
 				return err
 			}
-			if last, err := lastOf(ctx, tx, s.Category); err != nil || last > 0 {
-				return errors.Join(err, errThere)
+			last, err := lastOf(ctx, tx, s.Category)
+			if err == nil && last > 0 {
+				err = errThere
+			}
+			if err != nil {
+				return err
 			}
 			return schema.CloseGate(ctx, tx, string(s.Category), s.state.From, true)
 		})
@@ -266,12 +270,10 @@ func (s *move) tryRest(ctx context.Context) error {
 		if err := s.passed(moveLocked); err != nil {
 			return err
 		}
-		for {
-			if n, err := s.copyPart(ctx, tx.Conn()); err != nil || n < partSize {
-				if err != nil {
-					return err
-				}
-				break
+		for n := int64(partSize); n == partSize; {
+			var err error
+			if n, err = s.copyPart(ctx, tx.Conn()); err != nil {
+				return err
 			}
 		}
 		if err := s.passed(moveRest); err != nil {

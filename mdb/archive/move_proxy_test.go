@@ -2,7 +2,6 @@ package archive_test
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"sync"
 	"testing"
@@ -11,16 +10,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/messagedb-go/messagedb/internal/pgtest"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/archive"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
-
-//go:embed testdata/proxy.sql
-var proxySQL string
 
 // A route is a proxy of PL/Proxy and two shards.
 type route struct {
@@ -31,40 +26,17 @@ type route struct {
 
 func newRoute(t *testing.T) *route {
 	t.Helper()
-	server := pgtest.Own(t)
-	admin := openPool(t, server.URL("postgres"))
-	var installed bool
-	if err := admin.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plproxy')`).Scan(&installed); err != nil {
-		t.Fatal(err)
-	}
-	if !installed {
-		t.Skip("not run, because PL/Proxy is not installed for this PostgreSQL")
-	}
+	p := testdb.NewProxy(t, 2, nil)
 	r := &route{}
-	create := func(name string) *pgxpool.Pool {
-		if _, err := admin.Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
-			t.Fatal(err)
-		}
-		return openPool(t, server.URL(name))
-	}
-	for i := range r.shards {
-		r.shards[i] = create(fmt.Sprintf("shard%d", i))
-		if err := schema.InstallShard(t.Context(), r.shards[i], i); err != nil {
-			t.Fatal(err)
-		}
+	for i, url := range p.Shards {
+		r.shards[i] = openPool(t, url)
 	}
 	r.state = r.shards[0]
 	if err := schema.InstallConsumers(t.Context(), r.state); err != nil {
 		t.Fatal(err)
 	}
-	pool := create("proxy")
-	if err := testdb.InstallOurs(t.Context(), testdb.Session(t, server.URL("proxy"))); err != nil {
-		t.Fatal(err)
-	}
-	cfg := r.shards[0].Config().ConnConfig
-	if _, err := testdb.Session(t, server.URL("proxy")).PgConn().Exec(t.Context(), proxySQL+fmt.Sprintf(`
-CREATE SERVER mdb FOREIGN DATA WRAPPER plproxy OPTIONS (p0 'host=%[1]s port=%[2]d dbname=shard0 user=%[3]s', p1 'host=%[1]s port=%[2]d dbname=shard1 user=%[3]s');
-CREATE USER MAPPING FOR PUBLIC SERVER mdb`, cfg.Host, cfg.Port, cfg.User)).ReadAll(); err != nil {
+	pool := openPool(t, p.URL)
+	if _, err := pool.Exec(t.Context(), messagesOfShards); err != nil {
 		t.Fatal(err)
 	}
 	store, err := mdb.New(pool, mdb.WithRetry(mdb.RetryPolicy{MaxDelay: 20 * time.Millisecond}))
@@ -75,6 +47,17 @@ CREATE USER MAPPING FOR PUBLIC SERVER mdb`, cfg.Host, cfg.Port, cfg.User)).ReadA
 	r.proxy = store
 	return r
 }
+
+// messagesOfShards is a view in place of the table, at which a consumer looks whose state is elsewhere. A category that is moved has
+// messages on both shards.
+const messagesOfShards = `CREATE FUNCTION public.all_messages()
+RETURNS TABLE (id uuid, stream_name text, type text, "position" bigint, global_position bigint, data jsonb, metadata jsonb, "time" timestamp)
+LANGUAGE plproxy AS $$
+	CLUSTER 'message_store_shards';
+	RUN ON ALL;
+	SELECT id, stream_name, type, position, global_position, data, metadata, time FROM message_store.messages;
+$$;
+CREATE VIEW message_store.messages AS SELECT DISTINCT ON (global_position) * FROM public.all_messages()`
 
 // A trail is what a reader has received.
 type trail struct {
@@ -109,12 +92,21 @@ func (tr *trail) len() int {
 	return len(tr.ids)
 }
 
+// place puts the category on the first shard, wherever its hash would.
+func place(t *testing.T, r *route) {
+	t.Helper()
+	if _, err := r.proxy.Pool().Exec(t.Context(), `INSERT INTO message_store_proxy.placement VALUES ($1, 0)`, string(moving)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestMoveThroughProxy moves a category to and fro, while 8 writers with expected versions write to it through PL/Proxy, and a
 // subscription and a durable consumer read it there. Nothing that was acknowledged is lost, delivered twice or out of order,
 // and each stream has the versions that its writer received.
 func TestMoveThroughProxy(t *testing.T) {
 	t.Parallel()
 	r := newRoute(t)
+	place(t, r)
 	moves := 2
 	if !testing.Short() {
 		moves = 20

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -307,5 +308,36 @@ func TestDeleteOldWaits(t *testing.T) {
 	}
 	if err := <-result; err != nil {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestMoveParts checks that a category of several parts is copied and deleted part by part, and that a copy which was interrupted
+// continues.
+func TestMoveParts(t *testing.T) {
+	t.Parallel()
+	const messages = 25_000
+	s := newScene(t)
+	execute(t, s.shards[0], `INSERT INTO message_store.messages (stream_name, type, position, data, metadata)
+SELECT 'account-' || i % 100, 'Happened', i / 100, CASE i % 3 WHEN 0 THEN jsonb_build_object('n', i, 'text', 'é"\\') WHEN 1 THEN 'null' END, CASE i % 2 WHEN 0 THEN '{"m": 1}'::jsonb END FROM generate_series(0, $1::int - 1) AS i`, messages)
+	before := export(t, s.shards[0], archive.ExportOptions{})
+	killed := s.mover(0, 1)
+	killAt(killed, 3) // after the first part
+	if _, err := killed.Move(t.Context()); !errors.Is(err, errKilled) {
+		t.Fatalf("got %v", err)
+	}
+	m := s.mover(0, 1)
+	if got := state(t, m); got.Step != archive.MoveCopying || got.Left != messages-10_000 {
+		t.Errorf("got %+v", got)
+	}
+	var copied []int64
+	m.Progress = func(n int64) { copied = append(copied, n) }
+	if _, err := m.Move(t.Context()); err != nil || !slices.Equal(copied, []int64{10_000, 15_000}) {
+		t.Errorf("copied %d, %v", copied, err)
+	}
+	if after := export(t, s.shards[1], archive.ExportOptions{}); after != before {
+		t.Error("the copy differs")
+	}
+	if n, err := m.DeleteOld(t.Context()); err != nil || n != messages {
+		t.Errorf("deleted %d, %v", n, err)
 	}
 }
