@@ -33,7 +33,7 @@ func newStore(t *testing.T, url string) *mdb.Store {
 
 // archiver returns the command of the example archive, with small files.
 func archiver(ctx context.Context, database, folder string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(programs, "archive"), append([]string{"-category", "account", "-folder", folder, "-size", "3000", "-every", "2ms"}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(programs, "archive"), append([]string{"-category", "account", "-folder", folder, "-size", "1000", "-every", "2ms"}, args...)...)
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+database)
 	return cmd
 }
@@ -74,13 +74,15 @@ func TestArchiveKilled(t *testing.T) {
 		kills = 10
 	}
 	unfinished := 0
-	for range kills {
+	for kill := range kills {
 		cmd := archiver(ctx, database, folder)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// About as long as it takes to start, and to write some files.
-		<-time.After(time.Duration(rand.Int64N(int64(150 * time.Millisecond))))
+		if kill%2 == 0 { // otherwise it is killed while it starts, or soon after that
+			awaitGrowth(t, folder)
+		}
+		<-time.After(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -108,6 +110,29 @@ func TestArchiveKilled(t *testing.T) {
 	}
 	if exported(t, newStore(t, copied)) != want {
 		t.Error("the copy is another")
+	}
+}
+
+// awaitGrowth waits until there is more in the files.
+func awaitGrowth(t *testing.T, folder string) {
+	t.Helper()
+	size := func() (sum int64) {
+		for _, name := range archived(t, folder, "") {
+			if info, err := os.Stat(name); err == nil { // otherwise it has another name now
+				sum += info.Size()
+			}
+		}
+		return sum
+	}
+	before := size()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for size() <= before {
+		select {
+		case <-t.Context().Done():
+			t.Fatal("nothing more is archived")
+		case <-tick.C:
+		}
 	}
 }
 
