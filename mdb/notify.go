@@ -2,9 +2,8 @@ package mdb
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/doorbell"
-	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
 // Defaults of [WithNotify].
@@ -38,7 +36,7 @@ type notifyConfig struct {
 	enabled          bool
 	fallback         time.Duration
 	maxNotifications int
-	listenOn         string
+	listenOn         []string      // one address, or one for each shard; empty: that of the pool
 	recheck          time.Duration // how long polling replaces notifications after a failure
 }
 
@@ -52,7 +50,8 @@ func (o notifyOption) notify(c *notifyConfig, f *argumentFaults) { o(c, f) }
 // [github.com/messagedb-go/messagedb/mdb/schema.InstallNotify].
 //
 // The store opens one connection outside the pool for its first subscription and closes
-// it after the last. While notifications are unavailable, because the connection is lost,
+// it after the last. For a database of PL/Proxy it needs the addresses of the shards, see
+// [ListenOn], and opens one to each. While notifications are unavailable, because the connection is lost,
 // the trigger is missing or a pooler is in between, subscriptions poll as their strategies
 // say. The store looks for a missing trigger every 20 seconds, and immediately after
 // InstallNotify. The trigger notifies only while a subscription waits, and at a limited rate, see
@@ -110,19 +109,34 @@ func MaxNotifications(perSecond int) NotifyOption {
 // the same database, bypassing any pooler. The default is that of the pool. The pool's
 // BeforeConnect is called for it, which may set a password, and the pool's DialFunc and
 // LookupFunc dial it.
-func ListenOn(connString string) NotifyOption {
+//
+// For a database of PL/Proxy, pass the connection strings of the shards, in the order of their
+// numbers. The store opens one connection to each. It proves each one with a notification that
+// the proxy sends to the shard of that number, so addresses in another order, or of other
+// databases, are not used: the categories of these shards are polled, and a warning says why.
+// [Store.NotifyShardStats] returns the state of each.
+func ListenOn(connStrings ...string) NotifyOption {
 	return notifyOption(func(c *notifyConfig, f *argumentFaults) {
-		if _, fault := parseConnString(connString); fault != "" {
-			f.add("connection string to listen on", "an invalid one ("+fault+")", "postgres://… or key=value pairs")
+		if len(connStrings) == 0 {
+			f.add("connection strings to listen on", "none", "at least one")
 		}
-		c.listenOn = connString
+		for i, s := range connStrings {
+			if _, fault := parseConnString(s); fault != "" {
+				f.add("connection string to listen on", "an invalid one ("+fault+")", "postgres://… or key=value pairs")
+			}
+			if slices.Contains(connStrings[:i], s) {
+				f.add("connection strings to listen on", "the same one for two shards", "one for each shard")
+			}
+		}
+		c.listenOn = slices.Clone(connStrings)
 	})
 }
 
 // NotifyStats is a snapshot of what [WithNotify] does.
 type NotifyStats struct {
 	// Listening reports whether the connection that listens is open and has received
-	// a notification that was sent through the pool.
+	// a notification that was sent through the pool. If there are several, it reports
+	// whether all of them are.
 	Listening bool
 	// Waiting, Cooling and Polling count the categories that have subscriptions: those
 	// whose subscriptions wait for a notification, those that are polled often for a
@@ -139,8 +153,20 @@ type NotifyStats struct {
 }
 
 // NotifyStats returns a snapshot, for logs and metrics.
-func (s *Store) NotifyStats() NotifyStats {
-	stats := s.bell.Stats()
+func (s *Store) NotifyStats() NotifyStats { return notifyStats(s.bell.Stats()) }
+
+// NotifyShardStats returns a snapshot of each shard for which [ListenOn] has an address, in
+// their order. Categories of other shards are only in [Store.NotifyStats]. Without addresses, and
+// with one, the result has one element.
+func (s *Store) NotifyShardStats() []NotifyStats {
+	var all []NotifyStats
+	for _, stats := range s.bell.ShardStats() {
+		all = append(all, notifyStats(stats))
+	}
+	return all
+}
+
+func notifyStats(stats doorbell.Stats) NotifyStats {
 	return NotifyStats{
 		Listening:     stats.Listening,
 		Waiting:       stats.Armed,
@@ -154,7 +180,7 @@ func (s *Store) NotifyStats() NotifyStats {
 
 // newBell returns the store's doorbell. Without WithNotify it wakes subscriptions only
 // after writes by the same store.
-func newBell(pool *pgxpool.Pool, c *storeConfig) *doorbell.Bell {
+func newBell(pool *pgxpool.Pool, first *firstUse, c *storeConfig) *doorbell.Bell {
 	config := doorbell.Config{
 		Fallback:  c.notify.fallback,
 		Recheck:   c.notify.recheck,
@@ -162,40 +188,34 @@ func newBell(pool *pgxpool.Pool, c *storeConfig) *doorbell.Bell {
 		Logger:    c.logger,
 	}
 	config.Listening = c.hooks.listening()
-	if c.notify.enabled {
-		config.Connect = func(ctx context.Context) (*pgx.Conn, error) { return connectToListen(ctx, pool, c.notify.listenOn) }
-		config.Notify = func(ctx context.Context, payload string) (time.Time, error) { return notify(ctx, pool, payload) }
+	if !c.notify.enabled {
+		return doorbell.New(config)
 	}
+	addresses := c.notify.listenOn
+	for i := range max(len(addresses), 1) {
+		config.Connect = append(config.Connect, func(ctx context.Context) (*pgx.Conn, error) { return connectToListen(ctx, pool, addresses, i) })
+	}
+	n := notifier{pool, first, len(addresses)}
+	config.Notify, config.Sharded, config.Place = n.notify, first.onProxy, n.shardsOf
 	return doorbell.New(config)
 }
 
-// notify sends a notification through the pool, and returns when it was sent.
-func notify(ctx context.Context, pool *pgxpool.Pool, payload string) (sent time.Time, err error) {
-	conn, err := acquire(ctx, pool)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return time.Time{}, fmt.Errorf("%w: %w", doorbell.ErrBusy, err)
-	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	defer conn.Release()
-	sent = time.Now()
-	_, err = conn.Exec(ctx, "SELECT pg_catalog.pg_notify($1, $2)", pgx.QueryExecModeExec, trigger.Channel, payload)
-	return sent, err
-}
-
-// connectToListen opens the connection that listens: with the address, if there is one, or
+// connectToListen opens a connection that listens: with the i-th address, if there are any, or
 // with the pool's configuration.
-func connectToListen(ctx context.Context, pool *pgxpool.Pool, address string) (*pgx.Conn, error) {
+func connectToListen(ctx context.Context, pool *pgxpool.Pool, addresses []string, i int) (*pgx.Conn, error) {
 	var listen *pgx.ConnConfig
-	if address != "" {
-		cfg, fault := parseConnString(address)
+	if len(addresses) > 0 && addresses[i] != "" {
+		cfg, fault := parseConnString(addresses[i])
 		if fault != "" {
 			return nil, connStringError(fault)
 		}
 		listen = cfg.ConnConfig
 	}
-	cfg, err := configBeside(ctx, pool, listen, "message_store notify")
+	purpose := "message_store notify"
+	if len(addresses) > 1 {
+		purpose = "shard " + strconv.Itoa(i) + " " + purpose
+	}
+	cfg, err := configBeside(ctx, pool, listen, purpose)
 	if err != nil {
 		return nil, err
 	}

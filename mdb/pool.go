@@ -212,7 +212,7 @@ func New(pool *pgxpool.Pool, opts ...StoreOption) (*Store, error) {
 	first := &firstUse{config: conn, direct: config.direct, replica: config.replica != nil, watcher: watcher}
 	gate, readOnly := new(gate), &readOnly{pool: pool, logger: config.logger}
 	runner := &poolRunner{pool: pool, mode: config.execMode, first: first, watcher: watcher, gate: gate, readOnly: readOnly}
-	bell := newBell(pool, &config)
+	bell := newBell(pool, first, &config)
 	wrote := func(stream StreamName) {
 		readOnly.wrote()
 		bell.Wrote(string(stream))

@@ -37,7 +37,7 @@ func TestLogs(t *testing.T) {
 			t.Errorf("%q: the page has %q, and the code %q", line, documented[line], logged[line])
 		}
 	}
-	used = append(used, "consumer", "instance")
+	used = append(used, "consumer", "instance", "shard")
 	_, meanings, _ := strings.Cut(page, "| Attribute | Meaning |")
 	var explained []string
 	for _, cell := range find(meanings, "(?m)^\\| (`.*?`) \\| ") {

@@ -20,7 +20,7 @@ install or remove it.
 
 status prints whether the trigger is installed, which connections wait for
 notifications, and for how many categories. It exits with 4 if the trigger is missing
-or disabled.`,
+or disabled. The trigger of a database of PL/Proxy is that of each of its shards.`,
 	examples: `mdb notify install
 mdb notify install -print > notify.sql
 mdb notify status`,
@@ -61,6 +61,8 @@ func (a *app) notifyStatus(ctx context.Context, s *mdb.Store) error {
 	switch {
 	case err != nil:
 		return err
+	case state.Proxied:
+		return nothing("write_message is a function of PL/Proxy: run mdb notify status on each shard")
 	case !state.Installed:
 		return nothing("the NOTIFY trigger is not installed")
 	case !state.Enabled:

@@ -60,14 +60,43 @@
 //
 // A store cools only what it can save: if its own categories ring little, the rings are
 // those of other stores.
+//
+// # Shards
+//
+// PL/Proxy sends each category of a proxied store to one of several shards. Locks and
+// notifications are those of a shard, so the bell has a connection to each one, by the shard's
+// number, and shares the key of C on the shard of C only. All of the above then holds for each
+// shard by itself, if three more things are true:
+//
+// The connection is to the shard with its number. A probe proves it: the proxy sends it to the
+// shard with that number, as it sends a write, and it must arrive at this connection. A probe
+// that the shard is sent by another way would prove nothing about where writes go.
+//
+// C is on the shard whose key is shared. The proxy is asked, after LISTEN has committed there.
+// Who moves C to another shard first makes writers of C fail on the old one, then changes the
+// proxy, and then notifies the old shard (trigger.Placement):
+//
+//	move first                            subscriber first
+//
+//	M  changes the proxy                  S  LISTEN; the proxy says: the old shard
+//	S  LISTEN; the proxy says: the new    M  changes the proxy
+//	S  shares the key there; reads        W  writes to the new shard, and does not ring
+//	M  notifies the old shard             M  notifies the old shard, and S asks again
+//	W  cannot lock the key: rings         S  shares the key on the new shard; reads: W is visible
+//
+// If the notification of a move is lost, the fallback finds the messages, and asks the proxy.
+//
+// The answer is not older than the connection. A category is off from when the connection to
+// its shard is proved or lost until the proxy has been asked after that.
+//
+// To share the key on all shards would need no answer, but take an entry of every server's lock
+// table for each category, and a lost connection would turn off the categories of all shards.
 package doorbell
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,13 +115,20 @@ const (
 
 // A Config configures a Bell.
 type Config struct {
-	// Connect opens the connection that listens. No other code may use this connection: the
-	// server grants a session locks that conflict only with its own, so writes on it would
-	// not ring. If Connect is nil, the bell does not listen, and only Wrote wakes.
-	Connect func(ctx context.Context) (*pgx.Conn, error)
-	// Notify sends a notification through the pool, where writes come from, and returns
-	// when it was sent. Its error wraps ErrBusy if the pool had no connection in time.
-	Notify func(ctx context.Context, payload string) (sent time.Time, err error)
+	// Connect opens the connections that listen: one, or one for each shard. No other code may
+	// use them: the server grants a session locks that conflict only with its own, so writes
+	// on it would not ring. Without one, the bell does not listen, and only Wrote wakes.
+	Connect []func(ctx context.Context) (*pgx.Conn, error)
+	// Notify sends a notification through the pool, where writes come from, to the shard with
+	// the number, and returns when it was sent. Its error wraps ErrBusy if the pool had no
+	// connection in time.
+	Notify func(ctx context.Context, shard int, payload string) (sent time.Time, err error)
+	// Sharded reports whether the categories are on shards. It is called after a notification
+	// was sent. If it is nil, they are not.
+	Sharded func() bool
+	// Place asks through the pool for the numbers of the categories' shards. Its error wraps
+	// ErrBusy like that of Notify.
+	Place func(ctx context.Context, categories []string) ([]int, error)
 	// Fallback is the time after which a subscription reads although nobody has rung.
 	Fallback time.Duration
 	// Recheck is the time for which rings stay off after they have failed.
@@ -101,21 +137,22 @@ type Config struct {
 	PerSecond int
 	// Logger receives failures that the bell recovers from.
 	Logger *slog.Logger
-	// Listening is called when the connection has been proved, and when it is lost, in turns. It may be nil. It
-	// is called by the goroutine, without a lock.
+	// Listening is called when all connections have been proved, and when one is lost, in turns. It may be nil. It
+	// is called by the goroutines, without the lock of the bell.
 	Listening func(listening bool)
 }
 
-// ErrBusy means that the pool had no connection for a notification, which proves nothing.
-var ErrBusy = errors.New("the pool had no free connection for a NOTIFY")
+// ErrBusy means that the pool had no connection for a notification or a question, which proves
+// nothing.
+var ErrBusy = errors.New("the pool had no free connection")
 
-// A Bell is a store's doorbell. It is safe for concurrent use, and has a goroutine while
-// it has sleepers and a Connect.
+// A Bell is a store's doorbell. It is safe for concurrent use, and has a goroutine for each
+// shard while it has sleepers and a Connect.
 type Bell struct {
 	config Config
 
-	// life guards users, cancel and done, and is held while the goroutine is started or
-	// stopped. The goroutine itself never takes it. It is taken before mu.
+	// life guards users, cancel and done, and is held while the goroutines are started or
+	// stopped. They never take it. It is taken before mu.
 	life   sync.Mutex
 	users  int
 	cancel context.CancelFunc
@@ -123,40 +160,45 @@ type Bell struct {
 
 	sleepers atomic.Int64 // in all categories
 
-	// mu guards all that follows but listener, and the fields of categories and sleepers
-	// that say so. It is never held while a statement runs or something is logged.
+	// turns is held while it is found out whether all connections are proved, and
+	// Config.Listening is called. It is taken before mu.
+	turns sync.Mutex
+
+	shards []*shard      // at least one
+	ask    chan struct{} // contains a value if the shards of categories must be asked for
+
+	// mu guards all that follows, and the fields of shards, categories and sleepers that say
+	// so. It is never held while a statement runs or something is logged.
 	mu         sync.Mutex
 	categories map[string]*category
 	all        map[*Sleeper]struct{} // of subscriptions to all categories
-	listening  bool                  // the connection has been proved
-	woken      bool                  // the goroutine must look at the categories
-	interrupt  context.CancelFunc    // ends the goroutine's wait; nil: it does not wait
-	utf8       bool                  // the server hashes names as this package does
-	unrung     []string              // categories that were disabled and of which nothing was logged
-	limiter    limiter
-	own        rate // of the rings that were for categories with sleepers
-	rings      int64
+	listening  bool                  // all connections have been proved
+	sharded    bool                  // the categories are on shards
 	reads      int64
 	watchers   map[*int]func(consumer string)
-
-	connect  func(ctx context.Context) (server, error)
-	listener listener // only the goroutine uses it
 }
 
 // New returns a bell without sleepers.
 func New(config Config) *Bell {
-	b := &Bell{config: config, limiter: limiter{perSecond: float64(config.PerSecond)}}
-	if config.Connect != nil {
-		b.connect = func(ctx context.Context) (server, error) {
-			conn, err := config.Connect(ctx)
-			if err != nil {
-				return nil, err
+	b := &Bell{config: config, ask: make(chan struct{}, 1)}
+	for i := range max(len(config.Connect), 1) {
+		s := &shard{bell: b, number: i, limiter: limiter{perSecond: float64(config.PerSecond)}}
+		if config.Connect != nil {
+			s.connect = func(ctx context.Context) (server, error) {
+				conn, err := config.Connect[i](ctx)
+				if err != nil {
+					return nil, err
+				}
+				return pgServer{conn, b.tell}, nil
 			}
-			return pgServer{conn, b.tell}, nil
 		}
+		b.shards = append(b.shards, s)
 	}
 	return b
 }
+
+// listens reports whether the bell has connections.
+func (b *Bell) listens() bool { return b.shards[0].connect != nil }
 
 // An Interest describes the messages that a subscription reads.
 type Interest struct {
@@ -188,7 +230,7 @@ func (b *Bell) Subscribe(in Interest) *Sleeper {
 	}
 	b.sleepers.Add(1)
 	b.mu.Unlock()
-	if b.connect != nil {
+	if b.listens() {
 		b.start()
 	}
 	return s
@@ -199,8 +241,10 @@ func (b *Bell) join(s *Sleeper, name string) *category {
 	c := b.categories[name]
 	if c == nil {
 		c = &category{name: name, sleepers: make(map[*Sleeper]struct{})}
-		if b.listening {
-			c.state = stateCooling
+		if b.sharded {
+			b.askShards()
+		} else {
+			c.place(b.shards[0])
 		}
 		if b.categories == nil {
 			b.categories = make(map[string]*category)
@@ -230,44 +274,9 @@ func (b *Bell) Wrote(stream string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if c := b.categories[names.Category(stream)]; c != nil && c.state == stateOff {
-		c.ring(stream, b.utf8)
+		c.ring(stream, c.shard != nil && c.shard.utf8)
 	}
 	b.ringAllCategories(stream)
-}
-
-// Stats is a snapshot of a bell.
-type Stats struct {
-	// Listening reports whether the connection is open and has been proved.
-	Listening bool
-	// Armed, Cooling and Off count the categories in each state.
-	Armed, Cooling, Off int
-	// Crowded counts those categories of Off for whose keys there is no room.
-	Crowded int
-	// Notifications counts the rings received.
-	Notifications int64
-	// Reads counts the reads of all sleepers.
-	Reads int64
-}
-
-// Stats returns a snapshot.
-func (b *Bell) Stats() Stats {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	stats := Stats{Listening: b.listening, Notifications: b.rings, Reads: b.reads}
-	for _, c := range b.categories {
-		switch c.state {
-		case stateArmed:
-			stats.Armed++
-		case stateCooling:
-			stats.Cooling++
-		default:
-			stats.Off++
-			if c.crowded {
-				stats.Crowded++
-			}
-		}
-	}
-	return stats
 }
 
 // Settled reports whether all categories are armed, every sleeper has begun a read since,
@@ -294,7 +303,7 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 	if c == nil { // of a subscription to all categories
 		return d, false
 	}
-	if c.state == stateOff && b.listening && now.After(c.offUntil) {
+	if c.state == stateOff && c.placed && c.shard.listening && now.After(c.offUntil) {
 		c.state, c.crowded = stateCooling, false
 	}
 	if found > 0 {
@@ -304,8 +313,9 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 		// The read may have been faster than the ring, and so may other reads.
 		if c.unrung.IsZero() {
 			c.unrung = now
+			b.askShards() // it may have moved
 		} else if now.Sub(c.unrung) > latestRing {
-			b.disable(c, now)
+			c.shard.disable(c, now)
 		}
 	}
 	switch c.state {
@@ -319,9 +329,9 @@ func (b *Bell) delay(s *Sleeper, d time.Duration, found int) (delay time.Duratio
 		c.rate.add(now, float64(found)/float64(len(c.sleepers)))
 		if found == 0 {
 			c.pollDelay = d
-			if !c.wanted && b.limiter.reserve(now, c.rate.at(now), b.own.at(now)) {
+			if s := c.shard; !c.wanted && s.limiter.reserve(now, c.rate.at(now), s.own.at(now)) {
 				c.wanted, c.refused, c.nextTry = true, 0, now
-				b.wake()
+				s.wake()
 			}
 		}
 		return min(d, b.coolInterval()), false
@@ -340,121 +350,4 @@ func (b *Bell) coolInterval() time.Duration {
 		}
 	}
 	return max(minCoolInterval, time.Duration(n)*time.Second/maxPolls)
-}
-
-// onNotification counts a ring and wakes the sleepers that it concerns. The payload is the
-// name of the stream written to; an empty one concerns all.
-func (b *Bell) onNotification(payload string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := time.Now()
-	b.rings++
-	b.ringAllCategories(payload)
-	if payload == "" {
-		// It may have been for any of them.
-		for _, c := range b.categories {
-			c.rang(now, 1/float64(len(b.categories)))
-			c.ringAll()
-		}
-		if len(b.categories) > 0 {
-			b.own.add(now, 1)
-		}
-	} else if c := b.categories[names.Category(payload)]; c != nil {
-		c.rang(now, 1)
-		c.used, c.disabled = now, 0
-		b.own.add(now, 1)
-		c.ring(payload, b.utf8)
-	}
-	if b.limiter.take(now) {
-		b.cool(now)
-	}
-}
-
-// cool makes the categories that ring the most cooling, until the others ring at most half
-// as often as is allowed. It leaves silent ones armed, because that saves no ring. b.mu is
-// held.
-func (b *Bell) cool(now time.Time) {
-	armed := b.withState(stateArmed)
-	total := 0.0
-	for _, c := range armed {
-		total += c.rate.at(now)
-	}
-	slices.SortFunc(armed, func(x, y *category) int { return cmp.Compare(y.rate.at(now), x.rate.at(now)) })
-	for i, c := range armed {
-		if total <= b.limiter.perSecond/2 && (i > 0 || c.rate.at(now) < 1) {
-			break
-		}
-		total -= c.rate.at(now)
-		c.state = stateCooling
-		c.ringAll() // they would wait for rings that no longer come
-		b.wake()
-	}
-}
-
-// withState returns the categories in a state. b.mu is held.
-func (b *Bell) withState(state state) (categories []*category) {
-	for _, c := range b.categories {
-		if c.state == state {
-			categories = append(categories, c)
-		}
-	}
-	return categories
-}
-
-// disable turns off a category whose writers did not ring although they should have. The
-// goroutine looks for the trigger then. If that is there, some writers do not fire it, and
-// the time doubles each time, because all that is gained by arming the category again is
-// that its messages are late. b.mu is held.
-func (b *Bell) disable(c *category, now time.Time) {
-	c.turnOff(now.Add(b.config.Recheck<<min(c.disabled, maxDisabled)), false)
-	c.disabled++
-	b.unrung = append(b.unrung, c.name)
-	b.wake()
-}
-
-// forgive is called when the trigger is missing, which explains why the categories' messages
-// arrived without a ring.
-func (b *Bell) forgive(unrung []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, name := range unrung {
-		if c := b.categories[name]; c != nil {
-			c.disabled, c.offUntil = 0, time.Time{}
-		}
-	}
-}
-
-// setListening is called when the connection has been proved, and when it is lost. It sets
-// the state of all categories.
-func (b *Bell) setListening(listening bool) {
-	if b.setStates(listening) && b.config.Listening != nil {
-		b.config.Listening(listening)
-	}
-}
-
-// setStates sets the state of all categories, and reports whether there is a change.
-func (b *Bell) setStates(listening bool) (changed bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	changed = b.listening != listening
-	b.listening = listening
-	for _, c := range b.categories {
-		c.state, c.wanted = stateOff, false
-		if c.crowded { // there may be more room now
-			c.crowded, c.offUntil = false, time.Time{}
-		}
-		if listening && time.Now().After(c.offUntil) {
-			c.state = stateCooling
-		}
-		c.ringAll()
-	}
-	return changed
-}
-
-// wake makes the goroutine look at the categories. b.mu is held.
-func (b *Bell) wake() {
-	b.woken = true
-	if b.interrupt != nil {
-		b.interrupt()
-	}
 }

@@ -40,7 +40,7 @@ func TestRouting(t *testing.T) {
 		"":         {"stream", "part", "category", "member 0", "member 1", "wants", "other"},
 		"\x00\xff": {},
 	} {
-		b.onNotification(payload)
+		b.shards[0].onNotification(payload)
 		var got []string
 		for name, s := range sleepers {
 			if rung(s) {
@@ -73,16 +73,16 @@ func TestSetListening(t *testing.T) {
 			s.BeforeRead()
 			disabled.BeforeRead()
 		}
-		b.setListening(true)
+		b.shards[0].setListening(true)
 		expect("the connection is proved", stateCooling, stateOff)
 		s.category.state = stateArmed
-		b.setListening(false)
+		b.shards[0].setListening(false)
 		expect("the connection is lost", stateOff, stateOff)
 		if d, fallback := b.delay(s, time.Hour, 0); d != time.Hour || fallback || s.category.wanted {
 			t.Errorf("without a connection: got delay %v, wanted %v; want %v, false", d, s.category.wanted, time.Hour)
 		}
 		<-time.After(2 * time.Minute)
-		b.setListening(true)
+		b.shards[0].setListening(true)
 		expect("the connection is proved again", stateCooling, stateCooling)
 	})
 }
@@ -119,8 +119,8 @@ func TestCool(t *testing.T) {
 		}
 		cold := b.on("cold")
 		cold.category.state = stateCooling
-		b.woken = false
-		b.cool(now)
+		b.shards[0].woken = false
+		b.shards[0].cool(now)
 		var armed, cooled []string
 		for category, s := range sleepers {
 			if s.category.state == stateArmed {
@@ -137,8 +137,8 @@ func TestCool(t *testing.T) {
 		if !slices.Equal(armed, test.armed) || !slices.Equal(cooled, test.cooled) {
 			t.Errorf("rates %v: got armed %v, cooled %v; want %v, %v", test.rates, armed, cooled, test.armed, test.cooled)
 		}
-		if b.woken != (len(cooled) > 0) || rung(cold) {
-			t.Errorf("rates %v: listener woken: %v, want %v; subscription to a cooling category woken: %v, want false", test.rates, b.woken, len(cooled) > 0, rung(cold))
+		if b.shards[0].woken != (len(cooled) > 0) || rung(cold) {
+			t.Errorf("rates %v: listener woken: %v, want %v; subscription to a cooling category woken: %v, want false", test.rates, b.shards[0].woken, len(cooled) > 0, rung(cold))
 		}
 	}
 }

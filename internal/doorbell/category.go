@@ -21,6 +21,8 @@ const (
 // guards its fields.
 type category struct {
 	name     string
+	shard    *shard // where it was last known to be
+	placed   bool   // it is known to be there; if not, it is off
 	state    state
 	epoch    int64 // counts how often it was armed
 	sleepers map[*Sleeper]struct{}
@@ -36,6 +38,43 @@ type category struct {
 	disabled int       // how many times in a row it was disabled, without a ring in between
 	crowded  bool      // it is off because there is no room for its key
 	offUntil time.Time // when it may become cooling after a failure, or if it is crowded
+}
+
+// place says on which shard the category is.
+func (c *category) place(s *shard) {
+	if c.placed && c.shard == s {
+		return
+	}
+	if c.shard != s {
+		if c.shard != nil {
+			c.shard.wake() // to give its key up
+		}
+		c.shard, c.disabled, c.offUntil, c.unrung = s, 0, time.Time{}, time.Time{}
+	}
+	c.placed = true
+	c.begin()
+}
+
+// unplace says that it is not known on which shard the category is.
+func (c *category) unplace() {
+	if !c.placed {
+		return
+	}
+	c.shard.wake() // to give its key up
+	c.placed = false
+	c.begin()
+}
+
+// begin sets the state that the category has before its key is shared.
+func (c *category) begin() {
+	c.state, c.wanted = stateOff, false
+	if c.crowded { // there may be more room now
+		c.crowded, c.offUntil = false, time.Time{}
+	}
+	if c.placed && c.shard.listening && time.Now().After(c.offUntil) {
+		c.state = stateCooling
+	}
+	c.ringAll()
 }
 
 // turnOff makes the category off for the time, and its sleepers read, because they would

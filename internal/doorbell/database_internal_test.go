@@ -53,8 +53,8 @@ func (db *database) bell(log *strings.Builder) *Bell {
 		b.config.Logger = slog.New(slog.NewTextHandler(log, nil))
 	}
 	b.config.Fallback = time.Hour
-	b.connect = db.connect
-	b.config.Notify = func(_ context.Context, payload string) (time.Time, error) {
+	b.shards[0].connect = db.connect
+	b.config.Notify = func(_ context.Context, _ int, payload string) (time.Time, error) {
 		db.notify(payload)
 		return time.Now(), nil
 	}

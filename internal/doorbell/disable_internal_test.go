@@ -61,7 +61,7 @@ func TestBroken(t *testing.T) {
 		{"a read that overtook its ring", func(b *Bell, one, _ clocked) {
 			for range 10 {
 				one.fallBack(1, nil)
-				b.onNotification("a-1")
+				b.shards[0].onNotification("a-1")
 				one.read(0, nil)
 			}
 		}, false},
@@ -69,12 +69,12 @@ func TestBroken(t *testing.T) {
 			one.fallBack(1, nil)
 			two.fellBack = true
 			two.read(1, nil)
-			b.onNotification("a-1")
+			b.shards[0].onNotification("a-1")
 		}, false},
 		{"reads that overtook rings without a name", func(b *Bell, one, _ clocked) {
 			for range 10 {
 				one.fallBack(1, nil)
-				b.onNotification("")
+				b.shards[0].onNotification("")
 				one.read(0, nil)
 			}
 		}, false},
@@ -82,7 +82,7 @@ func TestBroken(t *testing.T) {
 			one.fallBack(1, nil)
 			b.mu.Lock()
 			b.categories["a"].rate.add(time.Now(), 1)
-			b.cool(time.Now())
+			b.shards[0].cool(time.Now())
 			b.mu.Unlock()
 			settle(b, one.Sleeper, two.Sleeper)
 			<-time.After(latestRing + 1)
@@ -90,21 +90,21 @@ func TestBroken(t *testing.T) {
 		}, false},
 		{"a ring during the read, and then a read that overtook its ring", func(b *Bell, one, _ clocked) {
 			for range 10 {
-				one.fallBack(1, func() { b.onNotification("a-1") })
+				one.fallBack(1, func() { b.shards[0].onNotification("a-1") })
 				one.read(0, nil)
 				one.fallBack(1, nil)
-				b.onNotification("a-1")
+				b.shards[0].onNotification("a-1")
 				one.read(0, nil)
 			}
 		}, false},
 		{"a ring at the same time as the fallback, and then a read that overtook its ring", func(b *Bell, one, _ clocked) {
 			for range 10 {
 				_ = one.Sleep(one.t.Context(), time.Hour, 0, nil, nil)
-				b.onNotification("a-1")
+				b.shards[0].onNotification("a-1")
 				one.read(1, nil)
 				one.read(0, nil)
 				one.fallBack(1, nil)
-				b.onNotification("a-1")
+				b.shards[0].onNotification("a-1")
 				one.read(0, nil)
 			}
 		}, false},
@@ -117,14 +117,14 @@ func TestBroken(t *testing.T) {
 				settle(b, one)
 				two.BeforeRead()
 				test.do(b, clocked{one, t}, clocked{two, t})
-				if broken := one.category.state == stateOff; broken != test.broken || broken != slices.Equal(b.unrung, []string{"a"}) {
-					t.Errorf("disabled: got %v, and %q to tell the listener; want %v", broken, b.unrung, test.broken)
+				if broken := one.category.state == stateOff; broken != test.broken || broken != slices.Equal(b.shards[0].unrung, []string{"a"}) {
+					t.Errorf("disabled: got %v, and %q to tell the listener; want %v", broken, b.shards[0].unrung, test.broken)
 				}
 				if !test.broken {
 					return
 				}
-				if !rung(one) || !rung(two) || !b.woken {
-					t.Errorf("woken subscriptions: %v and %v, listener: %v; want all of them", rung(one), rung(two), b.woken)
+				if !rung(one) || !rung(two) || !b.shards[0].woken {
+					t.Errorf("woken subscriptions: %v and %v, listener: %v; want all of them", rung(one), rung(two), b.shards[0].woken)
 				}
 				one.BeforeRead()
 				if d, fallback := b.delay(one, time.Second, 0); d != time.Second || fallback {

@@ -46,7 +46,7 @@ func TestCooledAndWanted(t *testing.T) {
 		b.mu.Lock()
 		c := b.categories["a"]
 		c.state, c.wanted, c.nextTry = stateCooling, true, time.Now()
-		b.wake()
+		b.shards[0].wake()
 		b.mu.Unlock()
 		pass(time.Second)
 		wantStats(t, "wanted again", b, Stats{Listening: true, Armed: 2})
@@ -84,8 +84,8 @@ func TestShortSessions(t *testing.T) {
 	run(t, func(t *testing.T, db *database) {
 		var log strings.Builder
 		b := db.bell(&log)
-		connect := b.connect
-		b.connect = func(ctx context.Context) (server, error) {
+		connect := b.shards[0].connect
+		b.shards[0].connect = func(ctx context.Context) (server, error) {
 			s, err := connect(ctx)
 			time.AfterFunc(lastingSession/2, func() { close(s.(*fakeConn).killed) })
 			return s, err
@@ -150,10 +150,10 @@ func TestSettledAfterRead(t *testing.T) {
 	t.Parallel()
 	b := newBell(100)
 	s := b.on("a")
-	b.setListening(true)
+	b.shards[0].setListening(true)
 	s.BeforeRead()
 	s.category.wanted = true
-	b.armed([]string{"a"}, []bool{true})
+	b.shards[0].armed([]string{"a"}, []bool{true})
 	<-s.rung
 	if b.Settled() {
 		t.Error("settled before the read")
@@ -174,7 +174,7 @@ func TestOwnRings(t *testing.T) {
 			busy, silent := b.on("busy"), b.on("silent")
 			settle(b, busy)
 			for range 200 {
-				b.onNotification(payload)
+				b.shards[0].onNotification(payload)
 			}
 			pass(time.Second / 2) // takes the notifications' rate of silent below one
 			silent.category.rate = rate{}
@@ -195,7 +195,7 @@ func TestNamelessRingsAreShared(t *testing.T) {
 		one, two := b.on("a"), b.on("b")
 		settle(b, one, two)
 		for range 8 {
-			b.onNotification("")
+			b.shards[0].onNotification("")
 		}
 		now := time.Now()
 		if got := one.category.rate.at(now) + two.category.rate.at(now); got != 8 {
@@ -211,7 +211,7 @@ func TestRetriesBeginAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBell(100)
 		s := b.on("a")
-		b.setListening(true)
+		b.shards[0].setListening(true)
 		c := s.category
 		refuse := func(times int) time.Duration {
 			s.BeforeRead()
@@ -220,15 +220,15 @@ func TestRetriesBeginAgain(t *testing.T) {
 				t.Fatal("not wanted")
 			}
 			for range times {
-				b.armed([]string{"a"}, []bool{false})
+				b.shards[0].armed([]string{"a"}, []bool{false})
 			}
 			return time.Until(c.nextTry)
 		}
 		if got := refuse(8); got <= minArmRetry {
 			t.Errorf("got a retry after %v, want growing delays", got)
 		}
-		b.armed([]string{"a"}, []bool{true})
-		b.setListening(true) // cooling again
+		b.shards[0].armed([]string{"a"}, []bool{true})
+		b.shards[0].setListening(true) // cooling again
 		if got := refuse(1); got != minArmRetry {
 			t.Errorf("wanted again: got a retry after %v, want %v", got, minArmRetry)
 		}
@@ -245,7 +245,7 @@ func TestRingEndsFallback(t *testing.T) {
 		settle(b, s)
 		c := clocked{s, t}
 		c.fallBack(0, nil)
-		time.AfterFunc(time.Second, func() { b.onNotification("a-1") })
+		time.AfterFunc(time.Second, func() { b.shards[0].onNotification("a-1") })
 		_ = s.Sleep(t.Context(), time.Hour, 0, nil, nil)
 		c.read(1, nil) // the message of the ring
 		c.read(0, nil)

@@ -22,10 +22,10 @@ func (b *Bell) on(name string) *Sleeper {
 
 // settle arms the categories of the subscriptions, all of which have read since then.
 func settle(b *Bell, sleepers ...*Sleeper) {
-	b.setListening(true)
+	b.shards[0].setListening(true)
 	for _, s := range sleepers {
 		s.category.wanted = true
-		b.armed([]string{s.category.name}, []bool{true})
+		b.shards[0].armed([]string{s.category.name}, []bool{true})
 	}
 	for _, s := range sleepers {
 		s.BeforeRead()

@@ -98,20 +98,20 @@ type simulation struct {
 func simulate(ctx context.Context, perSecond int, latency time.Duration) *simulation {
 	s := &simulation{Bell: newBell(perSecond)}
 	s.config.Fallback = time.Hour
-	s.listener.shared = make(map[string]bool)
+	s.shards[0].listener.shared = make(map[string]bool)
 	go func() {
 		for ctx.Err() == nil {
 			_ = backoff.Sleep(ctx, latency)
-			unlock, arm, _ := s.plan(time.Now())
+			unlock, arm, _ := s.shards[0].plan(time.Now())
 			if len(unlock) > 0 {
 				_ = backoff.Sleep(ctx, latency)
 				s.shared.Store(false)
-				clear(s.listener.shared)
+				clear(s.shards[0].listener.shared)
 			} else if len(arm) > 0 {
 				s.shared.Store(true)
-				s.listener.shared["a"] = true
+				s.shards[0].listener.shared["a"] = true
 				_ = backoff.Sleep(ctx, latency)
-				s.armed(arm, []bool{true})
+				s.shards[0].armed(arm, []bool{true})
 			}
 		}
 	}()
@@ -131,7 +131,7 @@ func (s *simulation) subscribe(ctx context.Context, subscriptions int, messages 
 			}
 		}()
 	}
-	s.setListening(true)
+	s.shards[0].setListening(true)
 }
 
 // TestLimiterKept checks that rings stay within the limit at any pace of writes, except
@@ -171,7 +171,7 @@ func TestLimiterKept(t *testing.T) {
 							}
 							if s.shared.Load() {
 								rings++
-								s.onNotification(test.writes)
+								s.shards[0].onNotification(test.writes)
 							}
 						}
 						t.Logf("%d rings for %d writes", rings, written)
@@ -208,7 +208,7 @@ func TestLimiterAfterABurst(t *testing.T) {
 						messages.Add(1)
 						if s.shared.Load() {
 							rings++
-							s.onNotification("a-1")
+							s.shards[0].onNotification("a-1")
 						}
 					}
 					return rings

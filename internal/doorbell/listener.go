@@ -36,10 +36,11 @@ var (
 	errNotInstalled = errors.New("the NOTIFY trigger is not installed or not enabled; install it with schema.InstallNotify")
 	errNotHeard     = errors.New("a NOTIFY through the pool does not arrive at the connection that listens; " +
 		"set ListenOn to an address of the same database that bypasses any pooler")
+	errOnProxy   = errors.New("the connection that listens is to a database of PL/Proxy, which has no messages; set ListenOn to the addresses of the shards, in the order of their numbers")
 	errTableFull = errors.New("the server's lock table is full; raise max_locks_per_transaction")
 )
 
-// A listener has the state that only the bell's goroutine uses.
+// A listener has the state that only the shard's goroutine uses.
 type listener struct {
 	server server
 	shared map[string]bool // categories whose keys are shared
@@ -64,57 +65,14 @@ type sentProbe struct {
 	err error
 }
 
-// start starts the goroutine for the first sleeper. It first waits until the one before has
-// ended.
-func (b *Bell) start() {
-	b.life.Lock()
-	defer b.life.Unlock()
-	if b.users++; b.users > 1 {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	before, done := b.done, make(chan struct{})
-	b.cancel, b.done = cancel, done
-	go func() {
-		defer close(done)
-		if before != nil {
-			<-before
-		}
-		b.listen(ctx)
-	}()
-}
-
-// stop ends the goroutine after the last sleeper. It waits for the goroutine, so that the
-// connection is closed, but not for a hook of the pool or a logger that blocks.
-func (b *Bell) stop() {
-	b.life.Lock()
-	b.users--
-	done := b.done
-	if b.users > 0 {
-		done = nil
-	} else {
-		b.cancel()
-	}
-	b.life.Unlock()
-	if done == nil {
-		return
-	}
-	timer := time.NewTimer(stopTimeout)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-	}
-}
-
 // listen is the goroutine: it keeps a connection until ctx ends.
-func (b *Bell) listen(ctx context.Context) {
-	l := &b.listener
+func (s *shard) listen(ctx context.Context) {
+	b, l := s.bell, &s.listener
 	l.logged = ""
 	for attempt := 1; ctx.Err() == nil; attempt++ {
 		begun := time.Now()
-		err := b.session(ctx)
-		if panicked := b.lose(); panicked != nil {
+		err := s.session(ctx)
+		if panicked := s.lose(); panicked != nil {
 			err = panicked
 		}
 		if ctx.Err() != nil {
@@ -124,7 +82,7 @@ func (b *Bell) listen(ctx context.Context) {
 		if l.proved && time.Since(begun) > lastingSession {
 			attempt, l.logged = 1, ""
 		}
-		b.unavailable(err)
+		s.unavailable(err)
 		switch {
 		case errors.Is(err, errTableFull):
 			l.room.full(len(l.shared), time.Now(), b.config.Recheck)
@@ -138,28 +96,38 @@ func (b *Bell) listen(ctx context.Context) {
 }
 
 // lose is called when the connection is lost. Its error is a panic of Config.Listening.
-func (b *Bell) lose() (err error) {
+func (s *shard) lose() (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = &panicError{v, debug.Stack()}
 		}
 	}()
-	b.setListening(false)
+	s.setListening(false)
 	return nil
 }
 
 // unavailable logs why there are no notifications, once for each reason.
-func (b *Bell) unavailable(err error) {
-	l := &b.listener
-	if l.logged == err.Error() {
-		return
+func (s *shard) unavailable(err error) {
+	if l := &s.listener; l.logged != err.Error() {
+		l.logged = err.Error()
+		logUnavailable(s.logger(), err)
 	}
-	l.logged = err.Error()
+}
+
+// logger returns a logger that says which shard it is, if there are several.
+func (s *shard) logger() *slog.Logger {
+	if len(s.bell.shards) == 1 {
+		return s.bell.config.Logger
+	}
+	return s.bell.config.Logger.With("shard", s.number)
+}
+
+func logUnavailable(logger *slog.Logger, err error) {
 	attrs := []any{"error", err}
 	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
 		attrs = append(attrs, "stack", string(panicked.stack))
 	}
-	b.config.Logger.Warn("notifications unavailable: subscriptions fall back to polling", attrs...)
+	logger.Warn("notifications unavailable: subscriptions fall back to polling", attrs...)
 }
 
 // A panicError is a panic of a hook of the pool.
@@ -171,8 +139,8 @@ type panicError struct {
 func (e *panicError) Error() string { return fmt.Sprint("panic: ", e.value) }
 
 // session opens the connection, and serves the categories until it is lost.
-func (b *Bell) session(ctx context.Context) (err error) {
-	l := &b.listener
+func (s *shard) session(ctx context.Context) (err error) {
+	b, l := s.bell, &s.listener
 	l.shared, l.enabled, l.proved, l.probe, l.nextLook = make(map[string]bool), false, false, "", time.Time{}
 	// Hooks of the pool run in this goroutine.
 	defer func() {
@@ -183,7 +151,7 @@ func (b *Bell) session(ctx context.Context) (err error) {
 			err = fmt.Errorf("%w: %w", errTableFull, err)
 		}
 	}()
-	if l.server, err = b.connect(ctx); err != nil {
+	if l.server, err = s.connect(ctx); err != nil {
 		return fmt.Errorf("connect to listen: %w", err)
 	}
 	defer func() {
@@ -196,7 +164,7 @@ func (b *Bell) session(ctx context.Context) (err error) {
 	}
 	b.tell("")
 	for {
-		if err := b.serve(ctx); err != nil {
+		if err := s.serve(ctx); err != nil {
 			return err
 		}
 	}
@@ -204,20 +172,20 @@ func (b *Bell) session(ctx context.Context) (err error) {
 
 // serve does the next thing that is due. If nothing is, it waits for a notification, for a
 // time at which something is due, or for wake.
-func (b *Bell) serve(ctx context.Context) error {
-	l := &b.listener
+func (s *shard) serve(ctx context.Context) error {
+	b, l := s.bell, &s.listener
 	now := time.Now()
 	if err := l.checkProbe(now, l.proved); err != nil {
-		return err
+		return s.whyNotHeard(err)
 	}
 	b.mu.Lock()
-	unrung := b.unrung
-	b.unrung = nil
+	unrung := s.unrung
+	s.unrung = nil
 	b.mu.Unlock()
 	if len(unrung) > 0 || !now.Before(l.nextLook) {
-		return b.look(ctx, unrung)
+		return s.look(ctx, unrung)
 	}
-	unlock, wanted, next := b.plan(now)
+	unlock, wanted, next := s.plan(now)
 	switch {
 	case len(unlock) > 0:
 		if err := l.server.unlock(ctx, unlock); err != nil {
@@ -228,9 +196,9 @@ func (b *Bell) serve(ctx context.Context) error {
 		}
 		return nil
 	case len(wanted) > 0 && !l.nextArm.After(now):
-		return b.arm(ctx, wanted)
+		return s.arm(ctx, wanted)
 	case l.proved && now.After(l.nextProbe) && l.probe == "":
-		b.sendProbe(ctx)
+		s.sendProbe(ctx)
 	}
 	if len(wanted) > 0 {
 		next = l.nextArm
@@ -240,7 +208,7 @@ func (b *Bell) serve(ctx context.Context) error {
 			next = t
 		}
 	}
-	payload, err := b.waitForNotification(ctx, next)
+	payload, err := s.waitForNotification(ctx, next)
 	switch {
 	case err != nil || payload == nil:
 		return err
@@ -250,18 +218,23 @@ func (b *Bell) serve(ctx context.Context) error {
 		l.probe, l.probeEnds = "", time.Time{}
 		if !l.proved {
 			l.proved = true
-			b.setListening(true)
+			b.learn()
+			s.setListening(true)
 		}
+	case *payload == trigger.Placement:
+		b.askShards()
+	case strings.HasPrefix(*payload, probePrefix):
+		s.hear(*payload)
 	case !strings.HasPrefix(*payload, trigger.NoStream):
-		b.onNotification(*payload)
+		s.onNotification(*payload)
 	}
 	return nil
 }
 
 // look asks the server what the bell cannot know otherwise: whether the trigger is there,
 // and for how many keys there is room. unrung are categories that were disabled.
-func (b *Bell) look(ctx context.Context, unrung []string) error {
-	l := &b.listener
+func (s *shard) look(ctx context.Context, unrung []string) error {
+	b, l := s.bell, &s.listener
 	facts, err := l.server.look(ctx)
 	if err != nil {
 		return err
@@ -270,7 +243,7 @@ func (b *Bell) look(ctx context.Context, unrung []string) error {
 	l.nextLook = now.Add(lookInterval)
 	l.room.update(facts.locks, len(l.shared), now, b.config.Recheck)
 	b.mu.Lock()
-	b.utf8 = facts.utf8
+	s.utf8 = facts.utf8
 	b.mu.Unlock()
 	was := l.enabled
 	l.enabled = facts.enabled
@@ -278,36 +251,41 @@ func (b *Bell) look(ctx context.Context, unrung []string) error {
 	case !facts.enabled:
 		l.nextLook = now.Add(min(lookInterval, b.config.Recheck))
 		l.proved, l.probe, l.probeEnds = false, "", time.Time{}
-		b.setListening(false)
-		b.forgive(unrung)
-		b.unavailable(errNotInstalled)
+		s.setListening(false)
+		s.forgive(unrung)
+		if facts.proxy {
+			s.unavailable(errOnProxy)
+		} else {
+			s.unavailable(errNotInstalled)
+		}
 	case !was:
-		b.sendProbe(ctx)
+		s.sendProbe(ctx)
 	case len(unrung) > 0:
 		remedy := "ALTER TABLE message_store.messages ENABLE ALWAYS TRIGGER " + trigger.Name +
 			", if replication writes the messages, or sessions with session_replication_role = replica"
 		if facts.always {
 			remedy = "find out which writer inserts messages in a session whose NOTIFY does not arrive"
 		}
-		b.config.Logger.Warn("messages arrive without a notification, although the trigger is enabled: polling for a while",
+		logger := s.logger()
+		logger.Warn("messages arrive without a notification, although the trigger is enabled: polling for a while",
 			"category", unrung[0], "categories", len(unrung), "remedy", remedy)
 	}
-	if b.shed(now, l.room.bound()) {
-		b.warnOfRoom()
+	if s.shed(now, l.room.bound()) {
+		s.warnOfRoom()
 	}
 	return nil
 }
 
 // arm shares keys of the wanted categories, as many as there is room for.
-func (b *Bell) arm(ctx context.Context, wanted []string) error {
-	l := &b.listener
+func (s *shard) arm(ctx context.Context, wanted []string) error {
+	l := &s.listener
 	begun := time.Now()
 	if l.room.stale(len(l.shared), begun) {
-		return b.look(ctx, nil)
+		return s.look(ctx, nil)
 	}
-	arm, crowded := b.admit(begun, wanted, l.room.free(len(l.shared)), l.room.step)
+	arm, crowded := s.admit(begun, wanted, l.room.free(len(l.shared)), l.room.step)
 	if crowded {
-		b.warnOfRoom()
+		s.warnOfRoom()
 	}
 	if len(arm) == 0 {
 		return nil
@@ -322,7 +300,7 @@ func (b *Bell) arm(ctx context.Context, wanted []string) error {
 			l.room.step--
 		}
 	}
-	b.armed(arm, granted)
+	s.armed(arm, granted)
 	// Some may be due again already. Notifications get as much time as arming took.
 	end := time.Now()
 	l.nextArm = end.Add(end.Sub(begun))
@@ -330,54 +308,55 @@ func (b *Bell) arm(ctx context.Context, wanted []string) error {
 }
 
 // warnOfRoom logs once that there are too many categories.
-func (b *Bell) warnOfRoom() {
-	l := &b.listener
+func (s *shard) warnOfRoom() {
+	l := &s.listener
 	if l.room.warned {
 		return
 	}
 	l.room.warned = true
 	t := l.room.table
-	b.config.Logger.Warn("too many categories for the server's lock table: some are polled",
-		slog.Int("categories", b.Stats().all()), slog.Int("limit", l.room.bound()), slog.Int("locks", t.capacity),
+	logger := s.logger()
+	logger.Warn("too many categories for the server's lock table: some are polled",
+		slog.Int("categories", s.bell.ShardStats()[s.number].all()), slog.Int("limit", l.room.bound()), slog.Int("locks", t.capacity),
 		slog.Int("used_by_others", t.foreign+t.others), slog.String("remedy", "raise max_locks_per_transaction"))
 }
 
-func (s Stats) all() int { return s.Armed + s.Cooling + s.Off }
-
 // waitForNotification returns a notification's payload, or nil at next, or when wake is
 // called.
-func (b *Bell) waitForNotification(ctx context.Context, next time.Time) (*string, error) {
+func (s *shard) waitForNotification(ctx context.Context, next time.Time) (*string, error) {
+	b := s.bell
 	waiting, cancel := context.WithDeadline(ctx, next)
 	defer cancel()
 	b.mu.Lock()
-	woken := b.woken
-	b.woken, b.interrupt = false, cancel
+	woken := s.woken
+	s.woken, s.interrupt = false, cancel
 	b.mu.Unlock()
 	defer func() {
 		b.mu.Lock()
-		b.interrupt = nil
+		s.interrupt = nil
 		b.mu.Unlock()
 	}()
 	if woken {
 		return nil, nil
 	}
-	return b.listener.server.wait(ctx, waiting)
+	return s.listener.server.wait(ctx, waiting)
 }
 
 // plan returns the categories whose keys must be unlocked, those that want their keys to be
 // shared, and when to ask again. Keys must be unlocked first: a category that is wanted again
 // counts as armed only from when its key is shared again.
-func (b *Bell) plan(now time.Time) (unlock, wanted []string, next time.Time) {
+func (s *shard) plan(now time.Time) (unlock, wanted []string, next time.Time) {
+	b := s.bell
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for name := range b.listener.shared {
-		if c := b.categories[name]; c == nil || c.state != stateArmed {
+	for name := range s.listener.shared {
+		if c := b.categories[name]; c == nil || c.shard != s || c.state != stateArmed {
 			unlock = append(unlock, name)
 		}
 	}
 	for name, c := range b.categories {
 		switch {
-		case !c.wanted || c.state != stateCooling:
+		case c.shard != s || !c.wanted || c.state != stateCooling:
 		case !c.nextTry.After(now):
 			wanted = append(wanted, name)
 		case next.IsZero() || c.nextTry.Before(next):
@@ -388,13 +367,14 @@ func (b *Bell) plan(now time.Time) (unlock, wanted []string, next time.Time) {
 }
 
 // armed records the result of share: each key is shared, or a writer has it.
-func (b *Bell) armed(categories []string, granted []bool) {
+func (s *shard) armed(categories []string, granted []bool) {
+	b := s.bell
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
 	for i, name := range categories {
 		c := b.categories[name]
-		if c == nil || !c.wanted { // its last subscription has ended meanwhile
+		if c == nil || c.shard != s || !c.wanted { // its last subscription has ended meanwhile, or it has moved
 			continue
 		}
 		if granted[i] {

@@ -14,7 +14,7 @@ func TestPlan(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	b := newBell(100)
-	b.listener.shared = map[string]bool{"armed": true, "cooled": true, "gone": true, "again": true, "off": true}
+	b.shards[0].listener.shared = map[string]bool{"armed": true, "cooled": true, "gone": true, "again": true, "off": true}
 	for category, r := range map[string]category{
 		"armed":  {state: stateArmed},
 		"cooled": {state: stateCooling},
@@ -27,10 +27,10 @@ func TestPlan(t *testing.T) {
 		"lost":   {state: stateOff, wanted: true},
 	} {
 		b.on(category)
-		r.name, r.sleepers = category, b.categories[category].sleepers
+		r.name, r.shard, r.placed, r.sleepers = category, b.shards[0], true, b.categories[category].sleepers
 		*b.categories[category] = r
 	}
-	unlock, arm, next := b.plan(now)
+	unlock, arm, next := b.shards[0].plan(now)
 	slices.Sort(unlock)
 	slices.Sort(arm)
 	if got, want := strings.Join(unlock, " "), "again cooled gone off"; got != want {
@@ -52,13 +52,13 @@ func TestArmed(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			b := newBell(100)
-			b.listening = true
+			b.shards[0].listening = true
 			s, other := b.on("a-1"), b.on("b-1")
 			for want := range int64(3) {
 				s.category.state, s.category.wanted = stateCooling, true
 				s.BeforeRead()
 				// The last subscription to the third one has ended meanwhile.
-				b.armed([]string{"a", "b", "c"}, []bool{true, true, true})
+				b.shards[0].armed([]string{"a", "b", "c"}, []bool{true, true, true})
 				if s.category.state != stateArmed || s.category.wanted || s.category.epoch != want+1 || !rung(s) {
 					t.Errorf("got category %+v, woken: %v; want it armed for the %d. time, and woken", s.category, rung(s), want+1)
 				}
@@ -78,23 +78,23 @@ func TestArmed(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			b := newBell(100)
-			b.listening = true
+			b.shards[0].listening = true
 			s := b.on("a")
 			s.BeforeRead()
 			b.delay(s, 100*time.Millisecond, 0)
-			if !b.woken || !s.category.wanted {
+			if !b.shards[0].woken || !s.category.wanted {
 				t.Fatal("an empty read does not ask for the key")
 			}
 			var retries []time.Duration
 			for range 9 {
-				b.armed([]string{"a"}, []bool{false})
-				_, arm, next := b.plan(time.Now())
+				b.shards[0].armed([]string{"a"}, []bool{false})
+				_, arm, next := b.shards[0].plan(time.Now())
 				if len(arm) > 0 {
 					t.Fatal("retries without a delay")
 				}
 				retries = append(retries, time.Until(next))
 				<-time.After(time.Until(next))
-				if _, arm, _ := b.plan(time.Now()); len(arm) != 1 {
+				if _, arm, _ := b.shards[0].plan(time.Now()); len(arm) != 1 {
 					t.Fatal("does not retry after the delay")
 				}
 			}
@@ -102,8 +102,8 @@ func TestArmed(t *testing.T) {
 				t.Errorf("retries after: got %s, want %s", got, want)
 			}
 			b.delay(s, time.Hour, 0) // the strategy's delay has grown
-			b.armed([]string{"a"}, []bool{false})
-			if _, _, next := b.plan(time.Now()); time.Until(next) != minArmRetry<<9 {
+			b.shards[0].armed([]string{"a"}, []bool{false})
+			if _, _, next := b.shards[0].plan(time.Now()); time.Until(next) != minArmRetry<<9 {
 				t.Errorf("next retry after: got %v, want %v", time.Until(next), minArmRetry<<9)
 			}
 			if rung(s) || s.category.state != stateCooling {

@@ -16,15 +16,18 @@ const probePrefix = trigger.NoStream + "probe-"
 
 // sendProbe sends a notification through the pool, where writes come from. If it arrives,
 // the connection is to the same database, without a pooler in between, and the server is a
-// primary.
-func (b *Bell) sendProbe(ctx context.Context) {
-	l := &b.listener
+// primary. A proxy sends it to the shard with the number, so the database is that shard.
+func (s *shard) sendProbe(ctx context.Context) {
+	b, l := s.bell, &s.listener
 	l.probe = probePrefix + crand.Text()
 	l.probeSent = make(chan sentProbe, 1)
 	l.probeEnds = time.Now().Add(statementTimeout)
 	l.nextProbe = time.Now().Add(probeInterval + rand.N(probeInterval/4))
 	payload, sent, notify := l.probe, l.probeSent, b.config.Notify
-	// The bell's goroutine does not wait for a free connection of the pool.
+	b.mu.Lock()
+	s.probing = payload
+	b.mu.Unlock()
+	// The shard's goroutine does not wait for a free connection of the pool.
 	go func() {
 		defer func() { // of a hook of the pool
 			if v := recover(); v != nil {
@@ -33,7 +36,7 @@ func (b *Bell) sendProbe(ctx context.Context) {
 		}()
 		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 		defer cancel()
-		at, err := notify(ctx, payload)
+		at, err := notify(ctx, s.number, payload)
 		sent <- sentProbe{at, err}
 	}()
 }
@@ -67,3 +70,41 @@ func (l *listener) checkProbe(now time.Time, proved bool) error {
 	}
 	return errNotHeard
 }
+
+// hear notes that a probe has arrived that is not for this connection.
+func (s *shard) hear(payload string) {
+	b := s.bell
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, other := range b.shards {
+		if other != s && other.probing == payload {
+			other.strayed = s
+		}
+	}
+}
+
+// whyNotHeard returns the error of a probe, with what is known about one that has not arrived.
+func (s *shard) whyNotHeard(err error) error {
+	b := s.bell
+	if !errors.Is(err, errNotHeard) {
+		return err
+	}
+	b.learn()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case !b.sharded:
+		return err
+	case s.strayed != nil:
+		return &misplacedError{fmt.Sprintf("the address of ListenOn for shard %d is not that shard's: a NOTIFY that the proxy sends to shard %d arrives at the address for shard %d; "+
+			"list the addresses in the order of the shards' numbers", s.number, s.number, s.strayed.number)}
+	}
+	return &misplacedError{fmt.Sprintf("a NOTIFY that the proxy sends to shard %d does not arrive at the address of ListenOn for shard %d; "+
+		"set ListenOn to the addresses of the shards, in the order of their numbers, bypassing any pooler", s.number, s.number)}
+}
+
+// A misplacedError is the errNotHeard of a connection to a shard.
+type misplacedError struct{ text string }
+
+func (e *misplacedError) Error() string { return e.text }
+func (e *misplacedError) Unwrap() error { return errNotHeard }

@@ -31,7 +31,7 @@ func (t lockTable) all() int { return (t.capacity - t.foreign) / 4 }
 // even if they leave less. They then give up some when they look the next time.
 func (t lockTable) bound() int { return max(t.all()/(t.bells+1), t.all()-t.others, 0) }
 
-// A room says for how many keys there is room. Only the bell's goroutine uses it.
+// A room says for how many keys there is room. Only the shard's goroutine uses it.
 type room struct {
 	table  lockTable
 	looked time.Time
@@ -93,12 +93,13 @@ func (r *room) stale(keys int, now time.Time) bool {
 // and the ones that had messages most recently. Of those beyond free, one that had messages
 // more recently than a category that has had its key for a while, and none since, stays
 // wanted, and the other gives its key up. For the rest, crowded is true, and they are off.
-func (b *Bell) admit(now time.Time, wanted []string, free, step int) (arm []string, crowded bool) {
+func (s *shard) admit(now time.Time, wanted []string, free, step int) (arm []string, crowded bool) {
+	b := s.bell
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var categories []*category
 	for _, name := range wanted {
-		if c := b.categories[name]; c != nil && c.wanted { // its last subscription may have ended
+		if c := b.categories[name]; c != nil && c.shard == s && c.wanted { // its last subscription may have ended
 			categories = append(categories, c)
 		}
 	}
@@ -109,13 +110,13 @@ func (b *Bell) admit(now time.Time, wanted []string, free, step int) (arm []stri
 	if len(categories) <= free {
 		return arm, false
 	}
-	idle := b.idlest()
+	idle := s.idlest()
 	for _, c := range categories[free:] {
 		switch {
 		case len(idle) > 0 && now.Sub(idle[0].used) > b.config.Recheck && c.used.After(idle[0].used):
 			idle[0].turnOff(now.Add(jittered(b.config.Recheck)), true)
 			idle = idle[1:]
-			b.wake()
+			s.wake()
 		default:
 			c.turnOff(now.Add(jittered(b.config.Recheck)), true)
 			crowded = true
@@ -126,10 +127,11 @@ func (b *Bell) admit(now time.Time, wanted []string, free, step int) (arm []stri
 
 // shed makes the categories that have had no message for the longest time give their keys up,
 // until no more than bound have one, and reports whether any did.
-func (b *Bell) shed(now time.Time, bound int) (crowded bool) {
+func (s *shard) shed(now time.Time, bound int) (crowded bool) {
+	b := s.bell
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	armed := b.idlest()
+	armed := s.idlest()
 	for _, c := range armed[:max(len(armed)-bound, 0)] {
 		c.turnOff(now.Add(jittered(b.config.Recheck)), true)
 		crowded = true
@@ -137,9 +139,10 @@ func (b *Bell) shed(now time.Time, bound int) (crowded bool) {
 	return crowded
 }
 
-// idlest returns the armed categories, that with the oldest message first. b.mu is held.
-func (b *Bell) idlest() []*category {
-	armed := b.withState(stateArmed)
+// idlest returns the shard's armed categories, that with the oldest message first. The bell's
+// mu is held.
+func (s *shard) idlest() []*category {
+	armed := s.withState(stateArmed)
 	slices.SortFunc(armed, func(x, y *category) int { return x.used.Compare(y.used) })
 	return armed
 }

@@ -252,7 +252,7 @@ func TestTableFull(t *testing.T) {
 		pass(10 * time.Second)
 		wantStats(t, "at first", b, Stats{Listening: true, Armed: 100})
 		db.set(func() { db.foreign = 700 }) // and the bell does not look
-		b.listener.room.step = 100
+		b.shards[0].listener.room.step = 100
 		more := subscribeAll(t, b, "b", 4)
 		pass(2 * time.Second)
 		wantStats(t, "the table is full", b, Stats{Off: 104})
@@ -285,7 +285,7 @@ func TestAdmitKeeps(t *testing.T) {
 		pass(time.Second)
 		want := func() (crowded bool) {
 			other.category.state, other.category.wanted, other.category.used = stateCooling, true, time.Now()
-			_, crowded = b.admit(time.Now(), []string{"b"}, 0, 0)
+			_, crowded = b.shards[0].admit(time.Now(), []string{"b"}, 0, 0)
 			return crowded
 		}
 		pass(b.config.Recheck - 2*time.Second)
@@ -293,7 +293,7 @@ func TestAdmitKeeps(t *testing.T) {
 			t.Errorf("soon: got %+v and %+v, want the first to keep its key", holder.category, other.category)
 		}
 		pass(2 * time.Second)
-		if want() || holder.category.state != stateOff || !holder.category.crowded || !rung(holder) || !other.category.wanted || !b.woken {
+		if want() || holder.category.state != stateOff || !holder.category.crowded || !rung(holder) || !other.category.wanted || !b.shards[0].woken {
 			t.Errorf("later: got %+v and %+v, want the first to give its key up", holder.category, other.category)
 		}
 	})

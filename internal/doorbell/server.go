@@ -26,6 +26,7 @@ type server interface {
 // facts are what a look finds.
 type facts struct {
 	enabled bool // the trigger is installed and fires for writes
+	proxy   bool // the database is one of PL/Proxy, and so no shard
 	always  bool // it also fires for rows that replication applies
 	utf8    bool // the server stores text in the encoding of Go's strings
 	locks   lockTable
@@ -43,7 +44,7 @@ func (s pgServer) listen(ctx context.Context) error {
 
 // A lock that PostgreSQL grants by its fast path is not in the lock table, and a predicate
 // lock is in a table of its own.
-const lookSQL = `SELECT ` + trigger.Enabled + `, ` + trigger.Always + `,
+const lookSQL = `SELECT ` + trigger.Enabled + `, ` + trigger.Proxy + `, ` + trigger.Always + `,
 	current_setting('server_encoding') IN ('UTF8', 'SQL_ASCII'),
 	current_setting('max_locks_per_transaction')::bigint * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint),
 	count(*) FILTER (WHERE NOT bell),
@@ -58,7 +59,7 @@ func (s pgServer) look(ctx context.Context) (f facts, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	t := &f.locks
-	err = s.conn.QueryRow(ctx, lookSQL, trigger.Key).Scan(&f.enabled, &f.always, &f.utf8, &t.capacity, &t.foreign, &t.others, &t.bells)
+	err = s.conn.QueryRow(ctx, lookSQL, trigger.Key).Scan(&f.enabled, &f.proxy, &f.always, &f.utf8, &t.capacity, &t.foreign, &t.others, &t.bells)
 	if err != nil {
 		return f, fmt.Errorf("look for the trigger and at the lock table: %w", err)
 	}

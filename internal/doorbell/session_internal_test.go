@@ -162,20 +162,20 @@ func TestPanics(t *testing.T) {
 	run(t, func(t *testing.T, db *database) {
 		var log strings.Builder
 		b := db.bell(&log)
-		notify, connect := b.config.Notify, b.connect
+		notify, connect := b.config.Notify, b.shards[0].connect
 		var broken atomic.Value
 		broken.Store("connect")
-		b.connect = func(ctx context.Context) (server, error) {
+		b.shards[0].connect = func(ctx context.Context) (server, error) {
 			if broken.Load() == "connect" {
 				panic("of BeforeConnect")
 			}
 			return connect(ctx)
 		}
-		b.config.Notify = func(ctx context.Context, payload string) (time.Time, error) {
+		b.config.Notify = func(ctx context.Context, shard int, payload string) (time.Time, error) {
 			if broken.Load() == "notify" {
 				panic("of PrepareConn")
 			}
-			return notify(ctx, payload)
+			return notify(ctx, shard, payload)
 		}
 		a := subscribe(t, b, "a")
 		pass(time.Minute)
@@ -218,8 +218,8 @@ func TestStopDoesNotHang(t *testing.T) {
 		release := make(chan struct{})
 		b := db.bell(nil)
 		b.config.Logger = slog.New(blockingHandler{slog.DiscardHandler, release})
-		connect, blocked, active := b.connect, true, 0
-		b.connect = func(ctx context.Context) (server, error) {
+		connect, blocked, active := b.shards[0].connect, true, 0
+		b.shards[0].connect = func(ctx context.Context) (server, error) {
 			if active++; active > 1 {
 				t.Error("two goroutines connect at the same time")
 			}
@@ -390,17 +390,17 @@ func TestSettled(t *testing.T) {
 		}
 		expect("no subscription", false)
 		s := b.on("a")
-		b.setListening(true)
+		b.shards[0].setListening(true)
 		s.BeforeRead()
 		expect("cooling", false)
 		s.category.wanted = true
-		b.armed([]string{"a"}, []bool{true})
+		b.shards[0].armed([]string{"a"}, []bool{true})
 		expect("armed", false)
 		_ = s.Sleep(t.Context(), time.Hour, 0, nil, nil) // is woken to read
 		expect("woken, before the read", false)
 		s.BeforeRead()
 		expect("reading", true)
-		b.onNotification("a-1")
+		b.shards[0].onNotification("a-1")
 		expect("rung", false)
 	})
 }
@@ -426,7 +426,7 @@ func TestEncodings(t *testing.T) {
 				for _, s := range append(members, other) {
 					s.BeforeRead()
 				}
-				b.onNotification(test.stream)
+				b.shards[0].onNotification(test.stream)
 				woken := 0
 				for _, s := range members {
 					if rung(s) {

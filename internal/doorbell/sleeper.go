@@ -32,10 +32,12 @@ func (s *Sleeper) Close() {
 		delete(b.all, s)
 	} else if delete(s.category.sleepers, s); len(s.category.sleepers) == 0 {
 		delete(b.categories, s.category.name)
-		b.wake() // to unlock its key
+		if s.category.shard != nil {
+			s.category.shard.wake() // to unlock its key
+		}
 	}
 	b.mu.Unlock()
-	if b.connect != nil {
+	if b.listens() {
 		b.stop()
 	}
 }
@@ -53,8 +55,11 @@ func (s *Sleeper) BeforeRead() (rung bool) {
 	default:
 	}
 	rung, s.woken = s.woken, false
-	if s.category != nil {
-		s.epoch = s.category.epoch
+	if c := s.category; c != nil {
+		s.epoch = c.epoch
+		if c.placed {
+			c.shard.reads++
+		}
 	}
 	return rung
 }

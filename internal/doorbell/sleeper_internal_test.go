@@ -21,27 +21,27 @@ func TestSleep(t *testing.T) {
 	}{
 		{"a ring before the read", func(b *Bell, when string) {
 			if when == "before" {
-				b.onNotification("a-1")
+				b.shards[0].onNotification("a-1")
 			}
 		}, false, true, 4 * time.Second},
 		{"a ring during the read", func(b *Bell, when string) {
 			if when == "read" {
-				b.onNotification("a-1")
+				b.shards[0].onNotification("a-1")
 			}
 		}, true, true, 0},
 		{"a ring during the sleep", func(b *Bell, when string) {
 			if when == "asleep" {
-				b.onNotification("a-1")
+				b.shards[0].onNotification("a-1")
 			}
 		}, true, true, 0},
 		{"the connection is lost during the read", func(b *Bell, when string) {
 			if when == "read" {
-				b.setListening(false)
+				b.shards[0].setListening(false)
 			}
 		}, true, true, 0},
 		{"the connection is lost during the sleep", func(b *Bell, when string) {
 			if when == "asleep" {
-				b.setListening(false)
+				b.shards[0].setListening(false)
 			}
 		}, true, true, 0},
 		{"cooled during the read", func(b *Bell, when string) {
@@ -49,7 +49,7 @@ func TestSleep(t *testing.T) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				b.categories["a"].rate.add(time.Now(), 1)
-				b.cool(time.Now())
+				b.shards[0].cool(time.Now())
 			}
 		}, true, true, 0},
 		{"cooled during the sleep", func(b *Bell, when string) {
@@ -57,7 +57,7 @@ func TestSleep(t *testing.T) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				b.categories["a"].rate.add(time.Now(), 1)
-				b.cool(time.Now())
+				b.shards[0].cool(time.Now())
 			}
 		}, true, true, 0},
 		{"armed during the read", func(b *Bell, when string) {
@@ -65,7 +65,7 @@ func TestSleep(t *testing.T) {
 				b.mu.Lock()
 				b.categories["a"].wanted = true
 				b.mu.Unlock()
-				b.armed([]string{"a"}, []bool{true})
+				b.shards[0].armed([]string{"a"}, []bool{true})
 			}
 		}, true, false, 0},
 		{"written by the store itself, when armed", func(b *Bell, when string) {
@@ -75,7 +75,7 @@ func TestSleep(t *testing.T) {
 		}, false, true, 4 * time.Second},
 		{"written by the store itself, when off", func(b *Bell, when string) {
 			if when == "before" {
-				b.setListening(false)
+				b.shards[0].setListening(false)
 			}
 			if when == "read" {
 				b.Wrote("a-1")
@@ -88,7 +88,7 @@ func TestSleep(t *testing.T) {
 		}, false, false, minCoolInterval},
 		{"nothing, when off", func(b *Bell, when string) {
 			if when == "before" {
-				b.setListening(false)
+				b.shards[0].setListening(false)
 			}
 		}, false, true, long},
 		{"nothing, when cooling", func(*Bell, string) {}, false, false, minCoolInterval},
@@ -98,7 +98,7 @@ func TestSleep(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBell(100)
 				s := b.on("a-1")
-				b.setListening(true)
+				b.shards[0].setListening(true)
 				if test.armed {
 					settle(b, s)
 				}

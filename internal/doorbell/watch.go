@@ -7,11 +7,11 @@ import "maps"
 const consumersChannel = "message_store_consumers"
 
 // Watch calls f after each notification of a consumer, with its name, and with an empty name
-// after the connection was opened, because notifications before that are lost. f is called by
-// the bell's goroutine and must not block. stop ends the calls. Without a Connect, f is never
+// after a connection was opened, because notifications before that are lost. f is called by
+// the bell's goroutines and must not block. stop ends the calls. Without a Connect, f is never
 // called.
 func (b *Bell) Watch(f func(consumer string)) (stop func()) {
-	if b.connect == nil {
+	if !b.listens() {
 		return func() {}
 	}
 	key := new(int)

@@ -23,6 +23,10 @@ const (
 	// Changed is the payload that says that the trigger was installed or removed.
 	Changed = NoStream + "trigger"
 
+	// Placement is the payload that says that a proxy now sends a category of this shard to
+	// another one.
+	Placement = NoStream + "placement"
+
 	// Key is the first number of this project's advisory locks, "MDBD" in ASCII.
 	// Message DB locks categories with keys of one number, so the two cannot collide.
 	//
@@ -39,6 +43,12 @@ const Enabled = `EXISTS (` + found + ` AND ` + fires + `)`
 // replication applies.
 const Always = `EXISTS (` + found + ` AND t.tgenabled = 'A')`
 
+// Proxy is an SQL expression, true in a database whose functions send their calls to shards.
+const Proxy = `EXISTS (SELECT FROM pg_catalog.pg_proc AS p
+	JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+	JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+	WHERE n.nspname = 'message_store' AND p.proname = 'write_message' AND l.lanname = 'plproxy')`
+
 const (
 	found = `SELECT FROM pg_catalog.pg_trigger AS t
 	JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
@@ -54,6 +64,7 @@ type Status struct {
 	Installed  bool // the trigger exists
 	Enabled    bool // it exists and fires for writes
 	Always     bool // it also fires for rows that replication applies
+	Proxied    bool // the database is one of PL/Proxy, whose shards have the trigger
 	Categories int  // categories for which the listeners wait
 	Listeners  []Listener
 }
@@ -74,7 +85,7 @@ type Querier interface {
 // Look asks the server for the status.
 func Look(ctx context.Context, db Querier) (s Status, err error) {
 	// The first row is about all connections.
-	const sql = `SELECT coalesce(l.pid, 0), EXISTS (` + found + `), ` + Enabled + `, ` + Always + `, count(DISTINCT l.objid),
+	const sql = `SELECT coalesce(l.pid, 0), EXISTS (` + found + `), ` + Enabled + `, ` + Always + `, ` + Proxy + `, count(DISTINCT l.objid),
 	coalesce(max(a.application_name), ''), coalesce(max(pg_catalog.host(a.client_addr)), '')
 FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.classid = $1 AND l.objsubid = 2 AND l.mode = 'ShareLock' AND l.granted AND l.pid IS NOT NULL
@@ -87,7 +98,7 @@ ORDER BY l.pid NULLS FIRST`
 		return Status{}, err
 	}
 	var l Listener
-	_, err = pgx.ForEachRow(rows, []any{&l.PID, &s.Installed, &s.Enabled, &s.Always, &l.Categories, &l.Application, &l.Client}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&l.PID, &s.Installed, &s.Enabled, &s.Always, &s.Proxied, &l.Categories, &l.Application, &l.Client}, func() error {
 		if l.PID == 0 {
 			s.Categories = l.Categories
 		} else {

@@ -68,6 +68,10 @@ type NotifyState struct {
 	// TABLE message_store.messages ENABLE ALWAYS TRIGGER message_store_notify.
 	Always bool
 
+	// Proxied reports whether write_message is a function of PL/Proxy. Then the trigger and the
+	// listeners are those of the shards: call [NotifyStatus] with a connection to each.
+	Proxied bool
+
 	// Listeners are the connections that wait for notifications, in the order of their
 	// process IDs: usually one for each store with subscriptions that have caught up.
 	Listeners []NotifyListener
@@ -82,7 +86,8 @@ type NotifyListener struct {
 	PID int32
 
 	// Application is the connection's application_name: that of the store's pool, followed
-	// by "message_store notify".
+	// by "message_store notify", or by "shard 1 message_store notify" if the store listens on
+	// several shards, of which this should be number 1.
 	Application string
 
 	// Client is the client's address. It is empty for a Unix socket, and also if neither the
@@ -100,7 +105,7 @@ type NotifyListener struct {
 func NotifyStatus(ctx context.Context, db DB) (state NotifyState, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		status, err := trigger.Look(ctx, tx)
-		state = NotifyState{Installed: status.Installed, Enabled: status.Enabled, Always: status.Always, Categories: status.Categories}
+		state = NotifyState{Installed: status.Installed, Enabled: status.Enabled, Always: status.Always, Proxied: status.Proxied, Categories: status.Categories}
 		for _, l := range status.Listeners {
 			state.Listeners = append(state.Listeners, NotifyListener(l))
 		}
