@@ -82,6 +82,7 @@ func TestPLProxyNotify(t *testing.T) {
 	t.Run("a category moves", p.testMoved)
 	t.Run("addresses that are not those of the shards", p.testMisplaced)
 	t.Run("without what it takes", p.testNotNotified)
+	t.Run("consumers with their state on a shard", p.testConsumers)
 	t.Run("a shard restarts", p.testNotifyRestart) // closes connections to shard 1
 }
 

@@ -338,6 +338,34 @@ func TestShardMoves(t *testing.T) {
 	}
 }
 
+// TestShardMovesMeanwhile checks that a key which is granted on a shard after the category has
+// moved arms nothing.
+func TestShardMovesMeanwhile(t *testing.T) {
+	t.Parallel()
+	runShards(t, func(t *testing.T, c *cluster) {
+		for _, db := range c.shards {
+			db.latency = 100 * time.Millisecond
+		}
+		b := c.bell(nil)
+		a := subscribe(t, b, "a")
+		pass(250 * time.Millisecond) // it listens and has looked; the key is asked for
+		if n := c.shards[0].counts(); n.looks != 1 || n.shares != 0 {
+			t.Fatalf("got %d looks and %d statements that share keys, want 1 and 0", n.looks, n.shares)
+		}
+		c.set(func() { c.placed["a"] = 1 })
+		b.askShards() // for another reason: a notification waits until the statement has ended
+		pass(80 * time.Millisecond)
+		if n := c.shards[0].counts().shares; n != 1 {
+			t.Fatalf("got %d statements that share keys on the old shard, want 1", n)
+		}
+		wantShards(t, "before the new shard has granted it", b, silent, Stats{Listening: true, Cooling: 1})
+		pass(2 * time.Second)
+		wantShards(t, "after the move", b, silent, waits)
+		c.wantKeys(t, "after the move", 0, 1)
+		a.stop()
+	})
+}
+
 // readIn returns how often the category was armed when the last read began.
 func readIn(l *loop) int64 {
 	l.bell.mu.Lock()

@@ -34,7 +34,7 @@ type mutant struct {
 	test string // names of tests, some of them with a subtest, separated by |
 }
 
-var mutants = slices.Concat(clientMutants, replicaMutants, allMutants, consumerMutants)
+var mutants = slices.Concat(clientMutants, replicaMutants, shardMutants, allMutants, consumerMutants)
 
 func main() {
 	run := flag.String("run", "", "only mutants whose text matches this `regexp`")
