@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,31 +26,12 @@ func newNotifyingProxy(t testing.TB) *plproxy {
 	for _, shard := range p.shards {
 		installNotify(t, shard)
 	}
-	proxy := barePool(t, p.url)
-	if !value[bool](t, proxy, "SELECT to_regproc('message_store_proxy.shard_of') IS NOT NULL") {
-		exec(t, proxy, `
-			CREATE SCHEMA message_store_proxy;
-			CREATE TABLE message_store_proxy.placement (category text PRIMARY KEY, shard integer NOT NULL);
-			CREATE FUNCTION message_store_proxy.shard_of(stream_name varchar) RETURNS integer LANGUAGE sql STABLE AS $$
-				SELECT coalesce(
-					(SELECT p.shard FROM message_store_proxy.placement AS p WHERE p.category = message_store.category(stream_name)),
-					(message_store.hash_64(message_store.category(stream_name)) & 1)::integer)
-			$$;
-			CREATE OR REPLACE FUNCTION message_store.shard_of(stream_name varchar) RETURNS integer LANGUAGE sql STABLE
-				RETURN message_store_proxy.shard_of(stream_name)`)
-	}
-	sql, err := os.ReadFile("schema/proxy_notify.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := value[string](t, proxy, "SELECT srvname FROM pg_foreign_server")
-	exec(t, proxy, strings.ReplaceAll(string(sql), "message_store_shards", server))
 	return p
 }
 
 // addresses returns those of the shards.
 func (p *plproxy) addresses() []string {
-	return []string{p.shards[0].Config().ConnString(), p.server.URL("shard")}
+	return p.Shards
 }
 
 // writer returns a session that writes through the proxy, and that no store has.
@@ -180,7 +160,7 @@ func (p *plproxy) testNotified(t *testing.T) {
 func (p *plproxy) testListenerLost(t *testing.T) {
 	var j journal
 	var down atomic.Bool
-	socket := p.server.TCP("shard") // an address that nothing else has
+	socket := p.server.TCP("shard1") // an address that nothing else has
 	cfg, err := pgx.ParseConfig(socket)
 	if err != nil {
 		t.Fatal(err)

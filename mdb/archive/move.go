@@ -296,7 +296,16 @@ func (s *move) flip(ctx context.Context) error {
 ON CONFLICT (category) DO UPDATE SET shard = excluded.shard`, string(s.Category), s.state.To); err != nil {
 			return err
 		}
-		if err := s.passed(MoveFlipped); err != nil {
+		// Subscriptions that wait for notifications of the old shard then wait for those of the new one.
+		_, err := proxy.Exec(ctx, `SELECT message_store_proxy.notify($1, '-placement')`, s.state.From)
+		var server *pgconn.PgError
+		if errors.As(err, &server) && server.Code == "42883" { // a proxy of others, through which nobody waits
+			err = nil
+		}
+		if err == nil {
+			err = s.passed(MoveFlipped)
+		}
+		if err != nil {
 			return err
 		}
 	}
