@@ -102,11 +102,10 @@ func (f *follower) next(t testing.TB) mdb.Message {
 	panic("unreachable")
 }
 
-// eventually repeats ok until it returns true, with a round trip after each attempt, so
-// that it does not use a whole processor.
+// eventually repeats ok until it returns true, with a pause after each attempt.
 func eventually(t testing.TB, db database, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(testTimeout); !ok(); exec(t, db, "SELECT") {
+	for end := time.Now().Add(testTimeout); !ok(); exec(t, db, pause) {
 		if time.Now().After(end) {
 			t.Fatal("not in time: " + what)
 		}

@@ -110,7 +110,7 @@ func write(t *testing.T, s *mdb.Store, stream mdb.StreamName, typ string) {
 // until polls, because the server does not notify when a session is idle or waits.
 func until(t *testing.T, s *mdb.Store, sql string) {
 	t.Helper()
-	for end, ok := time.Now().Add(testTimeout), false; !ok; {
+	for end, ok := time.Now().Add(testTimeout), false; !ok; <-time.After(2 * time.Millisecond) {
 		if err := s.Pool().QueryRow(t.Context(), "SELECT EXISTS ("+sql+")").Scan(&ok); err != nil {
 			t.Fatal(err)
 		}
