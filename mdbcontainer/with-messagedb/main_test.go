@@ -3,6 +3,7 @@ package main_test
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -89,7 +90,8 @@ func TestCommand(t *testing.T) {
 // TestTmpfs checks that a folder of the container is in memory while the command runs.
 func TestTmpfs(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), program, "-image", image, "-tmpfs", "/scratch", "--", "sh", "-c", `echo "$MDB_TEST_DATABASE_URL"; read -r _`)
+	// The end of the test's context would kill the program before it has removed the container.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program, "-image", image, "-tmpfs", "/scratch", "--", "sh", "-c", `echo "$MDB_TEST_DATABASE_URL"; cat`)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +105,9 @@ func TestTmpfs(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		_ = in.Close()
-		_ = cmd.Wait()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
 	})
 	url, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
