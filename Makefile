@@ -181,7 +181,7 @@ stress-all: ## run the tests that try to lose a message of all categories a hund
 	$(GO) test -race -run 'TestAllStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/barrier
 
 test-moves: ## move a category 20 times through PL/Proxy while it is written to
-	$(GO) test -race -v -count=1 -run 'TestMove|TestAbort|TestDeleteOld' ./mdb/archive
+	$(GO) test -race -v -count=1 -run 'TestMove|TestAbort|TestDeleteOld|TestPLProxy' ./mdb/archive
 
 bench: ## compare all calls with other clients, also on Message DB's own SQL
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .

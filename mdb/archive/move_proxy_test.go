@@ -100,10 +100,10 @@ func place(t *testing.T, r *route) {
 	}
 }
 
-// TestMoveThroughProxy moves a category to and fro, while 8 writers with expected versions write to it through PL/Proxy, and a
+// TestPLProxyMoves moves a category to and fro, while 8 writers with expected versions write to it through PL/Proxy, and a
 // subscription and a durable consumer read it there. Nothing that was acknowledged is lost, delivered twice or out of order,
 // and each stream has the versions that its writer received.
-func TestMoveThroughProxy(t *testing.T) {
+func TestPLProxyMoves(t *testing.T) {
 	t.Parallel()
 	r := newRoute(t)
 	place(t, r)
