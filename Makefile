@@ -213,7 +213,7 @@ bench-groups: ## measure how groups of processes hand over and take over, and wh
 bench-archive: ## measure how fast messages are exported and imported
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./mdb/archive
 
-bench-capacity: ## measure what messages and shards take, and put the tables into docs/scaling.md (five minutes)
+bench-capacity: ## measure what messages and shards take, and put the tables into docs/scaling.md (minutes)
 	cd bench && $(GO) run ./capacity -doc ../docs/scaling.md
 
 bench-gate: ## measure what the gate of a shard adds to an insert
