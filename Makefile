@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-moves test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive bench-capacity bench-gate compatibility test-fresh vuln release-check release release-publish
+.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-shards test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-moves test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive bench-capacity bench-gate compatibility test-fresh vuln release-check release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ test-official: ## run the tests on Message DB's own SQL, fetched with npm, and c
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
 		packages="$$(scripts/list-server-packages -tags official ./mdb/... ./mdbweb)" && \
 		MDB_TEST_ONLY=server $(GO) test -race $(SHORT) $(PARALLEL) -tags official $$packages
+
+test-shards: ## test proxies of several shards, with PL/Proxy (Debian: postgresql-15-plproxy)
+	$(GO) test -race -count=1 $(PARALLEL) -run '^TestPLProxy' ./mdb ./mdb/consumer
 
 test-web: ## test the pages of mdb web in Chromium (MDB_TEST_LARGE=1: with a million messages)
 	cd webtest && MDB_TEST_LARGE=$(MDB_TEST_LARGE) $(GO) test -race -count=1 $(PARALLEL) ./...

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -717,6 +720,46 @@ func (p *plproxy) blocked(t *testing.T, stream mdb.StreamName, write func() erro
 func TestPLProxyRestart(t *testing.T) {
 	t.Parallel()
 	p := newPLProxy(t)
+	p.underLoad(t, func() *pgxpool.Pool {
+		if err := p.server.Restart("immediate"); err != nil {
+			t.Fatal(err)
+		}
+		return newPool(t, p.server.URL("shard1"))
+	})
+}
+
+// TestPLProxyFailover checks that nothing is lost that was acknowledged, nor written twice, when a shard with a
+// synchronous standby fails over, and that the other shard does not notice.
+func TestPLProxyFailover(t *testing.T) {
+	t.Parallel()
+	pair := pgtest.NewPair(t, nil)
+	hosts := func(part func(*pgx.ConnConfig) string) string {
+		var parts []string
+		for _, server := range []*pgtest.Server{pair.Primary, pair.Standby} {
+			parts = append(parts, part(barePool(t, server.TCP("postgres")).Config().ConnConfig))
+		}
+		return strings.Join(parts, ",")
+	}
+	reach := "host=" + hosts(func(c *pgx.ConnConfig) string { return c.Host }) +
+		" port=" + hosts(func(c *pgx.ConnConfig) string { return strconv.Itoa(int(c.Port)) }) +
+		" target_session_attrs=read-write connect_timeout=2"
+	p := &plproxy{Proxy: testdb.NewProxy(t, 2, pair.Primary, reach)}
+	p.url = p.URL
+	p.shards = []*pgxpool.Pool{newPool(t, p.Shards[0]), newPool(t, p.Shards[1])}
+	pair.Synchronous(t, true)
+	p.underLoad(t, func() *pgxpool.Pool {
+		if err := pair.Primary.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		pair.Promote(t)
+		return newPool(t, pair.Standby.URL("shard1"))
+	})
+}
+
+// underLoad writes to both shards while something happens to shard 1, and checks that each stream has what was acknowledged, in
+// order. during returns a pool of shard 1 as it is then.
+func (p *plproxy) underLoad(t *testing.T, during func() *pgxpool.Pool) {
+	t.Helper()
 	var logs [2]journal
 	var ids [2][]uuid.UUID
 	var results [2]chan error
@@ -735,13 +778,14 @@ func TestPLProxyRestart(t *testing.T) {
 					return
 				default:
 				}
-				m := mdb.NewMessage("Happened", map[string]int{"n": n})
-				m.ID = uuid.New()
-				if _, err := s.WriteMessage(t.Context(), streams[shard], m); err != nil {
+				written, err := s.WriteMessages(t.Context(), streams[shard], proposals(1+n%3)) // one by another function than several
+				if err != nil {
 					results[shard] <- err
 					return
 				}
-				ids[shard] = append(ids[shard], m.ID)
+				for _, w := range written {
+					ids[shard] = append(ids[shard], w.ID)
+				}
 				if n == 10 {
 					begun <- struct{}{}
 				}
@@ -750,13 +794,12 @@ func TestPLProxyRestart(t *testing.T) {
 	}
 	<-begun
 	<-begun
-	if err := p.server.Restart("immediate"); err != nil {
-		t.Fatal(err)
+	pools := []*pgxpool.Pool{p.shards[0], during()}
+	const end = `SELECT max(position) FROM message_store.messages WHERE stream_name = $1`
+	for shard, db := range pools {
+		written := value[int64](t, db, end, string(streams[shard]))
+		until(t, db, `SELECT (`+end+`) > $2 + 10`, string(streams[shard]), written)
 	}
-	written := value[int64](t, p.shards[0], `SELECT max(position) FROM message_store.messages WHERE stream_name = $1`, string(streams[0]))
-	until(t, p.shards[0], `SELECT max(position) > $2 + 10 FROM message_store.messages WHERE stream_name = $1`, string(streams[0]), written)
-	after := newPool(t, p.server.URL("shard1"))
-	until(t, after, `SELECT pg_postmaster_start_time() < max(time) AT TIME ZONE 'utc' FROM message_store.messages WHERE stream_name = $1`, string(streams[1]))
 	close(stop)
 	for shard := range results {
 		if err := <-results[shard]; err != nil {
@@ -766,7 +809,7 @@ func TestPLProxyRestart(t *testing.T) {
 	if logs[0].retries() != 0 || logs[1].retries() == 0 {
 		t.Errorf("got %d and %d retries, want none and some", logs[0].retries(), logs[1].retries())
 	}
-	for shard, db := range []*pgxpool.Pool{p.shards[0], after} {
+	for shard, db := range pools {
 		rows, _ := db.Query(t.Context(), `SELECT id FROM message_store.messages WHERE stream_name = $1 ORDER BY position`, string(streams[shard]))
 		got, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 		if err != nil || !slices.Equal(got, ids[shard]) {

@@ -23,23 +23,21 @@ type Proxy struct {
 // ProxyPassword is that of the role message_store on the shards.
 const ProxyPassword = "canary-of-the-proxy"
 
-// NewProxy makes a proxy of n shards with the SQL that users get, or skips the test where PL/Proxy is not installed. A function
-// that is not nil returns how the proxy reaches the shards with odd numbers, in place of the host and the port of their
-// server.
-func NewProxy(t testing.TB, n int, odd func(*pgtest.Server) string, opts ...pgtest.Option) *Proxy {
+// NewProxy makes a proxy of n shards with the SQL that users get, or skips the test where PL/Proxy is not installed. The server is that
+// of the shards with odd numbers, and reach how the proxy reaches it: its host and port, as libpq takes them.
+func NewProxy(t testing.TB, n int, server *pgtest.Server, reach string) *Proxy {
 	t.Helper()
-	pgtest.NeedPrograms(t)
 	front := pgtest.Own(t)
 	admin := Session(t, front.URL("postgres"))
 	if !Value[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plproxy')`) {
 		t.Skipf("not run, because PL/Proxy is not installed for this PostgreSQL (Debian: apt-get install postgresql-%d-plproxy)", front.Version())
 	}
-	p := &Proxy{Server: pgtest.Own(t, opts...)}
+	p := &Proxy{Server: server}
 	arguments := make([]string, n)
 	for i := range n {
-		server, database := front, fmt.Sprintf("shard%d", i)
+		server, by, database := front, Address(t, front), fmt.Sprintf("shard%d", i)
 		if i%2 == 1 {
-			server = p.Server
+			server, by = p.Server, reach
 		}
 		url := server.URL(database)
 		p.Shards = append(p.Shards, url)
@@ -50,10 +48,7 @@ func NewProxy(t testing.TB, n int, odd func(*pgtest.Server) string, opts ...pgte
 		if err := installShard(t, url, i); err != nil {
 			t.Fatal(err)
 		}
-		arguments[i] = address(t, server) + " dbname=" + database
-		if i%2 == 1 && odd != nil {
-			arguments[i] = odd(server) + " dbname=" + database
-		}
+		arguments[i] = by + " dbname=" + database
 	}
 	sql, err := schema.ProxySQL(arguments...)
 	if err != nil {
@@ -84,8 +79,15 @@ func installShard(t testing.TB, url string, number int) error {
 	return err
 }
 
-// address returns the host and the port of a server, for libpq.
-func address(t testing.TB, server *pgtest.Server) string {
+// OwnProxy is NewProxy with a server of its own for the shards with odd numbers.
+func OwnProxy(t testing.TB, n int) *Proxy {
+	t.Helper()
+	server := pgtest.Own(t)
+	return NewProxy(t, n, server, Address(t, server))
+}
+
+// Address returns the host and the port of a server, for libpq.
+func Address(t testing.TB, server *pgtest.Server) string {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(server.TCP("postgres"))
 	if err != nil {

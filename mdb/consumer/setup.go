@@ -36,6 +36,11 @@ func fatal(name string, explain func(what string, err error) error, err error) e
 		switch pgErr.Code {
 		case "3F000", "42883":
 			return &mdb.SetupError{Problem: "the schema message_store_consumers is missing or incomplete", Remedy: installRemedy}
+		case "42P01":
+			return &mdb.SetupError{
+				Problem: "the store has no table message_store.messages, which consumers read: Message DB is not installed, or it is a proxy of PL/Proxy",
+				Remedy:  "give the consumer a store whose pool leads to the database with its messages, which is a shard if there is a proxy",
+			}
 		case "42501":
 			return &mdb.SetupError{
 				Problem: "the role may not use the schema message_store_consumers",

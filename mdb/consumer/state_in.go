@@ -13,7 +13,7 @@ import (
 // StateIn keeps the consumer's state in another database than the messages: its checkpoints, what is parked, and which process has which
 // partitions. The transactions of [EachTx], [BatchTx], [EachQueued] and [OnPark] are those of that database, so what they write there
 // happens exactly once. Install the schema of consumers there, with [github.com/messagedb-go/messagedb/mdb/schema.InstallConsumers]. The role of the
-// store must be allowed to read the table message_store.messages.
+// store must be allowed to read the table message_store.messages. A proxy of PL/Proxy does not have it: use a store of the shard.
 //
 // The two databases fail over apart. If that of the state loses its last transactions, the consumer continues with what is left, as
 // it does without the option. If the store loses messages that were handled, the consumer goes back to the last message that both have,
