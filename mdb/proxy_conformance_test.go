@@ -107,7 +107,7 @@ func TestPLProxyConformance(t *testing.T) {
 	for _, n := range shards {
 		t.Run(fmt.Sprintf("%d shards", n), func(t *testing.T) {
 			t.Parallel()
-			p := &plproxy{Proxy: testdb.OwnProxy(t, n)}
+			p := &plproxy{Proxy: testdb.NewProxy(t, n, nil)}
 			p.url = p.URL
 			p.createView(t) // the suite itself looks at the table
 			cmd := osexec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestConformanceOfProxy$", "-test.v")

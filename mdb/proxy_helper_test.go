@@ -32,9 +32,11 @@ type plproxy struct {
 // newPLProxy starts the servers of a proxy with two shards, or skips the test where PL/Proxy is not installed.
 func newPLProxy(t testing.TB) *plproxy {
 	t.Helper()
-	server := pgtest.Own(t)
-	relay := newShardRelay(t, server.TCP("postgres"))
-	p := &plproxy{relay: relay, Proxy: testdb.NewProxy(t, 2, server, fmt.Sprintf("host=127.0.0.1 port=%d", relay.port()))}
+	p := new(plproxy)
+	p.Proxy = testdb.NewProxy(t, 2, func(server *pgtest.Server) string {
+		p.relay = newShardRelay(t, server.TCP("postgres"))
+		return fmt.Sprintf("host=127.0.0.1 port=%d", p.relay.port())
+	})
 	p.url, p.server = p.URL, p.Server
 	for _, url := range p.Shards {
 		p.shards = append(p.shards, newPool(t, url))

@@ -23,9 +23,20 @@ type Proxy struct {
 // ProxyPassword is that of the role message_store on the shards.
 const ProxyPassword = "canary-of-the-proxy"
 
-// NewProxy makes a proxy of n shards with the SQL that users get, or skips the test where PL/Proxy is not installed. The server is that
-// of the shards with odd numbers, and reach how the proxy reaches it: its host and port, as libpq takes them.
-func NewProxy(t testing.TB, n int, server *pgtest.Server, reach string) *Proxy {
+// NewProxy makes a proxy of n shards with the SQL that users get, or skips the test where PL/Proxy is not installed. A function
+// that is not nil returns how the proxy reaches the shards with odd numbers, in place of the host and the port of their
+// server.
+func NewProxy(t testing.TB, n int, odd func(*pgtest.Server) string) *Proxy {
+	t.Helper()
+	if odd == nil {
+		odd = func(server *pgtest.Server) string { return address(t, server) }
+	}
+	server := pgtest.Own(t)
+	return ProxyOf(t, n, server, odd(server))
+}
+
+// ProxyOf is NewProxy with the server of the shards with odd numbers, and with how the proxy reaches it.
+func ProxyOf(t testing.TB, n int, server *pgtest.Server, reach string) *Proxy {
 	t.Helper()
 	front := pgtest.Own(t)
 	admin := Session(t, front.URL("postgres"))
@@ -35,7 +46,7 @@ func NewProxy(t testing.TB, n int, server *pgtest.Server, reach string) *Proxy {
 	p := &Proxy{Server: server}
 	arguments := make([]string, n)
 	for i := range n {
-		server, by, database := front, Address(t, front), fmt.Sprintf("shard%d", i)
+		server, by, database := front, address(t, front), fmt.Sprintf("shard%d", i)
 		if i%2 == 1 {
 			server, by = p.Server, reach
 		}
@@ -79,15 +90,8 @@ func installShard(t testing.TB, url string, number int) error {
 	return err
 }
 
-// OwnProxy is NewProxy with a server of its own for the shards with odd numbers.
-func OwnProxy(t testing.TB, n int) *Proxy {
-	t.Helper()
-	server := pgtest.Own(t)
-	return NewProxy(t, n, server, Address(t, server))
-}
-
-// Address returns the host and the port of a server, for libpq.
-func Address(t testing.TB, server *pgtest.Server) string {
+// address returns the host and the port of a server, for libpq.
+func address(t testing.TB, server *pgtest.Server) string {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(server.TCP("postgres"))
 	if err != nil {

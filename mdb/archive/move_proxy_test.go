@@ -26,7 +26,7 @@ type route struct {
 
 func newRoute(t *testing.T) *route {
 	t.Helper()
-	p := testdb.OwnProxy(t, 2)
+	p := testdb.NewProxy(t, 2, nil)
 	r := &route{}
 	for i, url := range p.Shards {
 		r.shards[i] = openPool(t, url)

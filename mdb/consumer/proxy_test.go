@@ -19,7 +19,7 @@ import (
 // on the proxy says why it cannot.
 func TestPLProxyConsumer(t *testing.T) {
 	t.Parallel()
-	p := testdb.OwnProxy(t, 2)
+	p := testdb.NewProxy(t, 2, nil)
 	proxy, shards := storeOf(t, p.URL), [2]*mdb.Store{storeOf(t, p.Shards[0]), storeOf(t, p.Shards[1])}
 	for _, s := range shards {
 		if err := schema.InstallConsumers(t.Context(), s.Pool()); err != nil {
