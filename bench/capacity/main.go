@@ -139,7 +139,7 @@ func (b *bench) results(ctx context.Context) (r results, err error) {
 	if r.ways, err = b.waysOn(ctx, s, "ordered"); err != nil {
 		return r, err
 	}
-	if err := s.create(ctx, "slow", "ALTER DATABASE slow SET commit_delay = 2000; ALTER DATABASE slow SET commit_siblings = 0"); err != nil {
+	if err := s.create(ctx, "slow", ours("ALTER DATABASE slow SET commit_delay = 2000; ALTER DATABASE slow SET commit_siblings = 0")); err != nil {
 		return r, err
 	}
 	if r.slow, err = b.waysOn(ctx, s, "slow"); err != nil {

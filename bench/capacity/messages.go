@@ -59,7 +59,7 @@ const insertMost = 10_000
 
 // fill inserts messages into the empty store of a database, as fast as one session can, and vacuums the table.
 func (s *server) fill(ctx context.Context, database string, messages int, newID func() uuid.UUID) (v volume, err error) {
-	if err := s.create(ctx, database, ""); err != nil {
+	if err := s.create(ctx, database, ours("")); err != nil {
 		return v, err
 	}
 	pool, err := pgxpool.New(ctx, pgserver.PoolURL(s.TCP(database), 1))

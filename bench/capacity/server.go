@@ -62,8 +62,8 @@ func (s *server) counters(ctx context.Context) (c counters, err error) {
 	return c, err
 }
 
-// create creates a database with Message DB, and then executes statements there.
-func (s *server) create(ctx context.Context, database, statements string) error {
+// create creates a database and sets it up.
+func (s *server) create(ctx context.Context, database string, setup func(context.Context, *pgx.Conn) error) error {
 	if _, err := s.admin.Exec(ctx, "CREATE DATABASE "+database); err != nil {
 		return err
 	}
@@ -72,11 +72,18 @@ func (s *server) create(ctx context.Context, database, statements string) error 
 		return err
 	}
 	defer conn.Close(ctx) //nolint:errcheck // what was executed is committed
-	if err := testdb.InstallOurs(ctx, conn); err != nil {
+	return setup(ctx, conn)
+}
+
+// ours returns a setup that installs Message DB, and then executes statements.
+func ours(statements string) func(context.Context, *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		if err := testdb.InstallOurs(ctx, conn); err != nil {
+			return err
+		}
+		_, err := conn.Exec(ctx, statements)
 		return err
 	}
-	_, err = conn.Exec(ctx, statements)
-	return err
 }
 
 // connect returns a store of a database, with a connection for each writer.

@@ -33,7 +33,7 @@ func TestSettings(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := s.create(t.Context(), "freezing", strings.Replace(statement, threshold, "autovacuum_vacuum_insert_threshold = 100", 1)); err != nil {
+	if err := s.create(t.Context(), "freezing", ours(strings.Replace(statement, threshold, "autovacuum_vacuum_insert_threshold = 100", 1))); err != nil {
 		t.Fatal(err)
 	}
 	store, err := s.connect(t.Context(), "freezing")

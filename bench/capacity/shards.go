@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // shardCounts are the numbers of shards that are measured. PL/Proxy needs powers of two.
@@ -73,13 +73,13 @@ func newCluster(ctx context.Context) (c *cluster, err error) {
 			err = errors.Join(err, c.close())
 		}
 	}()
-	for range shardCounts[len(shardCounts)-1] {
+	for i := range shardCounts[len(shardCounts)-1] {
 		s, err := newServer(ctx)
 		if err != nil {
 			return c, err
 		}
 		c.shards = append(c.shards, s)
-		if err := s.create(ctx, "shard", ""); err != nil {
+		if err := s.create(ctx, "shard", func(ctx context.Context, conn *pgx.Conn) error { return installShard(ctx, conn, i) }); err != nil {
 			return c, err
 		}
 		store, err := s.connect(ctx, "shard")
@@ -104,20 +104,37 @@ func newCluster(ctx context.Context) (c *cluster, err error) {
 	return c, nil
 }
 
-//go:embed proxy.sql
-var proxySQL string
+// password is that of the role as which the proxies connect to the shards.
+const password = "benchmark"
+
+func installShard(ctx context.Context, conn *pgx.Conn, number int) error {
+	if err := schema.InstallShard(ctx, conn, number); err != nil {
+		return err
+	}
+	_, err := conn.Exec(ctx, "ALTER ROLE message_store LOGIN PASSWORD '"+password+"'")
+	return err
+}
 
 func (c *cluster) newProxy(ctx context.Context, shards int) (*mdb.Store, error) {
 	database := fmt.Sprint("proxy", shards)
-	var options []string
-	for i, s := range c.shards[:shards] {
+	var addresses []string
+	for _, s := range c.shards[:shards] {
 		cfg, err := pgx.ParseConfig(s.TCP("shard"))
 		if err != nil {
 			return nil, err
 		}
-		options = append(options, fmt.Sprintf("p%d 'host=%s port=%d dbname=shard user=%s password=%s'", i, cfg.Host, cfg.Port, cfg.User, cfg.Password))
+		addresses = append(addresses, fmt.Sprintf("host=%s port=%d dbname=shard", cfg.Host, cfg.Port))
 	}
-	if err := c.proxy.create(ctx, database, fmt.Sprintf(proxySQL, strings.Join(options, ", "), shards-1)); err != nil {
+	sql, err := schema.ProxySQL(addresses...)
+	if err != nil {
+		return nil, err
+	}
+	sql = strings.ReplaceAll(sql, ":'password'", "'"+password+"'") // as psql does
+	err = c.proxy.create(ctx, database, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	return c.proxy.connect(ctx, database)
