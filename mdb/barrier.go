@@ -79,7 +79,7 @@ func (d *drawn) check() error {
 // errSequenceLow is the error if a message has a position that the sequence has not drawn.
 var errSequenceLow = &SetupError{
 	Problem: "the sequence of global positions is lower than those in the table, so it does not show which positions are in use; this is also so on a logical replica, which cannot be read as a whole",
-	Remedy:  "stop all writers, and let the table's owner execute " + inspection.SequenceRemedy + orShard,
+	Remedy:  setSequence + inspection.SequenceRemedy,
 }
 
 // runFinal runs steps, of which the first reads d, and fails if the server does not show what is

@@ -37,8 +37,8 @@ func explain(what string, err error) error {
 	return fmt.Errorf("mdb: %s: %w", what, err)
 }
 
-// orShard says what corrects the sequence of a shard, which has positions of its own.
-const orShard = ", or on a shard run mdb install -shard with its number"
+// setSequence is followed by the statement that corrects the sequence. A shard has positions of its own.
+const setSequence = "stop all writers; then run mdb install -shard with its number on a shard, and elsewhere let the table's owner execute "
 
 const installRemedy = "install it with the command mdb install, or with schema.Install of package mdb/schema"
 
@@ -104,7 +104,7 @@ func explainSetup(err error) error {
 	case isGlobalPositionTaken(pgErr):
 		return &SetupError{
 			Problem: "the sequence of global positions is lower than those in the table (" + text + ")",
-			Remedy:  "stop all writers, and let the table's owner execute " + inspection.SequenceRemedy + orShard,
+			Remedy:  setSequence + inspection.SequenceRemedy,
 			err:     err,
 		}
 	}

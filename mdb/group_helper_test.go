@@ -31,7 +31,7 @@ func groupPool(t testing.TB, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
 
 const (
 	refusedType = "Refused"
-	refusedCode = "MD001"
+	refusedCode = "MD999"
 )
 
 // refusing returns the URL of a database of which a trigger refuses the messages of refusedType.

@@ -15,7 +15,7 @@ func TestRests(t *testing.T) {
 	now := time.Unix(1, 0)
 	r := newRests(slog.New(slog.DiscardHandler))
 	r.now = func() time.Time { return now }
-	refusal := &pgconn.PgError{Code: "MD001"}
+	refusal := &pgconn.PgError{Code: "MD999"}
 	members := []*member{{proposedWrite: &proposedWrite{stream: "a-1"}}}
 
 	r.failed("a-1", refusal)
