@@ -16,6 +16,7 @@ func besideStore(s *Store) beside.Store {
 	return beside.Store{
 		Logger:   s.config.logger,
 		Direct:   s.config.direct,
+		Sharded:  s.lookSharded,
 		Connect:  func(ctx context.Context) (*pgx.Conn, error) { return connectBeside(ctx, s.pool) },
 		Watch:    s.bell.Watch,
 		ReadOnly: s.readOnly.rejectedInPool,

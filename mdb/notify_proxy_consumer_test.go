@@ -16,7 +16,6 @@ import (
 // testConsumers checks that consumers of categories on both shards, whose state is on one of
 // them, are woken by the notifications of the shards, and that each message has one effect.
 func (p *plproxy) testConsumers(t *testing.T) {
-	p.createView(t) // a consumer whose state is elsewhere looks at the table
 	state := p.shards[0]
 	if err := schema.InstallConsumers(t.Context(), state); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package mdb
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"unicode"
@@ -160,6 +161,28 @@ func (s *procedures) proxied() bool { return s.proxy() != noProxy }
 
 // sharded reports whether s is a Store on a proxy that has the functions of shards.
 func (s *procedures) sharded() bool { return s.proxy() == shardProxy }
+
+// lookSharded is sharded, after it is known what the database is.
+func (s *Store) lookSharded(ctx context.Context) (bool, error) {
+	if !s.first.over() {
+		conn, err := s.first.acquire(ctx, s.pool, s.config.execMode)
+		if err != nil {
+			return false, err
+		}
+		conn.Release()
+	}
+	if s.proxy() == plainProxy {
+		return false, errProxiedConsumer
+	}
+	return s.sharded(), nil
+}
+
+// errProxiedConsumer is the error of a consumer whose messages are those of a proxy without the functions of shards.
+var errProxiedConsumer = &SetupError{
+	Problem: "write_message is a function of PL/Proxy, and the proxy has neither the table messages nor the functions of shards",
+	Remedy:  "make the proxy with mdb proxy-sql, or give the consumer a store of the shard that has its categories",
+	err:     ErrProxied,
+}
 
 // A proxyError is the error of a write that was interrupted on the proxy. The shard may have
 // committed it.

@@ -15,6 +15,9 @@ type Store struct {
 	Logger *slog.Logger
 	// Direct reports whether the store uses direct SQL.
 	Direct bool
+	// Sharded reports whether the database is a proxy of PL/Proxy that has the functions of shards. If the store does not know it yet, it
+	// looks at the server. The error is a mdb.SetupError if the proxy lacks the functions, or if the store must not be used.
+	Sharded func(ctx context.Context) (bool, error)
 	// Connect opens a connection beside the pool, configured as the pool's connections are.
 	// The caller closes it.
 	Connect func(ctx context.Context) (*pgx.Conn, error)

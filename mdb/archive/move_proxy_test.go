@@ -35,11 +35,7 @@ func newRoute(t *testing.T) *route {
 	if err := schema.InstallConsumers(t.Context(), r.state); err != nil {
 		t.Fatal(err)
 	}
-	pool := openPool(t, p.URL)
-	if _, err := pool.Exec(t.Context(), messagesOfShards); err != nil {
-		t.Fatal(err)
-	}
-	store, err := mdb.New(pool, mdb.WithRetry(mdb.RetryPolicy{MaxDelay: 20 * time.Millisecond}))
+	store, err := mdb.New(openPool(t, p.URL), mdb.WithRetry(mdb.RetryPolicy{MaxDelay: 20 * time.Millisecond}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,17 +43,6 @@ func newRoute(t *testing.T) *route {
 	r.proxy = store
 	return r
 }
-
-// messagesOfShards is a view in place of the table, at which a consumer looks whose state is elsewhere. A category that is moved has
-// messages on both shards.
-const messagesOfShards = `CREATE FUNCTION public.all_messages()
-RETURNS TABLE (id uuid, stream_name text, type text, "position" bigint, global_position bigint, data jsonb, metadata jsonb, "time" timestamp)
-LANGUAGE plproxy AS $$
-	CLUSTER 'message_store_shards';
-	RUN ON ALL;
-	SELECT id, stream_name, type, position, global_position, data, metadata, time FROM message_store.messages;
-$$;
-CREATE VIEW message_store.messages AS SELECT DISTINCT ON (global_position) * FROM public.all_messages()`
 
 // A trail is what a reader has received.
 type trail struct {

@@ -233,12 +233,13 @@ func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.C
 
 // do is that of the line. The statements are those of the position stream, if there is one.
 func (r *running) do(ctx context.Context, f func(session int64, p protocol) error) (session int64, err error) {
-	return r.line.do(ctx, func(session int64, conn onConn) error {
+	session, err = r.line.do(ctx, func(session int64, conn onConn) error {
 		if r.stream != nil {
 			return f(session, r.stream.on(conn))
 		}
 		return f(session, placed{conn, r})
 	})
+	return session, r.onProxy(ctx, err)
 }
 
 // end ends the run with an error.
@@ -246,6 +247,10 @@ func (r *running) end(err error) { r.cancel(err) }
 
 // fatal returns the error with which Run ends if the first join fails with err, or nil if it is to be retried.
 func (r *running) fatal(err error) error {
+	var setup *mdb.SetupError
+	if errors.As(err, &setup) {
+		return setup
+	}
 	if r.stream != nil {
 		return r.stream.fatal(r.link.Explain, err)
 	}

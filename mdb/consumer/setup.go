@@ -38,8 +38,8 @@ func fatal(name string, explain func(what string, err error) error, err error) e
 			return &mdb.SetupError{Problem: "the schema message_store_consumers is missing or incomplete", Remedy: installRemedy}
 		case "42P01":
 			return &mdb.SetupError{
-				Problem: "the store has no table message_store.messages, which consumers read: Message DB is not installed, or it is a proxy of PL/Proxy",
-				Remedy:  "give the consumer a store whose pool leads to the database with its messages, which is a shard if there is a proxy",
+				Problem: "the store has no table message_store.messages, which consumers read: Message DB is not installed",
+				Remedy:  "give the consumer a store whose pool leads to the database with its messages",
 			}
 		case "42501":
 			return &mdb.SetupError{
@@ -58,4 +58,25 @@ func fatal(name string, explain func(what string, err error) error, err error) e
 		}
 	}
 	return explain("join the consumer "+name, err)
+}
+
+var errStateOnProxy = &mdb.SetupError{
+	Problem: "write_message is a function of PL/Proxy, and a proxy cannot have the state of a consumer",
+	Remedy:  "keep the state on one of the shards, with StateIn, or give the consumer a store of the shard that has its categories",
+}
+
+// onProxy returns the error of a consumer whose state would be on a proxy, which may be why err has occurred.
+func (r *running) onProxy(ctx context.Context, err error) error {
+	switch codeOf(err) {
+	case "3F000", "42883", "42P01":
+	default:
+		return err
+	}
+	if r.config.elsewhere {
+		return err
+	}
+	if sharded, wrong := besideOf(r.store).Sharded(ctx); sharded || errors.As(wrong, new(*mdb.SetupError)) {
+		return errStateOnProxy
+	}
+	return err
 }

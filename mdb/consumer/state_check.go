@@ -102,12 +102,53 @@ func (r *running) check(ctx context.Context, rows []ledger.Row, held ledger.Held
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	q := &questions{running: r}
+	if q.asker, err = askerOf(ctx, r.store); err != nil {
+		return nil, nil, err
+	}
 	conn, err := r.store.Pool().Acquire(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer conn.Release()
-	q := &questions{running: r, q: conn.Conn()}
+	q.db = conn.Conn()
+	moves, right, err = q.decide(ctx, rows, held)
+	if err == nil || errors.As(err, new(*mdb.ForkError)) {
+		if changed := q.unchanged(ctx, q.servers); changed != nil {
+			err = changed
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	for category, first := range q.first {
+		r.trails[category].forkAt(first)
+	}
+	for _, mv := range moves {
+		if len(mv.Lost) == 0 {
+			continue
+		}
+		r.trails[mv.Category].lose(mv.Lost)
+		r.link.Logger.Warn("messages that a consumer has handled are no longer in the store: its checkpoint goes back to the last one that is",
+			r.member.attrs("category", mv.Category, "partition", mv.Number, "from", mv.From, "to", mv.To)...)
+	}
+	return moves, right, nil
+}
+
+// questions are what is asked on one connection of the store, and the answers. A place is the whole store, or the shard of a category.
+type questions struct {
+	*running
+
+	asker
+
+	servers  map[string]server        // by place
+	anchors  []source.Anchor          // of the checkpoints; the zero value: it is gone
+	presence map[string]source.Anchor // by category: the last message of the trail that is there
+	first    map[string]source.Anchor // by category: the first lost message of the trail
+}
+
+// decide returns what check does, before it is known that one server of each category has answered.
+func (q *questions) decide(ctx context.Context, rows []ledger.Row, held ledger.Held) (moves []ledger.Rewind, right []ledger.Row, err error) {
 	if err := q.lookFor(ctx, rows, held.Gone); err != nil {
 		return nil, nil, err
 	}
@@ -129,65 +170,63 @@ func (r *running) check(ctx context.Context, rows []ledger.Row, held ledger.Held
 				mv.Streams = append(mv.Streams, p.Stream)
 			}
 		}
-		result, _ := q.q.Query(ctx, sqlNext, mv.Streams, to.Position)
-		if mv.Nexts, err = pgx.CollectRows(result, pgx.RowTo[int64]); err != nil {
+		if mv.Nexts, err = pgx.CollectRows(q.rows(ctx, askNext, row.Category, mv.Streams, to.Position), pgx.RowTo[int64]); err != nil {
 			return nil, nil, err
 		}
 		moves = append(moves, mv)
 	}
-	for category, first := range q.first {
-		r.trails[category].forkAt(first)
-	}
-	for _, mv := range moves {
-		if len(mv.Lost) == 0 {
-			continue
-		}
-		r.trails[mv.Category].lose(mv.Lost)
-		r.link.Logger.Warn("messages that a consumer has handled are no longer in the store: its checkpoint goes back to the last one that is",
-			r.member.attrs("category", mv.Category, "partition", mv.Number, "from", mv.From, "to", mv.To)...)
-	}
 	return moves, right, nil
-}
-
-// questions are what is asked on one connection of the store, and the answers.
-type questions struct {
-	*running
-
-	q        *pgx.Conn
-	standby  bool
-	anchors  []source.Anchor          // of the checkpoints; the zero value: it is gone
-	presence map[string]source.Anchor // by category: the last message of the trail that is there
-	first    map[string]source.Anchor // by category: the first lost message of the trail
 }
 
 // lookFor looks for the anchors of checkpoints, and for messages that were lost before.
 func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[partition][]string) error {
-	if err := q.q.QueryRow(ctx, sqlRecovery).Scan(&q.standby); err != nil {
-		return err
+	looks := make(map[string]*lookup)
+	add := func(i int, category, id string, upto int64) {
+		l := looks[q.place(category)]
+		l.owners, l.ids, l.uptos = append(l.owners, i), append(l.ids, id), append(l.uptos, upto)
 	}
-	ids, uptos := make([]string, 0, len(rows)), make([]int64, 0, len(rows))
-	var owners []int
-	add := func(i int, id string, upto int64) {
-		owners, ids, uptos = append(owners, i), append(ids, id), append(uptos, upto)
-	}
+	q.servers = make(map[string]server)
 	for i, row := range rows {
+		place := q.place(row.Category)
+		if looks[place] == nil {
+			s, err := q.server(ctx, row.Category)
+			if err != nil {
+				return err
+			}
+			looks[place], q.servers[place] = new(lookup), s
+		}
 		if row.ID != uuid.Nil {
-			add(i, row.ID.String(), row.Position)
+			add(i, row.Category, row.ID.String(), row.Position)
 		}
 		q.trails[row.Category].lose(gone[row.Partition])
 		for _, id := range gone[row.Partition] {
-			add(-1-i, id, 1<<63-1)
+			add(-1-i, row.Category, id, 1<<63-1)
 		}
 	}
 	q.anchors, q.presence, q.first = make([]source.Anchor, len(rows)), make(map[string]source.Anchor), make(map[string]source.Anchor)
-	result, _ := q.q.Query(ctx, sqlFound, ids, uptos)
-	_, err := pgx.CollectRows(result, func(row pgx.CollectableRow) (none struct{}, err error) {
+	for place, l := range looks {
+		if err := q.find(ctx, place, l, rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A lookup is for messages in one place.
+type lookup struct {
+	owners []int // of the rows; -1-i: the message was lost before
+	ids    []string
+	uptos  []int64
+}
+
+func (q *questions) find(ctx context.Context, place string, l *lookup, rows []ledger.Row) error {
+	_, err := pgx.CollectRows(q.rows(ctx, askFound, place, l.ids, l.uptos), func(row pgx.CollectableRow) (none struct{}, err error) {
 		var n int
 		var a source.Anchor
 		if err := scanAnchor(row, &a, &n); err != nil {
 			return none, err
 		}
-		i := owners[n-1]
+		i := l.owners[n-1]
 		if i < 0 { // the store has gone back to a history that it had before
 			return none, forkOf(&rows[-1-i], a)
 		}
@@ -218,7 +257,7 @@ func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to sou
 		return to, nil, false, forkOf(row, to)
 	case q.anchors[i].Position > 0:
 		return q.anchors[i], nil, true, nil
-	case q.standby:
+	case q.servers[q.place(row.Category)].standby:
 		return to, nil, false, nil
 	}
 	t := q.trails[row.Category]
@@ -248,7 +287,7 @@ func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to sou
 			break
 		}
 	}
-	err = q.q.QueryRow(ctx, sqlFollows, row.Category, to.Position).Scan(&decided)
+	err = q.row(ctx, askFollows, row.Category, to.Position).Scan(&decided)
 	return to, lost, decided, err
 }
 
@@ -264,8 +303,7 @@ func (q *questions) last(ctx context.Context, category string, known []source.An
 	for i, a := range known {
 		positions[i] = a.Position
 	}
-	rows, _ := q.q.Query(ctx, sqlAt, positions)
-	found, err := pgx.CollectRows(rows, toAnchor)
+	found, err := pgx.CollectRows(q.rows(ctx, askAt, category, positions), toAnchor)
 	if err != nil {
 		return 0, err
 	}

@@ -13,7 +13,8 @@ import (
 // StateIn keeps the consumer's state in another database than the messages: its checkpoints, what is parked, and which process has which
 // partitions. The transactions of [EachTx], [BatchTx], [EachQueued] and [OnPark] are those of that database, so what they write there
 // happens exactly once. Install the schema of consumers there, with [github.com/messagedb-go/messagedb/mdb/schema.InstallConsumers]. The role of the
-// store must be allowed to read the table message_store.messages. A proxy of PL/Proxy does not have it: use a store of the shard.
+// store must be allowed to read the table message_store.messages. A consumer whose store is a proxy of PL/Proxy needs this option, because a proxy
+// cannot have the state: keep it on one of the shards.
 //
 // The two databases fail over apart. If that of the state loses its last transactions, the consumer continues with what is left, as
 // it does without the option. If the store loses messages that were handled, the consumer goes back to the last message that both have,
@@ -89,7 +90,11 @@ func (p placed) join(ctx context.Context, params ledger.JoinParams) (ledger.Join
 
 func (p placed) ends(ctx context.Context, categories []string) ([]int64, error) {
 	if p.run.config.elsewhere {
-		return onPool{p.run.store.Pool()}.ends(ctx, categories)
+		asks, err := askerOf(ctx, p.run.store)
+		if err != nil {
+			return nil, err
+		}
+		return asks.ends(ctx, categories)
 	}
 	return p.onConn.ends(ctx, categories)
 }

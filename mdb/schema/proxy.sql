@@ -158,6 +158,36 @@ RETURNS TABLE (global_position bigint, id uuid, "time" timestamp) LANGUAGE plpro
   RUN ON message_store_proxy.shard_of(category);
 $$;
 
+CREATE FUNCTION message_store_shard.last_used(category varchar)
+RETURNS bigint LANGUAGE plproxy AS $$
+  CLUSTER 'message_store_shards';
+  RUN ON message_store_proxy.shard_of(category);
+$$;
+
+CREATE FUNCTION message_store_shard.find_places(category varchar, ids text[], up_to bigint[])
+RETURNS TABLE (index bigint, global_position bigint, id uuid, "time" timestamp) LANGUAGE plproxy AS $$
+  CLUSTER 'message_store_shards';
+  RUN ON message_store_proxy.shard_of(category);
+$$;
+
+CREATE FUNCTION message_store_shard.places_at(category varchar, positions bigint[])
+RETURNS TABLE (global_position bigint, id uuid, "time" timestamp) LANGUAGE plproxy AS $$
+  CLUSTER 'message_store_shards';
+  RUN ON message_store_proxy.shard_of(category);
+$$;
+
+CREATE FUNCTION message_store_shard.next_positions(category varchar, streams text[], up_to bigint)
+RETURNS TABLE (index bigint, next bigint) LANGUAGE plproxy AS $$
+  CLUSTER 'message_store_shards';
+  RUN ON message_store_proxy.shard_of(category);
+$$;
+
+CREATE FUNCTION message_store_shard.session(category varchar)
+RETURNS TABLE (session text, standby boolean) LANGUAGE plproxy AS $$
+  CLUSTER 'message_store_shards';
+  RUN ON message_store_proxy.shard_of(category);
+$$;
+
 CREATE FUNCTION message_store_shard.search_path(shard integer)
 RETURNS TABLE (
   installed boolean,

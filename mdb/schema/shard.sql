@@ -96,6 +96,53 @@ BEGIN
 END
 $$;
 
+-- The next functions are for consumers whose state is elsewhere, and a proxy calls them on the shard of the category.
+
+-- Returns the last global position that the shard has used.
+CREATE OR REPLACE FUNCTION message_store_shard.last_used(category varchar)
+RETURNS bigint LANGUAGE sql STABLE
+SET search_path TO pg_catalog, pg_temp AS $$
+  SELECT greatest(
+    (SELECT coalesce(max(m.global_position), 0) FROM message_store.messages AS m),
+    coalesce(pg_sequence_last_value('message_store.messages_global_position_seq'::regclass), 0))
+$$;
+
+-- Looks for messages by their IDs, each up to a global position.
+CREATE OR REPLACE FUNCTION message_store_shard.find_places(category varchar, ids text[], up_to bigint[])
+RETURNS TABLE (index bigint, global_position bigint, id uuid, "time" timestamp) LANGUAGE sql STABLE
+SET search_path TO pg_catalog, pg_temp AS $$
+  SELECT sought.index, m.global_position, m.id, m.time
+  FROM ROWS FROM (unnest($2::uuid[]), unnest($3)) WITH ORDINALITY AS sought(id, up_to, index)
+  JOIN message_store.messages AS m ON m.id = sought.id AND m.global_position <= sought.up_to
+$$;
+
+-- Returns the messages that have the global positions.
+CREATE OR REPLACE FUNCTION message_store_shard.places_at(category varchar, positions bigint[])
+RETURNS TABLE (global_position bigint, id uuid, "time" timestamp) LANGUAGE sql STABLE
+SET search_path TO pg_catalog, pg_temp AS $$
+  SELECT m.global_position, m.id, m.time
+  FROM message_store.messages AS m
+  WHERE m.global_position = ANY ($2)
+$$;
+
+-- Returns the positions after the last messages of streams up to a global position.
+CREATE OR REPLACE FUNCTION message_store_shard.next_positions(category varchar, streams text[], up_to bigint)
+RETURNS TABLE (index bigint, next bigint) LANGUAGE sql STABLE
+SET search_path TO pg_catalog, pg_temp AS $$
+  SELECT w.index, coalesce((
+    SELECT max(m.position) FROM message_store.messages AS m
+    WHERE m.stream_name = w.stream AND m.global_position <= $3
+  ), -1) + 1
+  FROM unnest($2) WITH ORDINALITY AS w(stream, index)
+$$;
+
+-- Identifies the session. What is asked in one session has the answers of one server.
+CREATE OR REPLACE FUNCTION message_store_shard.session(category varchar)
+RETURNS TABLE (session text, standby boolean) LANGUAGE sql STABLE
+SET search_path TO pg_catalog, pg_temp AS $$
+  SELECT concat_ws(' ', pg_backend_pid(), extract(epoch FROM pg_postmaster_start_time())), pg_is_in_recovery()
+$$;
+
 -- Looks at the search path of the session, on which Message DB's own functions depend.
 CREATE OR REPLACE FUNCTION message_store_shard.search_path(shard integer)
 RETURNS TABLE (

@@ -28,6 +28,11 @@ func TestShardFunctionsRights(t *testing.T) {
 		"write_messages": `SELECT FROM message_store_shard.write_messages('shard-1', ARRAY[gen_random_uuid()::varchar], ARRAY['Happened'], ARRAY['{}'], ARRAY['{}'], NULL)`,
 		"find_messages":  `SELECT FROM message_store_shard.find_messages('shard-1', ARRAY[gen_random_uuid()::text], ARRAY['Happened'], ARRAY['{}'])`,
 		"category_head":  `SELECT FROM message_store_shard.category_head('shard')`,
+		"last_used":      `SELECT message_store_shard.last_used('shard')`,
+		"find_places":    `SELECT FROM message_store_shard.find_places('shard', ARRAY[gen_random_uuid()::text], ARRAY[1])`,
+		"places_at":      `SELECT FROM message_store_shard.places_at('shard', ARRAY[1])`,
+		"next_positions": `SELECT FROM message_store_shard.next_positions('shard', ARRAY['shard-1'], 1)`,
+		"session":        `SELECT FROM message_store_shard.session('shard')`,
 		"search_path":    `SELECT FROM message_store_shard.search_path(3)`,
 		"check":          `SELECT FROM message_store_shard.check(3, false)`,
 	}
@@ -43,7 +48,7 @@ func TestShardFunctionsRights(t *testing.T) {
 	// With the right to call the functions, the role still has none on the table.
 	testdb.Exec(t, conn, `GRANT USAGE ON SCHEMA message_store, message_store_shard TO `+role)
 	testdb.Exec(t, conn, `SET ROLE `+role)
-	for _, name := range []string{"write_message", "write_messages", "find_messages", "category_head"} {
+	for _, name := range []string{"write_message", "write_messages", "find_messages", "category_head", "last_used", "find_places", "places_at", "next_positions"} {
 		wantCode(t, name+" without rights on the table", try(t, conn, calls[name]), "42501")
 	}
 	testdb.Exec(t, conn, `RESET ROLE`)
@@ -78,6 +83,38 @@ func TestShardFunctionsSearchPath(t *testing.T) {
 	}
 	if got := testdb.Value[int64](t, conn, `SELECT global_position FROM message_store_shard.category_head('path')`); got != 2048 {
 		t.Errorf("got the head %d, want 2048", got)
+	}
+}
+
+// TestShardFunctionsForConsumers checks what the functions return that consumers call.
+func TestShardFunctionsForConsumers(t *testing.T) {
+	t.Parallel()
+	conn := testdb.Session(t, testdb.New(t))
+	if err := schema.InstallShard(t.Context(), conn, 5); err != nil {
+		t.Fatal(err)
+	}
+	one, two := uuid.NewString(), uuid.NewString()
+	testdb.Exec(t, conn, `SELECT FROM message_store_shard.write_messages('look-1', ARRAY['`+one+`', '`+two+`'], ARRAY['A', 'B'], ARRAY['{}', '{}'], ARRAY[NULL, NULL], NULL)`)
+	if got := testdb.Value[int](t, conn, `SELECT count(*) FROM message_store.messages WHERE global_position IN (5, 1029)`); got != 2 {
+		t.Fatalf("%d of the messages have the positions 5 and 1029, want 2", got)
+	}
+	testdb.Exec(t, conn, `SELECT nextval('message_store.messages_global_position_seq')`)
+	for sql, want := range map[string]string{
+		`SELECT message_store_shard.last_used('look')::text`: "2053",
+		`SELECT string_agg(concat(index, ':', global_position, ':', id, ':', time IS NOT NULL), ' ') FROM message_store_shard.find_places('look', ARRAY['` + uuid.NewString() + `', '` + two + `', '` + one + `'], ARRAY[9000, 1028, 5])`: "3:5:" + one + ":t",
+		`SELECT string_agg(concat(global_position, ':', id), ' ') FROM message_store_shard.places_at('look', ARRAY[4, 1029])`:                                                                                                             "1029:" + two,
+		`SELECT string_agg(concat(index, ':', next), ' ' ORDER BY index) FROM message_store_shard.next_positions('look', ARRAY['look-2', 'look-1'], 1028)`:                                                                                "1:0 2:1",
+		`SELECT (SELECT s FROM message_store_shard.session('look') AS s) = (SELECT s FROM message_store_shard.session('other') AS s)`:                                                                                                     "true",
+		`SELECT standby::text FROM message_store_shard.session('look')`:                                                                                                                                                                   "false",
+	} {
+		if got := testdb.Value[string](t, conn, `SELECT (`+sql+`)::text`); got != want {
+			t.Errorf("%s: got %s, want %s", sql, got, want)
+		}
+	}
+	other := testdb.Session(t, conn.Config().ConnString())
+	const session = `SELECT session FROM message_store_shard.session('look')`
+	if got := testdb.Value[string](t, other, session); got == testdb.Value[string](t, conn, session) {
+		t.Errorf("two sessions are both %q", got)
 	}
 }
 
