@@ -41,7 +41,7 @@ func TestPLProxyConsumer(t *testing.T) {
 	t.Run("goes back after a loss", p.testLoss)
 	t.Run("ends if nobody knows what is lost", p.testFork)
 	t.Run("asks again after a failover", p.testSessions)
-	t.Run("is told where the state can be", p.testState)
+	t.Run("says where the state can be", p.testState)
 }
 
 // categories returns a new category of each shard.
