@@ -41,7 +41,7 @@ func TestPLProxyConsumer(t *testing.T) {
 	t.Run("goes back after a loss", p.testLoss)
 	t.Run("ends if nobody knows what is lost", p.testFork)
 	t.Run("asks again after a failover", p.testSessions)
-	t.Run("says where the state can be", p.testState)
+	t.Run("rejects what a proxy cannot have", p.testState)
 }
 
 // categories returns a new category of each shard.
@@ -246,17 +246,21 @@ func (p *proxied) testFork(t *testing.T) {
 	}
 }
 
-// An incident happens once, after a statement of a store.
+// An incident happens once, after a statement of a store about a category.
 type incident struct {
-	after string
-	do    func()
-	then  *incident // after that
-	mu    sync.Mutex
-	done  bool
+	category string
+	after    string
+	do       func()
+	then     *incident // after that
+	mu       sync.Mutex
+	done     bool
 }
 
 func (i *incident) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
-	return context.WithValue(ctx, i, d.SQL)
+	if slices.Contains(d.Args, any(i.category)) {
+		return context.WithValue(ctx, i, d.SQL)
+	}
+	return ctx
 }
 
 func (i *incident) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
@@ -287,16 +291,21 @@ func (p *proxied) testSessions(t *testing.T) {
 	const (
 		sessions = `FROM pg_stat_activity WHERE usename = 'message_store'`
 		session  = "message_store_shard.session("
+		found    = "SELECT index"
+		there    = "ARRAY[9223372036854775807]"
 	)
 	crash := func() {
 		sqlExec(t, shard, `SELECT pg_terminate_backend(pid) `+sessions)
 		eventually(t, "the sessions have ended", func() bool { return sqlValue[int](t, shard, `SELECT count(*) `+sessions) == 0 })
 	}
-	move := &incident{
-		after: "SELECT index", do: func() {
-			sqlExec(t, p.store.Pool(), `INSERT INTO message_store_proxy.placement VALUES ($1, 0)`, string(of[1]))
-		},
-		then: &incident{after: session, do: func() { sqlExec(t, p.store.Pool(), `DELETE FROM message_store_proxy.placement`) }},
+	move := func(after string) *incident {
+		return &incident{
+			after: after,
+			do: func() {
+				sqlExec(t, p.store.Pool(), `INSERT INTO message_store_proxy.placement VALUES ($1, 0)`, string(of[1]))
+			},
+			then: &incident{after: session, do: func() { sqlExec(t, p.store.Pool(), `DELETE FROM message_store_proxy.placement`) }},
+		}
 	}
 	for _, test := range []struct {
 		what     string
@@ -304,14 +313,16 @@ func (p *proxied) testSessions(t *testing.T) {
 		incident *incident
 		want     string
 	}{
-		{"a move while checkpoints are compared", false, move, "another session on the shard"},
-		{"a crash while checkpoints are compared", false, &incident{after: "SELECT index", do: crash}, "could not compare its checkpoints"},
-		{"a crash while a stream is replayed", true, &incident{after: "ARRAY[9223372036854775807]", do: crash}, ""},
+		{"a move while checkpoints are compared", false, move(found), "another session on the shard"},
+		{"a crash while checkpoints are compared", false, &incident{after: found, do: crash}, "could not compare its checkpoints"},
+		{"a move while a stream is replayed", true, move(there), ""},
+		{"a crash while a stream is replayed", true, &incident{after: there, do: crash}, ""},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			of = p.categories()
 			stream := of[1].Stream("1")
 			cfg := p.store.Pool().Config()
+			test.incident.category = string(of[1])
 			cfg.ConnConfig.Tracer = test.incident
 			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 			if err != nil {
@@ -360,6 +371,10 @@ func (p *proxied) testState(t *testing.T) {
 			wantSetup(c.CatchUp(t.Context()), "a proxy cannot have the state")
 		}
 	}
+	sqlExec(t, p.state, `ALTER FUNCTION message_store_shard.category_head(varchar, bigint) RENAME TO absent`)
+	of := p.categories()
+	wantSetup(p.consumer(t, p.store, of, never).CatchUp(t.Context()), "a shard lacks the functions")
+	sqlExec(t, p.state, `ALTER FUNCTION message_store_shard.absent(varchar, bigint) RENAME TO category_head`)
 	p.MakePlain(t.Context(), t)
 	plain := storeOf(t, p.URL)
 	for range 2 {

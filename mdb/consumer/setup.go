@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -32,7 +33,7 @@ func fatal(name string, explain func(what string, err error) error, err error) e
 		return nil
 	}
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if errors.As(err, &pgErr) && !strings.Contains(pgErr.Message, "message_store_shard.") {
 		switch pgErr.Code {
 		case "3F000", "42883":
 			return &mdb.SetupError{Problem: "the schema message_store_consumers is missing or incomplete", Remedy: installRemedy}
