@@ -473,7 +473,7 @@ var consumerMutants = []mutant{
 	},
 	{
 		"a standby that lags decides that messages are lost", "mdb/consumer/state_check.go",
-		"case q.standby:", "case false:",
+		"case q.servers[q.place(row.Category)].standby:", "case false:",
 		consumers, "TestStateInLag",
 	},
 	{
