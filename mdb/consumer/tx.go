@@ -87,8 +87,9 @@ func (t *openTx) commit(ctx context.Context, c call, begun time.Time) error {
 	moves := c.queue(&b)
 	b.Queue("commit")
 	err := endBatch(conn, conn.SendBatch(ctx, &b), moves)
-	if conn.IsClosed() && (isIdle(err) || t.idle > 0 && took >= t.idle) {
-		// The server's reason may not arrive: it closes the connection.
+	// The server's reason may not arrive, because it closes the connection. It counts from the last statement, which may be one of
+	// the handler before.
+	if conn.IsClosed() && (isIdle(err) || t.idle > 0 && took >= t.idle-t.idle/10) {
 		return &idleError{took, t.idle, err.Error()}
 	}
 	return err
