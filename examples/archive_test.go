@@ -33,7 +33,7 @@ func newStore(t *testing.T, url string) *mdb.Store {
 
 // archiver returns the command of the example archive, with small files.
 func archiver(ctx context.Context, database, folder string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(programs, "archive"), append([]string{"-category", "account", "-folder", folder, "-size", "1000", "-every", "2ms"}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(programs, "archive"), append([]string{"-category", "account", "-folder", folder, "-size", "4000", "-every", "2ms"}, args...)...)
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+database)
 	return cmd
 }
@@ -74,7 +74,7 @@ func TestArchiveKilled(t *testing.T) {
 		kills = 10
 	}
 	unfinished := 0
-	for kill := range kills {
+	for kill := 0; kill < kills || unfinished == 0 || len(archived(t, folder, ".gz")) < 2; kill++ { // without these it would test nothing
 		cmd := archiver(ctx, database, folder)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -96,10 +96,6 @@ func TestArchiveKilled(t *testing.T) {
 	if out, err := archiver(t.Context(), database, folder, "-once").CombinedOutput(); err != nil {
 		t.Fatalf("%v, %s", err, out)
 	}
-	if unfinished == 0 || len(archived(t, folder, ".gz")) < 2 {
-		t.Fatalf("%d kills left an unfinished file, and the files are %v: this run has tested nothing", unfinished, archived(t, folder, ""))
-	}
-
 	copied := testdb.New(t)
 	pipe := exec.CommandContext(t.Context(), "sh", "-c", `cat "$1"/* | gunzip | "$2"/mdb import -times`, "sh", folder, programs)
 	pipe.Env = append(os.Environ(), "DATABASE_URL="+copied)
