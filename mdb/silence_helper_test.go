@@ -213,11 +213,16 @@ func silentStore(t testing.TB, r *relay, url string, j *journal, prepare ...func
 	return s
 }
 
-// wantNothingGivenUp fails the test if a statement was given up or retried.
+// wantNothingGivenUp fails the test if a statement was given up or retried. A busy machine may fail to connect in time, before anything
+// is sent.
 func (j *journal) wantNothingGivenUp(t testing.TB) {
 	t.Helper()
-	if log := j.String(); strings.Contains(log, gaveUp) || strings.Contains(log, "retrying") {
-		t.Errorf("a statement was given up:\n%s", log)
+	log := j.String()
+	for line := range strings.SplitSeq(log, "\n") {
+		if strings.Contains(line, gaveUp) || strings.Contains(line, "retrying") && !strings.Contains(line, "no connection: ") {
+			t.Errorf("a statement was given up:\n%s", log)
+			return
+		}
 	}
 }
 
