@@ -179,6 +179,7 @@ test-mutants: ## break each rule of subscriptions, failovers and consumers, and 
 
 stress-notify: ## run the tests that try to lose a notification a hundred times
 	$(GO) test -race -run 'TestNotifyStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/doorbell
+	MDB_TEST_WALKS=all $(GO) test -race -count=1 -timeout 1h -run TestInterleavingsOfMoves ./internal/doorbell
 
 stress-all: ## run the tests that try to lose a message of all categories a hundred times
 	$(GO) test -race -run 'TestAllStress|TestInterleavings' -count=100 -timeout 3h ./mdb ./internal/barrier

@@ -60,7 +60,7 @@ type durableWork struct {
 func newDurableWork(url string, seed uint64) *durableWork {
 	w := &durableWork{
 		url: url, forms: forms, processes: 2, writers: 2, messages: 500, pause: 5 * time.Millisecond, partitions: 8, streams: 20, conns: 4, lease: time.Second, busy: scaled(20, 200),
-		timeout: scaled(testTimeout, 10*time.Minute),
+		timeout: scaled(2*testTimeout, 10*time.Minute), // a busy machine takes its time
 		rng:     rand.New(rand.NewPCG(seed, 8)), running: make(map[*durableHistory][]*durableProcess),
 	}
 	if *sizeFlag == "soak" {
