@@ -15,7 +15,8 @@ import (
 )
 
 // A Mover moves a category from one shard to another while it is written to. All pools must connect as the owners of what they
-// change, and not through a pooler.
+// change, and not through a pooler. If the functions depend on the search path, as those of Message DB's own script do, the pools of the
+// shards need [mdb.StoreFirst], or are those of stores of [mdb.Connect].
 type Mover struct {
 	Category mdb.Category
 

@@ -61,7 +61,7 @@ func openPool(t testing.TB, url string) *pgxpool.Pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mdb.Configure(cfg)
+	mdb.Configure(cfg, mdb.StoreFirst())
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
