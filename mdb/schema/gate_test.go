@@ -18,6 +18,7 @@ func gated(t *testing.T) (url string, conn *pgx.Conn) {
 	t.Helper()
 	url = testdb.New(t)
 	conn = connect(t, url)
+	pin(t, conn)
 	if err := schema.InstallShard(t.Context(), conn, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +115,7 @@ func TestGateInterleavings(t *testing.T) {
 				t.Parallel()
 				url := testdb.New(t)
 				conn, writer := connect(t, url), connect(t, url)
+				pin(t, conn)
 				if err := schema.InstallShard(t.Context(), conn, 2); err != nil {
 					t.Fatal(err)
 				}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // A querier is a connection or a transaction.
@@ -21,6 +23,14 @@ func connect(t testing.TB, url string) *pgx.Conn {
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // the test's context has ended
 	return conn
+}
+
+// pin makes Message DB's own functions independent of the search path.
+func pin(t testing.TB, conn *pgx.Conn) {
+	t.Helper()
+	if _, err := schema.PinSearchPath(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // run runs one or more SQL statements.

@@ -86,7 +86,7 @@ func compare(t *testing.T, when string, got, want []string) {
 // useOurs replaces the functions and the views with this package's.
 func useOurs(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
-	replace(t, conn, "sql/[2-5]-*.sql", strings.NewReplacer(
+	replace(t, conn, "sql/[3-7]-*.sql", strings.NewReplacer(
 		"CREATE FUNCTION", "CREATE OR REPLACE FUNCTION",
 		"CREATE VIEW", "CREATE OR REPLACE VIEW",
 		"INDEX messages_", "INDEX IF NOT EXISTS messages_",

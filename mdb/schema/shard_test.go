@@ -140,6 +140,7 @@ func TestInstallShardWaits(t *testing.T) {
 	url := testdb.New(t)
 	for i, end := range []string{"COMMIT", "ROLLBACK"} {
 		writer, conn := connect(t, url), connect(t, url)
+		pin(t, conn)
 		run(t, conn, fmt.Sprintf("ALTER SEQUENCE %s INCREMENT BY 1 START WITH 1", sequence))
 		run(t, writer, "BEGIN; "+writeOne)
 		ctx, cancel := context.WithCancel(t.Context())
