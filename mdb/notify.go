@@ -196,7 +196,7 @@ func newBell(pool *pgxpool.Pool, first *firstUse, c *storeConfig) *doorbell.Bell
 		config.Connect = append(config.Connect, func(ctx context.Context) (*pgx.Conn, error) { return connectToListen(ctx, pool, addresses, i) })
 	}
 	n := notifier{pool, first, len(addresses)}
-	config.Notify, config.Sharded, config.Place = n.notify, n.sharded, n.shardsOf
+	config.Notify, config.Sharded, config.Place = n.notify, n.proxied, n.shardsOf
 	return doorbell.New(config)
 }
 

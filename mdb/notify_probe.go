@@ -36,7 +36,7 @@ FROM pg_catalog.unnest($1::varchar[]) WITH ORDINALITY AS c(category, n)`
 func (n notifier) notify(ctx context.Context, shard int, payload string) (sent time.Time, err error) {
 	err = n.do(ctx, func(conn *pgx.Conn) error {
 		sql, to := notifySQL, any(trigger.Channel)
-		if n.sharded() {
+		if n.proxied() {
 			sql, to = notifyShardSQL, shard
 		} else if n.addresses > 1 {
 			return errNotSharded
@@ -48,8 +48,8 @@ func (n notifier) notify(ctx context.Context, shard int, payload string) (sent t
 	return sent, err
 }
 
-// sharded reports whether the database is known to be one of PL/Proxy.
-func (n notifier) sharded() bool { return n.first.proxy() != noProxy }
+// proxied reports whether the database is known to be one of PL/Proxy.
+func (n notifier) proxied() bool { return n.first.proxy() != noProxy }
 
 // shardsOf returns the numbers of the shards to which the proxy sends the categories.
 func (n notifier) shardsOf(ctx context.Context, categories []string) (shards []int, err error) {

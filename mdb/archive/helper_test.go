@@ -102,18 +102,7 @@ func seed(t testing.TB, s *mdb.Store, messages, bytes int) {
 // open returns another store of the same database, with a pool of its own.
 func open(t testing.TB, s *mdb.Store, prepare func(*pgxpool.Config)) *mdb.Store {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(s.Pool().Config().ConnString())
-	if err != nil {
-		t.Fatal(err)
-	}
-	prepare(cfg)
-	mdb.Configure(cfg, mdb.StoreFirst())
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	opened, err := mdb.New(pool)
+	opened, err := mdb.New(openPool(t, s.Pool().Config().ConnString(), prepare))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,11 +55,14 @@ RETURN coalesce((SELECT p.shard FROM message_store_proxy.placement AS p WHERE p.
 	return s
 }
 
-func openPool(t testing.TB, url string) *pgxpool.Pool {
+func openPool(t testing.TB, url string, prepare ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range prepare {
+		f(cfg)
 	}
 	mdb.Configure(cfg, mdb.StoreFirst())
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
