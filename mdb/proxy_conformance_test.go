@@ -109,7 +109,7 @@ func TestPLProxyConformance(t *testing.T) {
 			t.Parallel()
 			p := &plproxy{Proxy: testdb.NewProxy(t, n, nil)}
 			p.url = p.URL
-			p.createView(t) // the suite itself looks at the table
+			testdb.ViewShards(t, p.url) // the suite itself looks at the table
 			cmd := osexec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestConformanceOfProxy$", "-test.v")
 			cmd.Env = append(os.Environ(), proxyVariable+"="+p.url)
 			output, _ := cmd.CombinedOutput() // some of it fails

@@ -62,20 +62,6 @@ func (p *plproxy) category(t testing.TB, shard int) mdb.Category {
 	}
 }
 
-// createView creates a view of the messages of all shards in place of the table, through which
-// a store can look for messages.
-func (p *plproxy) createView(t testing.TB) {
-	t.Helper()
-	exec(t, barePool(t, p.url), `
-		CREATE FUNCTION public.all_messages() RETURNS TABLE (id uuid, stream_name text, type text, "position" bigint, global_position bigint, data jsonb, metadata jsonb, "time" timestamp)
-		LANGUAGE plproxy AS $$
-			CLUSTER 'message_store_shards';
-			RUN ON ALL;
-			SELECT id, stream_name, type, position, global_position, data, metadata, time FROM message_store.messages;
-		$$;
-		CREATE VIEW message_store.messages AS SELECT * FROM public.all_messages()`)
-}
-
 // A shardRelay forwards connections to a server, and breaks them where a test says.
 type shardRelay struct {
 	address *net.TCPAddr

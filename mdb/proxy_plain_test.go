@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -114,7 +115,7 @@ func (p *plproxy) testPlainDuplicates(t *testing.T) {
 	if log.retries() != 0 {
 		t.Errorf("got retries, want none: %s", &log)
 	}
-	p.createView(t)
+	testdb.ViewShards(t, p.url)
 	if w, err := idempotent(); err != nil || !w.Duplicate || w.Position != 0 || w.GlobalPosition == 0 || w.Time.IsZero() {
 		t.Errorf("with a view: got %+v, error %v, want the first write", w, err)
 	}

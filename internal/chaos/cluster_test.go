@@ -287,7 +287,7 @@ func (c *cluster) install(ctx context.Context) error {
 			return err
 		}
 	}
-	conn, err := pgx.Connect(ctx, c.nodes[0].url("mdb"))
+	conn, err := c.nodes[0].connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -299,6 +299,11 @@ func (c *cluster) install(ctx context.Context) error {
 		return err
 	}
 	// A standby that does not know the role yet would reject services.
+	return c.awaitReplay(ctx, conn)
+}
+
+// awaitReplay waits until all standbys have what the primary has, to which conn is.
+func (c *cluster) awaitReplay(ctx context.Context, conn *pgx.Conn) error {
 	var installed string
 	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&installed); err != nil {
 		return err

@@ -19,6 +19,7 @@ type failoverResult struct {
 	patroni         time.Duration // from the last write that the old primary accepted until another node accepted one
 	deadHosts       int           // that a client asks in vain before that node
 	noAck, silent   time.Duration // the longest time without an acknowledgement, and of a subscription without a message
+	others          time.Duration // the longest time without an acknowledgement of the other shard; 0: there is none
 	unknown         int           // writes that ended with an unknown outcome
 	ahead           int           // of these, those that expected a version of a stream, after messages were lost
 	refused         int           // writes that ended with another error, though they should have succeeded
@@ -33,6 +34,9 @@ type failoverResult struct {
 
 // connectTimeout is the client's default: how long it waits for a host that does not answer.
 const connectTimeout = 2 * time.Second
+
+// othersLimit is how long there may be no acknowledgement of the shard that does not fail.
+const othersLimit = time.Second
 
 // limit returns how long there may be no acknowledgement.
 func (r *failoverResult) limit() time.Duration {
@@ -51,6 +55,8 @@ func (r *failoverResult) misses() (misses []string) {
 		r.unknown, r.ahead, r.refused)
 	miss(r.noAck > r.limit(), "no acknowledgement for %v, want at most %v", round(r.noAck), round(r.limit()))
 	miss(r.silent > r.limit()+time.Second, "subscription %q received nothing for %v, want at most %v", r.silentSubscribe, round(r.silent), round(r.limit()+time.Second))
+	// A shard that does not answer occupies connections of the pool until they have timed out.
+	miss(r.fault != "frozen" && r.others > othersLimit, "no acknowledgement of the other shard for %v, want at most %v", round(r.others), othersLimit)
 	miss(r.mode == "sync" && r.lost > 0, "%d acknowledged messages are lost, want none with synchronous replication", r.lost)
 	miss(r.unreported > 0, "%d of %d deliveries of messages that are lost were not reported", r.unreported, r.handled)
 	miss(r.misreported > 0, "%d messages were reported as missing, and are in the store", r.misreported)
@@ -78,8 +84,8 @@ func (r *failoverResult) name() string {
 
 // line returns the report line.
 func (r *failoverResult) line() string {
-	return fmt.Sprintf("failover=%s patroni=%v noack=%v (limit %v) silent=%v (limit %v) msgs=%d unknown=%d refused=%d lost=%d handled_lost=%d (unreported %d) holes=%d wrong=%d seed=%d",
-		r.name(), round(r.patroni), round(r.noAck), round(r.limit()), round(r.silent), round(r.limit()+time.Second),
+	return fmt.Sprintf("failover=%s patroni=%v noack=%v (limit %v) silent=%v (limit %v) others=%v msgs=%d unknown=%d refused=%d lost=%d handled_lost=%d (unreported %d) holes=%d wrong=%d seed=%d",
+		r.name(), round(r.patroni), round(r.noAck), round(r.limit()), round(r.silent), round(r.limit()+time.Second), round(r.others),
 		r.stored, r.unknown, r.refused, r.lost, r.handled, r.unreported, r.holes(), r.wrong(), *seedFlag)
 }
 
@@ -89,8 +95,8 @@ func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecon
 func (f *failover) evaluate(t *testing.T) {
 	t.Helper()
 	w, r := f.w, &f.result
-	r.fault, r.mode, r.ttl, r.through = f.fault, f.mode(), f.times.TTL, f.through
-	r.noAck = f.acks.longest
+	r.fault, r.mode, r.ttl, r.through = f.fault, f.mode(), f.times.TTL, f.front()
+	r.noAck, r.others = f.acks.longest, f.others.longest
 	for s, p := range f.delivered {
 		if p.longest > r.silent {
 			r.silent, r.silentSubscribe = p.longest, s.Name
@@ -192,7 +198,7 @@ func failoverSection(results []*failoverResult) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `## Failover
 
-Three nodes with Patroni, on one machine, and clients with the default options. `+"`make test-failover`"+` writes this section
+Clusters of three nodes with Patroni, on one machine, and clients with the default options. `+"`make test-failover`"+` writes this section
 after each successful run (this one: seed %d); do not edit it. [Failover](failover.md) explains what is lost when.
 
 - Machine gone: all its processes are killed, so its connections are closed. Machine unplugged, machine frozen: no connection
@@ -200,18 +206,24 @@ after each successful run (this one: seed %d); do not edit it. [Failover](failov
 - Patroni: the time from the last write that the old primary accepted until another node accepted one.
 - No ack: the longest time in which no write was acknowledged.
 - Silent: the longest time in which a subscription received nothing.
+- Through PL/Proxy: the cluster is one of two shards of a proxy, and what is measured is of its categories. Other shard: the longest
+  time in which no write to the other shard was acknowledged. The shards share the connections of one pool.
 - Unknown, refused: writes that ended with an unknown outcome, or with another error. An unknown outcome is right only for a write
   that expects a version of a stream of which messages are lost: an earlier attempt of it may still arrive.
 - Lost: acknowledged messages that the new primary does not have.
 - Handled: deliveries of messages that the new primary does not have. All were reported to OnFork.
 - Holes: messages of the new primary that a subscription missed.
 
-| Fault | Replication | ttl | Through | Patroni | No ack | Silent | Messages | Unknown | Refused | Lost | Handled | Holes |
-|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| Fault | Replication | ttl | Through | Patroni | No ack | Silent | Other shard | Messages | Unknown | Refused | Lost | Handled | Holes |
+|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 `, *seedFlag)
 	for _, r := range results {
-		fmt.Fprintf(&b, "| %s | %s | %d s | %s | %.1f s | %.1f s | %.1f s | %d | %d | %d | %d | %d | %d |\n",
-			faultNames[r.fault], r.mode, r.ttl, cmp.Or(r.through, "a list of hosts"), r.patroni.Seconds(), r.noAck.Seconds(), r.silent.Seconds(),
+		others := "-"
+		if r.others > 0 {
+			others = fmt.Sprintf("%.1f s", r.others.Seconds())
+		}
+		fmt.Fprintf(&b, "| %s | %s | %d s | %s | %.1f s | %.1f s | %.1f s | %s | %d | %d | %d | %d | %d | %d |\n",
+			faultNames[r.fault], r.mode, r.ttl, cmp.Or(r.through, "a list of hosts"), r.patroni.Seconds(), r.noAck.Seconds(), r.silent.Seconds(), others,
 			r.stored, r.unknown, r.refused, r.lost, r.handled, r.holes())
 	}
 	return b.String()

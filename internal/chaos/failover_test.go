@@ -19,6 +19,7 @@ type failover struct {
 	synchronous bool
 	times       timings
 	through     string // "HAProxy", or "" if clients connect to the nodes
+	sharded     bool   // the cluster is a shard of a proxy, which reaches it so
 
 	inject func(ctx context.Context, f *failover) error
 	held   int  // messages that the standbys lack when the primary fails; 0: they keep up
@@ -30,6 +31,7 @@ type failover struct {
 	old       *node
 	w         *workload
 	acks      pulse
+	others    pulse // of the other shard
 	delivered map[*subscriber]*pulse
 	result    failoverResult
 }
@@ -66,7 +68,11 @@ func failovers() (all []*failover) {
 			all = append(all, &failover{fault: "frozen", times: quick, synchronous: synchronous, inject: frozen, thaws: true, silent: true, through: through})
 		}
 	}
-	return all
+	return append(all,
+		&failover{fault: "switchover", times: quick, synchronous: true, inject: switchedOver, sharded: true},
+		&failover{fault: "gone", times: quick, synchronous: true, inject: gone, sharded: true},
+		&failover{fault: "frozen", times: quick, synchronous: true, inject: frozen, thaws: true, silent: true, through: "HAProxy", sharded: true},
+	)
 }
 
 // switchedOver is the fault of a planned switchover.
@@ -83,10 +89,21 @@ func frozen(_ context.Context, f *failover) error { return f.old.freeze() }
 
 func (f *failover) name() string {
 	name := fmt.Sprintf("%s/%s/ttl %d", f.fault, f.mode(), f.times.TTL)
-	if f.through != "" {
-		name += "/" + f.through
+	if front := f.front(); front != "" {
+		name += "/" + front
 	}
 	return name
+}
+
+// front returns what is between the clients and the cluster.
+func (f *failover) front() string {
+	switch {
+	case !f.sharded:
+		return f.through
+	case f.through == "":
+		return "PL/Proxy"
+	}
+	return "PL/Proxy, " + f.through
 }
 
 func (f *failover) mode() string {
@@ -99,7 +116,7 @@ func (f *failover) mode() string {
 func (f *failover) run(t *testing.T) {
 	f.cluster = startCluster(t, f.synchronous, f.times)
 	f.old = f.cluster.nodes[0]
-	url := f.cluster.url()
+	direct, url := f.cluster.url(), f.cluster.url()
 	if f.through != "" {
 		var err error
 		if f.haproxy, err = f.cluster.startHAProxy(t.Context(), t); err != nil {
@@ -107,13 +124,28 @@ func (f *failover) run(t *testing.T) {
 		}
 		url = serviceURL(loopback(f.haproxy), "")
 	}
-	w := newWorkload(f.cluster.url(), url, *seedFlag)
+	var listen []mdb.NotifyOption
+	if f.sharded {
+		proxy := f.startProxy(t)
+		direct, url, listen = proxy.direct, proxy.url, append(listen, mdb.ListenOn(proxy.shards...))
+	}
+	w := newWorkload(direct, url, *seedFlag)
 	f.w = w
-	w.defaults, w.options = true, []mdb.StoreOption{mdb.WithNotify()}
+	w.defaults, w.options = true, []mdb.StoreOption{mdb.WithNotify(listen...)}
 	w.messages, w.writers, w.pause, w.chain = 0, 8, 20*time.Millisecond, false
 	w.write, w.consume = f.write, f.consume
 	f.delivered = make(map[*subscriber]*pulse)
-	w.subscribed = func(s *subscriber) { f.delivered[s] = new(pulse) }
+	w.subscribed = func(s *subscriber) {
+		if f.affects(s.Category) {
+			f.delivered[s] = new(pulse)
+		}
+	}
+	if f.sharded {
+		w.names = []mdb.Category{categoryOf(0), categoryOf(1)}
+		w.apart = true // so that none of the other shard waits for this one
+		w.all = false  // the messages of shards have no common order
+		w.counted = func(o *op) bool { return f.affects(o.stream.Category()) }
+	}
 	w.run(t, f.failOver)
 	if t.Failed() { // not a floor, but the failover itself
 		f.cluster.logTails(t)
@@ -124,8 +156,12 @@ func (f *failover) run(t *testing.T) {
 // write is the writer that notes when writes are acknowledged.
 func (f *failover) write(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Written, error) {
 	written, err := writeByMDB(ctx, s, o)
-	if err == nil {
+	switch {
+	case err != nil:
+	case f.affects(o.stream.Category()):
 		f.acks.beat()
+	default:
+		f.others.beat()
 	}
 	return written, err
 }
@@ -134,7 +170,9 @@ func (f *failover) write(ctx context.Context, s *mdb.Store, o *op) ([]mdb.Writte
 // which are reported missing.
 func (f *failover) consume(ctx context.Context, s *mdb.Store, sub *subscriber, _ int64, h mdb.Handler, _ func(context.Context, int64) error) error {
 	noting := func(ctx context.Context, m mdb.Message) error {
-		f.delivered[sub].beat()
+		if p := f.delivered[sub]; p != nil {
+			p.beat()
+		}
 		return h(ctx, m)
 	}
 	reporting := mdb.OnFork(func(_ context.Context, fork mdb.Fork) error {
@@ -225,6 +263,7 @@ func (f *failover) deadBefore(primary *node) int {
 
 func (f *failover) measure(do func(*pulse)) {
 	do(&f.acks)
+	do(&f.others)
 	for _, p := range f.delivered {
 		do(p)
 	}

@@ -25,6 +25,8 @@ func TestFloors(t *testing.T) {
 		"silence":                         {func(r *failoverResult) { r.silent = patroni + 2001*time.Millisecond }, "received nothing"},
 		"a dead host":                     {func(r *failoverResult) { r.noAck, r.deadHosts = patroni+3*time.Second, 1 }, ""},
 		"longer than a dead host":         {func(r *failoverResult) { r.noAck, r.deadHosts = patroni+3001*time.Millisecond, 1 }, "no acknowledgement"},
+		"the other shard waits":           {func(r *failoverResult) { r.others = 1001 * time.Millisecond }, "other shard"},
+		"the other shard waits, frozen":   {func(r *failoverResult) { r.others, r.fault = 10*time.Second, "frozen" }, ""},
 		"an unknown outcome":              {func(r *failoverResult) { r.unknown = 1 }, "unknown outcome"},
 		"an unknown outcome after a loss": {func(r *failoverResult) { r.unknown, r.ahead, r.lost = 1, 1, 500 }, ""},
 		"another unknown outcome":         {func(r *failoverResult) { r.unknown, r.ahead, r.lost = 2, 1, 500 }, "unknown outcome"},

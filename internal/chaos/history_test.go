@@ -151,10 +151,11 @@ type history struct {
 	errors      []error // that calls returned
 	faults      []time.Time
 	leaks       []string
-	acks        int      // acknowledged messages
-	refused     []error  // of writes, except those that the version of a stream rejects and those of unknown outcome
-	stuck       error    // why some messages were not received
-	store       []stored // the messages in the store at the end
+	acks        int            // acknowledged messages
+	counted     func(*op) bool // if set, acks counts only the messages of these
+	refused     []error        // of writes, except those that the version of a stream rejects and those of unknown outcome
+	stuck       error          // why some messages were not received
+	store       []stored       // the messages in the store at the end
 }
 
 func newHistory() *history { return &history{changed: make(chan struct{}, 1)} }
@@ -172,7 +173,9 @@ func (h *history) end(o *op, result outcome, written []mdb.Written) {
 	defer h.mu.Unlock()
 	o.outcome, o.written, o.done = result, written, time.Now()
 	if result == acked {
-		h.acks += len(o.ids)
+		if h.counted == nil || h.counted(o) {
+			h.acks += len(o.ids)
+		}
 	}
 	h.signal()
 }

@@ -27,6 +27,9 @@ type node struct {
 func (n *node) address() string            { return loopback(n.Port) }
 func (n *node) url(database string) string { return adminURL(n.Port, database) }
 
+// connect opens a connection to Message DB on the node.
+func (n *node) connect(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, n.url("mdb")) }
+
 // query reads one row from the node.
 func (n *node) query(ctx context.Context, sql string, into ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second) // the node may be frozen

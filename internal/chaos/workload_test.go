@@ -45,6 +45,7 @@ type workload struct {
 	write        writer   // nil: that of mdb
 	consume      consumer // nil: that of mdb
 	subscribe    func(w *workload, category mdb.Category) []*subscriber
+	apart        bool              // each writer writes to one category only
 	all          bool              // there are subscriptions to all categories
 	crashes      bool              // of all subscribers
 	subscribed   func(*subscriber) // if set, called with each subscriber before any starts
@@ -58,7 +59,7 @@ type workload struct {
 
 	rng   *rand.Rand // used only by the goroutine that runs the workload
 	seed  uint64
-	names []mdb.Category
+	names []mdb.Category // if there are fewer than categories, new ones are added
 	log   lockedBuffer
 	abort context.CancelCauseFunc
 	*history
@@ -154,7 +155,7 @@ func (w *workload) run(t *testing.T, inject func(ctx context.Context) error) map
 	defer cancel()
 	ctx, w.abort = context.WithCancelCause(ctx)
 	defer w.abort(nil)
-	for range w.categories {
+	for len(w.names) < w.categories {
 		w.names = append(w.names, mdbtest.Category("chaos"))
 	}
 	target := mdbtest.Category("chained")

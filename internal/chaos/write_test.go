@@ -25,7 +25,11 @@ func (w *workload) writes(ctx context.Context, s *mdb.Store, number int, rng *ra
 	}
 	for n := 0; left.Load() > 0 && ctx.Err() == nil; n++ {
 		_ = backoff.Sleep(ctx, w.pause)
-		stream := w.names[rng.IntN(len(w.names))].Stream(fmt.Sprint(rng.IntN(w.streams)))
+		category := w.names[rng.IntN(len(w.names))]
+		if w.apart {
+			category = w.names[number%len(w.names)]
+		}
+		stream := category.Stream(fmt.Sprint(rng.IntN(w.streams)))
 		o := &op{name: fmt.Sprintf("%d-%d", number, n), stream: stream, ids: make([]uuid.UUID, 1+rng.IntN(5))}
 		for i := range o.ids {
 			o.ids[i] = uuid.New()

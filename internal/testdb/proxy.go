@@ -61,19 +61,37 @@ func ProxyOf(t testing.TB, n int, server *pgtest.Server, reach string) *Proxy {
 		}
 		arguments[i] = by + " dbname=" + database
 	}
-	sql, err := schema.ProxySQL(arguments...)
+	Exec(t, admin, `CREATE DATABASE proxy`)
+	p.URL = front.URL("proxy")
+	InstallProxy(t, p.URL, arguments...)
+	return p
+}
+
+// InstallProxy makes the database at the URL a proxy of shards, whose connection strings it gets. They know [ProxyPassword].
+func InstallProxy(t testing.TB, url string, shards ...string) {
+	t.Helper()
+	sql, err := schema.ProxySQL(shards...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	Exec(t, admin, `CREATE DATABASE proxy`)
-	p.URL = front.URL("proxy")
-	proxy := Session(t, p.URL)
 	// As psql replaces it.
 	sql = strings.ReplaceAll(sql, ":'password'", "'"+ProxyPassword+"'")
-	if _, err := proxy.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+	if _, err := Session(t, url).PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
-	return p
+}
+
+// ViewShards creates a view of the messages of all shards in a proxy, in place of the table.
+func ViewShards(t testing.TB, url string) {
+	t.Helper()
+	Exec(t, Session(t, url), `
+		CREATE FUNCTION public.all_messages() RETURNS TABLE (id uuid, stream_name text, type text, "position" bigint, global_position bigint, data jsonb, metadata jsonb, "time" timestamp)
+		LANGUAGE plproxy AS $$
+			CLUSTER 'message_store_shards';
+			RUN ON ALL;
+			SELECT id, stream_name, type, position, global_position, data, metadata, time FROM message_store.messages;
+		$$;
+		CREATE VIEW message_store.messages AS SELECT * FROM public.all_messages()`)
 }
 
 func installShard(t testing.TB, url string, number int) error {
