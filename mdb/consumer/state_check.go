@@ -286,6 +286,14 @@ func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to sou
 		if to.Position == 0 {
 			break
 		}
+		// The messages of the trail may begin after it.
+		there, err := q.present(ctx, row.Category, []source.Anchor{to})
+		if err != nil {
+			return to, nil, false, err
+		}
+		if there[to] {
+			break
+		}
 	}
 	err = q.row(ctx, askFollows, row.Category, to.Position).Scan(&decided)
 	return to, lost, decided, err
@@ -299,17 +307,9 @@ func (q *questions) last(ctx context.Context, category string, known []source.An
 			return n, nil
 		}
 	}
-	positions := make([]int64, len(known))
-	for i, a := range known {
-		positions[i] = a.Position
-	}
-	found, err := pgx.CollectRows(q.rows(ctx, askAt, category, positions), toAnchor)
+	there, err := q.present(ctx, category, known)
 	if err != nil {
 		return 0, err
-	}
-	there := make(map[source.Anchor]bool, len(found))
-	for _, a := range found {
-		there[a] = true
 	}
 	n := len(known) - 1
 	for ; n >= 0 && known[n].Position > 0 && !there[known[n]]; n-- {
@@ -318,4 +318,21 @@ func (q *questions) last(ctx context.Context, category string, known []source.An
 		q.presence[category] = known[n]
 	}
 	return n, nil
+}
+
+// present returns which of the messages are there.
+func (q *questions) present(ctx context.Context, category string, messages []source.Anchor) (map[source.Anchor]bool, error) {
+	positions := make([]int64, len(messages))
+	for i, a := range messages {
+		positions[i] = a.Position
+	}
+	found, err := pgx.CollectRows(q.rows(ctx, askAt, category, positions), toAnchor)
+	if err != nil {
+		return nil, err
+	}
+	there := make(map[source.Anchor]bool, len(found))
+	for _, a := range found {
+		there[a] = true
+	}
+	return there, nil
 }

@@ -224,6 +224,46 @@ func TestStateInFailover(t *testing.T) {
 	}
 }
 
+// TestStateInLate checks the same with processes that know nothing before the last message that is left, because they began to read there. They
+// notice the loss before the new primary has a message after it, which decides that there is one.
+func TestStateInLate(t *testing.T) {
+	t.Parallel()
+	pgtest.NeedTime(t)
+	p, state := newStore(t), newState(t)
+	var outposts []*outpost
+	for _, form := range historyForms {
+		o := newOutpost(t, p, state, "late", form)
+		outposts = append(outposts, o)
+		first := o.join(t, "a")
+		o.write(t, p.old, 40)
+		o.arrived(t, p.old, 0)
+		first.end(t)
+		o.without(first)
+		o.join(t, "a")
+		o.join(t, "b")
+	}
+	p.Hold(t)
+	for _, o := range outposts {
+		o.until(t, "both have partitions", func() bool { return o.runs[0].Stats().Partitions == 2 && o.runs[1].Stats().Partitions == 2 })
+		o.write(t, p.old, 60)
+		o.arrived(t, p.old, 0)
+	}
+	p.promote(t)
+	p.arrive(t)
+	for _, o := range outposts {
+		for _, r := range o.runs {
+			o.until(t, "the loss is noticed", func() bool { return r.Stats().Forks > 0 })
+			noticed := r.Stats().Ticks
+			o.until(t, "the loss is not decided", func() bool { return r.Stats().Ticks > noticed+2 })
+		}
+		o.write(t, p.next, 50)
+	}
+	for _, o := range outposts {
+		o.arrived(t, p.next, 0)
+		o.verify(t, p.next)
+	}
+}
+
 // TestStateInLag checks that a store which only has not received everything yet is no loss: a process that runs, and one that is started, wait for
 // the rest, and handle nothing twice.
 func TestStateInLag(t *testing.T) {

@@ -457,6 +457,11 @@ var consumerMutants = []mutant{
 		consumers, "TestStateInTakeover",
 	},
 	{
+		"a process that began to read at the last message that is left does not know it", "mdb/consumer/state_check.go",
+		"if there[to] {", "if false && there[to] {",
+		consumers, "TestStateInLate",
+	},
+	{
 		"a page of another history does not begin a branch", "mdb/consumer/state_trail.go",
 		"if !has(messages, t.messages[i]) {", "if false {",
 		consumers, "TestTrail",
