@@ -44,10 +44,16 @@ func TestRun(t *testing.T) {
 			}
 		}
 	}
+	var cpu float64
 	for i, route := range r.routes {
-		if u := r.shards[i].median(); u.cpu <= 0 || u.rate <= 0 || u.xids < 1 || u.xids > 1.01 {
+		u := r.shards[i].median()
+		cpu += u.cpu // the system counts in hundredths of a second, which one short turn may not take
+		if u.rate <= 0 || u.xids < 1 || u.xids > 1.01 {
 			t.Errorf("%+v: %+v", route, u)
 		}
+	}
+	if cpu <= 0 {
+		t.Error("no route takes CPU")
 	}
 	tables, err := b.tables(r)
 	if err != nil {
