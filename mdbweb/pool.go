@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/loosescan"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -24,10 +25,6 @@ const (
 
 // errBusy says that all connections are in use.
 var errBusy = errors.New("all connections are in use")
-
-// plans keeps the planner to the indexes, by which all statements find a limited number of rows. It may otherwise expect to read
-// and sort a whole category faster than by its index. The costs of what is off would start the compiler.
-const plans = "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off"
 
 // A reader is the handler's own pool, on which transactions are read-only.
 type reader struct {
@@ -62,7 +59,7 @@ func newReader(store *mdb.Store, c *config) (*reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mdbweb: open a pool: %w", err)
 	}
-	return &reader{pool, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = " + timeout + plans, connWait}, nil
+	return &reader{pool, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = " + timeout + loosescan.ByIndex, connWait}, nil
 }
 
 // read calls f in a read-only transaction, which sees one state of the store.

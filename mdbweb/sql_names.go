@@ -5,59 +5,35 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/loosescan"
 )
 
-// Names are found by loose index scans: each step looks up the next name in an index, so the
-// cost is that of the names, not of the messages. A prefix selects names by their beginning. In most
-// collations names of the same beginning are not exactly one range, so the walk begins at the prefix and
-// skips what does not fit, for a limited number of steps.
-const (
-	// maxSteps is how many names a walk looks at.
-	maxSteps = 3000
-	// pageNames is the number of names of a page.
-	pageNames = 50
-)
+// pageNames is the number of names of a page.
+const pageNames = 50
 
-// $1: where to begin; $2: the prefix; $3: a name to leave out, with which the page before has ended; $4: names; $5: steps.
-const sqlCategories = `WITH RECURSIVE walk(name, fits, fitting, steps) AS (
-	SELECT m.name, m.fits, m.fits::integer, 1 FROM (
-		SELECT m.name, pg_catalog.starts_with(m.name, $2::text) AND m.name <> $3::text AS fits FROM (
-			SELECT message_store.category(m.stream_name)::text AS name FROM message_store.messages AS m
-			WHERE message_store.category(m.stream_name) >= $1::varchar ORDER BY message_store.category(m.stream_name) LIMIT 1) AS m) AS m
-	UNION ALL
-	SELECT m.name, m.fits, w.fitting + m.fits::integer, w.steps + 1
-	FROM walk AS w CROSS JOIN LATERAL (
-		SELECT m.name, pg_catalog.starts_with(m.name, $2::text) AND m.name <> $3::text AS fits FROM (
-			SELECT message_store.category(m.stream_name)::text AS name FROM message_store.messages AS m
-			WHERE message_store.category(m.stream_name) > w.name::varchar ORDER BY message_store.category(m.stream_name) LIMIT 1) AS m) AS m
-	WHERE w.fitting < $4::integer AND w.steps < $5::integer
-)
-SELECT w.name, l.position, l.global_position, l.type, l.time, (SELECT pg_catalog.max(steps) FROM walk)
-FROM walk AS w CROSS JOIN LATERAL (
-	SELECT m.position, m.global_position, m.type, m.time FROM message_store.messages AS m
+// The parameters are those of the walk, $4 the prefix, and $5 a name to leave out, with which the page before has ended. In most
+// collations names of the same beginning are not exactly one range, so the walk begins at the prefix and skips what does not
+// fit.
+const ofPage = `pg_catalog.starts_with(m.name, $4::text) AND m.name <> $5::text`
+
+var (
+	sqlCategories = loosescan.Walk(loosescan.Category, ofPage) + selectLast + `
 	WHERE message_store.category(m.stream_name) >= w.name::varchar AND message_store.category(m.stream_name) <= w.name::varchar
-	ORDER BY message_store.category(m.stream_name) DESC, m.global_position DESC LIMIT 1
-) AS l
-WHERE w.fits ORDER BY w.steps`
+	ORDER BY message_store.category(m.stream_name) DESC, m.global_position DESC LIMIT 1` + inOrder
 
-// The parameters are those of sqlCategories.
-const sqlStreams = `WITH RECURSIVE walk(name, fits, fitting, steps) AS (
-	SELECT m.name, m.fits, m.fits::integer, 1 FROM (
-		SELECT m.name, pg_catalog.starts_with(m.name, $2::text) AND m.name <> $3::text AS fits FROM (
-			SELECT m.stream_name AS name FROM message_store.messages AS m WHERE m.stream_name >= $1::text ORDER BY m.stream_name LIMIT 1) AS m) AS m
-	UNION ALL
-	SELECT m.name, m.fits, w.fitting + m.fits::integer, w.steps + 1
-	FROM walk AS w CROSS JOIN LATERAL (
-		SELECT m.name, pg_catalog.starts_with(m.name, $2::text) AND m.name <> $3::text AS fits FROM (
-			SELECT m.stream_name AS name FROM message_store.messages AS m WHERE m.stream_name > w.name ORDER BY m.stream_name LIMIT 1) AS m) AS m
-	WHERE w.fitting < $4::integer AND w.steps < $5::integer
+	sqlStreams = loosescan.Walk(loosescan.Stream, ofPage) + selectLast + `
+	WHERE m.stream_name = w.name ORDER BY m.position DESC LIMIT 1` + inOrder
 )
-SELECT w.name, l.position, l.global_position, l.type, l.time, (SELECT pg_catalog.max(steps) FROM walk)
+
+const (
+	selectLast = `SELECT w.name, l.position, l.global_position, l.type, l.time, (SELECT pg_catalog.max(steps) FROM walk)
 FROM walk AS w CROSS JOIN LATERAL (
-	SELECT m.position, m.global_position, m.type, m.time FROM message_store.messages AS m
-	WHERE m.stream_name = w.name ORDER BY m.position DESC LIMIT 1
+	SELECT m.position, m.global_position, m.type, m.time FROM message_store.messages AS m`
+	inOrder = `
 ) AS l
 WHERE w.fits ORDER BY w.steps`
+)
 
 // sqlActive returns the streams of the last messages, of which it looks at $1.
 const sqlActive = `SELECT l.stream_name, l.position, l.global_position, l.type, l.time, 0
@@ -100,7 +76,7 @@ func walk(ctx context.Context, tx pgx.Tx, sql, prefix, after string) (n names, e
 	if after != "" {
 		begin = after
 	}
-	rows, _ := tx.Query(ctx, sql, begin, prefix, after, pageNames+1, maxSteps)
+	rows, _ := tx.Query(ctx, sql, begin, pageNames+1, loosescan.MaxSteps, prefix, after)
 	if n.List, err = pgx.CollectRows(rows, toNamed); err != nil {
 		return n, err
 	}
@@ -108,7 +84,7 @@ func walk(ctx context.Context, tx pgx.Tx, sql, prefix, after string) (n names, e
 	case len(n.List) > pageNames:
 		n.List = n.List[:pageNames]
 		n.Next = n.List[pageNames-1].Name
-	case len(n.List) > 0 && n.List[0].steps >= maxSteps:
+	case len(n.List) > 0 && n.List[0].steps >= loosescan.MaxSteps:
 		n.Ended = true
 	}
 	return n, nil
