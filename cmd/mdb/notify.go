@@ -3,8 +3,17 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/loosescan"
+	"github.com/messagedb-go/messagedb/internal/trigger"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
@@ -19,8 +28,11 @@ message is written. Without it they poll. Only the owner of the table messages c
 install or remove it.
 
 status prints whether the trigger is installed, which connections wait for
-notifications, and for how many categories. It exits with 4 if the trigger is missing
-or disabled. The trigger of a database of PL/Proxy is that of each of its shards.`,
+notifications, and for which categories. The server has only the hashes of their names,
+which are compared with those of the first ` + strconv.Itoa(loosescan.MaxSteps) + ` categories that have messages. The
+others are unknown, and all are unknown to a role that may not read the table messages.
+On a terminal, long lists are cut. status exits with 4 if the trigger is missing or
+disabled. The trigger of a database of PL/Proxy is that of each of its shards.`,
 	examples: `mdb notify install
 mdb notify install -print > notify.sql
 mdb notify status`,
@@ -57,10 +69,10 @@ mdb notify status`,
 }
 
 func (a *app) notifyStatus(ctx context.Context, s *mdb.Store) error {
-	state, err := schema.NotifyStatus(ctx, s.Pool())
+	state, err := trigger.Look(ctx, s.Pool())
 	switch {
 	case err != nil:
-		return err
+		return fmt.Errorf("look up the NOTIFY trigger: %w", err)
 	case state.Proxied:
 		return nothing("write_message is a function of PL/Proxy: run mdb notify status on each shard")
 	case !state.Installed:
@@ -71,10 +83,48 @@ func (a *app) notifyStatus(ctx context.Context, s *mdb.Store) error {
 	if err := a.say("the NOTIFY trigger is installed\nconnections waiting for notifications: %d, categories: %d\n", len(state.Listeners), state.Categories); err != nil {
 		return err
 	}
+	if len(state.Listeners) == 0 {
+		return nil
+	}
+	names, err := trigger.Names(ctx, s.Pool())
+	if err != nil {
+		err = fmt.Errorf("look up the names of categories: %w", err)
+		if refused := (*pgconn.PgError)(nil); !errors.As(err, &refused) {
+			return err
+		}
+		a.complain(err) // the rest is known
+	}
+	most := 0
+	if isTerminal(a.stdout) {
+		most = shownCategories
+	}
 	for _, l := range state.Listeners {
-		if err := a.say("  pid %d, client %s, application_name %q, categories: %d\n", l.PID, cmp.Or(l.Client, "unknown"), l.Application, l.Categories); err != nil {
+		if err := a.say("  pid %d, client %s, application_name %q, categories: %d (%s)\n",
+			l.PID, cmp.Or(l.Client, "unknown"), l.Application, len(l.Keys), waitedFor(l.Keys, names, most)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// shownCategories is how many names a line of a terminal has.
+const shownCategories = 20
+
+// waitedFor returns the names of the categories with the keys, at most so many unless most is 0, and how many are unknown.
+func waitedFor(keys []int32, names map[int32][]string, most int) string {
+	var list []string
+	for _, key := range keys {
+		if found := names[key]; found != nil {
+			list = append(list, printable(strings.Join(found, " or ")))
+		}
+	}
+	unknown := len(keys) - len(list)
+	slices.Sort(list)
+	if more := len(list) - most; most > 0 && more > 0 {
+		list = append(list[:most], fmt.Sprintf("%d more", more))
+	}
+	if unknown > 0 {
+		list = append(list, fmt.Sprintf("%d unknown", unknown))
+	}
+	return strings.Join(list, ", ")
 }

@@ -73,8 +73,8 @@ type Status struct {
 type Listener struct {
 	PID         int32
 	Application string
-	Client      string // address, or empty
-	Categories  int
+	Client      string  // address, or empty
+	Keys        []int32 // hashtext of each category for which it waits
 }
 
 // A Querier is a *pgx.Conn, a *pgxpool.Pool or a pgx.Tx.
@@ -84,8 +84,9 @@ type Querier interface {
 
 // Look asks the server for the status.
 func Look(ctx context.Context, db Querier) (s Status, err error) {
-	// The first row is about all connections.
+	// The first row is about all connections. The key's second number is shown as an unsigned one.
 	const sql = `SELECT coalesce(l.pid, 0), EXISTS (` + found + `), ` + Enabled + `, ` + Always + `, ` + Proxy + `, count(DISTINCT l.objid),
+	CASE WHEN l.pid IS NOT NULL THEN array_agg(l.objid::bigint::bit(32)::integer) END,
 	coalesce(max(a.application_name), ''), coalesce(max(pg_catalog.host(a.client_addr)), '')
 FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.classid = $1 AND l.objsubid = 2 AND l.mode = 'ShareLock' AND l.granted AND l.pid IS NOT NULL
@@ -97,10 +98,13 @@ ORDER BY l.pid NULLS FIRST`
 	if err != nil {
 		return Status{}, err
 	}
-	var l Listener
-	_, err = pgx.ForEachRow(rows, []any{&l.PID, &s.Installed, &s.Enabled, &s.Always, &s.Proxied, &l.Categories, &l.Application, &l.Client}, func() error {
+	var (
+		l          Listener
+		categories int
+	)
+	_, err = pgx.ForEachRow(rows, []any{&l.PID, &s.Installed, &s.Enabled, &s.Always, &s.Proxied, &categories, &l.Keys, &l.Application, &l.Client}, func() error {
 		if l.PID == 0 {
-			s.Categories = l.Categories
+			s.Categories = categories
 		} else {
 			s.Listeners = append(s.Listeners, l)
 		}

@@ -107,7 +107,7 @@ func NotifyStatus(ctx context.Context, db DB) (state NotifyState, err error) {
 		status, err := trigger.Look(ctx, tx)
 		state = NotifyState{Installed: status.Installed, Enabled: status.Enabled, Always: status.Always, Proxied: status.Proxied, Categories: status.Categories}
 		for _, l := range status.Listeners {
-			state.Listeners = append(state.Listeners, NotifyListener(l))
+			state.Listeners = append(state.Listeners, NotifyListener{PID: l.PID, Application: l.Application, Client: l.Client, Categories: len(l.Keys)})
 		}
 		return err
 	})
