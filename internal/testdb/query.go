@@ -1,7 +1,9 @@
 package testdb
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -23,4 +25,16 @@ func Value[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) T {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return v
+}
+
+// WaitForLock returns when the server process waits for a lock.
+func WaitForLock(t testing.TB, conn *pgx.Conn, pid uint32) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for waiting := false; !waiting; {
+		if err := conn.QueryRow(ctx, `SELECT cardinality(pg_blocking_pids($1)) > 0`, pid).Scan(&waiting); err != nil {
+			t.Fatalf("process %d does not wait: %v", pid, err)
+		}
+	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/ddl"
 )
 
 //go:embed consumers.sql
@@ -47,7 +49,7 @@ func InstallConsumers(ctx context.Context, db DB) error {
 }
 
 func installConsumers(ctx context.Context, db DB, migrations []string) error {
-	err := withShortWaits(ctx, readCommitted{db}, map[string]string{
+	err := ddl.WithShortWaits(ctx, ddl.ReadCommitted(db), map[string]string{
 		"search_path":                 "pg_catalog, pg_temp", // the functions must not refer to other schemas' objects
 		"standard_conforming_strings": "on",
 	}, func(tx pgx.Tx) error {
@@ -79,7 +81,7 @@ func installConsumers(ctx context.Context, db DB, migrations []string) error {
 			return fmt.Errorf("it belongs to the role %s; run this as that role, or as a member of it", found.owner)
 		}
 		// All objects have one owner.
-		return withSettings(ctx, tx, map[string]string{"role": found.owner}, run)
+		return ddl.WithSettings(ctx, tx, map[string]string{"role": found.owner}, run)
 	})
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -110,7 +112,7 @@ type ConsumersState struct {
 // version. It works without privileges on the schema, and also if Message DB is not installed.
 func ConsumersStatus(ctx context.Context, db DB) (state ConsumersState, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		return withSettings(ctx, tx, map[string]string{"search_path": "pg_catalog, pg_temp"}, func() error {
+		return ddl.WithSettings(ctx, tx, map[string]string{"search_path": "pg_catalog, pg_temp"}, func() error {
 			found, err := lookAtConsumers(ctx, tx)
 			state = found.ConsumersState
 			return err
@@ -175,7 +177,7 @@ func lookAtConsumers(ctx context.Context, tx pgx.Tx) (found consumersFound, err 
 		found.Version, err = strconv.Atoi(*version)
 		return found, err
 	}
-	foreign, err := ownedByStranger(ctx, tx, "message_store_consumers")
+	foreign, err := ddl.Strangers(ctx, tx, "message_store_consumers")
 	for _, table := range tables {
 		foreign = append(foreign, fmt.Sprintf("relation %s exists already", table))
 	}

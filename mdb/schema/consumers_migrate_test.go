@@ -116,7 +116,7 @@ func TestMigrateConsumers(t *testing.T) {
 	done := make(chan error, 1)
 	migrating := connect(t, url)
 	go func() { done <- schema.InstallConsumersBy(t.Context(), migrating, next) }()
-	waitForLock(t, conn, migrating.PgConn().PID())
+	testdb.WaitForLock(t, conn, migrating.PgConn().PID())
 	for range 10 {
 		for i := range beats {
 			<-beats[i]
@@ -163,7 +163,7 @@ func TestConsumersCancelled(t *testing.T) {
 	watching := connect(t, url)
 	go func() {
 		defer cancel()
-		waitForLock(t, watching, conn.PgConn().PID())
+		testdb.WaitForLock(t, watching, conn.PgConn().PID())
 	}()
 	if err := schema.InstallConsumers(ctx, conn); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the error of the context", err)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/ddl"
 )
 
 //go:embed gate.sql
@@ -34,7 +36,7 @@ func InstallGate(ctx context.Context, db DB) error {
 		if err := tx.QueryRow(ctx, gateInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || installed {
 			return err
 		}
-		foreign, err := ownedByStranger(ctx, tx, "message_store_shard")
+		foreign, err := ddl.Strangers(ctx, tx, "message_store_shard")
 		if err == nil && len(foreign) > 0 {
 			err = &ForeignObjectsError{Found: foreign}
 		}
@@ -76,7 +78,7 @@ func UninstallGate(ctx context.Context, db DB) (removed bool, err error) {
 }
 
 func changeGate(ctx context.Context, db DB, f func(pgx.Tx) error) error {
-	err := withShortWaits(ctx, readCommitted{db}, map[string]string{
+	err := ddl.WithShortWaits(ctx, ddl.ReadCommitted(db), map[string]string{
 		"search_path":                 "pg_catalog, pg_temp",
 		"standard_conforming_strings": "on",
 	}, f)
@@ -92,7 +94,7 @@ func changeGate(ctx context.Context, db DB, f func(pgx.Tx) error) error {
 // yet. The gate must be installed.
 func CloseGate(ctx context.Context, tx pgx.Tx, category string, shard int, arrives bool) error {
 	var installed bool
-	if _, err := tx.Exec(ctx, installLock); err != nil {
+	if _, err := tx.Exec(ctx, ddl.Lock); err != nil {
 		return fmt.Errorf("schema: close the gate: %w", err)
 	}
 	if err := tx.QueryRow(ctx, gateInstalled).Scan(&installed); err != nil {

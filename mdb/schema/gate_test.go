@@ -149,7 +149,7 @@ func TestGateInterleavings(t *testing.T) {
 					defer close(done)
 					change(t, closer, true)
 				}()
-				waitForLock(t, conn, closer.PgConn().PID())
+				testdb.WaitForLock(t, conn, closer.PgConn().PID())
 				if closing, err := schema.GateStatus(t.Context(), conn, "account"); err != nil || closing.Closed {
 					t.Errorf("got %+v, %v, while a writer has the lock", closing, err)
 				}

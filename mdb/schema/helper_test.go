@@ -3,7 +3,6 @@ package schema_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -38,17 +37,5 @@ func run(t testing.TB, conn *pgx.Conn, sql string) {
 	t.Helper()
 	if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
 		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-// waitForLock returns when the backend waits for a lock.
-func waitForLock(t testing.TB, conn *pgx.Conn, backend uint32) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for waiting := false; !waiting; {
-		if err := conn.QueryRow(ctx, `SELECT cardinality(pg_blocking_pids($1)) > 0`, backend).Scan(&waiting); err != nil {
-			t.Fatalf("backend %d does not wait: %v", backend, err)
-		}
 	}
 }

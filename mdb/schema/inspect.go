@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/messagedb-go/messagedb/internal/ddl"
 )
 
 // An object is an object of Message DB in the database.
@@ -60,20 +61,6 @@ FROM pg_proc AS p
 JOIN pg_type AS t ON t.oid = p.prorettype
 WHERE p.pronamespace = to_regnamespace('message_store')`
 
-// strangersIn finds roles that could replace, or hide by functions that fit arguments better,
-// what is installed into a schema that exists. A superuser is a member of every role by
-// pg_has_role, so that says nothing about whom it trusts.
-func strangersIn(schema string) string {
-	return strings.ReplaceAll(`
-SELECT format('schema SCHEMA: its owner is the role %I, which could replace what the role %I installs (ALTER SCHEMA SCHEMA OWNER TO %2$I)', o.rolname, current_user)
-FROM pg_namespace AS n JOIN pg_roles AS o ON o.oid = n.nspowner JOIN pg_roles AS c ON c.rolname = current_user
-WHERE n.nspname = 'SCHEMA' AND o.oid <> c.oid AND NOT o.rolsuper AND (c.rolsuper OR NOT pg_has_role(o.oid, 'MEMBER'))
-UNION ALL
-SELECT 'schema SCHEMA: every role may create objects in it (REVOKE CREATE ON SCHEMA SCHEMA FROM PUBLIC)'
-FROM pg_namespace AS n, LATERAL aclexplode(n.nspacl) AS acl
-WHERE n.nspname = 'SCHEMA' AND acl.grantee = 0 AND acl.privilege_type = 'CREATE'`, "SCHEMA", schema)
-}
-
 // inspect reports whether Message DB is installed. If it is not, foreign describes the
 // objects that prevent its installation.
 func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, err error) {
@@ -90,8 +77,10 @@ func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, 
 	}
 	conflicting := slices.DeleteFunc(slices.Clone(found), func(o object) bool { return !slices.Contains(names, o.name) })
 	if len(conflicting) == 0 {
-		foreign, err := ownedByStranger(ctx, tx, "message_store")
-		return false, foreign, err
+		if foreign, err = ddl.Strangers(ctx, tx, "message_store"); err != nil {
+			return false, nil, fmt.Errorf("schema: %w", err)
+		}
+		return false, foreign, nil
 	}
 	for _, want := range objects {
 		if slices.Contains(found, want) {
@@ -117,14 +106,4 @@ func inspect(ctx context.Context, tx pgx.Tx) (installed bool, foreign []string, 
 
 func (o object) String() string {
 	return fmt.Sprintf("%s %s: %s", o.kind, o.name, o.shape)
-}
-
-// ownedByStranger describes roles that could replace what is installed into the schema.
-func ownedByStranger(ctx context.Context, tx pgx.Tx, schema string) ([]string, error) {
-	rows, _ := tx.Query(ctx, strangersIn(schema), pgx.QueryExecModeExec)
-	foreign, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("schema: inspect the owner of the schema: %w", err)
-	}
-	return foreign, nil
 }

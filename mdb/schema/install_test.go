@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
@@ -193,7 +194,7 @@ func TestInstallWaits(t *testing.T) {
 
 			ctx, installed := t.Context(), make(chan error, 1)
 			go func() { installed <- schema.Install(ctx, second) }()
-			waitForLock(t, watch, second.PgConn().PID())
+			testdb.WaitForLock(t, watch, second.PgConn().PID())
 			if err := tx.Commit(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -5,12 +5,11 @@ import (
 	_ "embed" // the trigger's SQL
 	"errors"
 	"fmt"
-	"maps"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/messagedb-go/messagedb/internal/ddl"
 	"github.com/messagedb-go/messagedb/internal/trigger"
 )
 
@@ -129,37 +128,10 @@ JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner
 WHERE n.nspname = 'message_store' AND p.proname = 'notify_subscriptions' AND p.pronargs = 0
 	AND NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER') AND (r.rolsuper OR NOT pg_catalog.pg_has_role(c.relowner, p.proowner, 'MEMBER'))`
 
-// withShortWaits calls f in a transaction that never waits long for a lock, and retries it.
-// Concurrent installers wait for one another, because two transactions cannot replace the
-// same function.
-func withShortWaits(ctx context.Context, db DB, settings map[string]string, f func(tx pgx.Tx) error) error {
-	settings = maps.Clone(settings)
-	settings["lock_timeout"] = "100ms"
-	for {
-		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-			return withSettings(ctx, tx, settings, func() error {
-				if _, err := tx.Conn().PgConn().Exec(ctx, installLock).ReadAll(); err != nil {
-					return err
-				}
-				return f(tx)
-			})
-		})
-		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" {
-			return err
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		}
-	}
-}
-
 // changeNotify runs the statements, unless another role owns the trigger's function: CREATE OR
 // REPLACE keeps the owner, who could replace the function again.
 func changeNotify(ctx context.Context, db DB, sql string) error {
-	err := withShortWaits(ctx, db, map[string]string{}, func(tx pgx.Tx) error {
+	err := ddl.WithShortWaits(ctx, db, map[string]string{}, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, functionOfStranger, pgx.QueryExecModeExec)
 		foreign, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {

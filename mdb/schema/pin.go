@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/messagedb-go/messagedb/internal/ddl"
 	"github.com/messagedb-go/messagedb/internal/searchpath"
 )
 
@@ -23,7 +24,7 @@ import (
 func PinSearchPath(ctx context.Context, db DB) (changed int, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		// Two callers at the same time would both update the same rows of the catalogue.
-		if _, err := tx.Exec(ctx, installLock); err != nil {
+		if _, err := tx.Exec(ctx, ddl.Lock); err != nil {
 			return fmt.Errorf("schema: wait for other installers: %w", err)
 		}
 		rows, err := tx.Query(ctx, pinStatements)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/pgtest"
+	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
@@ -70,7 +71,7 @@ func TestInstallAndRoles(t *testing.T) {
 			run(t, other, `BEGIN; CREATE ROLE message_store LOGIN`)
 			ctx, installed := t.Context(), make(chan error, 1)
 			go func() { installed <- schema.Install(ctx, conn) }()
-			waitForLock(t, admin, conn.PgConn().PID())
+			testdb.WaitForLock(t, admin, conn.PgConn().PID())
 			run(t, other, outcome)
 			if err := <-installed; err != nil {
 				t.Fatal(err)

@@ -11,20 +11,17 @@
 package schema
 
 import (
-	"cmp"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/messagedb-go/messagedb/internal/trigger"
+	"github.com/messagedb-go/messagedb/internal/ddl"
 )
 
 // Version is the version of Message DB whose contract [Install] implements.
@@ -74,10 +71,10 @@ func (e *ForeignObjectsError) Error() string {
 // oldest supported version is PostgreSQL 14.
 func Install(ctx context.Context, db DB) error {
 	var missing *RoleError
-	err := pgx.BeginFunc(ctx, readCommitted{db}, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, ddl.ReadCommitted(db), func(tx pgx.Tx) error {
 		// Changes of settings would last to the end of the caller's transaction.
 		var incomplete *RoleError
-		err := withSettings(ctx, tx, map[string]string{
+		err := ddl.WithSettings(ctx, tx, map[string]string{
 			"search_path":                 "pg_catalog, pg_temp", // the objects must not refer to other schemas' functions
 			"standard_conforming_strings": "on",
 			"quote_all_identifiers":       "off", // it changes the names of types
@@ -97,61 +94,8 @@ func Install(ctx context.Context, db DB) error {
 	return err
 }
 
-// readCommitted begins transactions with that isolation level: a stricter one would show the
-// catalogue from before the wait for the lock.
-type readCommitted struct{ DB }
-
-func (d readCommitted) Begin(ctx context.Context) (pgx.Tx, error) {
-	tx, err := d.DB.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// It can be changed only before the first query.
-	const isolation = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
-	if _, err := tx.Exec(ctx, isolation); err != nil {
-		_ = tx.Rollback(ctx)
-		return nil, fmt.Errorf("schema: %s: %w", isolation, err)
-	}
-	return tx, nil
-}
-
-// withSettings runs f with settings, and then restores them. It also sets the encoding,
-// because this package sends UTF-8 whatever the database's encoding is.
-func withSettings(ctx context.Context, tx pgx.Tx, settings map[string]string, f func() error) error {
-	const set = "SELECT pg_catalog.set_config($1, $2, true)"
-	// First of all, so that the values of the others are read in UTF-8.
-	names := append([]string{"client_encoding"}, slices.Sorted(maps.Keys(settings))...)
-	before := make([]string, len(names))
-	for i, name := range names {
-		value := cmp.Or(settings[name], "UTF8")
-		// This mode leaves no prepared statement behind, which a pooler may lose, and the
-		// simple protocol does not work with all settings.
-		err := tx.QueryRow(ctx, "SELECT pg_catalog.current_setting($1)", pgx.QueryExecModeExec, name).Scan(&before[i])
-		if err == nil {
-			_, err = tx.Exec(ctx, set, pgx.QueryExecModeExec, name, value)
-		}
-		if err != nil {
-			return fmt.Errorf("schema: set %s to %s: %w", name, value, err)
-		}
-	}
-	if err := f(); err != nil {
-		return err
-	}
-	for i, name := range slices.Backward(names) {
-		if _, err := tx.Exec(ctx, set, pgx.QueryExecModeExec, name, before[i]); err != nil {
-			return fmt.Errorf("schema: restore %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// installLock takes the advisory lock that concurrent installers of one database wait
-// for. Its key has two numbers, so it differs from the keys of Message DB's categories,
-// which have one.
-var installLock = fmt.Sprintf("SELECT pg_catalog.pg_advisory_xact_lock(%d, 1)", trigger.Key)
-
 func install(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, installLock); err != nil {
+	if _, err := tx.Exec(ctx, ddl.Lock); err != nil {
 		return fmt.Errorf("schema: wait for other installers: %w", err)
 	}
 	installed, foreign, err := inspect(ctx, tx)
@@ -178,11 +122,14 @@ func install(ctx context.Context, tx pgx.Tx) error {
 		}
 	}
 	// Another role may have created the schema after the inspection.
-	foreign, err = ownedByStranger(ctx, tx, "message_store")
-	if err == nil && len(foreign) > 0 {
+	foreign, err = ddl.Strangers(ctx, tx, "message_store")
+	switch {
+	case err != nil:
+		return fmt.Errorf("schema: %w", err)
+	case len(foreign) > 0:
 		return &ForeignObjectsError{Found: foreign}
 	}
-	return err
+	return nil
 }
 
 // explain adds the remedy to the error for missing rights.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/messagedb-go/messagedb/internal/ddl"
 )
 
 // ShardStride is the difference between two global positions of one shard, and so the highest number of
@@ -55,7 +57,7 @@ func InstallShard(ctx context.Context, db DB, number int) error {
 
 // AdvanceShard lets the sequence of a shard continue after a position, if it has not drawn that yet. It waits as [InstallShard] does.
 func AdvanceShard(ctx context.Context, db DB, past int64) error {
-	err := withShortWaits(ctx, readCommitted{db}, map[string]string{"search_path": "pg_catalog, pg_temp"}, func(tx pgx.Tx) error {
+	err := ddl.WithShortWaits(ctx, ddl.ReadCommitted(db), map[string]string{"search_path": "pg_catalog, pg_temp"}, func(tx pgx.Tx) error {
 		state, err := lookAtShard(ctx, tx)
 		if err != nil || state.next > past {
 			return err
@@ -91,7 +93,7 @@ const sequenceName = "message_store.messages_global_position_seq"
 
 // spread makes the sequence draw the positions of a shard.
 func spread(ctx context.Context, db DB, number int) error {
-	err := withShortWaits(ctx, readCommitted{db}, map[string]string{"search_path": "pg_catalog, pg_temp"}, func(tx pgx.Tx) error {
+	err := ddl.WithShortWaits(ctx, ddl.ReadCommitted(db), map[string]string{"search_path": "pg_catalog, pg_temp"}, func(tx pgx.Tx) error {
 		state, err := lookAtShard(ctx, tx)
 		if err != nil {
 			return err

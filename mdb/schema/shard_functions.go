@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/messagedb-go/messagedb/internal/ddl"
 	"github.com/messagedb-go/messagedb/internal/inspection"
 	"github.com/messagedb-go/messagedb/internal/searchpath"
 )
@@ -38,11 +39,11 @@ const shardIsCurrent = `SELECT EXISTS (
 
 // installShardFunctions installs the functions that a proxy calls, or replaces those of another version.
 func installShardFunctions(ctx context.Context, db DB) error {
-	err := withShortWaits(ctx, readCommitted{db}, map[string]string{
+	err := ddl.WithShortWaits(ctx, ddl.ReadCommitted(db), map[string]string{
 		"search_path":                 "pg_catalog, pg_temp", // the functions must not refer to other schemas' objects
 		"standard_conforming_strings": "on",
 	}, func(tx pgx.Tx) error {
-		foreign, err := ownedByStranger(ctx, tx, "message_store_shard")
+		foreign, err := ddl.Strangers(ctx, tx, "message_store_shard")
 		if err == nil && len(foreign) > 0 {
 			err = &ForeignObjectsError{Found: foreign}
 		}

@@ -146,7 +146,7 @@ func TestInstallShardWaits(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- schema.InstallShard(ctx, conn, i) }()
-		waitForLock(t, connect(t, url), conn.PgConn().PID())
+		testdb.WaitForLock(t, connect(t, url), conn.PgConn().PID())
 		if state, err := schema.ShardStatus(t.Context(), connect(t, url)); err != nil || state.Installed {
 			t.Errorf("got %+v, %v", state, err)
 		}

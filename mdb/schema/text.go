@@ -3,6 +3,8 @@ package schema
 import (
 	"io/fs"
 	"strings"
+
+	"github.com/messagedb-go/messagedb/internal/ddl"
 )
 
 // SQL returns the statements that install Message DB, for a migration tool, psql or a
@@ -57,7 +59,7 @@ func ConsumersSQL() string {
 }
 
 func ownerGuard(schema string) string {
-	return "-- The schema must belong to the role that installs, or to one that it trusts.\n" + guardOf(strangersIn(schema))
+	return "-- The schema must belong to the role that installs, or to one that it trusts.\n" + guardOf(ddl.StrangersIn(schema))
 }
 
 // guardOf returns a statement that fails if the query finds a problem.
