@@ -15,3 +15,6 @@ func (m *Mover) After(f func(MoveStep) error) { m.after = f }
 
 // Break leaves out a part of the moves.
 func (m *Mover) Break(b Breakage) { m.broken = b }
+
+// Advance lets the sequence of a shard continue after a position.
+var Advance = advance

@@ -215,7 +215,7 @@ func (s *move) prepare(ctx context.Context) error {
 	if err := s.From.QueryRow(ctx, `SELECT last_value FROM message_store.messages_global_position_seq`).Scan(&drawn); err != nil {
 		return err
 	}
-	if err := schema.AdvanceShard(ctx, s.To, drawn); err != nil {
+	if err := advance(ctx, s.To, drawn); err != nil {
 		return err
 	}
 	return s.passed(MoveCopying)

@@ -103,20 +103,6 @@ func (s *move) same(ctx context.Context, from querier, last int64) error {
 	return nil
 }
 
-// draw draws positions until they are past one. Unlike setval, it cannot set the sequence back.
-func draw(ctx context.Context, tx pgx.Tx, past int64) error {
-	const next = `SELECT coalesce(max(pg_catalog.nextval('message_store.messages_global_position_seq')), 0)
-FROM pg_catalog.generate_series(1, (SELECT ($1::bigint - s.last_value) / q.seqincrement + 1
-	FROM message_store.messages_global_position_seq AS s, pg_catalog.pg_sequence AS q
-	WHERE q.seqrelid = 'message_store.messages_global_position_seq'::pg_catalog.regclass AND $1::bigint >= s.last_value))`
-	for {
-		var drawn int64
-		if err := tx.QueryRow(ctx, next, past).Scan(&drawn); err != nil || drawn == 0 || drawn > past {
-			return err
-		}
-	}
-}
-
 // columnsOfMessages are all columns of a message, in the same order on both shards.
 const columnsOfMessages = `id, stream_name, type, position, global_position, data, metadata, time`
 

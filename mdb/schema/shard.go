@@ -55,32 +55,6 @@ func InstallShard(ctx context.Context, db DB, number int) error {
 	return nil
 }
 
-// AdvanceShard lets the sequence of a shard continue after a position, if it has not drawn that yet. It waits as [InstallShard] does.
-func AdvanceShard(ctx context.Context, db DB, past int64) error {
-	err := ddl.WithShortWaits(ctx, ddl.ReadCommitted(db), map[string]string{"search_path": "pg_catalog, pg_temp"}, func(tx pgx.Tx) error {
-		state, err := lookAtShard(ctx, tx)
-		if err != nil || state.next > past {
-			return err
-		}
-		if !state.isShard() {
-			return errNoShard
-		}
-		// The first change waits for all who have drawn a position.
-		if _, err := tx.Exec(ctx, fmt.Sprintf("ALTER SEQUENCE "+sequenceName+" INCREMENT BY %d", ShardStride), pgx.QueryExecModeExec); err != nil {
-			return err
-		}
-		if state, err = lookAtShard(ctx, tx); err != nil || state.next > past {
-			return err
-		}
-		_, err = tx.Exec(ctx, fmt.Sprintf("ALTER SEQUENCE "+sequenceName+" RESTART WITH %d", state.after(past)), pgx.QueryExecModeExec)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("schema: advance the sequence of global positions: %w", err)
-	}
-	return nil
-}
-
 // after returns the first position of the shard after another one.
 func (f *shardFound) after(last int64) int64 {
 	if last < f.start {
