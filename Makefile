@@ -87,7 +87,7 @@ trace-picture: ## record the trace of an order through two processes as docs/tra
 
 test-official: ## run the tests on Message DB's own SQL, fetched with npm, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
-		packages="$$(scripts/list-server-packages -tags official ./mdb/... ./mdbweb)" && \
+		packages="$$(scripts/list-server-packages -tags official ./mdb/... ./mdbweb ./internal/gate)" && \
 		MDB_TEST_ONLY=server $(GO) test -race $(SHORT) $(PARALLEL) -tags official $$packages
 
 test-shards: ## test proxies of several shards, with PL/Proxy (Debian: postgresql-15-plproxy)
@@ -221,7 +221,7 @@ bench-capacity: ## measure what messages and shards take, and put the tables int
 	cd bench && $(GO) run ./capacity -doc ../docs/scaling.md
 
 bench-gate: ## measure what the gate of a shard adds to an insert
-	$(GO) test -run '^$$' -bench BenchmarkGate -benchtime 200x ./mdb/schema
+	$(GO) test -run '^$$' -bench BenchmarkGate -benchtime 200x ./internal/gate
 
 compatibility: ## run test-matrix, and record the results in docs/compatibility.md
 	$(GO) run ./scripts/matrix -record docs/compatibility.json $(VERSIONS)

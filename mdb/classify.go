@@ -15,7 +15,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/scan"
 )
 
-// movedCode is the SQLSTATE of the gate of a shard, which package schema installs. PL/Proxy forwards it.
+// movedCode is the SQLSTATE of the gate of a shard, which a move installs. PL/Proxy forwards it.
 const movedCode = "MD001"
 
 // A class says what an error means for the call that received it.

@@ -8,18 +8,18 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/gate"
 	"github.com/messagedb-go/messagedb/mdb"
-	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// gate closes or opens the gate of a shard for the category account.
-func gate(t testing.TB, pool *pgxpool.Pool, closed bool) {
+// setGate closes or opens the gate of a shard for the category account.
+func setGate(t testing.TB, pool *pgxpool.Pool, closed bool) {
 	t.Helper()
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		if closed {
-			return schema.CloseGate(t.Context(), tx, "account", 1, false)
+			return gate.Close(t.Context(), tx, "account", 1, false)
 		}
-		return schema.OpenGate(t.Context(), tx, "account")
+		return gate.Open(t.Context(), tx, "account")
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,10 +81,10 @@ func TestMoved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := newShard(t, 0)
-			if err := schema.InstallGate(ctx, pool); err != nil {
+			if err := gate.Install(ctx, pool); err != nil {
 				t.Fatal(err)
 			}
-			gate(t, pool, true)
+			setGate(t, pool, true)
 			var logged journal
 			s := newStore(t, pool, append(way.opts, logged.option(), forAWhile())...)
 			moved := wantError[*mdb.MovedError](t, way.write(s))
@@ -100,7 +100,7 @@ func TestMoved(t *testing.T) {
 			again.onRecord = func() {
 				if !opened {
 					opened = true
-					gate(t, pool, false)
+					setGate(t, pool, false)
 				}
 			}
 			if err := way.write(newStore(t, pool, append(way.opts, again.option())...)); err != nil || !opened {
@@ -114,10 +114,10 @@ func TestMoved(t *testing.T) {
 func TestMovedInTransaction(t *testing.T) {
 	t.Parallel()
 	pool := newShard(t, 0)
-	if err := schema.InstallGate(t.Context(), pool); err != nil {
+	if err := gate.Install(t.Context(), pool); err != nil {
 		t.Fatal(err)
 	}
-	gate(t, pool, true)
+	setGate(t, pool, true)
 	_, err := newStore(t, pool).WithTx(begin(t, pool)).WriteMessage(context.WithoutCancel(t.Context()), "account-1", mdb.NewMessage("Happened", nil))
 	wantError[*mdb.MovedError](t, err)
 }

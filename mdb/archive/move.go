@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/messagedb-go/messagedb/internal/gate"
 	"github.com/messagedb-go/messagedb/mdb"
-	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 // A Mover moves a category from one shard to another while it is written to. All pools must connect as the owners of what they
@@ -58,9 +58,9 @@ type Moved struct {
 // undoes it as long as no proxy has been changed.
 //
 // It copies the messages with their IDs, positions, global positions and times in parts. Then it takes the lock of the
-// category on the old shard, copies the rest, and closes the gate there, see [schema.InstallGate]. From then on a write to the old
-// shard fails without any effect, and is retried by stores of package mdb. Then it changes the proxies, and opens the
-// gate of the new shard.
+// category on the old shard, copies the rest, and closes the gate there, which is a trigger that rejects messages of the category with the
+// SQLSTATE MD001. From then on a write to the old shard fails without any effect, and is retried by stores of package mdb. Then it
+// changes the proxies, and opens the gate of the new shard.
 //
 // It first copies into a category that the gate of the new shard closes. So it fails if the new shard has messages of the category that are not
 // from an earlier call, or messages of other categories with the same global positions or IDs.
@@ -180,7 +180,7 @@ func inTx(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) error {
 
 // prepare closes the gate of the new shard, and installs that of the old one, so that closing it takes no lock on the table.
 func (s *move) prepare(ctx context.Context) error {
-	if err := schema.InstallGate(ctx, s.To); err != nil {
+	if err := gate.Install(ctx, s.To); err != nil {
 		return err
 	}
 	if s.state.Step == MoveNotBegun {
@@ -195,7 +195,7 @@ func (s *move) prepare(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			return schema.CloseGate(ctx, tx, string(s.Category), s.state.From, true)
+			return gate.Close(ctx, tx, string(s.Category), s.state.From, true)
 		})
 		if err != nil {
 			return err
@@ -204,7 +204,7 @@ func (s *move) prepare(ctx context.Context) error {
 	if err := s.passed(MoveCopying); err != nil {
 		return err
 	}
-	if err := schema.InstallGate(ctx, s.From); err != nil {
+	if err := gate.Install(ctx, s.From); err != nil {
 		return err
 	}
 	if s.broken == withoutSequence {
@@ -283,7 +283,7 @@ func (s *move) tryRest(ctx context.Context) error {
 		if s.broken == withoutGate {
 			return nil
 		}
-		return schema.CloseGate(ctx, tx, string(s.Category), s.state.To, false)
+		return gate.Close(ctx, tx, string(s.Category), s.state.To, false)
 	})
 }
 
@@ -315,7 +315,7 @@ ON CONFLICT (category) DO UPDATE SET shard = excluded.shard`, string(s.Category)
 
 // open opens the gate of the new shard.
 func (s *move) open(ctx context.Context) error {
-	if err := inTx(ctx, s.To, func(tx pgx.Tx) error { return schema.OpenGate(ctx, tx, string(s.Category)) }); err != nil {
+	if err := inTx(ctx, s.To, func(tx pgx.Tx) error { return gate.Open(ctx, tx, string(s.Category)) }); err != nil {
 		return err
 	}
 	return s.passed(MoveDone)
@@ -325,7 +325,7 @@ func (s *move) open(ctx context.Context) error {
 func removeGate(ctx context.Context, pool *pgxpool.Pool) error {
 	soon, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err := schema.UninstallGate(soon, pool)
+	_, err := gate.Uninstall(soon, pool)
 	if err != nil && soon.Err() != nil && ctx.Err() == nil {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/backoff"
+	"github.com/messagedb-go/messagedb/internal/gate"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
@@ -97,11 +98,11 @@ func (m *Mover) look(ctx context.Context) (s MoveState, err error) {
 			return s, fmt.Errorf("on the proxy, the category is on shard %d, and not on shard %d", placed, s.From)
 		}
 	}
-	left, err := schema.GateStatus(ctx, m.From, string(m.Category))
+	left, err := gate.Status(ctx, m.From, string(m.Category))
 	if err != nil {
 		return s, err
 	}
-	arrives, err := schema.GateStatus(ctx, m.To, string(m.Category))
+	arrives, err := gate.Status(ctx, m.To, string(m.Category))
 	if err != nil {
 		return s, err
 	}
@@ -114,7 +115,7 @@ func (m *Mover) look(ctx context.Context) (s MoveState, err error) {
 }
 
 // step derives the step from the gates, the proxies, and whether the new shard has messages of the category.
-func (s *MoveState) step(from, to schema.Closing, proxies int, there bool) (MoveStep, error) {
+func (s *MoveState) step(from, to gate.Closing, proxies int, there bool) (MoveStep, error) {
 	begun := to.Closed && to.Arrives
 	closed := from.Closed && !from.Arrives && from.Shard == s.To
 	switch {
@@ -160,7 +161,7 @@ func (m *Mover) Abort(ctx context.Context) (deleted int64, err error) {
 	}
 	category := string(m.Category)
 	if s.state.Step == MoveClosed {
-		err = inTx(ctx, m.From, func(tx pgx.Tx) error { return schema.OpenGate(ctx, tx, category) })
+		err = inTx(ctx, m.From, func(tx pgx.Tx) error { return gate.Open(ctx, tx, category) })
 	}
 	if err == nil {
 		err = s.passed(MoveClosed)
@@ -172,7 +173,7 @@ func (m *Mover) Abort(ctx context.Context) (deleted int64, err error) {
 		err = s.passed(MoveCopying)
 	}
 	if err == nil {
-		err = inTx(ctx, m.To, func(tx pgx.Tx) error { return schema.OpenGate(ctx, tx, category) })
+		err = inTx(ctx, m.To, func(tx pgx.Tx) error { return gate.Open(ctx, tx, category) })
 	}
 	if err == nil {
 		err = errors.Join(removeGate(ctx, m.To), removeGate(ctx, m.From))

@@ -1,8 +1,9 @@
-package schema_test
+package gate_test
 
 import (
 	"testing"
 
+	"github.com/messagedb-go/messagedb/internal/gate"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
@@ -25,7 +26,7 @@ SELECT 'account-' || i, 'Happened', 0 FROM generate_series(1, 1000) AS i`)
 		b.ReportMetric(0, "ns/op")
 	}
 	b.Run("no gate", insert)
-	if err := schema.InstallGate(b.Context(), conn); err != nil {
+	if err := gate.Install(b.Context(), conn); err != nil {
 		b.Fatal(err)
 	}
 	b.Run("open", insert)

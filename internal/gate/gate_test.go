@@ -1,4 +1,4 @@
-package schema_test
+package gate_test
 
 import (
 	"context"
@@ -9,21 +9,31 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/messagedb-go/messagedb/internal/gate"
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
-// gated returns a shard with the gate.
-func gated(t *testing.T) (url string, conn *pgx.Conn) {
+// newShard returns a shard whose functions do not depend on the search path.
+func newShard(t *testing.T) (url string, conn *pgx.Conn) {
 	t.Helper()
 	url = testdb.New(t)
-	conn = connect(t, url)
-	pin(t, conn)
+	conn = testdb.Session(t, url)
+	if _, err := schema.PinSearchPath(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
 	if err := schema.InstallShard(t.Context(), conn, 2); err != nil {
 		t.Fatal(err)
 	}
+	return url, conn
+}
+
+// gated returns a shard with the gate.
+func gated(t *testing.T) (url string, conn *pgx.Conn) {
+	t.Helper()
+	url, conn = newShard(t)
 	for range 2 {
-		if err := schema.InstallGate(t.Context(), conn); err != nil {
+		if err := gate.Install(t.Context(), conn); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -38,9 +48,9 @@ func change(t *testing.T, conn *pgx.Conn, closed bool) {
 			return err
 		}
 		if closed {
-			return schema.CloseGate(t.Context(), tx, "account", 5, false)
+			return gate.Close(t.Context(), tx, "account", 5, false)
 		}
-		return schema.OpenGate(t.Context(), tx, "account")
+		return gate.Open(t.Context(), tx, "account")
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +65,10 @@ func codeOf(err error) string {
 	return ""
 }
 
-const insertInto = `INSERT INTO message_store.messages (stream_name, type, position) VALUES `
+const (
+	writeOne   = `SELECT message_store.write_message(gen_random_uuid()::varchar, 'account-1', 'Happened', '{}')`
+	insertInto = `INSERT INTO message_store.messages (stream_name, type, position) VALUES `
+)
 
 // TestGate checks that a closed gate rejects each way to write, by any role, whatever the search path is, and no other category.
 func TestGate(t *testing.T) {
@@ -78,10 +91,10 @@ func TestGate(t *testing.T) {
 				continue // a file of the server
 			}
 			try := func() string {
-				c := connect(t, url)
-				run(t, c, "BEGIN; "+session)
+				c := testdb.Session(t, url)
+				testdb.Exec(t, c, "BEGIN; "+session)
 				_, err := c.Exec(t.Context(), sql)
-				run(t, c, "ROLLBACK")
+				testdb.Exec(t, c, "ROLLBACK")
 				if err != nil && codeOf(err) != "MD001" {
 					t.Fatalf("%s: %v", sql, err)
 				}
@@ -97,7 +110,7 @@ func TestGate(t *testing.T) {
 			}
 		}
 	}
-	run(t, conn, "SET ROLE message_store")
+	testdb.Exec(t, conn, "SET ROLE message_store")
 	for _, sql := range []string{`SELECT * FROM message_store_shard.closed`, `DELETE FROM message_store_shard.closed`, `UPDATE message_store_shard.changed SET changes = 0`} {
 		if _, err := conn.Exec(t.Context(), sql); codeOf(err) != "42501" {
 			t.Errorf("%s: got %v, want 42501", sql, err)
@@ -113,17 +126,13 @@ func TestGateInterleavings(t *testing.T) {
 		for _, installed := range []bool{false, true} {
 			t.Run(isolation, func(t *testing.T) {
 				t.Parallel()
-				url := testdb.New(t)
-				conn, writer := connect(t, url), connect(t, url)
-				pin(t, conn)
-				if err := schema.InstallShard(t.Context(), conn, 2); err != nil {
-					t.Fatal(err)
-				}
-				begin := func() { run(t, writer, "BEGIN ISOLATION LEVEL "+isolation+"; SELECT 1") }
+				url, conn := newShard(t)
+				writer := testdb.Session(t, url)
+				begin := func() { testdb.Exec(t, writer, "BEGIN ISOLATION LEVEL "+isolation+"; SELECT 1") }
 				if !installed {
 					begin()
 				}
-				if err := schema.InstallGate(t.Context(), conn); err != nil {
+				if err := gate.Install(t.Context(), conn); err != nil {
 					t.Fatal(err)
 				}
 				if installed {
@@ -133,29 +142,29 @@ func TestGateInterleavings(t *testing.T) {
 				if _, err := writer.Exec(t.Context(), writeOne); codeOf(err) != want {
 					t.Errorf("a snapshot from before the closing, installed before it %t: got %v, want %s", installed, err, want)
 				}
-				run(t, writer, "ROLLBACK")
+				testdb.Exec(t, writer, "ROLLBACK")
 				begin()
 				if _, err := writer.Exec(t.Context(), writeOne); codeOf(err) != "MD001" {
 					t.Errorf("a snapshot from after the closing: got %v, want MD001", err)
 				}
-				run(t, writer, "ROLLBACK")
+				testdb.Exec(t, writer, "ROLLBACK")
 				change(t, conn, false)
 				begin()
-				run(t, writer, writeOne)
+				testdb.Exec(t, writer, writeOne)
 
 				done := make(chan struct{})
-				closer := connect(t, url)
+				closer := testdb.Session(t, url)
 				go func() {
 					defer close(done)
 					change(t, closer, true)
 				}()
 				testdb.WaitForLock(t, conn, closer.PgConn().PID())
-				if closing, err := schema.GateStatus(t.Context(), conn, "account"); err != nil || closing.Closed {
+				if closing, err := gate.Status(t.Context(), conn, "account"); err != nil || closing.Closed {
 					t.Errorf("got %+v, %v, while a writer has the lock", closing, err)
 				}
-				run(t, writer, "COMMIT")
+				testdb.Exec(t, writer, "COMMIT")
 				<-done
-				if closing, err := schema.GateStatus(t.Context(), conn, "account"); err != nil || closing != (schema.Closing{Closed: true, Shard: 5}) {
+				if closing, err := gate.Status(t.Context(), conn, "account"); err != nil || closing != (gate.Closing{Closed: true, Shard: 5}) {
 					t.Errorf("got %+v, %v", closing, err)
 				}
 			})
@@ -168,7 +177,7 @@ func TestGateInstalled(t *testing.T) {
 	t.Parallel()
 	_, conn := gated(t)
 	change(t, conn, true)
-	if removed, err := schema.UninstallGate(t.Context(), conn); err != nil || removed {
+	if removed, err := gate.Uninstall(t.Context(), conn); err != nil || removed {
 		t.Errorf("a closed gate: got %t, %v", removed, err)
 	}
 	if _, err := conn.Exec(t.Context(), writeOne); codeOf(err) != "MD001" {
@@ -176,26 +185,27 @@ func TestGateInstalled(t *testing.T) {
 	}
 	change(t, conn, false)
 	for range 2 {
-		if removed, err := schema.UninstallGate(t.Context(), conn); err != nil || !removed {
+		if removed, err := gate.Uninstall(t.Context(), conn); err != nil || !removed {
 			t.Errorf("an open gate: got %t, %v", removed, err)
 		}
 	}
-	run(t, conn, writeOne)
-	err := pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error { return schema.CloseGate(t.Context(), tx, "account", 5, false) })
+	testdb.Exec(t, conn, writeOne)
+	err := pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error { return gate.Close(t.Context(), tx, "account", 5, false) })
 	if err == nil || !strings.Contains(err.Error(), "not installed") {
 		t.Errorf("got %v", err)
 	}
 
-	plain := connect(t, testdb.New(t))
+	plain := testdb.Session(t, testdb.New(t))
 	for _, test := range []struct{ spoil, want string }{
 		{"SELECT 1", "not a shard"},
 		{"ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT BY 1024 START 3 RESTART; SET ROLE message_store", "only the owner"},
 	} {
-		run(t, plain, test.spoil)
-		unchanged(t, plain, func() {
-			if err := schema.InstallGate(context.WithoutCancel(t.Context()), plain); err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v, want %s", err, test.want)
-			}
-		})
+		testdb.Exec(t, plain, test.spoil)
+		if err := gate.Install(context.WithoutCancel(t.Context()), plain); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("got %v, want %s", err, test.want)
+		}
+		if !testdb.Value[bool](t, plain, `SELECT to_regnamespace('message_store_shard') IS NULL AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'message_store_gate')`) {
+			t.Errorf("%s: something is installed", test.want)
+		}
 	}
 }

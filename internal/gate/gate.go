@@ -1,4 +1,5 @@
-package schema
+// Package gate makes a shard reject messages of categories that are moved. The SQL of its trigger, gate.sql, explains the protocol.
+package gate
 
 import (
 	"context"
@@ -10,57 +11,54 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/ddl"
+	"github.com/messagedb-go/messagedb/mdb/schema"
 )
 
 //go:embed gate.sql
-var gateSQL string
+var installation string
 
-// errNoShard is the error of InstallGate in a database that is no shard.
-var errNoShard = errors.New("the store is not a shard, run mdb install -shard with its number")
-
-// InstallGate installs a trigger by which a shard rejects messages of categories that are moved, with the SQLSTATE MD001. Package archive
-// closes the gate for a category while it moves it. While the gate is installed, each insert looks in a small table, so
-// [UninstallGate] removes it when no category is closed.
+// Install installs the trigger, which rejects messages with the SQLSTATE MD001. While it is installed, each insert looks in a small
+// table, so [Uninstall] removes it when no category is closed.
 //
-// Only the owner of the table messages can install the trigger. It waits for the table as [InstallNotify] does.
-func InstallGate(ctx context.Context, db DB) error {
-	err := changeGate(ctx, db, func(tx pgx.Tx) error {
-		state, err := ShardStatus(ctx, tx)
+// Only the owner of the table messages can install the trigger. It waits for the table as [schema.InstallNotify] does.
+func Install(ctx context.Context, db schema.DB) error {
+	err := changeTrigger(ctx, db, func(tx pgx.Tx) error {
+		state, err := schema.ShardStatus(ctx, tx)
 		if err == nil && !state.Installed {
-			err = errNoShard
+			err = errors.New("the store is not a shard, run mdb install -shard with its number")
 		}
 		if err != nil {
 			return err
 		}
 		var installed bool
-		if err := tx.QueryRow(ctx, gateInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || installed {
+		if err := tx.QueryRow(ctx, isInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || installed {
 			return err
 		}
 		foreign, err := ddl.Strangers(ctx, tx, "message_store_shard")
 		if err == nil && len(foreign) > 0 {
-			err = &ForeignObjectsError{Found: foreign}
+			err = &schema.ForeignObjectsError{Found: foreign}
 		}
 		if err == nil {
-			_, err = tx.Conn().PgConn().Exec(ctx, gateSQL).ReadAll()
+			_, err = tx.Conn().PgConn().Exec(ctx, installation).ReadAll()
 		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("schema: install the gate: %w", err)
+		return fmt.Errorf("install the gate: %w", err)
 	}
 	return nil
 }
 
-const gateInstalled = `SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+const isInstalled = `SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'message_store' AND c.relname = 'messages' AND t.tgname = 'message_store_gate' AND t.tgenabled IN ('O', 'A'))`
 
-// UninstallGate removes the trigger, unless a category is closed. It reports whether the gate is removed, or was not installed. It
-// waits for the table as [InstallNotify] does.
-func UninstallGate(ctx context.Context, db DB) (removed bool, err error) {
-	err = changeGate(ctx, db, func(tx pgx.Tx) error {
+// Uninstall removes the trigger, unless a category is closed. It reports whether the gate is removed, or was not installed. It
+// waits for the table as [schema.InstallNotify] does.
+func Uninstall(ctx context.Context, db schema.DB) (removed bool, err error) {
+	err = changeTrigger(ctx, db, func(tx pgx.Tx) error {
 		var installed bool
-		if err := tx.QueryRow(ctx, gateInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || !installed {
+		if err := tx.QueryRow(ctx, isInstalled, pgx.QueryExecModeExec).Scan(&installed); err != nil || !installed {
 			removed = err == nil
 			return err
 		}
@@ -72,12 +70,12 @@ func UninstallGate(ctx context.Context, db DB) (removed bool, err error) {
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("schema: remove the gate: %w", err)
+		return false, fmt.Errorf("remove the gate: %w", err)
 	}
 	return removed, nil
 }
 
-func changeGate(ctx context.Context, db DB, f func(pgx.Tx) error) error {
+func changeTrigger(ctx context.Context, db schema.DB, f func(pgx.Tx) error) error {
 	err := ddl.WithShortWaits(ctx, ddl.ReadCommitted(db), map[string]string{
 		"search_path":                 "pg_catalog, pg_temp",
 		"standard_conforming_strings": "on",
@@ -89,35 +87,35 @@ func changeGate(ctx context.Context, db DB, f func(pgx.Tx) error) error {
 	return err
 }
 
-// CloseGate makes the shard reject messages of a category, which leaves to the shard with the number or arrives from it, from the
+// Close makes the shard reject messages of a category, which leaves to the shard with the number or arrives from it, from the
 // end of the transaction on. The transaction must hold the lock of the category, or no program may have written to the category
 // yet. The gate must be installed.
-func CloseGate(ctx context.Context, tx pgx.Tx, category string, shard int, arrives bool) error {
+func Close(ctx context.Context, tx pgx.Tx, category string, shard int, arrives bool) error {
 	var installed bool
 	if _, err := tx.Exec(ctx, ddl.Lock); err != nil {
-		return fmt.Errorf("schema: close the gate: %w", err)
+		return fmt.Errorf("close the gate: %w", err)
 	}
-	if err := tx.QueryRow(ctx, gateInstalled).Scan(&installed); err != nil {
-		return fmt.Errorf("schema: close the gate: %w", err)
+	if err := tx.QueryRow(ctx, isInstalled).Scan(&installed); err != nil {
+		return fmt.Errorf("close the gate: %w", err)
 	}
 	if !installed {
-		return errors.New("schema: close the gate: it is not installed")
+		return errors.New("close the gate: it is not installed")
 	}
 	const change = `WITH changed AS (UPDATE message_store_shard.changed SET changes = changes + 1)
 INSERT INTO message_store_shard.closed (category, shard, arrives) VALUES ($1, $2, $3)
 ON CONFLICT (category) DO UPDATE SET shard = excluded.shard, arrives = excluded.arrives, writer = NULL`
 	if _, err := tx.Exec(ctx, change, category, shard, arrives); err != nil {
-		return fmt.Errorf("schema: close the gate: %w", err)
+		return fmt.Errorf("close the gate: %w", err)
 	}
 	return nil
 }
 
-// OpenGate makes the shard accept messages of a category again, from the end of the transaction on.
-func OpenGate(ctx context.Context, tx pgx.Tx, category string) error {
+// Open makes the shard accept messages of a category again, from the end of the transaction on.
+func Open(ctx context.Context, tx pgx.Tx, category string) error {
 	const change = `WITH changed AS (UPDATE message_store_shard.changed SET changes = changes + 1)
 DELETE FROM message_store_shard.closed WHERE category = $1`
 	if _, err := tx.Exec(ctx, change, category); err != nil {
-		return fmt.Errorf("schema: open the gate: %w", err)
+		return fmt.Errorf("open the gate: %w", err)
 	}
 	return nil
 }
@@ -129,8 +127,8 @@ type Closing struct {
 	Arrives bool
 }
 
-// GateStatus reports whether the gate is closed for a category. Only the owner of the gate may ask.
-func GateStatus(ctx context.Context, db DB, category string) (c Closing, err error) {
+// Status reports whether the gate is closed for a category. Only the owner of the gate may ask.
+func Status(ctx context.Context, db schema.DB, category string) (c Closing, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		var exists bool
 		if err := tx.QueryRow(ctx, `SELECT pg_catalog.to_regclass('message_store_shard.closed') IS NOT NULL`).Scan(&exists); err != nil || !exists {
@@ -144,7 +142,7 @@ func GateStatus(ctx context.Context, db DB, category string) (c Closing, err err
 		return err
 	})
 	if err != nil {
-		return Closing{}, fmt.Errorf("schema: look at the gate: %w", err)
+		return Closing{}, fmt.Errorf("look at the gate: %w", err)
 	}
 	return c, nil
 }
