@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/messagedb-go/messagedb/internal/trigger"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -112,10 +113,7 @@ func (a *app) summarise(ctx context.Context, args []string, asJSON bool, view st
 	GROUP BY ` + names + `
 ) AS summary WHERE ` + columns[0] + ` LIKE $1 ORDER BY ` + names
 	return a.withStore(ctx, func(s *mdb.Store) error {
-		rows, err := s.Pool().Query(ctx, sql, pattern)
-		if err != nil {
-			return fmt.Errorf(`%s: %w; run "mdb check"`, view, err)
-		}
+		rows, _ := s.Pool().Query(ctx, sql, pattern)
 		counts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c count, err error) {
 			c.names = make([]string, len(columns))
 			destinations := make([]any, 0, len(columns)+2)
@@ -126,6 +124,9 @@ func (a *app) summarise(ctx context.Context, args []string, asJSON bool, view st
 		})
 		switch {
 		case err != nil:
+			if state, asked := trigger.Look(ctx, s.Pool()); asked == nil && state.Proxied {
+				return fmt.Errorf("%s: only the shards of PL/Proxy have this view: run the command on each of them", view)
+			}
 			return fmt.Errorf(`%s: %w; run "mdb check"`, view, err)
 		case len(counts) == 0:
 			return nothing("no messages found")
