@@ -85,10 +85,14 @@ demo-recording: ## record the demo as docs/demo.svg, by asciinema and termtosvg
 trace-picture: ## record the trace of an order through two processes as docs/trace.svg
 	cd mdbotel && $(GO) test -count=1 -run '^TestTraceOfAnOrder$$' ./examples -args -picture $(CURDIR)/docs/trace.svg
 
+# The race detector makes tests slow, and depends little on the server: make test and make test-all have it. So with SHORT=-short, the
+# targets for other servers leave it out.
+RACE = $(if $(SHORT),,-race)
+
 test-official: ## run the tests on Message DB's own SQL, fetched with npm, and compare the two
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
 		packages="$$(scripts/list-server-packages -tags official ./mdb/... ./mdbweb ./internal/gate)" && \
-		MDB_TEST_ONLY=server $(GO) test -race $(SHORT) $(PARALLEL) -tags official $$packages
+		MDB_TEST_ONLY=server $(GO) test $(RACE) $(SHORT) $(PARALLEL) -tags official $$packages
 
 test-shards: ## test proxies of several shards, with PL/Proxy (Debian: postgresql-15-plproxy)
 	$(GO) test -race -count=1 $(PARALLEL) -run '^TestPLProxy' ./mdb ./mdb/consumer ./cmd/mdb
@@ -101,7 +105,7 @@ test-web: ## test the pages of mdb web in Chromium (MDB_TEST_LARGE=1: with a mil
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
 	packages="$$(scripts/list-server-packages ./...)" && cd mdbcontainer && \
-		MDB_TEST_ONLY=server $(GO) run ./with-messagedb $(if $(MDB_TEST_IMAGE),-image "$(MDB_TEST_IMAGE)",-tmpfs /var/lib/postgresql/data) -- $(GO) test -C .. -race $(SHORT) $(PARALLEL) $$packages
+		MDB_TEST_ONLY=server $(GO) run ./with-messagedb $(if $(MDB_TEST_IMAGE),-image "$(MDB_TEST_IMAGE)",-tmpfs /var/lib/postgresql/data) -- $(GO) test -C .. $(RACE) $(SHORT) $(PARALLEL) $$packages
 
 test-matrix: ## run the tests of the root module on each of VERSIONS, fetched with npm (SHORT=-short)
 	$(GO) run ./scripts/matrix $(SHORT) $(VERSIONS)

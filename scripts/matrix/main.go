@@ -3,7 +3,7 @@
 //
 //	go run ./scripts/matrix [-short] [-record docs/compatibility.json] MAJOR...
 //
-// With -short it leaves out what takes long. With -record it also keeps the results in
+// With -short it leaves out what takes long, and the race detector. With -record it also keeps the results in
 // that file, for the documentation, and writes the page beside it. Its exit status is 1
 // if a test fails, or a column has no tests.
 package main

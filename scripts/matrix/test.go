@@ -73,7 +73,7 @@ func test(ctx context.Context, major string, short bool, show io.Writer) (result
 	if err != nil {
 		return result{}, fmt.Errorf("list-server-packages: %w", err)
 	}
-	args := append([]string{"test", "-race", "-count=1", "-json", fmt.Sprintf("-parallel=%d", 2*runtime.NumCPU()), fmt.Sprintf("-short=%t", short)},
+	args := append([]string{"test", fmt.Sprintf("-race=%t", !short), "-count=1", "-json", fmt.Sprintf("-parallel=%d", 2*runtime.NumCPU()), fmt.Sprintf("-short=%t", short)},
 		strings.Fields(string(packages))...)
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // with packages of this module
 	cmd.Env, cmd.Stderr = env, os.Stderr
