@@ -137,7 +137,7 @@ func TestLogin(t *testing.T) {
 
 func cookieOf(r reply) *http.Cookie {
 	for _, cookie := range r.Cookies() {
-		if cookie.Name == "mdbweb_session" {
+		if strings.HasPrefix(cookie.Name, "mdbweb_session") {
 			return cookie
 		}
 	}
@@ -149,8 +149,12 @@ func TestCookies(t *testing.T) {
 	t.Parallel()
 	store := connect(t, testdb.New(t))
 	s := newSiteOf(t, store, mdbweb.WithToken(token), mdbweb.WithHosts("store.example.com"))
-	valid := cookieOf(s.post(s.page("/login"), "/login", "token", token)).Value
+	session := cookieOf(s.post(s.page("/login"), "/login", "token", token))
+	valid := session.Value
 	other := newSiteOf(t, store, mdbweb.WithToken("another token of a test"))
+	if c := cookieOf(other.post(other.page("/login"), "/login", "token", "another token of a test")); c.Name == session.Name {
+		t.Errorf("a session on another port has a cookie of the same name, %s: it would end this one", c.Name)
+	}
 	same := newSiteOf(t, store, mdbweb.WithToken(token))
 	status := func(s *site, value string) int {
 		return withoutNetwork(s.pages, http.MethodGet, "/streams", func(r *http.Request) {

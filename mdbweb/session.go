@@ -99,7 +99,7 @@ func (h *Handler) userOf(r *http.Request) string {
 	case h.config.user != nil:
 		return h.config.user(r)
 	case h.sessions != nil:
-		if cookie, err := r.Cookie(sessionCookie); err == nil {
+		if cookie, err := r.Cookie(sessionCookieOf(r)); err == nil {
 			return h.sessions.check(cookie.Value, time.Now())
 		}
 		return ""
@@ -107,6 +107,15 @@ func (h *Handler) userOf(r *http.Request) string {
 		return "local user"
 	}
 	return ""
+}
+
+// sessionCookieOf returns the name of the session's cookie. Browsers send the cookies of a host to all of its ports, on each of which there
+// may be other pages, with another token.
+func sessionCookieOf(r *http.Request) string {
+	if _, port, err := net.SplitHostPort(r.Host); err == nil {
+		return sessionCookie + "_" + port
+	}
+	return sessionCookie
 }
 
 // setCookie sets a cookie that scripts cannot read and that other sites cannot let browsers send.
