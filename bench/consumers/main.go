@@ -33,10 +33,10 @@ const manyWorkers = 16
 
 func main() {
 	b := &bench{rates: make(map[string]map[int][]float64)}
-	flag.IntVar(&b.rounds, "rounds", 6, "rounds, in each of which every way handles all its messages")
+	flag.IntVar(&b.rounds, "rounds", 6, "rounds, in each of which every way handles all its messages; 0: only the table of long transactions")
 	flag.IntVar(&b.messages, "messages", 100_000, "messages of the handler that does nothing; others handle a fifth or a fiftieth")
 	flag.StringVar(&b.only, "only", "", "run only the ways whose names contain this")
-	doc := flag.String("doc", "", "page to put the table into")
+	doc := flag.String("doc", "", "page to put the tables into")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	failed, err := b.run(ctx, *doc)
@@ -79,7 +79,7 @@ func (b *bench) run(ctx context.Context, doc string) (failed bool, err error) {
 	block := b.block(ways)
 	text, failed := b.bounds()
 	fmt.Print("# Consumers\n\n", block, text)
-	if doc != "" {
+	if doc != "" && b.rounds > 0 {
 		err = figures.Put(doc, docBegin, docEnd, block)
 	}
 	if err != nil || b.only != "" {
