@@ -41,7 +41,8 @@
 // [WithCorrelation] selects messages by the origin in their metadata. A message that cannot
 // be read does not keep others from being read: an [*UnreadableError] names it. GetMessage
 // returns the message with an ID, and GetLastStreamMessage and GetLastCategoryMessage the last one.
-// With [Backwards], a read begins with the latest message, and with [Since], with those of a time.
+// With [Backwards], a read begins with the latest message. With [Since], it reads what was written
+// at a time or later.
 //
 // [Store.GetAllMessages] and [Store.AllMessages] read all categories, in one order and without
 // passing over a message that becomes visible late. [InCategories] and [OfTypes] select some of
@@ -69,8 +70,8 @@
 // [AfterCheckpoint]. For a stream these are [OnStreamProgress] and [AfterStreamCheckpoint], and for
 // all categories [OnAllProgress] and [AfterAllCheckpoint]. A
 // handler that stores the checkpoint in the transaction of its effects makes it with
-// [CategoryCheckpoint.After], and has one worker, see below.
-// [OnLive] reports whether the subscription has caught up. After that it polls, as a strategy
+// [CategoryCheckpoint.After]. Its subscription must have one worker, see below.
+// [OnLive] reports whether the subscription has caught up. When it has, it polls, as a strategy
 // of [github.com/messagedb-go/messagedb/mdb/poll] says, see [WithPolling], or waits for
 // notifications, see [WithNotify].
 //
@@ -84,8 +85,8 @@
 // A subscription that starts from a checkpoint also notices a loss before its start; one that
 // starts from a position does not.
 //
-// Writes are retried for a minute if the server cannot be reached, see [RetryPolicy], which is
-// longer than most failovers take. After that, [ErrUnavailable] says that nothing was written.
+// If the server cannot be reached, writes are retried for a minute, which is longer than most
+// failovers take, see [RetryPolicy]. After that, [ErrUnavailable] says that nothing was written.
 // docs/failover.md in the repository says how to set up a service for a failover.
 //
 // # A standby for reads
@@ -191,7 +192,7 @@
 // # PgBouncer
 //
 // Pass [BehindPooler] to [Configure] or [Connect], because PgBouncer rejects start-up
-// parameters that it does not track, and set the other parameters on the role. It makes
+// parameters that it does not track, and set the other parameters on the role. BehindPooler makes
 // pgx.QueryExecModeExec the default mode. PgBouncer 1.21 or later with prepared statements
 // enabled supports pgx.QueryExecModeCacheStatement, too. With [WithNotify], [ListenOn] must
 // bypass PgBouncer.

@@ -4,8 +4,8 @@
 //
 // Use it where a service reacts to messages: to send emails, to keep tables up to date, to run
 // processes that span several streams. Use a subscription of package mdb if you store the position
-// yourself, for example beside a read model in another database, or if each process is to receive
-// each message.
+// yourself, for example beside a read model that is not in PostgreSQL, or if each process is to
+// receive each message.
 //
 // # The smallest consumer
 //
@@ -64,10 +64,10 @@
 // share. They first wait for the handlers that are running, so nothing is repeated, and all other
 // partitions continue meanwhile.
 //
-// Each process has a lease, which it renews with a heartbeat at least every two seconds, on a
-// connection of its own beside the pool. If the lease ends, see [WithLease], others take over. A
-// process that cannot renew its lease ends the contexts of its handlers, with the cause
-// [ErrLeaseLost], a fifth of the lease before that, and joins again later.
+// Each process has a lease, of ten seconds unless [WithLease] says otherwise. It renews the lease
+// with a heartbeat at least every two seconds, on a connection beside the pool. If the lease ends,
+// others take over. A process that cannot renew its lease ends the contexts of its handlers a fifth
+// of the lease before the end, with the cause [ErrLeaseLost], and joins again later.
 //
 // With [mdb.WithNotify], a process also notices immediately that another one has joined or left.
 //
@@ -90,7 +90,7 @@
 // The handler can say more about an error: [Permanent] parks immediately, [Transient] is for
 // outages of other services and retries for as long as they last, [RetryAfter] sets the wait,
 // [Skip] gives the message up, and [Stop] ends the consumer. [OnFailure] decides in one place.
-// [StopOnError] ends Run instead of parking, in each process that takes over the partition.
+// With [StopOnError], the first error ends Run, in each process that takes over the partition.
 //
 // At most [MaxParked] cardinal IDs are parked. Beyond it, failures are retried in place, so that an
 // outage does not park everything.
