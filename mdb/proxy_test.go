@@ -742,7 +742,7 @@ func TestPLProxyFailover(t *testing.T) {
 	}
 	reach := "host=" + hosts(func(c *pgx.ConnConfig) string { return c.Host }) +
 		" port=" + hosts(func(c *pgx.ConnConfig) string { return strconv.Itoa(int(c.Port)) }) +
-		" target_session_attrs=read-write connect_timeout=2"
+		" target_session_attrs=read-write"
 	p := &plproxy{Proxy: testdb.ProxyOf(t, 2, pair.Primary, reach)}
 	p.url = p.URL
 	p.shards = []*pgxpool.Pool{newPool(t, p.Shards[0]), newPool(t, p.Shards[1])}

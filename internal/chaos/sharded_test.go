@@ -49,14 +49,14 @@ func (f *failover) startProxy(t *testing.T) *proxyOfClusters {
 		}
 		p.shards = append(p.shards, c.url())
 		if number == failingShard && f.haproxy != 0 {
-			reach = append(reach, fmt.Sprintf("host=127.0.0.1 port=%d dbname=mdb connect_timeout=2", f.haproxy))
+			reach = append(reach, fmt.Sprintf("host=127.0.0.1 port=%d dbname=mdb", f.haproxy))
 			continue
 		}
 		var hosts, ports []string
 		for _, n := range c.nodes {
 			hosts, ports = append(hosts, "127.0.0.1"), append(ports, fmt.Sprint(n.Port))
 		}
-		reach = append(reach, fmt.Sprintf("host=%s port=%s dbname=mdb target_session_attrs=read-write connect_timeout=2", strings.Join(hosts, ","), strings.Join(ports, ",")))
+		reach = append(reach, fmt.Sprintf("host=%s port=%s dbname=mdb target_session_attrs=read-write", strings.Join(hosts, ","), strings.Join(ports, ",")))
 	}
 	front := pgtest.Own(t)
 	for _, name := range []string{"proxy", "direct"} {
