@@ -69,6 +69,9 @@ func AnchorsOf(text string) ([]source.Anchor, error) {
 	return c.at.Anchors(), err
 }
 
+// FirstRest is how long a subscription first rests from the replica.
+var FirstRest = restRetry.Min
+
 // FindMessages is the statement that searches for the messages of a write.
 var FindMessages = findMessages.sql
 

@@ -48,7 +48,9 @@ func (f *replicaReader) page(ctx context.Context, q question) (answer, error) {
 	if f.source.woken {
 		f.source.woken, f.woken = false, true
 	}
-	if !f.pinned && !time.Now().Before(f.until) && f.replica.serving(ctx) && f.ask(ctx) {
+	// A replica of an old primary has what is before a loss, too, and what was lost. It lacks what follows on the primary.
+	split := q.from.Position <= f.source.split
+	if !f.pinned && !split && !time.Now().Before(f.until) && f.replica.serving(ctx) && f.ask(ctx) {
 		if a, ok, err := f.fromReplica(ctx, q); ok {
 			return a, err
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -23,6 +24,7 @@ type history struct {
 
 	mu    sync.Mutex
 	forks []mdb.Fork
+	pause time.Duration // of OnFork
 }
 
 func recordHistory(t testing.TB, s *mdb.Store, category mdb.Category, opts ...mdb.CategorySubscribeOption) *history {
@@ -32,6 +34,7 @@ func recordHistory(t testing.TB, s *mdb.Store, category mdb.Category, opts ...md
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.forks = append(h.forks, fork)
+		time.Sleep(h.pause)
 		return nil
 	})
 	h.recipient = receiveCategory(t, s, category, append(opts, fork)...)
@@ -161,6 +164,9 @@ func TestReplicaOfOldPrimary(t *testing.T) {
 	f := failover{Pair: m.Pair, category: "account", old: m.primary}
 	s := openMirrored(t, newPool(t, relay.URL("postgres")), newPool(t, third.URL("postgres")), often, mdb.WithNotify(mdb.MaxNotifications(1_000_000)))
 	h := recordHistory(t, s, f.category)
+	h.mu.Lock()
+	h.pause = 5 * mdb.FirstRest // after which the subscription uses the replica again
+	h.mu.Unlock()
 	f.write(t, f.old, 40)
 	h.fromOne(t, "all", selected(t, f.old, ofAccount))
 	m.Hold(t)

@@ -46,8 +46,9 @@ type messageSource struct {
 
 	limit   *acquireLimit // of the reads
 	history source.History
-	begun   bool // a page has been read
-	woken   bool // by a notification since, for the page function, which sets it back
+	begun   bool  // a page has been read
+	woken   bool  // by a notification since, for the page function, which sets it back
+	split   int64 // where the last loss has begun; nothingDue: there was none
 }
 
 // A question asks for a page.
@@ -138,6 +139,7 @@ func (s *Store) streamSource(stream StreamName, c readConfig) *messageSource {
 }
 
 func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
+	src.split = nothingDue
 	if s.replica == nil || r.primary || r.all != nil {
 		src.page = s.pageReader(r)
 	} else {
@@ -293,11 +295,13 @@ func (s *messageSource) fork(ctx context.Context, from checkpoint, l loss) (page
 	page.Gone = s.history.Lose(l.gone)
 	s.forked(len(page.Gone))
 	if len(l.rest) == 0 {
+		s.split = from.Position // it has begun somewhere before
 		fork := s.describe(page.Gone, s.beginning())
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "none of the messages that were read is in the store", slog.Int("missing", len(page.Gone)))
 		return page, &ForkError{fork}
 	}
 	page.End = source.Known(l.rest).KeepLatest(from, func(a anchor) bool { return slices.Contains(l.rest, a) })
+	s.split = page.End.Position
 	s.logger.LogAttrs(ctx, slog.LevelWarn, "messages that were read are no longer in the store: going back",
 		slog.Int("missing", len(page.Gone)), slog.Int64("from", l.known[0].Position), slog.Int64("to", page.End.Position))
 	return page, nil

@@ -17,6 +17,11 @@ var replicaMutants = []mutant{
 		client, "TestReplicaNotified",
 	},
 	{
+		"after a loss, the replica of an old primary delivers again what was lost", "mdb/replica_follow.go",
+		"split := q.from.Position <= f.source.split", "split := false && q.from.Position <= f.source.split",
+		client, "TestReplicaOfOldPrimary",
+	},
+	{
 		"a subscription sleeps although the replica owes it messages", "mdb/replica_follow.go",
 		"			a.more = true // the handler need not wait for the others\n", "",
 		client, "TestReplicaOwesTheRest|TestReplicaWalk",
