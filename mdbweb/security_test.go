@@ -1,6 +1,7 @@
 package mdbweb_test
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -158,7 +159,11 @@ func TestCookies(t *testing.T) {
 	same := newSiteOf(t, store, mdbweb.WithToken(token))
 	status := func(s *site, value string) int {
 		return withoutNetwork(s.pages, http.MethodGet, "/streams", func(r *http.Request) {
-			r.AddCookie(&http.Cookie{Name: "mdbweb_session", Value: value})
+			name := "mdbweb_session"
+			if _, port, err := net.SplitHostPort(r.Host); err == nil {
+				name += "_" + port
+			}
+			r.AddCookie(&http.Cookie{Name: name, Value: value})
 		}).Code
 	}
 	if got := status(s, valid); got != 200 {
