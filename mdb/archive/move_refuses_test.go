@@ -35,6 +35,13 @@ func TestMoveRefuses(t *testing.T) {
 		"on shard 7, and not on": func(s *scene, _ *archive.Mover) {
 			exec(s.proxy, `INSERT INTO message_store_proxy.placement VALUES ('account', 7)`)
 		},
+		"the proxy has no shard 1": func(s *scene, _ *archive.Mover) {
+			exec(s.proxy, `ALTER TABLE message_store_proxy.placement ADD CHECK (shard < 1)`)
+		},
+		"the proxy cannot be changed": func(s *scene, _ *archive.Mover) {
+			exec(s.proxy, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no' USING ERRCODE = '42501'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON message_store_proxy.placement FOR EACH ROW EXECUTE FUNCTION refuse()`)
+		},
 		"ask the proxy":                func(s *scene, _ *archive.Mover) { exec(s.proxy, `DROP SCHEMA message_store_proxy CASCADE`) },
 		"has messages of the category": func(s *scene, _ *archive.Mover) { s.write(1, movingStream); s.acknowledged = nil },
 		"the same ID or global position": func(_ *scene, m *archive.Mover) {
