@@ -102,8 +102,8 @@ func Close(ctx context.Context, tx pgx.Tx, category string, shard int, arrives b
 		return errors.New("close the gate: it is not installed")
 	}
 	const change = `WITH changed AS (UPDATE message_store_shard.changed SET changes = changes + 1)
-INSERT INTO message_store_shard.closed (category, shard, arrives) VALUES ($1, $2, $3)
-ON CONFLICT (category) DO UPDATE SET shard = excluded.shard, arrives = excluded.arrives, writer = NULL`
+INSERT INTO message_store_shard.closed AS c (category, shard, arrives) VALUES ($1, $2, $3)
+ON CONFLICT (category) DO UPDATE SET shard = excluded.shard, arrives = excluded.arrives, writer = NULL, returns = excluded.arrives AND (c.returns OR NOT c.arrives)`
 	if _, err := tx.Exec(ctx, change, category, shard, arrives); err != nil {
 		return fmt.Errorf("close the gate: %w", err)
 	}
@@ -118,6 +118,20 @@ DELETE FROM message_store_shard.closed WHERE category = $1`
 		return fmt.Errorf("open the gate: %w", err)
 	}
 	return nil
+}
+
+// Undo undoes a Close of a category that arrives from the shard with the number. If it had left before, the shard still rejects its
+// messages; otherwise Undo is Open.
+func Undo(ctx context.Context, tx pgx.Tx, category string, shard int) error {
+	const change = `UPDATE message_store_shard.closed SET shard = $2, arrives = false, writer = NULL, returns = false WHERE category = $1 AND returns`
+	tag, err := tx.Exec(ctx, change, category, shard)
+	if err != nil {
+		return fmt.Errorf("close the gate again: %w", err)
+	}
+	if tag.RowsAffected() > 0 {
+		return nil
+	}
+	return Open(ctx, tx, category)
 }
 
 // A Closing says why the gate is closed for a category.

@@ -10,7 +10,8 @@ CREATE TABLE IF NOT EXISTS message_store_shard.closed (
   category text PRIMARY KEY,
   shard integer NOT NULL,
   arrives boolean NOT NULL,
-  writer xid8
+  writer xid8,
+  returns boolean NOT NULL DEFAULT false -- it had left before it arrives
 );
 
 COMMENT ON TABLE message_store_shard.closed IS 'categories that this shard must not write: they have left to another shard, or arrive from it. The transaction writer may';

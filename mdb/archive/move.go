@@ -74,6 +74,9 @@ func (m *Mover) Move(ctx context.Context) (done Moved, err error) {
 	defer s.end(ctx)
 	switch s.state.Step {
 	case MoveNotBegun, MoveCopying:
+		if err := s.tryFlip(ctx); err != nil {
+			return done, s.explain(err)
+		}
 		if err := s.prepare(ctx); err != nil {
 			return done, s.explain(err)
 		}
@@ -86,6 +89,11 @@ func (m *Mover) Move(ctx context.Context) (done Moved, err error) {
 			return s.done, s.explain(err)
 		}
 		if err := s.rest(ctx); err != nil {
+			return s.done, s.explain(err)
+		}
+	case MoveClosed, MoveFlipped:
+		// The new shard may have lost the end of the copy, by a failover.
+		if err := s.bulk(ctx); err != nil {
 			return s.done, s.explain(err)
 		}
 	case MoveDone:
@@ -108,12 +116,13 @@ type move struct {
 	*Mover
 
 	state MoveState
-	lock  *pgxpool.Conn // holds the lock of the command
+	locks []*pgxpool.Conn // hold the lock of the command, on both shards
 	done  Moved
 	begun time.Time // of the request for the lock of the category
 }
 
-// start takes the lock that excludes other movers of the category, and looks at what there is.
+// start takes the lock that excludes other movers of the category, and looks at what there is. It takes the lock on both shards, because a
+// move back has them in the other order.
 func (m *Mover) start(ctx context.Context) (s *move, err error) {
 	var wrong faults
 	if wrong.category(m.Category); wrong.err() != nil {
@@ -123,16 +132,16 @@ func (m *Mover) start(ctx context.Context) (s *move, err error) {
 		return nil, errors.New("archive: a move needs two shards and a proxy")
 	}
 	s = &move{Mover: m}
-	if s.lock, err = m.From.Acquire(ctx); err != nil {
+	if s.state, err = m.numbers(ctx); err != nil { // one store cannot be locked twice
 		return nil, m.explain(err)
 	}
-	var free bool
-	err = s.lock.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock($1, pg_catalog.hashtext($2))`, moverKey, string(m.Category)).Scan(&free)
-	if err == nil && !free {
-		err = errors.New("another move of the category is running")
+	for _, shard := range []*pgxpool.Pool{m.From, m.To} {
+		if err == nil {
+			err = s.exclude(ctx, shard)
+		}
 	}
 	if err == nil {
-		s.state, err = m.look(ctx)
+		err = m.look(ctx, &s.state)
 	}
 	if err != nil {
 		s.end(ctx)
@@ -141,17 +150,34 @@ func (m *Mover) start(ctx context.Context) (s *move, err error) {
 	return s, nil
 }
 
+// exclude takes the lock on a shard.
+func (s *move) exclude(ctx context.Context, shard *pgxpool.Pool) error {
+	conn, err := shard.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	s.locks = append(s.locks, conn)
+	var free bool
+	err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock($1, pg_catalog.hashtext($2))`, moverKey, string(s.Category)).Scan(&free)
+	if err == nil && !free {
+		err = errors.New("another move of the category is running")
+	}
+	return err
+}
+
 // moverKey is the first number of the advisory lock of a mover, that of this project plus one.
 const moverKey = 0x4D444245
 
-// end releases the lock of the mover. If that fails, it goes with the connection.
+// end releases the locks of the mover. If that fails, they go with the connections.
 func (s *move) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if _, err := s.lock.Exec(ctx, `SELECT pg_catalog.pg_advisory_unlock($1, pg_catalog.hashtext($2))`, moverKey, string(s.Category)); err != nil {
-		_ = s.lock.Conn().Close(ctx)
+	for _, conn := range s.locks {
+		if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_advisory_unlock($1, pg_catalog.hashtext($2))`, moverKey, string(s.Category)); err != nil {
+			_ = conn.Conn().Close(ctx)
+		}
+		conn.Release()
 	}
-	s.lock.Release()
 }
 
 func (m *Mover) explain(err error) error {
@@ -287,14 +313,37 @@ func (s *move) tryRest(ctx context.Context) error {
 	})
 }
 
+// place changes the shard of a category on a proxy.
+const place = `INSERT INTO message_store_proxy.placement (category, shard) VALUES ($1, $2)
+ON CONFLICT (category) DO UPDATE SET shard = excluded.shard`
+
+// tryFlip changes the proxies, and rolls that back: a proxy may lack the shard or the privilege, which must not show when the gates are
+// closed, and least of all when another proxy is changed.
+func (s *move) tryFlip(ctx context.Context) error {
+	for _, proxy := range s.Proxies {
+		tx, err := proxy.Begin(ctx)
+		if err == nil {
+			_, err = tx.Exec(ctx, place, string(s.Category), s.state.To)
+			err = errors.Join(err, tx.Rollback(ctx))
+		}
+		var server *pgconn.PgError
+		switch {
+		case errors.As(err, &server) && server.Code == "23514":
+			return fmt.Errorf("the proxy has no shard %d: %w", s.state.To, err)
+		case err != nil:
+			return fmt.Errorf("the proxy cannot be changed: %w", err)
+		}
+	}
+	return nil
+}
+
 // flip lets the proxies use the new shard. Until the gate of that is open, writes are retried.
 func (s *move) flip(ctx context.Context) error {
 	if err := s.passed(MoveClosed); err != nil {
 		return err
 	}
 	for _, proxy := range s.Proxies {
-		if _, err := proxy.Exec(ctx, `INSERT INTO message_store_proxy.placement (category, shard) VALUES ($1, $2)
-ON CONFLICT (category) DO UPDATE SET shard = excluded.shard`, string(s.Category), s.state.To); err != nil {
+		if _, err := proxy.Exec(ctx, place, string(s.Category), s.state.To); err != nil {
 			return err
 		}
 		// Subscriptions that wait for notifications of the old shard then wait for those of the new one.

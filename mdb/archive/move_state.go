@@ -52,6 +52,9 @@ func (m *Mover) State(ctx context.Context) (MoveState, error) {
 	if s.state.Step != MoveNotBegun && s.state.Step != MoveCopying {
 		return s.state, nil
 	}
+	if err := s.tryFlip(ctx); err != nil {
+		return MoveState{}, m.explain(err)
+	}
 	last, err := lastOf(ctx, m.To, m.Category)
 	if err == nil && s.state.Step == MoveNotBegun {
 		last = 0
@@ -67,7 +70,8 @@ func (m *Mover) State(ctx context.Context) (MoveState, error) {
 
 var errThere = errors.New("the new shard has messages of the category; if it was moved away from there, delete them with the option -delete-old of that move")
 
-func (m *Mover) look(ctx context.Context) (s MoveState, err error) {
+// numbers returns the numbers of the shards.
+func (m *Mover) numbers(ctx context.Context) (s MoveState, err error) {
 	from, err := schema.ShardStatus(ctx, m.From)
 	if err != nil {
 		return s, err
@@ -84,34 +88,38 @@ func (m *Mover) look(ctx context.Context) (s MoveState, err error) {
 	case from.Number == to.Number:
 		return s, fmt.Errorf("both stores are shard %d", from.Number)
 	}
-	s.From, s.To = from.Number, to.Number
+	return MoveState{From: from.Number, To: to.Number}, nil
+}
+
+// look finds out how far the move is.
+func (m *Mover) look(ctx context.Context, s *MoveState) error {
 	for _, proxy := range m.Proxies {
 		var placed int
 		if err := proxy.QueryRow(ctx, `SELECT message_store_proxy.shard_of($1::varchar)`, string(m.Category)).Scan(&placed); err != nil {
-			return s, fmt.Errorf("ask the proxy for the shard: %w", err)
+			return fmt.Errorf("ask the proxy for the shard: %w", err)
 		}
 		switch placed {
 		case s.To:
 			s.flipped++
 		case s.From:
 		default:
-			return s, fmt.Errorf("on the proxy, the category is on shard %d, and not on shard %d", placed, s.From)
+			return fmt.Errorf("on the proxy, the category is on shard %d, and not on shard %d", placed, s.From)
 		}
 	}
 	left, err := gate.Status(ctx, m.From, string(m.Category))
 	if err != nil {
-		return s, err
+		return err
 	}
 	arrives, err := gate.Status(ctx, m.To, string(m.Category))
 	if err != nil {
-		return s, err
+		return err
 	}
 	there, err := lastOf(ctx, m.To, m.Category)
 	if err != nil {
-		return s, err
+		return err
 	}
 	s.Step, err = s.step(left, arrives, len(m.Proxies), there > 0)
-	return s, err
+	return err
 }
 
 // step derives the step from the gates, the proxies, and whether the new shard has messages of the category.
@@ -123,6 +131,8 @@ func (s *MoveState) step(from, to gate.Closing, proxies int, there bool) (MoveSt
 		return "", fmt.Errorf("a move of the category from shard %d to shard %d has begun", to.Shard, s.To)
 	case from.Closed && from.Arrives:
 		return "", fmt.Errorf("a move of the category from shard %d to shard %d has begun", from.Shard, s.From)
+	case from.Closed && !closed && s.flipped == proxies && !to.Closed: // by way of another shard
+		return MoveDone, nil
 	case from.Closed && !closed:
 		return "", fmt.Errorf("the category was moved from shard %d to shard %d", s.From, from.Shard)
 	case begun && closed && s.flipped == proxies:
@@ -173,7 +183,7 @@ func (m *Mover) Abort(ctx context.Context) (deleted int64, err error) {
 		err = s.passed(MoveCopying)
 	}
 	if err == nil {
-		err = inTx(ctx, m.To, func(tx pgx.Tx) error { return gate.Open(ctx, tx, category) })
+		err = inTx(ctx, m.To, func(tx pgx.Tx) error { return gate.Undo(ctx, tx, category, s.state.From) })
 	}
 	if err == nil {
 		err = errors.Join(removeGate(ctx, m.To), removeGate(ctx, m.From))
