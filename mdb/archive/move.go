@@ -20,7 +20,7 @@ import (
 type Mover struct {
 	Category mdb.Category
 
-	// From and To are the shards, see [schema.InstallShard].
+	// From and To are the shards, see [schema.InstallShard]. Each pool has two connections or more.
 	From, To *pgxpool.Pool
 
 	// Proxies are the databases of PL/Proxy whose table message_store_proxy.placement says which shard has the category.
@@ -130,6 +130,9 @@ func (m *Mover) start(ctx context.Context) (s *move, err error) {
 	}
 	if m.From == nil || m.To == nil || len(m.Proxies) == 0 {
 		return nil, errors.New("archive: a move needs two shards and a proxy")
+	}
+	if min(m.From.Config().MaxConns, m.To.Config().MaxConns) < 2 { // one holds the lock
+		return nil, errors.New("archive: a move needs pools of two connections or more")
 	}
 	s = &move{Mover: m}
 	if s.state, err = m.numbers(ctx); err != nil { // one store cannot be locked twice

@@ -20,8 +20,18 @@ func TestMoveRefuses(t *testing.T) {
 		}
 	}
 	for want, spoil := range map[string]func(*scene, *archive.Mover){
-		"contains no dash":        func(_ *scene, m *archive.Mover) { m.Category = "account-1" },
-		"two shards and a proxy":  func(_ *scene, m *archive.Mover) { m.Proxies = nil },
+		"contains no dash":       func(_ *scene, m *archive.Mover) { m.Category = "account-1" },
+		"two shards and a proxy": func(_ *scene, m *archive.Mover) { m.Proxies = nil },
+		"two connections or more": func(_ *scene, m *archive.Mover) {
+			cfg := m.To.Config()
+			cfg.MaxConns = 1
+			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(pool.Close)
+			m.To = pool
+		},
 		"both stores are shard 0": func(_ *scene, m *archive.Mover) { m.To = m.From },
 		"old store is not a shard": func(_ *scene, m *archive.Mover) {
 			exec(m.From, `ALTER SEQUENCE message_store.messages_global_position_seq INCREMENT BY 1`)
