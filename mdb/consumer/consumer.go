@@ -156,6 +156,7 @@ type running struct {
 	cancel  context.CancelCauseFunc
 	trails  map[string]*trail   // by category; nil: the messages are in the database of the state
 	checked map[partition]int64 // the epochs by which checkpoints were compared with the store
+	again   *time.Timer         // when those are looked at again that nobody could check
 }
 
 func (r *running) begin(toEnd bool, adjust func(*engineConfig), cancel context.CancelCauseFunc) (*member, error) {

@@ -89,7 +89,10 @@ func (r *running) onlyChecked(held ledger.Held) ledger.Held {
 		return r.trails[row.Category] != nil && r.checked[row.Partition] != row.Epoch
 	})
 	if len(held.Rows) < before {
-		time.AfterFunc(retryCheck, r.member.ring)
+		if r.again != nil {
+			r.again.Stop() // else each balance that something else has caused would add one more in each second
+		}
+		r.again = time.AfterFunc(retryCheck, r.member.ring)
 	}
 	return held
 }
@@ -141,10 +144,10 @@ type questions struct {
 
 	asker
 
-	servers  map[string]server        // by place
-	anchors  []source.Anchor          // of the checkpoints; the zero value: it is gone
-	presence map[string]source.Anchor // by category: the last message of the trail that is there
-	first    map[string]source.Anchor // by category: the first lost message of the trail
+	servers  map[string]server                 // by place
+	anchors  []source.Anchor                   // of the checkpoints; the zero value: it is gone
+	presence map[string]map[source.Anchor]bool // by category: which messages are there
+	first    map[string]source.Anchor          // by category: the first lost message of the trail
 }
 
 // decide returns what check does, before it is known that one server of each category has answered.
@@ -203,7 +206,7 @@ func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[par
 			add(-1-i, row.Category, id, 1<<63-1)
 		}
 	}
-	q.anchors, q.presence, q.first = make([]source.Anchor, len(rows)), make(map[string]source.Anchor), make(map[string]source.Anchor)
+	q.anchors, q.presence, q.first = make([]source.Anchor, len(rows)), make(map[string]map[source.Anchor]bool), make(map[string]source.Anchor)
 	for place, l := range looks {
 		if err := q.find(ctx, place, l, rows); err != nil {
 			return err
@@ -261,39 +264,31 @@ func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to sou
 		return to, nil, false, nil
 	}
 	t := q.trails[row.Category]
-	for id := row.ID; ; id = to.ID {
+	for id := row.ID; ; {
 		known := t.upto(id)
-		if known != nil {
-			var n int
-			if n, err = q.last(ctx, row.Category, known); err != nil {
-				return to, nil, false, err
-			}
-			if n < 0 {
-				return to, nil, false, forkOf(row, source.Anchor{})
-			}
-			if n < len(known)-1 {
-				q.first[row.Category] = known[n+1]
-				lost = append(lost, known[n+1].ID.String())
-			}
-			to = known[n]
-			break
+		inTrail := known != nil
+		if !inTrail {
+			known = t.branchOf(id)
 		}
-		b, ok := t.branchOf(id)
-		if !ok {
+		if known == nil {
 			return to, nil, false, forkOf(row, source.Anchor{})
 		}
-		to, lost = b.common, append(lost, b.lost[0].ID.String())
-		if to.Position == 0 {
-			break
-		}
-		// The messages of the trail may begin after it.
-		there, err := q.present(ctx, row.Category, []source.Anchor{to})
+		n, err := q.last(ctx, row.Category, known)
 		if err != nil {
 			return to, nil, false, err
 		}
-		if there[to] {
+		if n < len(known)-1 {
+			first := known[max(n, 0)+1]
+			lost = append(lost, first.ID.String())
+			if inTrail {
+				q.first[row.Category] = first
+			}
+		}
+		if n >= 0 {
+			to = known[n]
 			break
 		}
+		id = known[0].ID
 	}
 	err = q.row(ctx, askFollows, row.Category, to.Position).Scan(&decided)
 	return to, lost, decided, err
@@ -301,38 +296,29 @@ func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to sou
 
 // last returns the index of the last of the known messages that is there, or -1.
 func (q *questions) last(ctx context.Context, category string, known []source.Anchor) (int, error) {
-	// The reader may have shortened the trail since the last question, so an index would be another message's.
-	if last, ok := q.presence[category]; ok {
-		if n := slices.Index(known, last); n >= 0 && n < len(known)-1 {
-			return n, nil
+	there := q.presence[category]
+	if there == nil {
+		there = make(map[source.Anchor]bool)
+		q.presence[category] = there
+	}
+	var positions []int64
+	for _, a := range known {
+		if _, asked := there[a]; !asked {
+			there[a] = false
+			positions = append(positions, a.Position)
 		}
 	}
-	there, err := q.present(ctx, category, known)
-	if err != nil {
-		return 0, err
+	if len(positions) > 0 {
+		found, err := pgx.CollectRows(q.rows(ctx, askAt, category, positions), toAnchor)
+		if err != nil {
+			return 0, err
+		}
+		for _, a := range found {
+			there[a] = true
+		}
 	}
 	n := len(known) - 1
 	for ; n >= 0 && known[n].Position > 0 && !there[known[n]]; n-- {
 	}
-	if n >= 0 {
-		q.presence[category] = known[n]
-	}
 	return n, nil
-}
-
-// present returns which of the messages are there.
-func (q *questions) present(ctx context.Context, category string, messages []source.Anchor) (map[source.Anchor]bool, error) {
-	positions := make([]int64, len(messages))
-	for i, a := range messages {
-		positions[i] = a.Position
-	}
-	found, err := pgx.CollectRows(q.rows(ctx, askAt, category, positions), toAnchor)
-	if err != nil {
-		return nil, err
-	}
-	there := make(map[source.Anchor]bool, len(found))
-	for _, a := range found {
-		there[a] = true
-	}
-	return there, nil
 }

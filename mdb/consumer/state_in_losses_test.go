@@ -1,6 +1,7 @@
 package consumer_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -87,6 +88,34 @@ func TestStateInLosses(t *testing.T) {
 		o.write(t, r.Pool, 30)
 		o.arrived(t, r.Pool, 0)
 		r.lose(t, end+5)
+		o.write(t, r.Pool, 30)
+		o.arrived(t, r.Pool, 0)
+		o.verify(t, r.Pool)
+	})
+}
+
+// TestStateInDeleted checks that a deletion is no loss of what follows: a process takes over a partition that is far before a deleted message, and
+// then the store loses its last messages.
+func TestStateInDeleted(t *testing.T) {
+	eachForm(t, func(t *testing.T, form string) {
+		r, url := newRuin(t)
+		o := outpostOf(t, newCourse(t, "deleted", form, url), newState(t))
+		a := o.join(t, "a")
+		stuck := startNamed(t, o.store, o.name, mdb.Category(o.name), consumer.Each(func(ctx context.Context, _ mdb.Message) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}), append(slices.Clone(o.opts), consumer.WithInstance("b"), consumer.WithDrainTimeout(0), consumer.StateIn(o.state))...)
+		o.until(t, "each process has its share", func() bool { return a.Stats().Partitions == 2 && stuck.Stats().Partitions == 2 })
+		o.write(t, r.Pool, 2500) // two pages, and more than one after them
+		end := r.end(t)
+		o.until(t, "one process has handled its messages", func() bool {
+			return sqlValue[bool](t, o.state, `SELECT bool_and(c.position = $1) FROM message_store_consumers.checkpoints AS c
+JOIN message_store_consumers.members AS m ON m.id = c.member WHERE m.instance = 'a'`, end)
+		})
+		sqlExec(t, r.Pool, `DELETE FROM message_store.messages WHERE global_position = $1`, end-2400)
+		stuck.end(t)
+		o.arrived(t, r.Pool, 0)
+		r.lose(t, end-5)
 		o.write(t, r.Pool, 30)
 		o.arrived(t, r.Pool, 0)
 		o.verify(t, r.Pool)

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/source"
@@ -46,9 +47,10 @@ JOIN message_store.messages AS m ON m.id = w.id AND m.global_position <= w.upto`
 	}
 
 	askThere = question{
-		table: `SELECT EXISTS (SELECT FROM message_store.messages AS m WHERE m.id = $1::text::uuid AND m.time = pg_catalog.timezone('UTC', $2::timestamptz))`,
+		table: `SELECT EXISTS (SELECT FROM message_store.messages AS m WHERE m.id = $1::text::uuid
+	AND ($2::timestamptz IS NULL OR m.time = pg_catalog.timezone('UTC', $2::timestamptz)))`,
 		shard: `SELECT EXISTS (SELECT FROM message_store_shard.find_places($1::varchar, ARRAY[$2::text], ARRAY[9223372036854775807]) AS m
-WHERE m.time = pg_catalog.timezone('UTC', $3::timestamptz))`,
+WHERE $3::timestamptz IS NULL OR m.time = pg_catalog.timezone('UTC', $3::timestamptz))`,
 	}
 
 	askAt = question{
@@ -135,9 +137,9 @@ func (a asker) upto(ctx context.Context, category string, position int64) (last 
 	return last, err
 }
 
-// isThere reports whether the store has the message of an anchor.
+// isThere reports whether the store has the message of an anchor. The time is not known of a message that could not be read.
 func (a asker) isThere(ctx context.Context, category string, anchor ledger.Anchor) (there bool, err error) {
-	err = a.row(ctx, askThere, category, anchor.ID.String(), anchor.Time).Scan(&there)
+	err = a.row(ctx, askThere, category, anchor.ID.String(), pgtype.Timestamptz{Time: anchor.Time, Valid: !anchor.Time.IsZero()}).Scan(&there)
 	return there, err
 }
 

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"slices"
+	"sort"
 	"sync"
 
 	"github.com/google/uuid"
@@ -29,10 +30,11 @@ type trail struct {
 	lost     map[string]bool // the IDs of the first message of each loss
 }
 
-// A branch is a history that has ended.
+// A branch is what the trail had before it continued elsewhere: because of a loss, but also because messages were deleted, or were not
+// read. So nobody knows whether its messages are there.
 type branch struct {
-	common source.Anchor   // the last message that is left
-	lost   []source.Anchor // what followed
+	base     source.Anchor // as in the trail
+	messages []source.Anchor
 }
 
 // isLost reports whether a message is the first one of a loss. It is in the store again if that has gone back to an earlier history, and then
@@ -59,13 +61,15 @@ func (t *trail) lose(ids []string) {
 func (t *trail) add(from source.Checkpoint, messages []mdb.Message, end int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.known || from.Position > t.high {
-		t.known, t.base, t.messages, t.high = true, source.Anchor{}, nil, from.Position
+	if t.continues(from, messages, end) {
+		t.compare(from.Position, messages, end)
+	} else {
+		t.fork(0)
+		t.known, t.base, t.high = true, source.Anchor{}, from.Position
 		if anchors := from.Anchors(); len(anchors) > 0 {
 			t.base = anchors[0]
 		}
 	}
-	t.compare(from.Position, messages, end)
 	for i := range messages {
 		if m := &messages[i]; m.GlobalPosition > t.high {
 			t.messages = append(t.messages, anchorOf(m))
@@ -78,31 +82,61 @@ func (t *trail) add(from source.Checkpoint, messages []mdb.Message, end int64) {
 	}
 }
 
-// compare begins a branch if the page does not have the messages of the trail.
-func (t *trail) compare(from int64, messages []mdb.Message, end int64) {
-	first := slices.IndexFunc(t.messages, func(a source.Anchor) bool { return a.Position > from })
-	if first < 0 {
-		return
+// continues reports whether a page begins in the trail's history, so that the trail has no gap with it.
+func (t *trail) continues(from source.Checkpoint, messages []mdb.Message, end int64) bool {
+	anchors := from.Anchors()
+	switch {
+	case !t.known || from.Position > t.high:
+		return false
+	case from.Position < t.base.Position:
+		return end < t.base.Position || has(messages, t.base)
+	case len(anchors) == 0 || anchors[0].Position < t.base.Position || anchors[0] == t.base:
+		return true
 	}
-	for i := first; i < len(t.messages) && t.messages[i].Position <= end; i++ {
-		if !has(messages, t.messages[i]) {
+	i := t.after(anchors[0].Position) - 1
+	return i >= 0 && t.messages[i] == anchors[0]
+}
+
+// after returns the index of the first message after a position.
+func (t *trail) after(position int64) int {
+	return sort.Search(len(t.messages), func(i int) bool { return t.messages[i].Position > position })
+}
+
+// compare begins a branch where a page and the trail have different messages.
+func (t *trail) compare(from int64, messages []mdb.Message, end int64) {
+	i := t.after(from)
+	for j := range messages {
+		m := &messages[j]
+		if m.GlobalPosition <= t.base.Position {
+			continue
+		}
+		if m.GlobalPosition > t.high {
+			break
+		}
+		if i == len(t.messages) || t.messages[i] != anchorOf(m) {
 			t.fork(i)
 			return
 		}
+		i++
+	}
+	if i < len(t.messages) && t.messages[i].Position <= end {
+		t.fork(i)
 	}
 }
 
-// fork ends the history before the message with the index.
+// fork ends the trail before the message with the index.
 func (t *trail) fork(i int) {
-	common := t.base
+	last := t.base
 	if i > 0 {
-		common = t.messages[i-1]
+		last = t.messages[i-1]
 	}
-	t.branches = append(t.branches, branch{common, slices.Clone(t.messages[i:])})
+	if i < len(t.messages) {
+		t.branches = append(t.branches, branch{last, slices.Clone(t.messages[i:])})
+	}
 	if n := len(t.branches) - mostBranches; n > 0 {
 		t.branches = slices.Delete(t.branches, 0, n)
 	}
-	t.messages, t.high = t.messages[:i], common.Position
+	t.messages, t.high = t.messages[:i], last.Position
 }
 
 // forkAt ends the history before a message, if it has that.
@@ -125,16 +159,16 @@ func (t *trail) upto(id uuid.UUID) []source.Anchor {
 	return append([]source.Anchor{t.base}, t.messages[:i+1]...)
 }
 
-// branchOf returns the last branch that has lost a message.
-func (t *trail) branchOf(id uuid.UUID) (b branch, ok bool) {
+// branchOf returns the message before the last branch that has a message, and the branch's messages up to that.
+func (t *trail) branchOf(id uuid.UUID) []source.Anchor {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, b := range slices.Backward(t.branches) {
-		if slices.ContainsFunc(b.lost, func(a source.Anchor) bool { return a.ID == id }) {
-			return b, true
+		if i := slices.IndexFunc(b.messages, func(a source.Anchor) bool { return a.ID == id }); i >= 0 {
+			return append([]source.Anchor{b.base}, b.messages[:i+1]...)
 		}
 	}
-	return b, false
+	return nil
 }
 
 func anchorOf(m *mdb.Message) source.Anchor {

@@ -48,6 +48,14 @@ func histories(t *testing.T, common, n int) (old, other []mdb.Message) {
 	return s.messages, branch.messages
 }
 
+// messagesAt returns messages at positions.
+func messagesAt(positions ...int64) (messages []mdb.Message) {
+	for _, position := range positions {
+		messages = append(messages, mdb.Message{ID: uuid.New(), GlobalPosition: position, Time: time.UnixMicro(math.MaxInt32)})
+	}
+	return messages
+}
+
 // TestTrail checks that a trail has no gap, and that it begins a branch where a page has other messages.
 func TestTrail(t *testing.T) {
 	t.Parallel()
@@ -70,6 +78,9 @@ func TestTrail(t *testing.T) {
 		if w.trail.upto(old[3].ID) != nil {
 			t.Error("messages before a gap are known")
 		}
+		if got := w.trail.branchOf(old[3].ID); len(got) != 5 || got[4] != anchorOf(&old[3]) {
+			t.Errorf("got %v of the trail before", got)
+		}
 	})
 	t.Run("a page of another history begins a branch", func(t *testing.T) {
 		t.Parallel()
@@ -77,9 +88,30 @@ func TestTrail(t *testing.T) {
 		w.read(old, 0, 10)
 		w.read(now, 4, 9)
 		w.knows(&now[8], now[:9])
-		b, ok := w.trail.branchOf(old[9].ID)
-		if !ok || b.common != anchorOf(&old[5]) || b.lost[0] != anchorOf(&old[6]) || len(b.lost) != 4 {
-			t.Errorf("got %+v", b)
+		if got := w.trail.branchOf(old[9].ID); len(got) != 5 || got[0] != anchorOf(&old[5]) || got[1] != anchorOf(&old[6]) {
+			t.Errorf("got %v", got)
+		}
+	})
+	t.Run("a page of another history that ends before what is lost", func(t *testing.T) {
+		t.Parallel()
+		old, now := messagesAt(1, 20, 25), messagesAt(1, 15, 30)
+		now[0] = old[0]
+		w := &walker{T: t}
+		w.read(old, 0, 3)
+		w.read(now, 0, 2)
+		w.read(now, 2, 3)
+		w.knows(&now[2], now)
+	})
+	t.Run("a page that begins in another history", func(t *testing.T) {
+		t.Parallel()
+		old, now := messagesAt(1, 20, 21, 22), messagesAt(1, 21, 23)
+		now[0] = old[0]
+		w := &walker{T: t}
+		w.read(old, 0, 4)
+		w.read(now, 2, 3)
+		w.knows(&now[2], now[2:])
+		if got := w.trail.branchOf(old[3].ID); len(got) != 5 {
+			t.Errorf("got %v of the trail before", got)
 		}
 	})
 	t.Run("a page of the old history that comes late", func(t *testing.T) {

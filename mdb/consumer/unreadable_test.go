@@ -127,3 +127,27 @@ func TestUnreadableHeals(t *testing.T) {
 		})
 	}
 }
+
+// TestUnreadableElsewhere checks that a consumer with StateIn replays a message that could not be read, and that nothing follows.
+func TestUnreadableElsewhere(t *testing.T) {
+	t.Parallel()
+	s := withConsumers.Store(t)
+	if _, err := s.WriteMessage(t.Context(), "signup-1", mdb.NewMessage("Poison", nil)); err != nil {
+		t.Fatal(err)
+	}
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := s.Pool().Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(unreadable)
+	var handled record
+	c := start(t, s, handled.handler(), consumer.WithPartitions(1), consumer.StateIn(newState(t)))
+	eventually(t, "the message is parked", func() bool { return c.Stats().Parked == 1 })
+	exec(`CREATE OR REPLACE FUNCTION message_store.printed(type varchar, v jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT v'`)
+	if err := c.Replay(t.Context(), "signup-1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is handled", func() bool { return len(handled.sorted()) == 1 })
+}

@@ -453,18 +453,33 @@ var consumerMutants = []mutant{
 	},
 	{
 		"the trail forgets what was lost", "mdb/consumer/state_check.go",
-		"b, ok := t.branchOf(id)", "b, ok := branch{}, false",
+		"known = t.branchOf(id)", "known = nil",
 		consumers, "TestStateInTakeover",
 	},
 	{
-		"a process that began to read at the last message that is left does not know it", "mdb/consumer/state_check.go",
-		"if there[to] {", "if false && there[to] {",
+		"a process that began to read at the last message that is left does not know it", "mdb/consumer/state_trail.go",
+		"[]source.Anchor{b.base}", "[]source.Anchor{{}}",
 		consumers, "TestStateInLate",
 	},
 	{
 		"a page of another history does not begin a branch", "mdb/consumer/state_trail.go",
-		"if !has(messages, t.messages[i]) {", "if false {",
+		"if i == len(t.messages) || t.messages[i] != anchorOf(m) {", "if false {",
 		consumers, "TestTrail",
+	},
+	{
+		"a page that begins in another history continues the trail", "mdb/consumer/state_trail.go",
+		"return i >= 0 && t.messages[i] == anchors[0]", "return i >= -1",
+		consumers, "TestTrail",
+	},
+	{
+		"a branch counts as lost without a look", "mdb/consumer/state_check.go",
+		"known = t.branchOf(id)", "known = t.branchOf(id)[:1]",
+		consumers, "TestStateInDeleted",
+	},
+	{
+		"the time of a message that could not be read is compared", "mdb/consumer/state_questions.go",
+		"Valid: !anchor.Time.IsZero()", "Valid: true",
+		consumers, "TestUnreadableElsewhere",
 	},
 	{
 		"messages that were lost are handled when they come back", "mdb/consumer/reader_trail.go",
