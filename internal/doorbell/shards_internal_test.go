@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -238,7 +239,8 @@ func TestShardMisplaced(t *testing.T) {
 		{
 			"in another order", func(c *cluster) []*database { return []*database{c.shards[1], c.shards[0]} },
 			[]Stats{{Off: 1}, {Off: 1}},
-			[]string{"sends to shard 0 arrives at the address for shard 1", "sends to shard 1 arrives at the address for shard 0"},
+			// A probe may be sent before the other connection listens, each time.
+			[]string{"sends to shard 0 (arrives at the address for shard 1|does not arrive)", "sends to shard 1 (arrives at the address for shard 0|does not arrive)"},
 		},
 		{
 			"the same one twice", func(c *cluster) []*database { return []*database{c.shards[0], c.shards[0]} },
@@ -267,8 +269,8 @@ func TestShardMisplaced(t *testing.T) {
 				pass(2 * time.Second) // not in the middle of an attempt
 				wantShards(t, "after some attempts", b, test.want...)
 				for _, says := range test.says {
-					if n := strings.Count(log.String(), says); n != 1 {
-						t.Errorf("got %d lines with %q, want one: %s", n, says, &log)
+					if !regexp.MustCompile(says).MatchString(log.String()) {
+						t.Errorf("got no line with %q: %s", says, &log)
 					}
 				}
 				// The first probe may be sent before the other connection listens.
