@@ -34,7 +34,7 @@ func recordHistory(t testing.TB, s *mdb.Store, category mdb.Category, opts ...md
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.forks = append(h.forks, fork)
-		time.Sleep(h.pause)
+		<-time.After(h.pause) // a handler that takes long
 		return nil
 	})
 	h.recipient = receiveCategory(t, s, category, append(opts, fork)...)
