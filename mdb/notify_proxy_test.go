@@ -192,6 +192,8 @@ func (p *plproxy) testListenerLost(t *testing.T) {
 		}
 		received := s.NotifyShardStats()[0].Notifications
 		follows(t, db, followers[0], streams[0], 3)
+		// The read after one notification may find a message before its own notification has arrived.
+		eventually(t, db, "the other shard notifies", func() bool { return s.NotifyShardStats()[0].Notifications-received >= 3 })
 		if n := s.NotifyShardStats()[0].Notifications - received; n != 3 {
 			t.Errorf("got %d notifications of the other shard, want 3", n)
 		}
@@ -200,6 +202,7 @@ func (p *plproxy) testListenerLost(t *testing.T) {
 		wantShardStats(t, s, waits, waits)
 		received = s.NotifyShardStats()[1].Notifications
 		follows(t, db, followers[1], streams[1], 3)
+		eventually(t, db, "shard 1 notifies", func() bool { return s.NotifyShardStats()[1].Notifications-received >= 3 })
 		if n := s.NotifyShardStats()[1].Notifications - received; n != 3 {
 			t.Errorf("got %d notifications, want 3", n)
 		}
