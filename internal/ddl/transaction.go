@@ -53,7 +53,7 @@ func WithSettings(ctx context.Context, tx pgx.Tx, settings map[string]string, f 
 	before := make([]string, len(names))
 	for i, name := range names {
 		value := cmp.Or(settings[name], "UTF8")
-		// This mode leaves no prepared statement behind, which a pooler may lose, and the
+		// This mode leaves no prepared statement on the server, which a pooler may lose, and the
 		// simple protocol does not work with all settings.
 		err := tx.QueryRow(ctx, "SELECT pg_catalog.current_setting($1)", pgx.QueryExecModeExec, name).Scan(&before[i])
 		if err == nil {

@@ -87,6 +87,9 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// readable makes the messages readable again.
+const readable = `CREATE OR REPLACE FUNCTION message_store.printed(type varchar, v jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT v'`
+
 // TestUnreadableHeals checks that a message that could not be read is handled by the same run when it can be read, in a replay and
 // when the checkpoint has gone back to before it.
 func TestUnreadableHeals(t *testing.T) {
@@ -100,17 +103,11 @@ func TestUnreadableHeals(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			exec := func(sql string) {
-				t.Helper()
-				if _, err := s.Pool().Exec(t.Context(), sql); err != nil {
-					t.Fatal(err)
-				}
-			}
-			exec(unreadable)
+			sqlExec(t, s.Pool(), unreadable)
 			var handled record
 			c := start(t, s, handled.handler(), consumer.WithPartitions(1), consumer.WithLease(time.Second))
 			eventually(t, "the message is parked", func() bool { return c.Stats().Parked == 1 && len(handled.sorted()) == 2 })
-			exec(`CREATE OR REPLACE FUNCTION message_store.printed(type varchar, v jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT v'`)
+			sqlExec(t, s.Pool(), readable)
 			want := 3
 			if again == "replay" {
 				if err := c.Replay(t.Context(), "signup-1"); err != nil {
@@ -118,7 +115,7 @@ func TestUnreadableHeals(t *testing.T) {
 				}
 			} else {
 				want = 5
-				exec(`SELECT message_store_consumers.seek('mailer', NULL, 0, NULL, '0', false)`)
+				sqlExec(t, s.Pool(), `SELECT message_store_consumers.seek('mailer', NULL, 0, NULL, '0', false)`)
 			}
 			eventually(t, "it is handled", func() bool { return len(handled.sorted()) == want })
 			if parked := c.Stats().Parked; parked != 1 {
@@ -135,17 +132,11 @@ func TestUnreadableElsewhere(t *testing.T) {
 	if _, err := s.WriteMessage(t.Context(), "signup-1", mdb.NewMessage("Poison", nil)); err != nil {
 		t.Fatal(err)
 	}
-	exec := func(sql string) {
-		t.Helper()
-		if _, err := s.Pool().Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	exec(unreadable)
+	sqlExec(t, s.Pool(), unreadable)
 	var handled record
 	c := start(t, s, handled.handler(), consumer.WithPartitions(1), consumer.StateIn(newState(t)))
 	eventually(t, "the message is parked", func() bool { return c.Stats().Parked == 1 })
-	exec(`CREATE OR REPLACE FUNCTION message_store.printed(type varchar, v jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT v'`)
+	sqlExec(t, s.Pool(), readable)
 	if err := c.Replay(t.Context(), "signup-1"); err != nil {
 		t.Fatal(err)
 	}
