@@ -16,7 +16,7 @@ func TestAdminResizeEnded(t *testing.T) {
 		want       error
 	}{
 		"and it is committed":     {"NULL", 4, nil},
-		"and it is not committed": {"RAISE", 2, errEnough},
+		"and it is not committed": {"RAISE query_canceled", 2, errEnough},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -24,12 +24,13 @@ func TestAdminResizeEnded(t *testing.T) {
 			pool := c.store.Pool()
 			if _, err := pool.Exec(t.Context(), `CREATE FUNCTION public.hang() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM pg_sleep(3600);
-	RETURN NULL;
-EXCEPTION WHEN query_canceled THEN
-	BEGIN -- up to 16, a request to cancel signals the session twice
-		PERFORM pg_sleep(0.3);
-	EXCEPTION WHEN query_canceled THEN
+	BEGIN
+		BEGIN
+			PERFORM pg_sleep(3600);
+		EXCEPTION WHEN query_canceled THEN
+			PERFORM pg_sleep(0.3);
+		END;
+	EXCEPTION WHEN query_canceled THEN -- up to 16, a request to cancel signals the session twice
 		NULL;
 	END;
 	`+test.cancelled+`;
