@@ -29,7 +29,7 @@ FROM message_store_consumers.tick($1::bigint, $2::uuid, NULLIF($3::text, ''), NU
 FROM message_store_consumers.balance($1::bigint, $2::uuid, NULLIF($3::integer, 0), CASE WHEN $3::integer > 0 THEN $4::bigint END,
 	$5::text[], $6::integer[], $7::bigint[]) AS b
 LEFT JOIN message_store_consumers.consumers AS c ON c.id = $1::bigint`
-	sqlRows = `SELECT c.category, c.partition, c.position, c.epoch, c.anchor, c.anchor_time, c.gone::text[]
+	sqlRows = `SELECT c.category, c.partition, c.position, c.epoch, c.anchor, c.anchor_time, c.gone::text[], c.gone_times
 FROM message_store_consumers.checkpoints AS c WHERE c.consumer = $1::bigint AND c.member = $2::uuid
 ORDER BY c.partition, c.category`
 	parkedColumns = `p.category, p.partition, p.key, p.stream, p.position, p.upto, p.global_position, p.attempts, p.replays, p.due`
@@ -162,9 +162,9 @@ func (h *Held) queue(b *pgx.Batch, m Member) {
 			var id pgtype.UUID
 			var at *time.Time
 			var gone []string
-			err = row.Scan(&r.Category, &r.Number, &r.Position, &r.Epoch, &id, &at, &gone)
-			if gone != nil {
-				h.note(r.Partition, gone)
+			var times []time.Time
+			if err = row.Scan(&r.Category, &r.Number, &r.Position, &r.Epoch, &id, &at, &gone, &times); err == nil && gone != nil {
+				err = h.note(r.Partition, gone, times)
 			}
 			if r.ID = id.Bytes; at != nil {
 				r.Time = *at

@@ -2,7 +2,9 @@ package ledger
 
 import (
 	"context"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -11,7 +13,7 @@ import (
 const (
 	sqlPrepare = `SELECT message_store_consumers.prepare($1::text, NULLIF($2::integer, 0), NULLIF($3::bigint, 0), $4::text[], $5::bigint[], $6::uuid[], $7::timestamptz[])`
 	sqlRewind  = `SELECT message_store_consumers.rewind($1::bigint, $2::text, $3::integer, $4::uuid, $5::bigint,
-	$6::bigint, $7::bigint, $8::uuid, $9::timestamptz, $10::text[]::uuid[], $11::text[], $12::bigint[])`
+	$6::bigint, $7::bigint, $8::uuid, $9::timestamptz, $10::uuid[], $11::timestamptz[], $12::text[], $13::bigint[])`
 	sqlElsewhere = `SELECT message_store_consumers.is_elsewhere(c.id), c.categories FROM message_store_consumers.consumers AS c WHERE c.name = $1::text FOR NO KEY UPDATE`
 	sqlSeekTo    = `SELECT s.lowest, s.highest, s.unparked FROM message_store_consumers.seek_to($1::text, $2::text, $3::bigint, $4::uuid, $5::timestamptz) AS s`
 )
@@ -40,12 +42,21 @@ func KeysElsewhere(ctx context.Context, q Querier, consumer int64, most int) ([]
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[ParkedKey])
 }
 
-// note remembers that the messages of a partition are in another database.
-func (h *Held) note(p Partition, gone []string) {
+// note remembers that the messages of a partition are in another database, and which of them were lost.
+func (h *Held) note(p Partition, ids []string, times []time.Time) error {
+	gone := make([]Anchor, len(ids))
+	for i := range gone {
+		id, err := uuid.Parse(ids[i])
+		if err != nil {
+			return err
+		}
+		gone[i] = Anchor{id, times[i]}
+	}
 	if h.Gone == nil {
-		h.Gone = make(map[Partition][]string)
+		h.Gone = make(map[Partition][]Anchor)
 	}
 	h.Gone[p] = gone
+	return nil
 }
 
 // A Start is where the new checkpoints of a category begin: at the position of the anchor, or at 0.
@@ -59,12 +70,11 @@ type Start struct {
 // has its messages in the database of its state.
 func Prepare(ctx context.Context, q Querier, p JoinParams, starts []Start) error {
 	n := len(starts)
-	categories, positions := make([]string, n), make([]int64, n)
-	ids, times := make([]pgtype.UUID, n), make([]pgtype.Timestamptz, n)
+	categories, positions, anchors := make([]string, n), make([]int64, n), make([]Anchor, n)
 	for i, s := range starts {
-		categories[i], positions[i] = s.Category, s.Position
-		ids[i], times[i] = s.values()
+		categories[i], positions[i], anchors[i] = s.Category, s.Position, s.Anchor
 	}
+	ids, times := columns(anchors)
 	b := limited(ctx)
 	b.Queue(sqlPrepare, p.Name, p.Partitions, p.Former, categories, positions, ids, times)
 	return q.SendBatch(ctx, b).Close()
@@ -73,7 +83,7 @@ func Prepare(ctx context.Context, q Querier, p JoinParams, starts []Start) error
 // A Rewind moves a checkpoint back from Move.From to Move.To, which is the position of the anchor, or 0.
 type Rewind struct {
 	Move
-	Lost    []string // the IDs of the first message that was lost of each loss
+	Lost    []Anchor // the first message that was lost of each loss
 	Streams []string // that are parked
 	Nexts   []int64  // the positions in them after their last messages up to To
 }
@@ -81,7 +91,16 @@ type Rewind struct {
 // QueueRewind queues a rewind. The fence refuses it like a move.
 func QueueRewind(b *pgx.Batch, m Member, r Rewind) *pgx.QueuedQuery {
 	args := append([]any{m.Consumer, r.Category, r.Number, pgUUID(m.ID), r.Epoch}, ends(r.Move)...)
-	return b.Queue(sqlRewind, append(args, r.Lost, r.Streams, r.Nexts)...)
+	ids, times := columns(r.Lost)
+	return b.Queue(sqlRewind, append(args, ids, times, r.Streams, r.Nexts)...)
+}
+
+func columns(anchors []Anchor) ([]pgtype.UUID, []pgtype.Timestamptz) {
+	ids, times := make([]pgtype.UUID, len(anchors)), make([]pgtype.Timestamptz, len(anchors))
+	for i, a := range anchors {
+		ids[i], times[i] = a.values()
+	}
+	return ids, times
 }
 
 // Elsewhere locks a consumer to the end of the transaction, and reports whether its messages are in another database. It returns the

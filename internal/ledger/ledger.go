@@ -241,8 +241,8 @@ type Balance struct {
 type Held struct {
 	Rows   []Row    // by partition and category
 	Parked []Parked // of the partitions of these rows, in the order of their global positions
-	// Gone are the IDs of the first message that was lost of each loss, of those partitions whose messages are in another database.
-	Gone map[Partition][]string
+	// Gone is the first message that was lost of each loss, of those partitions whose messages are in another database.
+	Gone map[Partition][]Anchor
 }
 
 // IsFenced reports whether the fence has refused a move, a park or a replay.

@@ -10,7 +10,7 @@ import (
 // these, because it compares what the page begins with.
 func (r *reader) follow(from source.Checkpoint, page *source.Page[mdb.Message]) (contradicted bool, err error) {
 	for i := range page.Messages {
-		if m := &page.Messages[i]; r.trail.isLost(m.ID) {
+		if m := &page.Messages[i]; r.trail.isLost(m) {
 			return false, &mdb.ForkError{Fork: mdb.Fork{
 				Category: mdb.Category(r.category),
 				Missing:  []mdb.MissingMessage{{Position: m.GlobalPosition, ID: m.ID, Time: m.Time}},

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -182,11 +183,12 @@ func (q *questions) decide(ctx context.Context, rows []ledger.Row, held ledger.H
 }
 
 // lookFor looks for the anchors of checkpoints, and for messages that were lost before.
-func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[partition][]string) error {
+func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[partition][]ledger.Anchor) error {
 	looks := make(map[string]*lookup)
-	add := func(i int, category, id string, upto int64) {
+	add := func(i int, category string, anchor ledger.Anchor, upto int64) {
 		l := looks[q.place(category)]
-		l.owners, l.ids, l.uptos = append(l.owners, i), append(l.ids, id), append(l.uptos, upto)
+		l.owners, l.anchors = append(l.owners, i), append(l.anchors, anchor)
+		l.ids, l.uptos = append(l.ids, anchor.ID.String()), append(l.uptos, upto)
 	}
 	q.servers = make(map[string]server)
 	for i, row := range rows {
@@ -199,11 +201,11 @@ func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[par
 			looks[place], q.servers[place] = new(lookup), s
 		}
 		if row.ID != uuid.Nil {
-			add(i, row.Category, row.ID.String(), row.Position)
+			add(i, row.Category, row.Anchor, row.Position)
 		}
 		q.trails[row.Category].lose(gone[row.Partition])
-		for _, id := range gone[row.Partition] {
-			add(-1-i, row.Category, id, 1<<63-1)
+		for _, anchor := range gone[row.Partition] {
+			add(-1-i, row.Category, anchor, math.MaxInt64)
 		}
 	}
 	q.anchors, q.presence, q.first = make([]source.Anchor, len(rows)), make(map[string]map[source.Anchor]bool), make(map[string]source.Anchor)
@@ -217,9 +219,10 @@ func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[par
 
 // A lookup is for messages in one place.
 type lookup struct {
-	owners []int // of the rows; -1-i: the message was lost before
-	ids    []string
-	uptos  []int64
+	owners  []int // of the rows; -1-i: the message was lost before
+	anchors []ledger.Anchor
+	ids     []string // theirs
+	uptos   []int64
 }
 
 func (q *questions) find(ctx context.Context, place string, l *lookup, rows []ledger.Row) error {
@@ -229,13 +232,14 @@ func (q *questions) find(ctx context.Context, place string, l *lookup, rows []le
 		if err := scanAnchor(row, &a, &n); err != nil {
 			return none, err
 		}
-		i := l.owners[n-1]
+		i, at := l.owners[n-1], l.anchors[n-1].Time
+		if !at.IsZero() && scan.Micros(at) != a.Time { // another message has the ID
+			return none, nil
+		}
 		if i < 0 { // the store has gone back to a history that it had before
 			return none, forkOf(&rows[-1-i], a)
 		}
-		if rows[i].Time.IsZero() || scan.Micros(rows[i].Time) == a.Time {
-			q.anchors[i] = a
-		}
+		q.anchors[i] = a
 		return none, nil
 	})
 	return err
@@ -252,7 +256,7 @@ func forkOf(row *ledger.Row, a source.Anchor) error {
 
 // whereTo returns the last message up to a checkpoint that is left, and the first message of each loss after it. If it is not decided, nothing
 // is known yet.
-func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to source.Anchor, lost []string, decided bool, err error) {
+func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to source.Anchor, lost []ledger.Anchor, decided bool, err error) {
 	switch {
 	case row.ID == uuid.Nil && row.Position == 0:
 		return to, nil, true, nil
@@ -279,7 +283,7 @@ func (q *questions) whereTo(ctx context.Context, i int, row *ledger.Row) (to sou
 		}
 		if n < len(known)-1 {
 			first := known[max(n, 0)+1]
-			lost = append(lost, first.ID.String())
+			lost = append(lost, ledgerAnchor(first))
 			if inTrail {
 				q.first[row.Category] = first
 			}

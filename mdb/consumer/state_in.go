@@ -21,7 +21,8 @@ import (
 // and handles what the store has after it: nothing of that is left out or handled twice. Effects of lost messages remain. The
 // processes know by what they have read which message that is. One that does not, for example because it was
 // started after the loss, ends with an [*mdb.ForkError], and changes nothing. If no process knows it, move the consumer with [Operator.Seek]. The
-// same holds if the store goes back to a history in which messages exist that were lost before.
+// same holds if the store goes back to a history in which messages exist that were lost before. A lost message that its producer writes
+// again is a new message, also with the same ID, and is handled.
 //
 // Messages that are written with tx and [mdb.Store.WithTx] are written to the state's database, if that has a message store: to write to
 // this consumer's store, use the store itself. The pool needs one connection more than there are workers.

@@ -228,6 +228,28 @@ func TestStateInBack(t *testing.T) {
 	})
 }
 
+// TestStateInRewritten checks that a lost message which its producer writes again, with its ID, is handled as any other new message, also by a process
+// that was started after it.
+func TestStateInRewritten(t *testing.T) {
+	eachForm(t, func(t *testing.T, form string) {
+		o, r, end := newRuined(t, "rewritten", form)
+		o.write(t, r.Pool, 30)
+		o.arrived(t, r.Pool, 0)
+		r.lose(t, end)
+		o.write(t, r.Pool, 30)
+		o.arrived(t, r.Pool, 0)
+		first := sqlValue[string](t, r.Pool, `SELECT id::text FROM lost.messages WHERE global_position = $1`, end+1)
+		sqlExec(t, o.state, `DELETE FROM public.effects WHERE id = $1::text::uuid`, first)
+		sqlExec(t, r.Pool, `SELECT message_store.write_message(id::varchar, stream_name, type, data) FROM lost.messages WHERE id = $1::text::uuid`, first)
+		o.write(t, r.Pool, 10)
+		o.arrived(t, r.Pool, 0)
+		o.join(t, "c")
+		o.write(t, r.Pool, 10)
+		o.arrived(t, r.Pool, 0)
+		o.verify(t, r.Pool)
+	})
+}
+
 // TestStateInForgotten checks that a process which does not know which messages are left ends, and moves nothing.
 func TestStateInForgotten(t *testing.T) {
 	eachForm(t, func(t *testing.T, form string) {

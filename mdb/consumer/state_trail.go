@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/internal/scan"
 	"github.com/messagedb-go/messagedb/internal/source"
 	"github.com/messagedb-go/messagedb/mdb"
@@ -27,7 +28,7 @@ type trail struct {
 	messages []source.Anchor // all that follow the base, up to high
 	high     int64
 	branches []branch
-	lost     map[string]bool // the IDs of the first message of each loss
+	lost     map[source.Anchor]bool // the first message of each loss, without its position
 }
 
 // A branch is what the trail had before it continued elsewhere: because of a loss, but also because messages were deleted, or were not
@@ -38,22 +39,22 @@ type branch struct {
 }
 
 // isLost reports whether a message is the first one of a loss. It is in the store again if that has gone back to an earlier history, and then
-// nobody knows which of the messages after it were handled.
-func (t *trail) isLost(id uuid.UUID) bool {
+// nobody knows which of the messages after it were handled. One that was written again with its ID has another time, and is new.
+func (t *trail) isLost(m *mdb.Message) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.lost) > 0 && t.lost[id.String()]
+	return len(t.lost) > 0 && t.lost[source.Anchor{ID: m.ID, Time: scan.Micros(m.Time)}]
 }
 
 // lose remembers losses.
-func (t *trail) lose(ids []string) {
+func (t *trail) lose(first []ledger.Anchor) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.lost == nil {
-		t.lost = make(map[string]bool)
+		t.lost = make(map[source.Anchor]bool)
 	}
-	for _, id := range ids {
-		t.lost[id] = true
+	for _, a := range first {
+		t.lost[source.Anchor{ID: a.ID, Time: scan.Micros(a.Time)}] = true
 	}
 }
 

@@ -46,6 +46,7 @@ CREATE TABLE message_store_consumers.checkpoints (
   timeline    text,                                  -- of the server at the claim by which; NULL: not known
   epoch       bigint NOT NULL DEFAULT 0,             -- of that claim
   gone        uuid[],                                -- NULL: the messages are in this database. Else the first lost message of each loss
+  gone_times  timestamptz[],                         -- theirs
   position    bigint NOT NULL CHECK (position >= 0), -- everything up to here is done with
   moved       timestamptz NOT NULL DEFAULT clock_timestamp(),
   anchor_time timestamptz,
@@ -1126,8 +1127,8 @@ BEGIN
     ) AS l
     WHERE c.consumer = own AND c.category = l.category;
   END IF;
-  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, member, timeline, epoch, gone, position, moved, anchor_time, anchor)
-  SELECT own, n.partition, c.category, c.member, c.timeline, c.epoch, c.gone, c.position, c.moved, c.anchor_time, c.anchor
+  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, member, timeline, epoch, gone, gone_times, position, moved, anchor_time, anchor)
+  SELECT own, n.partition, c.category, c.member, c.timeline, c.epoch, c.gone, c.gone_times, c.position, c.moved, c.anchor_time, c.anchor
   FROM pg_catalog.generate_series(old, $2 - 1) AS n(partition)
   JOIN message_store_consumers.checkpoints AS c ON c.consumer = own AND c.partition = n.partition % old;
   DELETE FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.partition >= $2;
@@ -1151,8 +1152,8 @@ BEGIN
   SELECT $2, o.categories, o.partitions FROM message_store_consumers.consumers AS o WHERE o.id = own
   RETURNING c.id INTO other;
   PERFORM message_store_consumers.lock_state(own, NULL);
-  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, gone, position, anchor_time, anchor)
-  SELECT other, c.partition, c.category, c.gone, c.position, c.anchor_time, c.anchor
+  INSERT INTO message_store_consumers.checkpoints (consumer, partition, category, gone, gone_times, position, anchor_time, anchor)
+  SELECT other, c.partition, c.category, c.gone, c.gone_times, c.position, c.anchor_time, c.anchor
   FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own;
   INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, upto, global_position, attempts, replays, error, due, parked, tried)
   SELECT other, p.category, p.partition, p.key, p.stream, p.position, p.upto, p.global_position, p.attempts, p.replays, p.error, p.due, p.parked, p.tried
@@ -1234,8 +1235,8 @@ BEGIN
   IF EXISTS (SELECT FROM message_store_consumers.checkpoints AS c WHERE c.consumer = own AND c.gone IS NULL) THEN
     RAISE EXCEPTION 'the messages of consumer % are in the database of its state', pg_catalog.to_json($1) USING ERRCODE = 'MC005';
   END IF;
-  INSERT INTO message_store_consumers.checkpoints (consumer, category, partition, position, anchor, anchor_time, gone, member, epoch, timeline)
-  SELECT own, w.category, p.partition, w.position, w.anchor, w.anchor_time, '{}', o.member, coalesce(o.epoch, 0), o.timeline
+  INSERT INTO message_store_consumers.checkpoints (consumer, category, partition, position, anchor, anchor_time, gone, gone_times, member, epoch, timeline)
+  SELECT own, w.category, p.partition, w.position, w.anchor, w.anchor_time, '{}', '{}', o.member, coalesce(o.epoch, 0), o.timeline
   FROM ROWS FROM (pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7)) AS w(category, position, anchor, anchor_time)
   CROSS JOIN pg_catalog.generate_series(0, parts - 1) AS p(partition)
   LEFT JOIN (
@@ -1254,13 +1255,13 @@ $$;
 -- a lost message is not parked any more. The rest is replayed from what the streams have lost on: nexts are the positions in the streams
 -- after their last messages up to the checkpoint.
 CREATE FUNCTION message_store_consumers.rewind(consumer bigint, category text, partition integer, member uuid, epoch bigint,
-  "from" bigint, "to" bigint, anchor uuid, anchor_time timestamptz, lost uuid[], streams text[], nexts bigint[])
+  "from" bigint, "to" bigint, anchor uuid, anchor_time timestamptz, lost uuid[], lost_times timestamptz[], streams text[], nexts bigint[])
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   keys text[]; -- of streams that are not parked any more
 BEGIN
   UPDATE message_store_consumers.checkpoints AS c
-  SET position = $7, anchor = $8, anchor_time = $9, gone = c.gone || $10, moved = pg_catalog.clock_timestamp()
+  SET position = $7, anchor = $8, anchor_time = $9, gone = c.gone || $10, gone_times = c.gone_times || $11, moved = pg_catalog.clock_timestamp()
   WHERE c.consumer = $1 AND c.category = $2 AND c.partition = $3 AND c.epoch = $5 AND c.member = $4 AND $6 = c.position AND $7 <= $6
     AND c.gone IS NOT NULL AND NOT (c.timeline IS DISTINCT FROM message_store_consumers.timeline());
   IF NOT FOUND THEN
@@ -1273,7 +1274,7 @@ BEGIN
   SELECT pg_catalog.array_agg(DISTINCT d.key) INTO keys FROM deleted AS d;
   UPDATE message_store_consumers.parked AS p
   SET position = n.next, attempts = 0, replays = 0, error = NULL, due = pg_catalog.clock_timestamp()
-  FROM ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12)) AS n(stream, next)
+  FROM ROWS FROM (pg_catalog.unnest($12), pg_catalog.unnest($13)) AS n(stream, next)
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.stream = n.stream AND p.upto IS NULL AND p.position > n.next;
   UPDATE message_store_consumers.parked AS p SET due = pg_catalog.clock_timestamp() -- as in seek
   WHERE p.consumer = $1 AND p.category = $2 AND p.partition = $3 AND p.upto IS NULL AND p.key = ANY (keys);
@@ -1305,7 +1306,7 @@ BEGIN
     RAISE EXCEPTION 'stream % is parked because of a message up to position %: skip it first', pg_catalog.to_json(parked), $3 USING ERRCODE = 'MC005';
   END IF;
   UPDATE message_store_consumers.checkpoints AS c
-  SET position = $3, epoch = message_store_consumers.next_epoch(own), anchor = $4, anchor_time = $5, gone = '{}', moved = pg_catalog.clock_timestamp()
+  SET position = $3, epoch = message_store_consumers.next_epoch(own), anchor = $4, anchor_time = $5, gone = '{}', gone_times = '{}', moved = pg_catalog.clock_timestamp()
   WHERE c.consumer = own AND c.category = $2;
   PERFORM message_store_consumers.ring(own);
 END

@@ -483,13 +483,18 @@ var consumerMutants = []mutant{
 	},
 	{
 		"messages that were lost are handled when they come back", "mdb/consumer/reader_trail.go",
-		"if m := &page.Messages[i]; r.trail.isLost(m.ID) {", "if m := &page.Messages[i]; false && r.trail.isLost(m.ID) {",
+		"if m := &page.Messages[i]; r.trail.isLost(m) {", "if m := &page.Messages[i]; false && r.trail.isLost(m) {",
 		consumers, "TestStateInPausedBack",
 	},
 	{
 		"checkpoints are not compared with what was lost before", "mdb/consumer/state_check.go",
 		"if i < 0 { //", "if i < -1<<20 { //",
 		consumers, "TestStateInBack",
+	},
+	{
+		"a message that was written again with its ID counts as lost", "mdb/consumer/state_check.go",
+		"if !at.IsZero() && scan.Micros(at) != a.Time {", "if false && scan.Micros(at) != a.Time {",
+		consumers, "TestStateInRewritten",
 	},
 	{
 		"a standby that lags decides that messages are lost", "mdb/consumer/state_check.go",
