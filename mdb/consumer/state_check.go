@@ -38,6 +38,15 @@ const retryCheck = time.Second
 // reconcile compares the member's checkpoints with the store, and moves those back whose last messages are lost. It leaves out those that it cannot
 // check now.
 func (r *running) reconcile(ctx context.Context, conn *pgx.Conn, m ledger.Member, held ledger.Held) (ledger.Held, error) {
+	for category, t := range r.trails {
+		var lost []ledger.Anchor
+		for p, gone := range held.Gone {
+			if p.Category == category {
+				lost = append(lost, gone...)
+			}
+		}
+		t.onlyLost(lost)
+	}
 	var fresh []ledger.Row
 	for _, row := range held.Rows {
 		if r.trails[row.Category] != nil && r.checked[row.Partition] != row.Epoch {
@@ -203,7 +212,6 @@ func (q *questions) lookFor(ctx context.Context, rows []ledger.Row, gone map[par
 		if row.ID != uuid.Nil {
 			add(i, row.Category, row.Anchor, row.Position)
 		}
-		q.trails[row.Category].lose(gone[row.Partition])
 		for _, anchor := range gone[row.Partition] {
 			add(-1-i, row.Category, anchor, math.MaxInt64)
 		}

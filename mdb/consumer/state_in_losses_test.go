@@ -304,3 +304,31 @@ func TestStateInPausedBack(t *testing.T) {
 		o.fails(t, a, before)
 	})
 }
+
+// TestStateInSoughtBack checks that an operator can move the checkpoints after the store has returned to what was lost, also while a process runs
+// that has gone back before.
+func TestStateInSoughtBack(t *testing.T) {
+	eachForm(t, func(t *testing.T, form string) {
+		o, r, end := newRuined(t, "sought", form)
+		o.write(t, r.Pool, 30)
+		o.arrived(t, r.Pool, 0)
+		r.lose(t, end)
+		o.write(t, r.Pool, 5)
+		o.arrived(t, r.Pool, 0)
+		admin := consumer.Admin(o.state, consumer.Messages(o.store))
+		if err := admin.Pause(t.Context(), o.name, ""); err != nil {
+			t.Fatal(err)
+		}
+		o.until(t, "both are paused", func() bool { return o.runs[0].Stats().Paused && o.runs[1].Stats().Paused })
+		r.restore(t, end)
+		sqlExec(t, o.state, `DELETE FROM public.effects WHERE global_position > $1`, end)
+		if _, err := admin.Seek(t.Context(), o.name, consumer.ToPosition(end)); err != nil {
+			t.Fatal(err)
+		}
+		if err := admin.Resume(t.Context(), o.name); err != nil {
+			t.Fatal(err)
+		}
+		o.arrived(t, r.Pool, 0)
+		o.verify(t, r.Pool)
+	})
+}

@@ -28,7 +28,7 @@ type trail struct {
 	messages []source.Anchor // all that follow the base, up to high
 	high     int64
 	branches []branch
-	lost     map[source.Anchor]bool // the first message of each loss, without its position
+	lost     map[source.Anchor]bool // the first message of each loss, without its position, by this process's checkpoints
 }
 
 // A branch is what the trail had before it continued elsewhere: because of a loss, but also because messages were deleted, or were not
@@ -46,10 +46,22 @@ func (t *trail) isLost(m *mdb.Message) bool {
 	return len(t.lost) > 0 && t.lost[source.Anchor{ID: m.ID, Time: scan.Micros(m.Time)}]
 }
 
-// lose remembers losses.
+// onlyLost remembers the losses that checkpoints have, and forgets others: whoever has moved the checkpoints since knew of these.
+func (t *trail) onlyLost(first []ledger.Anchor) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.lost)
+	t.addLost(first)
+}
+
+// lose remembers further losses.
 func (t *trail) lose(first []ledger.Anchor) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.addLost(first)
+}
+
+func (t *trail) addLost(first []ledger.Anchor) {
 	if t.lost == nil {
 		t.lost = make(map[source.Anchor]bool)
 	}

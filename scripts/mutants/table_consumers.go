@@ -492,6 +492,11 @@ var consumerMutants = []mutant{
 		consumers, "TestStateInBack",
 	},
 	{
+		"a message counts as lost although the checkpoints were moved since", "mdb/consumer/state_trail.go",
+		"clear(t.lost)", "_ = t.lost",
+		consumers, "TestStateInSoughtBack",
+	},
+	{
 		"a message that was written again with its ID counts as lost", "mdb/consumer/state_check.go",
 		"if !at.IsZero() && scan.Micros(at) != a.Time {", "if false && scan.Micros(at) != a.Time {",
 		consumers, "TestStateInRewritten",
