@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/ddl"
 	"github.com/messagedb-go/messagedb/mdb/schema"
@@ -36,7 +35,7 @@ func Install(ctx context.Context, db schema.DB) error {
 		}
 		foreign, err := ddl.Strangers(ctx, tx, "message_store_shard")
 		if err == nil && len(foreign) > 0 {
-			err = &schema.ForeignObjectsError{Found: foreign}
+			err = &schema.ForeignObjectsError{Schema: "message_store_shard", Found: foreign}
 		}
 		if err == nil {
 			_, err = tx.Conn().PgConn().Exec(ctx, installation).ReadAll()
@@ -80,11 +79,7 @@ func changeTrigger(ctx context.Context, db schema.DB, f func(pgx.Tx) error) erro
 		"search_path":                 "pg_catalog, pg_temp",
 		"standard_conforming_strings": "on",
 	}, f)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
-		return fmt.Errorf("%w (only the owner of the table message_store.messages can do that)", err)
-	}
-	return err
+	return ddl.OfOwner(err)
 }
 
 // Close makes the shard reject messages of a category, which leaves to the shard with the number or arrives from it, from the

@@ -30,7 +30,7 @@ BEGIN
 		EXCEPTION WHEN query_canceled THEN
 			PERFORM pg_sleep(0.3);
 		END;
-	EXCEPTION WHEN query_canceled THEN -- up to 16, a request to cancel signals the session twice
+	EXCEPTION WHEN query_canceled THEN -- up to 17, a request to cancel signals the session twice
 		NULL;
 	END;
 	`+test.cancelled+`;

@@ -58,7 +58,7 @@ func installConsumers(ctx context.Context, db DB, migrations []string) error {
 		case err != nil:
 			return err
 		case len(found.foreign) > 0:
-			return &ForeignObjectsError{Found: found.foreign, consumers: true}
+			return &ForeignObjectsError{"message_store_consumers", found.foreign}
 		case found.Version > len(migrations):
 			return nil
 		}

@@ -214,7 +214,7 @@ func TestInstallConsumersForeign(t *testing.T) {
 				return
 			}
 			var foreign *schema.ForeignObjectsError
-			if !errors.As(err, &foreign) || !strings.Contains(strings.Join(foreign.Found, "\n"), test.found) || !strings.Contains(err.Error(), "schema message_store_consumers of this database") {
+			if !errors.As(err, &foreign) || !strings.Contains(strings.Join(foreign.Found, "\n"), test.found) || foreign.Schema != "message_store_consumers" || !strings.Contains(err.Error(), foreign.Schema) {
 				t.Errorf("got %v, want a *ForeignObjectsError with %q", err, test.found)
 			}
 			if after := consumersText(t, conn); after != before {

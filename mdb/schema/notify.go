@@ -3,11 +3,9 @@ package schema
 import (
 	"context"
 	_ "embed" // the trigger's SQL
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/ddl"
 	"github.com/messagedb-go/messagedb/internal/trigger"
@@ -138,14 +136,10 @@ func changeNotify(ctx context.Context, db DB, sql string) error {
 			return err
 		}
 		if len(foreign) > 0 {
-			return &ForeignObjectsError{Found: foreign}
+			return &ForeignObjectsError{"message_store", foreign}
 		}
 		_, err = tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
 		return err
 	})
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
-		return fmt.Errorf("%w (only the owner of the table message_store.messages can do that)", err)
-	}
-	return err
+	return ddl.OfOwner(err)
 }

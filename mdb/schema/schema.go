@@ -38,22 +38,22 @@ type DB interface {
 // ForeignObjectsError is the error of [Install] if the schema message_store contains
 // objects with the names of Message DB's objects that are not Message DB's, or if another
 // role owns the schema and so could replace what would be installed. [InstallNotify] returns
-// it if another role owns the trigger's function, and [InstallConsumers] if the schema
-// message_store_consumers is not its own. Nothing was changed.
+// it if another role owns the trigger's function, and [InstallConsumers] and [InstallShard] if the schema
+// message_store_consumers or message_store_shard is not their own. Nothing was changed.
 type ForeignObjectsError struct {
+	// Schema has these objects.
+	Schema string
+
 	// Found describes each of these objects, and what was expected in its place.
 	Found []string
-
-	consumers bool // of the schema message_store_consumers
 }
 
 func (e *ForeignObjectsError) Error() string {
-	if e.consumers {
-		return "schema: the schema message_store_consumers of this database is not that of consumers: " +
-			strings.Join(e.Found, "; ") + "; remove these objects first"
+	of, remedy := "this package's", "remove these objects first"
+	if e.Schema == "message_store" {
+		of, remedy = "Message DB's", "install Message DB into another database, or "+remedy
 	}
-	return "schema: the schema message_store of this database is not Message DB's: " +
-		strings.Join(e.Found, "; ") + "; install Message DB into another database, or remove these objects first"
+	return fmt.Sprintf("schema: the schema %s of this database is not %s: %s; %s", e.Schema, of, strings.Join(e.Found, "; "), remedy)
 }
 
 // Install installs Message DB into the database to which db is connected. If Message DB
@@ -105,7 +105,7 @@ func install(ctx context.Context, tx pgx.Tx) error {
 	case installed:
 		return repair(ctx, tx)
 	case len(foreign) > 0:
-		return &ForeignObjectsError{Found: foreign}
+		return &ForeignObjectsError{"message_store", foreign}
 	}
 	scripts, err := fs.Glob(files, "sql/*.sql")
 	if err != nil {
@@ -127,7 +127,7 @@ func install(ctx context.Context, tx pgx.Tx) error {
 	case err != nil:
 		return fmt.Errorf("schema: %w", err)
 	case len(foreign) > 0:
-		return &ForeignObjectsError{Found: foreign}
+		return &ForeignObjectsError{"message_store", foreign}
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/messagedb-go/messagedb/internal/ddl"
 )
@@ -75,6 +74,9 @@ func spread(ctx context.Context, db DB, number int) error {
 		if err := state.refuse(number); err != nil || state.right(number) {
 			return err
 		}
+		if err := refuseShardStrangers(ctx, tx); err != nil {
+			return err
+		}
 		// The first change waits for all who have drawn a position. The second statement sees their messages.
 		if _, err := tx.Exec(ctx, fmt.Sprintf("ALTER SEQUENCE "+sequenceName+" INCREMENT BY %d", ShardStride), pgx.QueryExecModeExec); err != nil {
 			return err
@@ -91,11 +93,7 @@ func spread(ctx context.Context, db DB, number int) error {
 		_, err = tx.Exec(ctx, fmt.Sprintf("ALTER SEQUENCE "+sequenceName+" START WITH %d RESTART WITH %d", start, restart), pgx.QueryExecModeExec)
 		return err
 	})
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
-		return fmt.Errorf("%w (only the owner of the table message_store.messages can do that)", err)
-	}
-	return err
+	return ddl.OfOwner(err)
 }
 
 // ShardState says which shard a database is. [ShardStatus] returns it.

@@ -43,10 +43,7 @@ func installShardFunctions(ctx context.Context, db DB) error {
 		"search_path":                 "pg_catalog, pg_temp", // the functions must not refer to other schemas' objects
 		"standard_conforming_strings": "on",
 	}, func(tx pgx.Tx) error {
-		foreign, err := ddl.Strangers(ctx, tx, "message_store_shard")
-		if err == nil && len(foreign) > 0 {
-			err = &ForeignObjectsError{Found: foreign}
-		}
+		err := refuseShardStrangers(ctx, tx)
 		current := false
 		if err == nil {
 			err = tx.QueryRow(ctx, shardIsCurrent, pgx.QueryExecModeExec, shardComment).Scan(&current)
@@ -59,6 +56,15 @@ func installShardFunctions(ctx context.Context, db DB) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
 		return fmt.Errorf("%w (the role needs CREATE on the database, and must own the schema message_store_shard if it exists)", err)
+	}
+	return err
+}
+
+// refuseShardStrangers returns an error if another role could replace the functions.
+func refuseShardStrangers(ctx context.Context, tx pgx.Tx) error {
+	foreign, err := ddl.Strangers(ctx, tx, "message_store_shard")
+	if err == nil && len(foreign) > 0 {
+		err = &ForeignObjectsError{"message_store_shard", foreign}
 	}
 	return err
 }

@@ -119,6 +119,7 @@ func TestInstallShardRefuses(t *testing.T) {
 		{"ALTER SEQUENCE " + sequence + " CYCLE", 4, "CYCLE"},
 		{"ALTER SEQUENCE " + sequence + " INCREMENT BY -1 MINVALUE -9", 4, "INCREMENT -1"},
 		{"DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO message_store', current_database()); END $$; SET ROLE message_store", 4, "only the owner"},
+		{"CREATE SCHEMA message_store_shard; GRANT CREATE ON SCHEMA message_store_shard TO PUBLIC", 4, "schema message_store_shard of this database"},
 	} {
 		t.Run(test.want, func(t *testing.T) {
 			t.Parallel()
