@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/messagedb-go/messagedb/internal/gate"
+	"github.com/messagedb-go/messagedb/internal/trigger"
 	"github.com/messagedb-go/messagedb/mdb"
 )
 
@@ -23,7 +24,8 @@ type Mover struct {
 	// From and To are the shards, see [schema.InstallShard]. Each pool has two connections or more.
 	From, To *pgxpool.Pool
 
-	// Proxies are the databases of PL/Proxy whose table message_store_proxy.placement says which shard has the category.
+	// Proxies are the databases of PL/Proxy whose table message_store_proxy.placement says which shard has the category. If they have the SQL of
+	// [schema.ProxySQL], the methods first prove that From and To are their shards, by a notification through each proxy.
 	Proxies []*pgxpool.Pool
 
 	// Progress is called after each part that was copied or deleted, if it is not nil, with the number of messages so far.
@@ -145,6 +147,9 @@ func (m *Mover) start(ctx context.Context) (s *move, err error) {
 	}
 	if err == nil {
 		err = m.look(ctx, &s.state)
+	}
+	if err == nil {
+		err = s.prove(ctx)
 	}
 	if err != nil {
 		s.end(ctx)
@@ -350,9 +355,9 @@ func (s *move) flip(ctx context.Context) error {
 			return err
 		}
 		// Subscriptions that wait for notifications of the old shard then wait for those of the new one.
-		_, err := proxy.Exec(ctx, `SELECT message_store_proxy.notify($1, '-placement')`, s.state.From)
+		err := notifyShard(ctx, proxy, s.state.From, trigger.Placement)
 		var server *pgconn.PgError
-		if errors.As(err, &server) && server.Code == "42883" { // a proxy of others, through which nobody waits
+		if errors.As(err, &server) && server.Code == undefinedFunction { // a proxy of others, through which nobody waits
 			err = nil
 		}
 		if err == nil {

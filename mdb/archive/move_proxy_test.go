@@ -3,6 +3,7 @@ package archive_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -182,5 +183,27 @@ func TestPLProxyMoves(t *testing.T) {
 	}
 	if subscribed.early > 0 { // a consumer keeps the order of each stream
 		t.Errorf("the subscription has received %d messages after one with a greater global position", subscribed.early)
+	}
+}
+
+// TestPLProxyMoveProves checks that a category is not moved from or to a database with the number of a shard that the proxy does not use.
+func TestPLProxyMoveProves(t *testing.T) {
+	t.Parallel()
+	r := newRoute(t)
+	place(t, r)
+	for number := range r.shards {
+		t.Run(fmt.Sprintf("shard %d", number), func(t *testing.T) {
+			t.Parallel()
+			shards := r.shards
+			shards[number] = openPool(t, testdb.New(t))
+			if err := schema.InstallShard(t.Context(), shards[number], number); err != nil {
+				t.Fatal(err)
+			}
+			m := &archive.Mover{Category: moving, From: shards[0], To: shards[1], Proxies: []*pgxpool.Pool{r.proxy.Pool()}}
+			want := fmt.Sprintf("to its shard %d has not arrived", number)
+			if _, err := m.Move(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want that a notification %s", err, want)
+			}
+		})
 	}
 }

@@ -58,4 +58,9 @@ var shardMutants = []mutant{
 		"	if errors.Is(err, ErrBusy) {\n		return\n	}\n", "	if errors.Is(err, context.Canceled) {\n		return\n	}\n",
 		bell, "TestShardsUnknown",
 	},
+	{
+		"a move goes on without the notification that proves a shard", "mdb/archive/move_proof.go",
+		"err == nil && n.Payload == payload {", "n == nil || n.Payload != \"\" {",
+		"./mdb/archive", "TestPLProxyMoveProves",
+	},
 }
