@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -157,11 +158,22 @@ func TestManyMessages(t *testing.T) {
 	if left, _ := omitted["n"].(float64); left < 1 || left > n || omitted["id"] == "" {
 		t.Errorf("left out: %v", omitted)
 	}
-	until(t, "the tail has passed them", func() bool {
-		write(t, s.store, "a-1", event("Last", nil, nil))
-		m := e.next(t, "message")
-		return m["type"] == "Last"
+	// Of those that follow in the same period, none is shown, either.
+	passed, ended := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer ended()
+	writer.Go(func() {
+		for passed.Err() == nil {
+			if _, err := s.store.WriteMessage(passed, "a-1", event("Last", nil, nil)); err != nil && passed.Err() == nil {
+				t.Errorf("write: %v", err)
+				return
+			}
+			<-time.After(50 * time.Millisecond)
+		}
 	})
+	for e.next(t, "message")["type"] != "Last" {
+	}
 }
 
 // TestMaxTails checks that there are no more tails than MaxTails allows, and that one that ends makes room.
