@@ -99,6 +99,7 @@ func (c *Consumer) stats() Stats {
 	s.Skipped += e.skipped
 	s.Replayed += e.replayed
 	s.Waiting, s.Bytes, s.Running = e.messages, e.bytes, e.running
+	s.Oldest, s.Full = e.oldest, e.crowded
 	s.Joins += m.joins.Load()
 	s.Ticks += m.ticks.Load()
 	s.Losses += m.losses.Load()
@@ -266,6 +267,7 @@ func (r *running) close() {
 	defer r.mu.Unlock()
 	s := r.stats()
 	s.Partitions, s.Paused, s.Waiting, s.Bytes, s.Running = 0, false, 0, 0, 0
+	s.Oldest, s.Full = time.Time{}, 0
 	r.past, r.engine = s, nil
 }
 

@@ -317,5 +317,15 @@ func (e *engine) stats() engineStats {
 	s := e.counters
 	s.messages, s.bytes, s.parkedKeys = e.total.messages, e.total.bytes, e.keys
 	s.full = e.config.maxParked > 0 && e.keys >= e.config.maxParked
+	s.crowded = e.full
+	for _, p := range e.parts {
+		if len(p.chunks) == 0 {
+			continue
+		}
+		c := p.chunks[0]
+		if at := c.deliveries[c.first].message.Time; s.oldest.IsZero() || at.Before(s.oldest) {
+			s.oldest = at
+		}
+	}
 	return s
 }

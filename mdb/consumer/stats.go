@@ -24,6 +24,12 @@ type Stats struct {
 	Waiting int
 	Bytes   int64
 	Running int
+	// Oldest is when the first of these messages was written, by the clock of its server, or zero if there is none.
+	// It stays the same while a handler hangs, or a message is retried in place.
+	Oldest time.Time
+	// Full is the number of partitions for which nothing is read, because a few thousand of their messages are in memory, or
+	// their share of [WithMaxBytes]. If it stays above 0, a handler is slow or hangs, or a message is retried in place.
+	Full int
 	// Joins counts how often the process has joined the consumer, Ticks its heartbeats, which
 	// renew the lease and store progress, and Losses how often it has lost its lease.
 	Joins, Ticks, Losses int64

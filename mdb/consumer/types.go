@@ -129,4 +129,6 @@ type engineStats struct {
 	waiting                                             int   // lanes that wait for a retry
 	parkedKeys                                          int   // of the partitions
 	full                                                bool  // maxParked is reached
+	crowded                                             int   // partitions without room
+	oldest                                              time.Time
 }
