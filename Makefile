@@ -95,7 +95,7 @@ test-official: ## run the tests on Message DB's own SQL, fetched with npm, and c
 		MDB_TEST_ONLY=server $(GO) test $(RACE) $(SHORT) $(PARALLEL) -tags official $$packages
 
 test-shards: ## test proxies of several shards, with PL/Proxy (Debian: postgresql-15-plproxy)
-	$(GO) test -race -count=1 $(PARALLEL) -run '^TestPLProxy' ./mdb ./mdb/consumer ./cmd/mdb
+	$(GO) test -race -count=1 $(PARALLEL) -run '^TestPLProxy' ./mdb ./mdb/archive ./mdb/consumer ./cmd/mdb
 
 test-web: ## test the pages of mdb web in Chromium (MDB_TEST_LARGE=1: with a million messages)
 	cd webtest && MDB_TEST_LARGE=$(MDB_TEST_LARGE) $(GO) test -race -count=1 $(PARALLEL) ./...

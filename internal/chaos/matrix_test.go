@@ -28,7 +28,7 @@ var matrix = []matrixRow{
 	{"T3", "every connection is cut after 50 ms to 1.5 s", []string{"TestChaos"}, nil, ""},
 	{"T4", "the server ends sessions", []string{"TestTerminations"}, []string{"mdb.TestTerminatedWrite", "mdb.TestTerminatedIdle", "mdb.TestSubscriptionsOutliveTermination"}, ""},
 	{"T5", "the server restarts or is killed", []string{"TestRestarts"}, []string{"mdb.TestSubscriptionsOutliveRestarts", "mdb.TestNotifyRestart"}, ""},
-	{"T6", "the server becomes a read-only standby and is promoted", []string{"TestStandby"}, nil, "reads from standbys, which are planned for a later version"},
+	{"T6", "the server becomes a read-only standby and is promoted", []string{"TestStandby"}, nil, ""},
 	{"T7", "connections become black holes", []string{"TestBlackHole", "TestOutage", "TestLongOutages"}, []string{"mdb.TestSilentConnection"}, "outages of 15 s to a minute, which only `make soak` has"},
 	{"T8", "consumers and writers are killed", []string{"TestKilledConsumers", "TestKilledWriters"}, nil, ""},
 	{"T9", "the listening connection ends, notifications are lost, the trigger is removed", []string{"TestLostNotifications"}, []string{"mdb.TestNotifyKilled", "mdb.TestNotifyDisabled", "mdb.TestNotifyStress"}, "the delay that a lost notification causes, because no test asserts a time; that the message is delivered is tested"},
@@ -54,6 +54,7 @@ var matrix = []matrixRow{
 	{"T29", "operators pause durable consumers, move them back and forward, and replay and skip parked messages", []string{"TestOperatedGroups"}, []string{"mdb/consumer.TestAdminSeek", "mdb/consumer.TestAdminSkip", "mdb/consumer.TestAdminReplay"}, ""},
 	{"T30", "the primary is killed and its standby promoted, with and without the last transactions, while processes of a durable consumer are killed", []string{"TestPromotedGroups"}, []string{"mdb/consumer.TestHistoryFailover"}, ""},
 	{"T31", "the connection breaks at any message of writes that are sent together, the server is restarted and killed, connections become black holes", []string{"TestCutGroupedWrites", "TestGroupedRestarts", "TestGroupedOutages", "TestGroupedBlackHole"}, []string{"mdb.TestGroupSettles", "mdb.TestGroupRefused", "mdb.TestGroupContexts"}, ""},
+	{"T32", "the standby that serves reads lags, is frozen, killed and promoted", nil, []string{"mdb.TestReplicaLags", "mdb.TestReplicaFails", "mdb.TestReplicaFrozen", "mdb.TestReplicaUnderLoad", "mdb.TestReplicaPromoted", "mdb.TestReplicaWithoutLost", "mdb.TestReplicaOfOldPrimary", "mdb/consumer.TestReplica"}, ""},
 	{"Inputs", "arguments that the server rejects or changes", []string{"TestInputs", "TestInjection"}, []string{"mdb.TestPayloadRefused", "mdb.TestStreamArguments", "mdb.FuzzErrors", "mdb.FuzzJSONGuard"}, ""},
 	{"Load", "64 writers and 64 subscriptions on 8 connections", []string{"TestLoad", "TestReadWhileWritten"}, nil, ""},
 }
