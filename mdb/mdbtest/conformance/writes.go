@@ -65,6 +65,28 @@ func (s *suite) write(t *testing.T) {
 		}
 	})
 
+	s.check(t, "a rollback undoes a write", func(t *testing.T) {
+		stream := mdbtest.Category("undone").Stream("1")
+		tx := s.begin(t, pgx.TxOptions{})
+		write(t, tx, proposal{stream: stream})
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.count(t, stream.Category()); n != 0 {
+			t.Errorf("after the rollback the category has %d messages, want 0", n)
+		}
+	})
+
+	s.check(t, "the messages of a transaction have its time", func(t *testing.T) {
+		stream := mdbtest.Category("time").Stream("1")
+		tx := s.begin(t, pgx.TxOptions{})
+		write(t, tx, proposal{stream: stream})
+		write(t, tx, proposal{stream: stream})
+		if n := value[int](t, tx, `SELECT count(DISTINCT time) FROM message_store.messages WHERE stream_name = $1::text`, string(stream)); n != 1 {
+			t.Errorf("two messages of a transaction have %d times, want 1", n)
+		}
+	})
+
 	s.check(t, "stream name: a name without an id is a stream", func(t *testing.T) {
 		category := mdbtest.Category("bare")
 		stream := mdb.StreamName(category)
@@ -133,6 +155,23 @@ func (s *suite) ids(t *testing.T) {
 		}
 		if n := s.count(t, category); n != 1 {
 			t.Errorf("the category has %d messages, want 1", n)
+		}
+	})
+
+	s.check(t, "id: is unique in all categories", func(t *testing.T) {
+		id := uuid.NewString()
+		write(t, s.store.Pool(), proposal{id: id, stream: mdbtest.Category("unique").Stream("1")})
+		accepted := 0
+		for range 20 { // which are not all where the first one is
+			err := try(t, s.store.Pool(), `SELECT message_store.write_message($1::varchar, $2::varchar, 'Tested', '{}')`, id, string(mdbtest.Category("unique").Stream("1")))
+			if err == nil {
+				accepted++
+			} else if sqlState(err) != "23505" {
+				t.Errorf("got %v, want 23505", err)
+			}
+		}
+		if accepted > 0 {
+			t.Error("other categories have accepted the id, want 23505")
 		}
 	})
 }
