@@ -30,6 +30,7 @@ func TestDocComment(t *testing.T) {
 func TestMentions(t *testing.T) {
 	t.Parallel()
 	run := []string{"command.md", "consumers.md", "retention.md", "runbooks.md"} // by TestDocumentation and TestRunbooks
+	succeed := []string{"proxies.md", "retention.md", "scaling.md"}              // by TestPLProxyDocumentation and TestArchiveDocumentation
 	pages, err := filepath.Glob("../../docs/*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("%d pages, %v", len(pages), err)
@@ -42,6 +43,9 @@ func TestMentions(t *testing.T) {
 		}
 		if name := filepath.Base(page); strings.Contains(string(text), "```console") && !slices.Contains(run, name) {
 			t.Errorf("no test runs the commands of %s", name)
+		}
+		if name := filepath.Base(page); regexp.MustCompile(`(?m)^ {4,}(.*\| )?mdb `).Match(text) && !slices.Contains(succeed, name) {
+			t.Errorf("no test runs the commands of %s that are shown without what they print", name)
 		}
 		for _, mention := range regexp.MustCompile("`mdb ([^`]*)`").FindAllStringSubmatch(string(text), -1) {
 			mentions++

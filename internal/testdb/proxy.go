@@ -29,7 +29,7 @@ const ProxyPassword = "canary-of-the-proxy"
 func NewProxy(t testing.TB, n int, odd func(*pgtest.Server) string) *Proxy {
 	t.Helper()
 	if odd == nil {
-		odd = func(server *pgtest.Server) string { return address(t, server) }
+		odd = func(server *pgtest.Server) string { return Address(t, server) }
 	}
 	server := pgtest.Own(t)
 	return ProxyOf(t, n, server, odd(server))
@@ -40,13 +40,11 @@ func ProxyOf(t testing.TB, n int, server *pgtest.Server, reach string) *Proxy {
 	t.Helper()
 	front := pgtest.Own(t)
 	admin := Session(t, front.URL("postgres"))
-	if !Value[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plproxy')`) {
-		t.Skipf("not run, because PL/Proxy is not installed for this PostgreSQL (Debian: apt-get install postgresql-%d-plproxy)", front.Version())
-	}
+	NeedPLProxy(t, front)
 	p := &Proxy{Server: server}
 	arguments := make([]string, n)
 	for i := range n {
-		server, by, database := front, address(t, front), fmt.Sprintf("shard%d", i)
+		server, by, database := front, Address(t, front), fmt.Sprintf("shard%d", i)
 		if i%2 == 1 {
 			server, by = p.Server, reach
 		}
@@ -65,6 +63,14 @@ func ProxyOf(t testing.TB, n int, server *pgtest.Server, reach string) *Proxy {
 	p.URL = front.URL("proxy")
 	InstallProxy(t, p.URL, arguments...)
 	return p
+}
+
+// NeedPLProxy skips the test where PL/Proxy is not installed.
+func NeedPLProxy(t testing.TB, server *pgtest.Server) {
+	t.Helper()
+	if !Value[bool](t, Session(t, server.URL("postgres")), `SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plproxy')`) {
+		t.Skipf("not run, because PL/Proxy is not installed for this PostgreSQL (Debian: apt-get install postgresql-%d-plproxy)", server.Version())
+	}
 }
 
 // InstallProxy makes the database at the URL a proxy of shards, whose connection strings it gets. They know [ProxyPassword].
@@ -108,8 +114,8 @@ func installShard(t testing.TB, url string, number int) error {
 	return err
 }
 
-// address returns the host and the port of a server, for libpq.
-func address(t testing.TB, server *pgtest.Server) string {
+// Address returns the host and the port of a server, for libpq.
+func Address(t testing.TB, server *pgtest.Server) string {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(server.TCP("postgres"))
 	if err != nil {
