@@ -56,12 +56,12 @@ func (b *bench) waysBlock(r results) string {
 
 func (b *bench) shardsBlock(r results) string {
 	var w strings.Builder
-	w.WriteString("| Writers | Shards | Route | server CPU a write | ratio | writes/s |\n|---:|---:|---|---:|---:|---:|\n")
+	w.WriteString("| Writers | Messages a call | Shards | Route | server CPU a message | ratio | messages/s |\n|---:|---:|---:|---|---:|---:|---:|\n")
 	cpu := func(u used) float64 { return u.cpu }
 	one := 0
 	proxied := false
 	for i, route := range r.routes {
-		if route.writers != r.routes[one].writers {
+		if first := r.routes[one]; route.writers != first.writers || route.batch != first.batch {
 			one = i
 		}
 		proxied = proxied || route.proxied
@@ -69,9 +69,9 @@ func (b *bench) shardsBlock(r results) string {
 		if i != one {
 			times = fmt.Sprintf("%.2f", figures.Ratio(r.shards[i].values(cpu), r.shards[one].values(cpu)).Center)
 		}
-		fmt.Fprintf(&w, "| %d | %d | %s | %s | %s | %s |\n", route.writers, route.shards, route.name, micros(u.cpu), times, figures.Rounded(u.rate))
+		fmt.Fprintf(&w, "| %d | %d | %d | %s | %s | %s | %s |\n", route.writers, route.batch, route.shards, route.name, micros(u.cpu), times, figures.Rounded(u.rate))
 	}
-	w.WriteString("\nCPU is that of all processes of the shards and of the proxy. The ratio is to one shard, with as many writers, round by round. All servers share the machine, so the writes a second say nothing about servers of their own. ")
+	w.WriteString("\nCPU is that of all processes of the shards and of the proxy. The ratio is to one shard, with as many writers and messages a call, round by round. All servers share the machine, so the messages a second say nothing about servers of their own. ")
 	if !proxied {
 		w.WriteString("PL/Proxy is not installed here, so writes through it were not measured. ")
 	}

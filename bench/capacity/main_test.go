@@ -48,7 +48,7 @@ func TestRun(t *testing.T) {
 	for i, route := range r.routes {
 		u := r.shards[i].median()
 		cpu += u.cpu // the system counts in hundredths of a second, which one short turn may not take
-		if u.rate <= 0 || u.xids < 1 || u.xids > 1.01 {
+		if want := 1 / float64(route.batch); u.rate <= 0 || u.xids < want || u.xids > 1.01*want {
 			t.Errorf("%+v: %+v", route, u)
 		}
 	}

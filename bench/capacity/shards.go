@@ -38,21 +38,22 @@ func shardOf(c mdb.Category, shards int) int { return int(mdb.Hash64(string(c)) 
 type route struct {
 	name    string
 	writers int
+	batch   int // messages of a call
 	shards  int
 	proxied bool
 }
 
 // routes are measured in turn.
 func routes(proxied bool) (all []route) {
-	for _, writers := range []int{1, writers} {
+	for _, load := range []struct{ writers, batch int }{{1, 1}, {writers, 1}, {writers, 100}} {
 		for _, n := range shardCounts {
-			all = append(all, route{"directly", writers, n, false})
+			all = append(all, route{"directly", load.writers, load.batch, n, false})
 		}
 		if !proxied {
 			continue
 		}
 		for _, n := range shardCounts {
-			all = append(all, route{"through PL/Proxy", writers, n, true})
+			all = append(all, route{"through PL/Proxy", load.writers, load.batch, n, true})
 		}
 	}
 	return all
@@ -158,7 +159,7 @@ func (c *cluster) close() (err error) {
 	return err
 }
 
-// write writes single messages for a time.
+// write writes messages for a time.
 func (c *cluster) write(ctx context.Context, r route, turn int, d time.Duration) (messages int64, took time.Duration, err error) {
 	return repeat(ctx, r.writers, d, func(ctx context.Context, writer, i int) (int, error) {
 		category := categories[writer]
@@ -169,8 +170,7 @@ func (c *cluster) write(ctx context.Context, r route, turn int, d time.Duration)
 		if !r.proxied {
 			store = c.direct[shardOf(category, r.shards)]
 		}
-		_, err := store.WriteMessage(ctx, streamOf(category, (turn*7919+writer*1_000_003+i)%streamsOfWays), newMessage())
-		return 1, err
+		return writeTogether(ctx, store, streamOf(category, (turn*7919+writer*1_000_003+i)%streamsOfWays), r.batch)
 	})
 }
 

@@ -62,17 +62,22 @@ func (w way) write(ctx context.Context, s stores, turn int, d time.Duration) (me
 	return repeat(ctx, w.writers, d, func(ctx context.Context, writer, i int) (int, error) {
 		// Others have written to the streams before, but not at the same time.
 		stream := streamOf(categories[writer%w.categories], (turn*7919+writer*1_000_003+i)%streamsOfWays)
-		if w.batch == 1 {
-			_, err := store.WriteMessage(ctx, stream, newMessage())
-			return 1, err
-		}
-		batch := make([]mdb.ProposedMessage, w.batch)
-		for i := range batch {
-			batch[i] = newMessage()
-		}
-		_, err := store.WriteMessages(ctx, stream, batch)
-		return w.batch, err
+		return writeTogether(ctx, store, stream, w.batch)
 	})
+}
+
+// writeTogether writes messages to a stream by one call, and returns how many.
+func writeTogether(ctx context.Context, store *mdb.Store, stream mdb.StreamName, messages int) (int, error) {
+	if messages == 1 {
+		_, err := store.WriteMessage(ctx, stream, newMessage())
+		return 1, err
+	}
+	batch := make([]mdb.ProposedMessage, messages)
+	for i := range batch {
+		batch[i] = newMessage()
+	}
+	_, err := store.WriteMessages(ctx, stream, batch)
+	return messages, err
 }
 
 // streamsOfWays is the number of streams of each category that is written to.
