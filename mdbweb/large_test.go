@@ -25,10 +25,11 @@ SELECT c.name || '-' || (n / 70), row_number() OVER (PARTITION BY c.name, n / 70
 FROM (SELECT n, (ARRAY['order', 'payment', 'shipment', 'mail', 'inventory', 'ledger', 'audit'])[1 + (n % 7)] || CASE WHEN n % 997 = 0 THEN ':rare' || (n / 997 % 60) ELSE '' END
 	FROM generate_series(0, $1::integer - 1) AS n) AS c(n, name) ORDER BY n`
 
-// A recorder is a tracer that keeps the statements of pages.
+// A recorder is a tracer that keeps the statements of pages, and counts their rows.
 type recorder struct {
 	mu         sync.Mutex
 	statements []pgx.TraceQueryStartData
+	rows       int64
 }
 
 func (r *recorder) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
@@ -38,14 +39,40 @@ func (r *recorder) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Tr
 	return ctx
 }
 
-func (*recorder) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (r *recorder) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows += data.CommandTag.RowsAffected()
+}
 
 func (r *recorder) take() []pgx.TraceQueryStartData {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	taken := r.statements
-	r.statements = nil
+	r.statements, r.rows = nil, 0
 	return taken
+}
+
+// recorded returns a store whose statements, and those of its pages, are recorded.
+func recorded(t *testing.T, url string) (*mdb.Store, *recorder) {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mdb.Configure(cfg)
+	record := new(recorder)
+	cfg.ConnConfig.Tracer = record
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, err := mdb.New(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, record
 }
 
 // A plan is what EXPLAIN says of a step.
@@ -83,22 +110,7 @@ func TestBounded(t *testing.T) {
 	conn := testdb.Session(t, url)
 	testdb.Exec(t, conn, fillLarge, size)
 	testdb.Exec(t, conn, "ANALYZE message_store.messages")
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mdb.Configure(cfg)
-	record := new(recorder)
-	cfg.ConnConfig.Tracer = record
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	store, err := mdb.New(pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	store, record := recorded(t, url)
 	s := newSiteOf(t, store)
 	middle := testdb.Value[int64](t, conn, "SELECT global_position FROM message_store.messages WHERE stream_name LIKE 'order-%' ORDER BY global_position OFFSET 5000 LIMIT 1")
 	id := testdb.Value[string](t, conn, "SELECT id::text FROM message_store.messages WHERE global_position = $1", middle)

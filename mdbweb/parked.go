@@ -3,8 +3,6 @@ package mdbweb
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/messagedb-go/messagedb/internal/beside"
+	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
@@ -21,64 +21,48 @@ const maxParked = 200
 
 // A parkedFilter selects what is parked of a consumer.
 type parkedFilter struct {
-	Consumer, Category, Prefix, Error string
-	Stream                            string // only this one
-	At                                *int64 // only at this position
-}
+	ledger.ParkedFilter
 
-// fits reports whether the filter selects a parked stream.
-func (f *parkedFilter) fits(p *consumer.ParkedStream) bool {
-	return (f.Category == "" || string(p.Category) == f.Category) && strings.HasPrefix(string(p.Stream), f.Prefix) &&
-		strings.Contains(strings.ToLower(p.Error), strings.ToLower(f.Error)) &&
-		(f.Stream == "" || string(p.Stream) == f.Stream) && (f.At == nil || p.Position == *f.At)
+	Consumer string
 }
 
 // parkedPage is what is parked of a consumer and selected by a filter.
 type parkedPage struct {
 	parkedFilter
+	ledger.ParkedCount
 
-	Parked     []consumer.ParkedStream
-	All        int // without the filter
-	Selected   int
-	Categories []mdb.Category
-	Done       string // what was done, after a change
+	Parked []consumer.ParkedStream
+	Done   string // what was done, after a change
 }
 
-func (h *Handler) parked(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) parked(w http.ResponseWriter, r *http.Request) (err error) {
 	p := parkedPage{Done: done(r)}
-	all, selected, err := h.selectParked(r, &p.parkedFilter)
-	if err != nil {
+	if p.ParkedCount, p.Parked, err = h.selectParked(r, &p.parkedFilter, ""); err != nil {
 		return err
 	}
-	p.All, p.Selected = len(all), len(selected)
-	for _, s := range all {
-		if !slices.Contains(p.Categories, s.Category) {
-			p.Categories = append(p.Categories, s.Category)
-		}
-	}
-	p.Parked = selected[:min(len(selected), maxParked)]
+	slices.Sort(p.Categories)
 	return h.render(w, r, "parked", "Parked: "+p.Consumer, http.StatusOK, &p)
 }
 
-// selectParked reads the filter, and what it selects.
-func (h *Handler) selectParked(r *http.Request, f *parkedFilter) (all, selected []consumer.ParkedStream, err error) {
-	*f = parkedFilter{
-		Consumer: r.FormValue("name"), Category: r.FormValue("category"), Prefix: r.FormValue("q"), Error: r.FormValue("error"), Stream: r.FormValue("stream"),
-	}
+// selectParked reads the filter, and what it selects: what a page shows of it, or everything if its digest is the one that is given.
+func (h *Handler) selectParked(r *http.Request, f *parkedFilter, all string) (count ledger.ParkedCount, list []consumer.ParkedStream, err error) {
+	*f = parkedFilter{Consumer: r.FormValue("name"), ParkedFilter: ledger.ParkedFilter{
+		Category: r.FormValue("category"), Prefix: r.FormValue("q"), Error: r.FormValue("error"), Stream: r.FormValue("stream"),
+	}}
 	if f.At, err = position(r, "at"); err != nil {
-		return nil, nil, err
+		return count, nil, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTime)
 	defer cancel()
-	if all, err = h.watcher.Parked(ctx, f.Consumer); err != nil {
-		return nil, nil, err
-	}
-	for i := range all {
-		if f.fits(&all[i]) {
-			selected = append(selected, all[i])
+	read := beside.SelectParked.(func(*consumer.Operator, context.Context, string, *ledger.ParkedFilter, func(*ledger.ParkedCount) *int) ( //nolint:forcetypeassert // what consumer sets
+		ledger.ParkedCount, []consumer.ParkedStream, error))
+	return read(h.watcher, ctx, f.Consumer, &f.ParkedFilter, func(c *ledger.ParkedCount) *int {
+		if c.Digest == all {
+			return nil
 		}
-	}
-	return all, selected, nil
+		most := maxParked
+		return &most
+	})
 }
 
 // done says what a change has done, by the parameters of the page to which it leads.
@@ -135,15 +119,19 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request) error {
 	if p.Action != replay && p.Action != skip {
 		return wrongInput("The action is neither replay nor skip.")
 	}
-	_, selected, err := h.selectParked(r, &p.parkedFilter)
+	confirmed := r.PostFormValue("confirmed")
+	action, selection, _ := strings.Cut(confirmed, " ")
+	if action != p.Action {
+		selection = ""
+	}
+	count, selected, err := h.selectParked(r, &p.parkedFilter, selection)
 	if err != nil {
 		return err
 	}
-	p.N, p.Digest = len(selected), digest(p.Action, selected)
-	confirmed := r.PostFormValue("confirmed")
+	p.N, p.Digest = count.Selected, p.Action+" "+count.Digest
 	if p.N == 0 || confirmed != p.Digest {
 		p.Changed = confirmed != ""
-		p.Parked = selected[:min(len(selected), maxParked)]
+		p.Parked = selected
 		return h.render(w, r, "confirm", "Confirm: "+p.Action, http.StatusOK, &p)
 	}
 	// What the user has confirmed is done even if the browser is closed.
@@ -165,16 +153,6 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request) error {
 		return &partlyDone{n, p.N, err}
 	}
 	return h.redirect(w, r, "/consumers/parked", "name", p.Consumer, "category", p.Category, "q", p.Prefix, "error", p.Error, "what", p.Action, "done", n)
-}
-
-// digest identifies what the user confirms: the action and each stream with its position.
-func digest(action string, selected []consumer.ParkedStream) string {
-	sum := sha256.New()
-	_, _ = fmt.Fprintf(sum, "%s\n", action) // a hash has no errors
-	for i := range selected {
-		_, _ = fmt.Fprintf(sum, "%q %q %d\n", selected[i].Category, selected[i].Stream, selected[i].Position)
-	}
-	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // carryOut returns how many streams are replayed, or how many messages were skipped.

@@ -204,3 +204,46 @@ func TestChangedMeanwhile(t *testing.T) {
 		t.Errorf("another consumer: status %d, want 404", r.StatusCode)
 	}
 }
+
+// TestManyParked checks that a page reads no more of what is parked than it shows, and that a replay, of which the user has confirmed the
+// number, replays all that is selected.
+func TestManyParked(t *testing.T) {
+	t.Parallel()
+	const many = 10_000
+	url := testdb.Consumers(t)
+	store, record := recorded(t, url)
+	s := newSiteOf(t, store, mdbweb.WithWrites())
+	parkMails(t, store, "mail-1")
+	testdb.Exec(t, testdb.Session(t, url), `INSERT INTO message_store_consumers.parked (consumer, category, partition, key, stream, position, global_position, attempts, error)
+		SELECT p.consumer, p.category, p.partition, p.key, 'mail-1+' || n, 0, p.global_position + n, 1, 'the mailbox is full' FROM message_store_consumers.parked AS p, generate_series(1, $1::integer) AS n`, many-1)
+
+	record.take()
+	page := s.page("/consumers/parked?name=mailer")
+	s.wants(page, "10,000 of 10,000 parked", "mail-1+199 /0", "Only the first 200 are shown")
+	s.lacks(page, "mail-1+200 /0")
+	if record.rows > 250 {
+		t.Errorf("the page reads %d rows", record.rows)
+	}
+	page = s.page("/consumers/parked?name=mailer&error=MAILBOX+IS+FULL")
+	s.wants(page, "9,999 of 10,000 parked")
+	record.take()
+	confirm := s.post(page, "/consumers/parked", "action", "replay")
+	s.wants(confirm.Body, "Replay 9,999 parked streams", "Only the first 200 are shown")
+	if record.rows > 250 {
+		t.Errorf("the question reads %d rows", record.rows)
+	}
+	r := s.post(confirm.Body, "/consumers/parked", "action", "replay")
+	if r.StatusCode != http.StatusSeeOther {
+		t.Fatalf("status %d: %s", r.StatusCode, textOf(r.Body))
+	}
+	s.wants(s.page(r.Header.Get("Location")), "9,999 streams will be replayed")
+	due := 0
+	for _, is := range parkedOf(t, store) {
+		if is {
+			due++
+		}
+	}
+	if due != many-1 {
+		t.Errorf("%d are due, want %d", due, many-1)
+	}
+}

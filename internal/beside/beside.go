@@ -1,5 +1,5 @@
-// Package beside gives package consumer what it needs of a mdb.Store and what the store does
-// not export.
+// Package beside gives package consumer what it needs of a mdb.Store, and package mdbweb what it needs of a store
+// and of a consumer.Operator, and what these do not export.
 package beside
 
 import (
@@ -49,4 +49,16 @@ var (
 	Observe any
 	// Failed is a func(s) func(mdb.FailedHandling) that returns what to call after a failed attempt, or nil.
 	Failed any
+)
+
+// What package mdbweb needs.
+var (
+	// SelectParked is a
+	//
+	//	func(o *consumer.Operator, ctx context.Context, consumer string, f *ledger.ParkedFilter,
+	//		most func(*ledger.ParkedCount) *int) (ledger.ParkedCount, []consumer.ParkedStream, error)
+	//
+	// that returns what a filter selects of what is parked. The number of rows that most returns are read, or all if that is nil.
+	// Package consumer sets it.
+	SelectParked any
 )

@@ -89,9 +89,20 @@ SELECT k.category, k.partition, k.key, k.stream[1], k.position[1], k.streams, (
 FROM keys AS k ORDER BY k.first, k.category, k.key`
 
 	sqlParkedOf = `SELECT ` + parkedColumns + `, coalesce(p.error, ''), p.parked, p.tried
-FROM message_store_consumers.parked AS p WHERE p.consumer = $1::bigint
-ORDER BY p.global_position, p.stream, p.position`
+FROM message_store_consumers.parked AS p WHERE p.consumer = $1::bigint AND ` + parkedFits + `
+ORDER BY p.global_position, p.stream, p.position LIMIT $7::bigint`
+
+	sqlCountParked = `SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE ` + parkedFits + `),
+	coalesce(pg_catalog.array_agg(DISTINCT p.category), '{}'),
+	coalesce(pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.string_agg(
+		pg_catalog.json_build_array(p.category, p.stream, p.position)::text, ' ' ORDER BY p.category, p.stream, p.position) FILTER (WHERE ` + parkedFits + `), 'UTF8')), 'hex'), '')
+FROM message_store_consumers.parked AS p WHERE p.consumer = $1::bigint`
 )
+
+// parkedFits is the condition of a ParkedFilter.
+const parkedFits = `($2::text = '' OR p.category = $2) AND ($3::text = '' OR pg_catalog.starts_with(p.stream, $3))
+	AND ($4::text = '' OR pg_catalog.strpos(pg_catalog.lower(p.error), pg_catalog.lower($4)) > 0)
+	AND ($5::text = '' OR p.stream = $5) AND ($6::bigint IS NULL OR p.position = $6)`
 
 // failedFirst is the order of the parked rows of a key: those come first whose messages have failed.
 const failedFirst = `ORDER BY p.attempts = 0, p.global_position, p.stream, p.position`
@@ -192,9 +203,35 @@ type ParkedRow struct {
 	At, Tried time.Time
 }
 
-// ParkedOf returns what is parked of a consumer.
-func ParkedOf(ctx context.Context, q Querier, consumer int64) ([]ParkedRow, error) {
-	rows, _ := q.Query(ctx, sqlParkedOf, consumer)
+// A ParkedFilter selects some of what is parked of a consumer. A field that is empty selects everything.
+type ParkedFilter struct {
+	Category string
+	Prefix   string // of the stream
+	Error    string // what the error contains, in any case
+	Stream   string
+	At       *int64 // the position
+}
+
+func (f *ParkedFilter) arguments(consumer int64) []any {
+	return []any{consumer, f.Category, f.Prefix, f.Error, f.Stream, f.At}
+}
+
+// A ParkedCount says how much is parked of a consumer, and what a filter selects of it.
+type ParkedCount struct {
+	All, Selected int
+	Categories    []string // of all
+	Digest        string   // of the streams and positions that are selected
+}
+
+// CountSelected counts what is parked of a consumer.
+func CountSelected(ctx context.Context, q Querier, consumer int64, f *ParkedFilter) (ParkedCount, error) {
+	rows, _ := q.Query(ctx, sqlCountParked, f.arguments(consumer)...)
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[ParkedCount])
+}
+
+// ParkedOf returns what is parked of a consumer and selected by a filter, at most so many rows, or all if that is nil.
+func ParkedOf(ctx context.Context, q Querier, consumer int64, f *ParkedFilter, most *int) ([]ParkedRow, error) {
+	rows, _ := q.Query(ctx, sqlParkedOf, append(f.arguments(consumer), most)...)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p ParkedRow, err error) {
 		return p, row.Scan(append(p.columns(), &p.Error, &p.At, &p.Tried)...)
 	})

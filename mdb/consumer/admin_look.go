@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/messagedb-go/messagedb/internal/beside"
 	"github.com/messagedb-go/messagedb/internal/ledger"
 	"github.com/messagedb-go/messagedb/mdb"
 )
@@ -291,8 +292,24 @@ func (o *Operator) find(ctx context.Context, what, name string, f func(tx pgx.Tx
 
 // Parked returns what is parked of a consumer, in the order of the global positions.
 func (o *Operator) Parked(ctx context.Context, consumer string) (list []ParkedStream, err error) {
-	err = o.find(ctx, "list what is parked of "+consumer, consumer, func(tx pgx.Tx, c *ledger.Consumer) error {
-		rows, err := ledger.ParkedOf(ctx, tx, c.ID)
+	_, list, err = o.selectParked(ctx, consumer, &ledger.ParkedFilter{}, nil)
+	return list, err
+}
+
+func init() { beside.SelectParked = (*Operator).selectParked }
+
+// selectParked returns what a filter selects, and counts it if most is not nil: the number of rows that most then returns are
+// read, or all if that is nil.
+func (o *Operator) selectParked(ctx context.Context, consumer string, f *ledger.ParkedFilter, most func(*ledger.ParkedCount) *int) (count ledger.ParkedCount, list []ParkedStream, err error) {
+	err = o.find(ctx, "list what is parked of "+consumer, consumer, func(tx pgx.Tx, c *ledger.Consumer) (err error) {
+		var limit *int
+		if most != nil {
+			if count, err = ledger.CountSelected(ctx, tx, c.ID, f); err != nil {
+				return err
+			}
+			limit = most(&count)
+		}
+		rows, err := ledger.ParkedOf(ctx, tx, c.ID, f, limit)
 		list = make([]ParkedStream, 0, len(rows))
 		for i := range rows {
 			r := &rows[i]
@@ -308,7 +325,7 @@ func (o *Operator) Parked(ctx context.Context, consumer string) (list []ParkedSt
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return ledger.ParkedCount{}, nil, err
 	}
-	return list, nil
+	return count, list, nil
 }
