@@ -10,7 +10,7 @@ import (
 	"github.com/messagedb-go/messagedb/internal/beside"
 )
 
-func init() { beside.Of, beside.Explain = besideStore, explain }
+func init() { beside.Of, beside.Explain, beside.NotifyLike = besideStore, explain, notifyLike }
 
 func besideStore(s *Store) beside.Store {
 	return beside.Store{
@@ -22,6 +22,13 @@ func besideStore(s *Store) beside.Store {
 		ReadOnly: s.readOnly.rejectedInPool,
 		Explain:  explain,
 	}
+}
+
+func notifyLike(s *Store) StoreOption {
+	return storeOption(func(c *storeConfig) {
+		c.notify = s.config.notify
+		c.notify.enabled = true
+	})
 }
 
 // connectBeside opens a connection for the ticks of consumers. Like a connection of the pool,

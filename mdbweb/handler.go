@@ -9,6 +9,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"github.com/messagedb-go/messagedb/internal/beside"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
@@ -46,7 +47,8 @@ func New(store *mdb.Store, opts ...Option) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	follower, err := mdb.New(reader.pool, mdb.WithNotify(), mdb.WithDirectSQL(), mdb.WithLogger(c.logger))
+	notify := beside.NotifyLike.(func(*mdb.Store) mdb.StoreOption) //nolint:forcetypeassert // what mdb sets
+	follower, err := mdb.New(reader.pool, notify(store), mdb.WithDirectSQL(), mdb.WithLogger(c.logger))
 	if err != nil {
 		reader.pool.Close()
 		return nil, err

@@ -140,6 +140,19 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestListenOn checks that the tails wait for notifications by the connection that the service's store has chosen.
+func TestListenOn(t *testing.T) {
+	t.Parallel()
+	url := testdb.Notifying(t)
+	s := newSiteOf(t, connect(t, url, mdb.WithNotify(mdb.ListenOn(url+"&application_name=past-the-pooler"))))
+	s.follow("/live/events?category=order", "").next(t, "ready")
+	observer := testdb.Session(t, url)
+	until(t, "the tail listens on that connection", func() bool {
+		return testdb.Value[bool](t, observer, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'past-the-pooler message_store notify')`)
+	})
+}
+
 // TestManyMessages checks that a tail that cannot show all messages says how many it leaves out, and stays up to date.
 func TestManyMessages(t *testing.T) {
 	t.Parallel()

@@ -53,6 +53,9 @@ var (
 
 // What package mdbweb needs.
 var (
+	// NotifyLike is a func(s *mdb.Store) mdb.StoreOption that lets another store wait for notifications as s does, or with the
+	// defaults if s does not wait for them. Package mdb sets it.
+	NotifyLike any
 	// SelectParked is a
 	//
 	//	func(o *consumer.Operator, ctx context.Context, consumer string, f *ledger.ParkedFilter,
