@@ -23,6 +23,10 @@ message_store has.
 Several categories, or with -all the whole store, are read in the order of global positions. Where
 positions are missing, read waits for the transactions that may still write them.
 
+The server selects by -type and -types in several categories, in the whole store, and in a category with
+-backwards; otherwise all messages are transferred. With several categories or -all, -correlation
+transfers all of them, too: with -all, the whole store.
+
 A line consists of the time, the global position, the stream and the position, the
 type, the data and the metadata. With -json the lines are JSON, which "write -lines"
 reads.`,
@@ -81,7 +85,7 @@ func (a *app) read(ctx context.Context, s *mdb.Store, sel *selection) (err error
 // messages returns those that the options of the library select.
 func (sel *selection) messages(ctx context.Context, s *mdb.Store) iter.Seq2[mdb.Message, error] {
 	switch {
-	case sel.isAll():
+	case sel.isAll() || sel.likeAll():
 		return s.AllMessages(ctx, sel.every)
 	case sel.isCategory():
 		return s.CategoryMessages(ctx, sel.name.Category(), sel.category)

@@ -43,7 +43,7 @@ func (sel *selection) declare(fs *flag.FlagSet) {
 		}
 		return nil
 	})
-	fs.StringVar(&sel.typ, "type", "", "print only messages of this `TYPE`; the others are read, too")
+	fs.StringVar(&sel.typ, "type", "", "print only messages of this `TYPE`")
 	fs.Func("types", "print only messages of the types `TYPE,TYPE`", func(given string) error {
 		sel.types = strings.Split(given, ",")
 		return nil
@@ -152,16 +152,27 @@ func (sel *selection) checkNames(args []string) (err error) {
 		if sel.some != nil {
 			sel.every = append(sel.every, mdb.InCategories(sel.some...))
 		}
-		if sel.types != nil {
-			sel.every = append(sel.every, mdb.OfTypes(sel.types...))
-		}
+		sel.addTypes()
 		return nil
 	}
 	if args, err = exactly(args, "STREAM|CATEGORY"); err != nil {
 		return err
 	}
-	sel.name, err = name(args[0])
+	if sel.name, err = name(args[0]); err == nil && sel.isCategory() {
+		sel.every = append(sel.every, mdb.InCategories(sel.name.Category()))
+		sel.addTypes()
+	}
 	return err
+}
+
+// addTypes adds the types to the options of a read of several categories, which are the only ones that the server selects by type.
+func (sel *selection) addTypes() {
+	switch {
+	case sel.types != nil:
+		sel.every = append(sel.every, mdb.OfTypes(sel.types...))
+	case sel.typ != "":
+		sel.every = append(sel.every, mdb.OfTypes(sel.typ))
+	}
 }
 
 // add adds an option to those of all kinds of reads.
@@ -187,7 +198,16 @@ func (sel *selection) unpositioned() bool { return sel.from == nil && sel.after 
 
 // filters reports whether messages are left out that the library returns.
 func (sel *selection) filters() bool {
-	return sel.typ != "" || sel.types != nil && !sel.isAll() || sel.correlation != ""
+	if sel.correlation != "" || sel.types != nil && sel.typ != "" {
+		return true
+	}
+	return (sel.types != nil || sel.typ != "") && !sel.isAll() && !sel.likeAll()
+}
+
+// likeAll reports whether a category is read as one of several, so that the server selects by type. Forwards, such a read waits for
+// transactions of other categories, and needs a primary.
+func (sel *selection) likeAll() bool {
+	return sel.isCategory() && sel.backwards && sel.correlation == "" && sel.group == "" && (sel.types != nil || sel.typ != "")
 }
 
 // selects reports whether the message is selected, of those that the library returns.

@@ -86,12 +86,13 @@ func (sel *selection) printLast(ctx context.Context, s *mdb.Store, p *printer) e
 		return err
 	}
 	back := *sel
+	back.backwards = true
 	back.stream, back.category, back.every = slices.Clone(sel.stream), slices.Clone(sel.category), slices.Clone(sel.every)
 	var last []mdb.Message
 	if end >= back.first() {
 		back.startAt(mdb.FromPosition(end), mdb.FromGlobalPosition(end))
 		back.add(mdb.Backwards())
-		if sel.last < mdb.DefaultBatchSize && !sel.filters() {
+		if sel.last < mdb.DefaultBatchSize && !back.filters() {
 			back.add(mdb.WithBatchSize(sel.last))
 		}
 		for m, err := range back.messages(ctx, s) {

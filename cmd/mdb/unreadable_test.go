@@ -45,4 +45,23 @@ TIME  4  account-1/2  Closed
 		want := fmt.Sprintf(transcript, command)
 		requireSame(t, sh.replay(t, want), want)
 	}
+	// Where the server selects by type, it does not print the others.
+	const selected = `$ mdb read -backwards -types Opened,Closed account
+TIME  4  account-1/2  Closed
+TIME  1  account-1/0  Opened
+$ mdb read -backwards -type Opened -limit 1 account
+TIME  1  account-1/0  Opened
+$ mdb read -all -type Closed
+TIME  4  account-1/2  Closed
+$ mdb read -backwards -types Opened,Closed -type Closed account
+TIME  4  account-1/2  Closed
+$ mdb tail -n 2 -limit 2 -types Opened,Closed account
+TIME  1  account-1/0  Opened
+TIME  4  account-1/2  Closed
+$ mdb read -types Opened,Closed account
+TIME  1  account-1/0  Opened
+mdb: the message at account-1/1, global position 3 cannot be read: ERROR: program limit exceeded (SQLSTATE 54000); -after 3 continues after it
+[1]
+`
+	requireSame(t, sh.replay(t, selected), selected)
 }
