@@ -16,7 +16,7 @@ MODULES = $(or $(sort $(dir $(shell git ls-files '*go.mod'))),$(error the list o
 PARALLEL = -parallel $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-shards test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-moves test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive bench-capacity bench-gate compatibility test-fresh vuln release-check release release-publish
+.PHONY: help demo demo-recording trace-picture test test-short test-all test-modules lint fix verify test-official test-shards test-web screenshots test-containers test-matrix fuzz bench-quick bench-compare bench-polls profile nightly test-faults test-failover soak stress-notify stress-all test-moves test-archive test-promotions test-consumers test-mutants bench bench-report bench-notify bench-replica bench-consumers bench-groups bench-archive bench-capacity bench-gate compatibility test-fresh vuln release-check release release-publish
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -138,6 +138,7 @@ nightly: ## run what takes too long for CI, one after the other
 	$(MAKE) stress-notify
 	$(MAKE) stress-all
 	$(MAKE) test-moves
+	$(MAKE) test-archive
 	$(MAKE) test-promotions
 	$(MAKE) test-consumers
 	$(MAKE) test-mutants
@@ -190,6 +191,9 @@ stress-all: ## run the tests that try to lose a message of all categories a hund
 
 test-moves: ## move a category 20 times through PL/Proxy while it is written to
 	$(GO) test -race -v -count=1 -run 'TestMove|TestAbort|TestDeleteOld|TestPLProxy' ./mdb/archive
+
+test-archive: ## export and import a million messages, and check that this needs no more memory than a few
+	MDB_TEST_LARGE=1 $(GO) test -v -count=1 -run '^TestMemory$$' ./mdb/archive
 
 bench: ## compare all calls with other clients, also on Message DB's own SQL
 	MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && cd bench && $(GO) run .
