@@ -27,17 +27,22 @@ type cutPoint struct {
 
 // record returns the cut points of the exchange that f causes.
 func (p *proxy) record(f func()) (points []cutPoint) {
-	seen := make(map[cutPoint]int)
-	p.onMessage(func(from side, message string) verdict {
-		kind := cutPoint{from: from, message: message}
-		seen[kind]++
-		kind.nth = seen[cutPoint{from: from, message: message}]
-		points = append(points, kind)
-		return verdict{}
-	})
+	p.onMessage(recording(&points))
 	f()
 	p.onMessage(nil)
 	return points
+}
+
+// recording returns a function for onMessage that records cut points.
+func recording(points *[]cutPoint) func(side, string) verdict {
+	seen := make(map[cutPoint]int)
+	return func(from side, message string) verdict {
+		kind := cutPoint{from: from, message: message}
+		seen[kind]++
+		kind.nth = seen[kind]
+		*points = append(*points, kind)
+		return verdict{}
+	}
 }
 
 // TestCutWrites checks that a write happens once or not at all, and that its result
