@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,11 +26,13 @@ import (
 // process with the task in it.
 const childVariable = "MDB_CHAOS_CHILD"
 
-// A childTask is what a child process does: write to a stream, subscribe, or run a durable
+// A childTask is what a child process does: write to streams, subscribe, or run a durable
 // consumer.
 type childTask struct {
 	URL     string
-	Writes  mdb.StreamName
+	Writes  []mdb.StreamName
+	Writers int
+	Options struct{ Grouped, Direct bool } // of the store
 	Sub     *subscriber
 	From    int64
 	Durable *durableTask
@@ -37,6 +41,7 @@ type childTask struct {
 // A childReport is a line that a child prints about each step. The child waits for an
 // answer before it goes on, so that the parent knows of everything it did.
 type childReport struct {
+	Name     string // of the write
 	Sent     *sentOp
 	Acked    []mdb.Written
 	Failed   string
@@ -45,7 +50,7 @@ type childReport struct {
 }
 
 type sentOp struct {
-	Name     string
+	Stream   mdb.StreamName
 	IDs      []uuid.UUID
 	Expected *int64
 }
@@ -67,13 +72,23 @@ func child(text string) int {
 		return durableChild(o.Durable)
 	}
 	ctx := context.Background()
-	s, err := mdb.Connect(ctx, o.URL)
+	var opts []mdb.ConnectOption
+	if o.Options.Grouped {
+		opts = append(opts, mdb.WithGroupCommit())
+	}
+	if o.Options.Direct {
+		opts = append(opts, mdb.WithDirectSQL())
+	}
+	s, err := mdb.Connect(ctx, o.URL, opts...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
 	answers, lines := bufio.NewReader(os.Stdin), json.NewEncoder(os.Stdout)
+	var mu sync.Mutex
 	send := func(r childReport) {
+		mu.Lock()
+		defer mu.Unlock()
 		if err := lines.Encode(r); err == nil {
 			_, err = answers.ReadByte()
 			if err == nil {
@@ -93,26 +108,35 @@ func child(text string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
+	failed := make(chan error)
+	for range o.Writers {
+		go func() { failed <- childWrites(ctx, s, o.Writes, send) }()
+	}
+	fmt.Fprintln(os.Stderr, <-failed)
+	return 2
+}
+
+// childWrites writes to the streams, and reports each step.
+func childWrites(ctx context.Context, s *mdb.Store, streams []mdb.StreamName, send func(childReport)) error {
 	for {
-		x := &op{name: uuid.NewString(), stream: o.Writes}
+		x := &op{name: uuid.NewString(), stream: streams[rand.IntN(len(streams))]}
 		for range 1 + rand.IntN(5) {
 			x.ids = append(x.ids, uuid.New())
 		}
 		if rand.IntN(2) == 0 {
-			version, err := s.StreamVersion(ctx, o.Writes)
+			version, err := s.StreamVersion(ctx, x.stream)
 			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 2
+				return err
 			}
 			x.expected = &version
 		}
-		send(childReport{Sent: &sentOp{x.name, x.ids, x.expected}})
+		send(childReport{Name: x.name, Sent: &sentOp{x.stream, x.ids, x.expected}})
 		written, err := writeByMDB(ctx, s, x)
 		if err != nil {
-			send(childReport{Failed: err.Error()})
+			send(childReport{Name: x.name, Failed: err.Error()})
 			continue
 		}
-		send(childReport{Acked: written})
+		send(childReport{Name: x.name, Acked: written})
 	}
 }
 
@@ -231,26 +255,34 @@ func killedWriters(t *testing.T, seed uint64) {
 	violations := w.run(t, func(ctx context.Context) error {
 		for ; kills < scaled(10, 100); kills++ {
 			stream := w.names[0].Stream(fmt.Sprint(w.rng.IntN(w.streams)))
-			var o *op
-			err := runChild(ctx, childTask{URL: url, Writes: stream}, 1+w.rng.IntN(60), func(r childReport) bool {
-				switch {
-				case r.Sent != nil:
-					o = w.send(&op{name: r.Sent.Name, stream: stream, ids: r.Sent.IDs, expected: r.Sent.Expected})
-				case r.Acked != nil:
-					w.end(o, acked, r.Acked)
-				default:
-					w.end(o, failed, nil)
-				}
-				return false
-			})
-			if err != nil {
+			task := childTask{URL: url, Writes: []mdb.StreamName{stream}, Writers: 1}
+			if _, err := w.killWriters(ctx, task, 1+w.rng.IntN(60)); err != nil {
 				return err
-			}
-			if o != nil && o.outcome == pending {
-				o.unknown = true
 			}
 		}
 		return nil
 	})
 	w.evaluate(t, "T8", kills, violations)
+}
+
+// killWriters runs a child that writes, kills it after the given number of reports, and returns its writes.
+func (w *workload) killWriters(ctx context.Context, task childTask, lines int) ([]*op, error) {
+	ops := make(map[string]*op)
+	err := runChild(ctx, task, lines, func(r childReport) bool {
+		switch o := ops[r.Name]; {
+		case r.Sent != nil:
+			ops[r.Name] = w.send(&op{name: r.Name, stream: r.Sent.Stream, ids: r.Sent.IDs, expected: r.Sent.Expected})
+		case r.Acked != nil:
+			w.end(o, acked, r.Acked)
+		default:
+			w.end(o, failed, nil)
+		}
+		return false
+	})
+	for _, o := range ops {
+		if o.outcome == pending {
+			o.unknown = true
+		}
+	}
+	return slices.Collect(maps.Values(ops)), err
 }

@@ -43,9 +43,9 @@ func TestCutGroup(t *testing.T) {
 			t.Parallel()
 			g := newCutGroup(t, shape.retries, shape.options...)
 			g.refused = shape.refused
-			stride := 1
+			stride, ways := 1, scaled(2, 5)
 			if shape.refused { // whose exchange is long
-				stride = scaled(5, 1)
+				stride, ways = scaled(5, 1), 2
 			}
 			if testing.Short() {
 				stride *= 4
@@ -61,7 +61,7 @@ func TestCutGroup(t *testing.T) {
 				t.Fatalf("an exchange of %d messages: %v", len(points), points)
 			}
 			rng, cuts := rand.New(rand.NewPCG(*seedFlag, 32)), 0
-			for _, v := range []verdict{{cut, false}, {cut, true}, {reset, false}, {halfClose, false}, {halfClose, true}}[:scaled(2, 5)] {
+			for _, v := range []verdict{{cut, false}, {cut, true}, {reset, false}, {halfClose, false}, {halfClose, true}}[:ways] {
 				for i := rng.IntN(stride); i < len(points); i += stride {
 					prepare()
 					at := points[i]
