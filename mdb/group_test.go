@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -352,8 +351,7 @@ func TestGroupSettings(t *testing.T) {
 			settings map[string]string
 			most     int // writes in a group
 		}{
-			// The statements in functions cost less, and are not compiled each time.
-			{"JIT", map[string]string{"jit": "on", "jit_above_cost": "50", "jit_inline_above_cost": "0", "jit_optimize_above_cost": "0"}, 100},
+			{"JIT", withJIT, 1000},
 			{"parallel", map[string]string{parallel: "on", "parallel_setup_cost": "0", "parallel_tuple_cost": "0", "min_parallel_table_scan_size": "0"}, 1000},
 			{"custom plans", map[string]string{"plan_cache_mode": "force_custom_plan"}, 1000},
 			{"generic plans", map[string]string{"plan_cache_mode": "force_generic_plan"}, 1000},
@@ -361,9 +359,7 @@ func TestGroupSettings(t *testing.T) {
 		} {
 			t.Run(test.name, func(t *testing.T) {
 				t.Parallel()
-				s := newStore(t, groupPool(t, func(cfg *pgxpool.Config) {
-					maps.Copy(cfg.ConnConfig.RuntimeParams, test.settings)
-				}), way...)
+				s := newStore(t, groupPool(t, parameters(test.settings)), way...)
 				mdb.GroupAll(s)
 				category := mdbtest.Category("settings")
 				for _, n := range []int{1, 2, test.most} {

@@ -180,6 +180,22 @@ func (r *pageRead) checkAnchor(err error) error {
 		client, "TestGroupModel/direct",
 	},
 	{
+		"each write of a group asks for the version of its stream", "mdb/sql_group.go",
+		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "d.after"))+groupRows+` + "`position, `+writtenGlobalPosition",
+		`fmt.Sprintf(groupFits, "w.version"), fmt.Sprintf(groupFits, "coalesce(message_store.stream_version(w.stream::varchar), -1)"))+groupRows+` + "`position, `+writtenGlobalPosition",
+		client, "TestGroupStable",
+	},
+	{
+		"the writes of a group are done in any order", "mdb/sql_group.go",
+		"FROM (SELECT * FROM chosen ORDER BY index) AS c", "FROM chosen AS c",
+		client, "TestGroupPlans/procedures",
+	},
+	{
+		"a write of a group counts as not written although the COMMIT was sent", "mdb/group_savepoints.go",
+		"err = &brokenError{sent: committing, err: err}", "err = &brokenError{sent: false, err: err}",
+		"./internal/chaos", "TestCutGroup/procedures, refused",
+	},
+	{
 		"a write that the server refuses fails its group", "mdb/group_send.go",
 		"g.sendInSavepoints(ctx, r, conn, members)", "tellAll(members, attempted, err)",
 		client, "TestGroupModel|TestGroupRefused",
