@@ -203,11 +203,7 @@ func TestWalkFence(t *testing.T) {
 			}
 			w := &fenceWalk{stage: newStage(t, walkDatabase(t, ""), 2, isolation)}
 			var commits, fenced int
-			run := orders
-			if many() {
-				run = allOrders
-			}
-			n := run(func(choose func(of int) int) bool {
+			n := w.orders(unlimited, func(choose func(of int) int) bool {
 				ok := w.run(choose)
 				if w.committed {
 					commits++
@@ -245,7 +241,7 @@ func TestWalkFenceMutants(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &fenceWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 2, pgx.ReadCommitted), readFirst: test.readFirst}
-			n := sample(2000, w.run)
+			n := w.interrupted(1, w.run)
 			if w.fault == "" {
 				t.Errorf("none of %d orders fails, want the mutant to be caught", n)
 			}

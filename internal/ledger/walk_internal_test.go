@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"regexp"
@@ -13,10 +14,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A walk runs the programs of several sessions in every order that their locks allow. A
+// A walk runs the programs of several sessions in one of the orders that their locks allow. A
 // session pauses between its statements, and between the statements of the functions that it
 // calls. Nothing depends on time: a session that does not pause waits for a lock, and the
-// server says so.
+// server says so. Some programs have too many orders to walk all of them, see [stage.orders].
 
 // A program is the statements of one session.
 type program []func(ctx context.Context, conn *pgx.Conn) error
@@ -26,6 +27,8 @@ type stage struct {
 	t        testing.TB
 	observer *pgx.Conn // keeps the locks of the pauses
 	actors   []*actor
+	most     int // interruptions of a walk
+	first    int // the number of the random order to begin with
 }
 
 type actor struct {
@@ -48,7 +51,10 @@ const (
 	finished              // its program
 )
 
-const pauseSpace = 18
+const (
+	pauseSpace = 18
+	unlimited  = math.MaxInt
+)
 
 // The number of a pause is not undone by a rollback, as that of a setting would be.
 const pauses = `
@@ -89,7 +95,7 @@ func withPauses(sql string) string {
 
 func newStage(t testing.TB, url string, n int, isolation pgx.TxIsoLevel) *stage {
 	t.Helper()
-	s := &stage{t: t, observer: session(t, url)}
+	s := &stage{t: t, observer: session(t, url), most: unlimited}
 	for i := range n {
 		conn := session(t, url)
 		if _, err := conn.Exec(t.Context(), "SELECT set_config('walk.actor', $1, false), set_config('default_transaction_isolation', $2, false)", string(rune('0'+i)), string(isolation)); err != nil {
@@ -122,14 +128,19 @@ func (s *stage) walk(programs []program, choose func(of int) int) {
 			a.state = finished
 		}
 	}
-	for {
+	var last *actor
+	for interruptions := 0; ; {
 		var ready []*actor
-		done := true
+		done, interrupts := true, false
 		for _, a := range s.actors {
 			if a.state == idle || a.state == paused {
 				ready = append(ready, a)
+				interrupts = interrupts || a == last
 			}
 			done = done && a.state == finished
+		}
+		if interrupts && interruptions == s.most {
+			ready = []*actor{last}
 		}
 		if done {
 			return
@@ -139,6 +150,10 @@ func (s *stage) walk(programs []program, choose func(of int) int) {
 			continue
 		}
 		a := ready[choose(len(ready))]
+		if interrupts && a != last {
+			interruptions++
+		}
+		last = a
 		if a.state == idle {
 			statement := a.program[0]
 			a.program = a.program[1:]
@@ -224,32 +239,54 @@ func (s *stage) waits() map[uint32]wait {
 	return waits
 }
 
-// orders calls walk with some sequences of choices, until it returns false.
-func orders(walk func(choose func(of int) int) bool) (n int) {
-	switch {
-	case many():
-		return sample(300, walk)
-	case testing.Short():
-		return sample(16, walk)
-	default:
-		return sample(24, walk)
+// orders calls walk with sequences of choices, until it returns false. It returns the number of that one, or else how many there were.
+//
+// make test-consumers walks all orders with so many interruptions, and 300 random ones if that is a limit. A session is interrupted if another
+// one goes on although it could itself. make test-all walks all orders with at most one interruption if there are two sessions, and with none
+// if there are three, and 24 random ones. The short tests walk 16 random ones.
+func (s *stage) orders(most int, walk func(choose func(of int) int) bool) (n int) {
+	s.t.Helper()
+	random := 16
+	if many() {
+		random = 300
+	} else if most = min(most, 3-len(s.actors)); !testing.Short() {
+		random = 24
 	}
+	ok := true
+	if many() || !testing.Short() {
+		n = s.interrupted(most, func(choose func(of int) int) bool {
+			ok = walk(choose)
+			return ok
+		})
+		if most == unlimited {
+			s.t.Logf("walked all orders, %d", n)
+			return n
+		}
+		s.t.Logf("walked all orders with at most %d interruptions, %d", most, n)
+	}
+	if ok {
+		others := sample(s.first, random, walk)
+		s.t.Logf("walked %d random orders", others)
+		n += others
+	}
+	return n
+}
+
+// interrupted calls walk with all sequences of choices in which sessions are interrupted at most so often, until it returns false.
+func (s *stage) interrupted(most int, walk func(choose func(of int) int) bool) (n int) {
+	s.most = most
+	defer func() { s.most = unlimited }()
+	return allOrders(walk)
 }
 
 // many reports whether the tests should do all that they can.
 func many() bool { return os.Getenv("MDB_TEST_SCHEDULES") != "" }
 
-// sample calls walk with random sequences of choices, each of them once, until it returns false. It returns the number of that
-// sequence, or else how many there were.
-func sample(most int, walk func(choose func(of int) int) bool) (n int) {
-	return sampleFrom(0, most, walk)
-}
-
-// sampleFrom is sample without the first sequences. Tests of mutants that few sequences show begin with it near these.
-func sampleFrom(first, most int, walk func(choose func(of int) int) bool) int {
+// sample calls walk with so many random sequences of choices, each of them once, until it returns false. It returns how many there were.
+func sample(first, most int, walk func(choose func(of int) int) bool) (n int) {
 	walked := 0
 	next := map[string]int{} // how many choices there are after those of the key, 0 at the end
-	for n := first; n < most; n++ {
+	for n := first; n < first+most; n++ {
 		if repeats(next, chooser(n)) {
 			continue
 		}
@@ -262,7 +299,7 @@ func sampleFrom(first, most int, walk func(choose func(of int) int) bool) int {
 			return i
 		})
 		if next[path] = 0; !more {
-			return n + 1
+			break
 		}
 	}
 	return walked

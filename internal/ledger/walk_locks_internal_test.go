@@ -112,9 +112,9 @@ var lockActs = []string{
 	"pause", "seek", "skip", skipAlone, "replay", "resize", "resize by barrier", "fork", "rename", "delete",
 }
 
-// pair runs two acts in every order of their locks.
+// pair runs two acts in the orders of [stage.orders].
 func (w *locksWalk) pair(first, second string) (n int) {
-	return orders(func(choose func(of int) int) bool {
+	return w.orders(2, func(choose func(of int) int) bool {
 		w.begin()
 		a := w.starts("pod")
 		held := w.balance(a)
@@ -138,7 +138,8 @@ func (w *locksWalk) pair(first, second string) (n int) {
 
 const nameTaken = "23505"
 
-// TestLockOrder checks that no two acts of a consumer deadlock, in any order of their locks.
+// TestLockOrder checks that no two acts of a consumer deadlock, in the orders of [stage.orders]. An order in which two sessions that each
+// hold a lock wait for the other's has one interruption.
 func TestLockOrder(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)

@@ -204,8 +204,8 @@ func (w *membersWalk) run(start func(*membersWalk) (int64, []program)) func(choo
 	}
 }
 
-// TestWalkMembers checks that in every order in which members come, go, tick and balance, no
-// living member is robbed, no partition has two owners, and none is free for ever.
+// TestWalkMembers checks that in the orders of [stage.orders] in which members come, go, tick and balance, no
+// living member is robbed, no partition has two owners, and none is free for ever. There are too many orders to walk all.
 func TestWalkMembers(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
@@ -213,11 +213,10 @@ func TestWalkMembers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := &membersWalk{stage: newStage(t, walkDatabase(t, ""), 3, pgx.ReadCommitted)}
-			n := orders(w.run(start))
+			n := w.orders(1, w.run(start))
 			if w.fault != "" {
 				t.Errorf("order %d: %s", n, w.fault)
 			}
-			t.Logf("%d orders", n)
 		})
 	}
 }
@@ -241,7 +240,7 @@ func TestWalkMembersMutants(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &membersWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 3, pgx.ReadCommitted)}
-			if n := sample(2000, w.run(memberships()[test.walk])); w.fault != "" {
+			if n := w.interrupted(1, w.run(memberships()[test.walk])); w.fault != "" {
 				t.Logf("order %d: %s", n, w.fault)
 				return
 			}

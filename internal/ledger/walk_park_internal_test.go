@@ -157,29 +157,29 @@ func (w *parkWalk) take(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// TestWalkPark checks that in every order of a parking and a claim, the checkpoint has passed a message only if it is
-// parked, and the next owner knows of it; and that in every order of a parking whose answer is lost and of the next
-// attempt, which handles the message, one of both has happened.
+// TestWalkPark checks that in the orders of [stage.orders] of a parking and a claim, which are too many to walk all, the checkpoint has
+// passed a message only if it is parked, and the next owner knows of it; and that in every order of a parking whose answer is lost and
+// of the next attempt, which handles the message, one of both has happened.
 func TestWalkPark(t *testing.T) {
 	t.Parallel()
 	pgtest.NeedTime(t)
 	for _, test := range []struct {
 		name          string
 		transactional bool
+		most          int // interruptions
 		run           func(w *parkWalk) func(choose func(of int) int) bool
 	}{
-		{"a claim", false, func(w *parkWalk) func(func(int) int) bool { return w.claim }},
-		{"a claim, in a transaction", true, func(w *parkWalk) func(func(int) int) bool { return w.claim }},
-		{"the next attempt, in a transaction", true, func(w *parkWalk) func(func(int) int) bool { return w.repeat }},
+		{"a claim", false, 2, func(w *parkWalk) func(func(int) int) bool { return w.claim }},
+		{"a claim, in a transaction", true, 2, func(w *parkWalk) func(func(int) int) bool { return w.claim }},
+		{"the next attempt, in a transaction", true, unlimited, func(w *parkWalk) func(func(int) int) bool { return w.repeat }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &parkWalk{stage: newStage(t, walkDatabase(t, ""), 2, pgx.ReadCommitted), transactional: test.transactional}
-			n := orders(test.run(w))
+			n := w.orders(test.most, test.run(w))
 			if w.fault != "" {
 				t.Errorf("order %d: %s", n, w.fault)
 			}
-			t.Logf("%d orders", n)
 		})
 	}
 }
@@ -191,21 +191,20 @@ func TestWalkParkMutants(t *testing.T) {
 	for _, test := range []struct {
 		name, bug     string
 		transactional bool
-		first         int // the order to begin with
 		run           func(w *parkWalk) func(choose func(of int) int) bool
 		changes       []change
 	}{
-		{parkAlone, parkAlone, true, 0, func(w *parkWalk) func(func(int) int) bool { return w.repeat }, nil},
-		{passFirst, passFirst, false, 240, func(w *parkWalk) func(func(int) int) bool { return w.claim }, nil},
-		{knownEarlier, knownEarlier, false, 0, func(w *parkWalk) func(func(int) int) bool { return w.claim }, nil},
-		{"parks are not fenced", "", false, 0, func(w *parkWalk) func(func(int) int) bool { return w.claim }, []change{
+		{parkAlone, parkAlone, true, func(w *parkWalk) func(func(int) int) bool { return w.repeat }, nil},
+		{passFirst, passFirst, false, func(w *parkWalk) func(func(int) int) bool { return w.claim }, nil},
+		{knownEarlier, knownEarlier, false, func(w *parkWalk) func(func(int) int) bool { return w.claim }, nil},
+		{"parks are not fenced", "", false, func(w *parkWalk) func(func(int) int) bool { return w.claim }, []change{
 			{"AND c.member = $4 AND c.epoch = $5\n", "\n", 1},
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &parkWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 2, pgx.ReadCommitted), transactional: test.transactional, bug: test.bug}
-			n := sampleFrom(test.first, 2000, test.run(w))
+			n := w.interrupted(1, test.run(w))
 			if w.fault == "" {
 				t.Errorf("none of %d orders fails, want the mutant to be caught", n)
 			}

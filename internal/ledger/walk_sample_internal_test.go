@@ -29,14 +29,15 @@ func TestSample(t *testing.T) {
 		want[walk(chooser(n))] = true
 	}
 	var got []string
-	n := sample(most, func(choose func(of int) int) bool {
+	n := sample(0, most, func(choose func(of int) int) bool {
 		got = append(got, walk(choose))
 		return true
 	})
 	if slices.Sort(got); !slices.Equal(got, slices.Sorted(maps.Keys(want))) || n != len(got) || n == most {
 		t.Errorf("walked %d, %q, want each of %q once", n, got, slices.Sorted(maps.Keys(want)))
 	}
-	if n := sampleFrom(5, most, func(func(int) int) bool { return false }); n != 6 {
-		t.Errorf("got number %d of the sequence that fails, want 6", n)
+	calls := 0
+	if n := sample(5, most, func(choose func(int) int) bool { calls++; walk(choose); return calls < 3 }); n != 3 || calls != 3 {
+		t.Errorf("walked %d of %d sequences, want 3, of which the last one fails", calls, n)
 	}
 }
