@@ -3,7 +3,10 @@ package shop
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,6 +35,18 @@ func Handler(store *mdb.Store) http.Handler {
 		answer(w, err, http.StatusOK, order)
 	})
 	return mux
+}
+
+// serve listens, and answers requests until it is shut down.
+func serve(address string, handler http.Handler) (*http.Server, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = server.Serve(listener) }()
+	fmt.Println("listening on", listener.Addr())
+	return server, nil
 }
 
 // answer writes the response to a request, or the status that its error has.

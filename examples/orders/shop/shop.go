@@ -5,8 +5,6 @@ package shop
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -40,13 +38,10 @@ var lease = consumer.WithLease(3 * time.Second)
 
 // Run runs consumers, and serves customers, until ctx ends.
 func Run(ctx context.Context, address string, handler http.Handler, consumers ...*consumer.Consumer) error {
-	listener, err := net.Listen("tcp", address)
+	server, err := serve(address, handler)
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = server.Serve(listener) }()
-	fmt.Println("listening on", listener.Addr())
 	err = consumer.Run(ctx, consumers...)
 	return errors.Join(err, server.Shutdown(context.WithoutCancel(ctx)))
 }
