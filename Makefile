@@ -170,8 +170,8 @@ test-promotions: ## promote standbys that lack messages, in every way, on VERSIO
 		MDB_TEST_MESSAGE_DB="$$(scripts/fetch-message-db)" && export MDB_TEST_MESSAGE_DB && \
 		MDB_TEST_FAILOVERS=all $(GO) test -count=1 -timeout 20m -tags official -run '$(PROMOTIONS)' ./mdb
 
-# Walks run every order of the sessions if there are thousands, or else every order with few interruptions, and 300 random ones.
-test-consumers: ## check the consumers' protocol in a million schedules, and in orders of its locks on VERSIONS
+# Sessions whose statements have a few thousand orders run in all of them. Others run in all orders with few interruptions, and in 300 random ones.
+test-consumers: ## check the consumers' protocol in a million schedules, and in thousands of orders of its statements on VERSIONS
 	MDB_TEST_SCHEDULES=1000000 $(GO) test -count=1 -timeout 1h -run '^TestModel$$' ./internal/ledger
 	@set -o pipefail; for version in $(VERSIONS); do \
 		echo "# PostgreSQL $$version" && { \

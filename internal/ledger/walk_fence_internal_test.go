@@ -241,7 +241,7 @@ func TestWalkFenceMutants(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &fenceWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 2, pgx.ReadCommitted), readFirst: test.readFirst}
-			n := w.interrupted(1, w.run)
+			n := w.orders(1, w.run)
 			if w.fault == "" {
 				t.Errorf("none of %d orders fails, want the mutant to be caught", n)
 			}

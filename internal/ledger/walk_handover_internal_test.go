@@ -206,6 +206,7 @@ func TestWalkHandover(t *testing.T) {
 			if w.fault != "" {
 				t.Errorf("order %d: %s", n, w.fault)
 			}
+			t.Logf("%d orders", n)
 		})
 	}
 }
@@ -218,7 +219,7 @@ func TestWalkHandoverMutants(t *testing.T) {
 		t.Run(bug, func(t *testing.T) {
 			t.Parallel()
 			w := &handoverWalk{stage: newStage(t, walkDatabase(t, ""), 3, pgx.ReadCommitted), bug: bug}
-			n := w.interrupted(1, w.run)
+			n := w.orders(1, w.run)
 			if w.fault == "" {
 				t.Errorf("none of %d orders fails, want the mutant to be caught", n)
 			}

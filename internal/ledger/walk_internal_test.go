@@ -241,33 +241,26 @@ func (s *stage) waits() map[uint32]wait {
 
 // orders calls walk with sequences of choices, until it returns false. It returns the number of that one, or else how many there were.
 //
-// make test-consumers walks all orders with so many interruptions, and 300 random ones if that is a limit. A session is interrupted if another
-// one goes on although it could itself. make test-all walks all orders with at most one interruption if there are two sessions, and with none
-// if there are three, and 24 random ones. The short tests walk 16 random ones.
+// make test-consumers walks all orders with at most so many interruptions, and 300 random ones if that is a limit. A session is interrupted if
+// another one goes on although it could itself. make test-all walks all orders of two sessions with at most one interruption, and 24 random
+// ones of three. Tests of mutants walk the same, so these orders show each mutant. The short tests walk 16 random ones.
 func (s *stage) orders(most int, walk func(choose func(of int) int) bool) (n int) {
-	s.t.Helper()
-	random := 16
-	if many() {
-		random = 300
-	} else if most = min(most, 3-len(s.actors)); !testing.Short() {
-		random = 24
+	switch {
+	case many():
+	case testing.Short():
+		return sample(s.first, 16, walk)
+	case len(s.actors) == 2:
+		return s.interrupted(min(most, 1), walk)
+	default:
+		return sample(s.first, 24, walk)
 	}
 	ok := true
-	if many() || !testing.Short() {
-		n = s.interrupted(most, func(choose func(of int) int) bool {
-			ok = walk(choose)
-			return ok
-		})
-		if most == unlimited {
-			s.t.Logf("walked all orders, %d", n)
-			return n
-		}
-		s.t.Logf("walked all orders with at most %d interruptions, %d", most, n)
-	}
-	if ok {
-		others := sample(s.first, random, walk)
-		s.t.Logf("walked %d random orders", others)
-		n += others
+	n = s.interrupted(most, func(choose func(of int) int) bool {
+		ok = walk(choose)
+		return ok
+	})
+	if most < unlimited && ok {
+		n += sample(s.first, 300, walk)
 	}
 	return n
 }

@@ -217,6 +217,7 @@ func TestWalkMembers(t *testing.T) {
 			if w.fault != "" {
 				t.Errorf("order %d: %s", n, w.fault)
 			}
+			t.Logf("%d orders", n)
 		})
 	}
 }
@@ -240,7 +241,7 @@ func TestWalkMembersMutants(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &membersWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 3, pgx.ReadCommitted)}
-			if n := w.interrupted(1, w.run(memberships()[test.walk])); w.fault != "" {
+			if n := w.orders(1, w.run(memberships()[test.walk])); w.fault != "" {
 				t.Logf("order %d: %s", n, w.fault)
 				return
 			}

@@ -180,6 +180,7 @@ func TestWalkPark(t *testing.T) {
 			if w.fault != "" {
 				t.Errorf("order %d: %s", n, w.fault)
 			}
+			t.Logf("%d orders", n)
 		})
 	}
 }
@@ -204,7 +205,7 @@ func TestWalkParkMutants(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := &parkWalk{stage: newStage(t, walkDatabase(t, test.name, test.changes...), 2, pgx.ReadCommitted), transactional: test.transactional, bug: test.bug}
-			n := w.interrupted(1, test.run(w))
+			n := w.orders(1, test.run(w))
 			if w.fault == "" {
 				t.Errorf("none of %d orders fails, want the mutant to be caught", n)
 			}
