@@ -24,9 +24,16 @@ type mirrored struct {
 // newMirrored returns a store that reads from the replica already.
 func newMirrored(t testing.TB, opts ...mdb.StoreOption) *mirrored {
 	t.Helper()
-	m := &mirrored{Pair: testdb.Pair(t)}
-	m.primary, m.replica = newPool(t, m.Primary.URL("postgres")), newPool(t, m.Standby.URL("postgres"))
+	m := mirror(t, nil)
 	m.store = m.open(t, opts...)
+	return m
+}
+
+// mirror is newMirrored with settings of both servers, and without a store.
+func mirror(t testing.TB, settings []pgtest.Option) *mirrored {
+	t.Helper()
+	m := &mirrored{Pair: testdb.Pair(t, settings...)}
+	m.primary, m.replica = newPool(t, m.Primary.URL("postgres")), newPool(t, m.Standby.URL("postgres"))
 	return m
 }
 

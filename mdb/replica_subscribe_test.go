@@ -267,6 +267,9 @@ func TestReplicaUnderLoad(t *testing.T) {
 	writers.Wait()
 	for _, c := range watched {
 		c.compare(t, m.primary)
+		if stats := c.store.Stats(); stats.ReplicaReads == 0 || stats.ReplicaFailures == 0 || stats.Forks > 0 {
+			t.Errorf("%s: got stats %+v", c.name, stats)
+		}
 	}
 }
 
@@ -325,8 +328,5 @@ func (c *tally) compare(t *testing.T, primary *pgxpool.Pool) {
 	sorted := slices.Sorted(slices.Values(c.got))
 	if !slices.Equal(sorted, want) || disorder > 0 && !c.workers {
 		t.Errorf("%s: got %d messages, %d out of order, want %d", c.name, len(c.got), disorder, len(want))
-	}
-	if stats := c.store.Stats(); stats.ReplicaReads == 0 || stats.ReplicaFailures == 0 || stats.Forks > 0 {
-		t.Errorf("%s: got stats %+v", c.name, stats)
 	}
 }

@@ -52,6 +52,11 @@ var replicaMutants = []mutant{
 		client, "TestReplicaFrozen",
 	},
 	{
+		"a read that the replica cancels is not repeated on the primary", "mdb/replica_errors.go",
+		"case classTransient, classInternal, classSetup:", "case classInternal, classSetup:",
+		client, "TestReplicaReplayConflict",
+	},
+	{
 		"a parked stream is replayed with what the replica has", "mdb/consumer/replay_statements.go",
 		", mdb.FromPrimary())", ")",
 		consumers, "TestReplica",
