@@ -420,3 +420,70 @@ func ExampleStore_AllMessages() {
 		fmt.Println(message.Stream)
 	}
 }
+
+// GetAllMessages reads a page of the messages of some types, whatever their categories are.
+func ExampleStore_GetAllMessages() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	for _, stream := range []mdb.StreamName{"loan-1", "deposit-1"} {
+		for _, typ := range []string{"Signed", "Terminated"} {
+			if _, err := store.WriteMessage(ctx, stream, mdb.NewMessage(typ, nil)); err != nil {
+				log.Panic(err)
+			}
+		}
+	}
+	messages, err := store.GetAllMessages(ctx, mdb.OfTypes("Terminated"), mdb.WithBatchSize(20))
+	if err != nil {
+		log.Panic(err)
+	}
+	for _, message := range messages {
+		fmt.Println(message.Stream, message.Type)
+	}
+}
+
+// GetLastCategoryMessage reads the last message of a type, in whichever stream of the category it is.
+func ExampleStore_GetLastCategoryMessage() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	for _, stream := range []mdb.StreamName{"ferry-1", "ferry-2"} {
+		for _, typ := range []string{"Departed", "Docked"} {
+			if _, err := store.WriteMessage(ctx, stream, mdb.NewMessage(typ, nil)); err != nil {
+				log.Panic(err)
+			}
+		}
+	}
+	last, err := store.GetLastCategoryMessage(ctx, "ferry", mdb.OfType("Departed"))
+	if err != nil {
+		log.Panic(err)
+	}
+	fmt.Println(last.Stream, last.Type)
+}
+
+// The time of a message is that of the beginning of its transaction. A margin of two hours finds the messages
+// of transactions that took so long.
+func ExampleTimeMargin() {
+	ctx := context.Background()
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if _, err := store.WriteMessage(ctx, "tram-1", mdb.NewMessage("Braked", nil)); err != nil {
+		log.Panic(err)
+	}
+	hour := time.Now().Add(-time.Hour)
+	for message, err := range store.CategoryMessages(ctx, "tram", mdb.Since(hour), mdb.TimeMargin(2*time.Hour)) {
+		if err != nil {
+			log.Panic(err)
+		}
+		fmt.Println(message.Type)
+	}
+}

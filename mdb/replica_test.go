@@ -399,13 +399,16 @@ func TestAwaitReplacedWrite(t *testing.T) {
 	}
 }
 
-// TestReplicaExample runs the example with a replica.
+// TestReplicaExample runs the examples with a replica.
 func TestReplicaExample(t *testing.T) {
 	pgtest.NeedTime(t)
 	m := newMirrored(t)
 	t.Setenv("DATABASE_URL", m.Primary.URL("postgres"))
 	t.Setenv("REPLICA_URL", m.Standby.URL("postgres"))
 	if got, want := testdb.Output(t, ExampleConnectReplica), "1 message on the replica, 1 on the primary\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := testdb.Output(t, ExampleStore_ReplicaLag), "the replica lacks 0 positions, for 0s\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -124,6 +124,27 @@ func ExampleOnProgress() {
 	}
 }
 
+// An audit receives the messages of some types from all categories, in one order. This one stops when it has handled all
+// existing messages.
+func ExampleStore_SubscribeToAll() {
+	ctx, stop := context.WithCancelCause(context.Background())
+	store, err := mdb.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	for _, stream := range []mdb.StreamName{"locker-1", "vault-1", "locker-2"} {
+		if _, err := store.WriteMessage(ctx, stream, mdb.NewMessage("Unlocked", nil)); err != nil {
+			log.Panic(err)
+		}
+	}
+	err = store.SubscribeToAll(ctx, func(_ context.Context, m mdb.Message) error {
+		fmt.Println(m.Type, m.Stream)
+		return nil
+	}, mdb.OfTypes("Unlocked"), mdb.OnLive(func(bool) { stop(errShutdown) }))
+	fmt.Println("ended:", err)
+}
+
 // A process that concerns two categories handles their messages in one order, and resumes after the
 // stored checkpoint. Here a variable takes the place of a row in a table.
 func ExampleOnAllProgress() {

@@ -42,6 +42,20 @@ func (s *suite) selections(t *testing.T) {
 			return s.store.GetAllMessages(ctx, append(opts, both)...)
 		}
 	}
+	subscribed := func(n int, subscribe func(context.Context, mdb.Handler) error) func(context.Context) ([]mdb.Message, error) {
+		return func(ctx context.Context) (messages []mdb.Message, _ error) {
+			err := subscribe(ctx, func(_ context.Context, m mdb.Message) error {
+				if messages = append(messages, m); len(messages) == n {
+					return errEnough
+				}
+				return nil
+			})
+			if !errors.Is(err, errEnough) {
+				return nil, err
+			}
+			return messages, nil
+		}
+	}
 	one := func(m mdb.Message, err error) ([]mdb.Message, error) { return []mdb.Message{m}, err }
 
 	for _, test := range []struct {
@@ -79,18 +93,12 @@ func (s *suite) selections(t *testing.T) {
 		{"GetMessage reads the message with an ID", func(ctx context.Context) ([]mdb.Message, error) {
 			return one(s.store.GetMessage(ctx, written[2].ID))
 		}, []int{2}},
-		{"SubscribeToCategories delivers in the order of global positions", func(ctx context.Context) (messages []mdb.Message, _ error) {
-			err := s.store.SubscribeToCategories(ctx, []mdb.Category{first, second}, func(_ context.Context, m mdb.Message) error {
-				if messages = append(messages, m); len(messages) == len(written) {
-					return errEnough
-				}
-				return nil
-			})
-			if !errors.Is(err, errEnough) {
-				return nil, err
-			}
-			return messages, nil
-		}, []int{0, 1, 2, 3, 4}},
+		{"SubscribeToCategories delivers in the order of global positions", subscribed(5, func(ctx context.Context, h mdb.Handler) error {
+			return s.store.SubscribeToCategories(ctx, []mdb.Category{first, second}, h)
+		}), []int{0, 1, 2, 3, 4}},
+		{"SubscribeToAll delivers the messages of types after a position", subscribed(1, func(ctx context.Context, h mdb.Handler) error {
+			return s.store.SubscribeToAll(ctx, h, both, mdb.AfterGlobalPosition(written[1].GlobalPosition), mdb.OfTypes("Odd"))
+		}), []int{3}},
 	} {
 		s.check(t, test.name, func(t *testing.T) {
 			messages, err := test.read(t.Context())
