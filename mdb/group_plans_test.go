@@ -24,6 +24,7 @@ func TestGroupPlans(t *testing.T) {
 		url := testdb.New(t)
 		admin := newPool(t, url, oneConnection)
 		fill(t, admin)
+		jit := value[bool](t, admin, `SELECT pg_jit_available()`)
 		for _, statistics := range []bool{false, true} {
 			if testing.Short() && !statistics {
 				continue // each group takes the time to compile its statement
@@ -40,7 +41,7 @@ func TestGroupPlans(t *testing.T) {
 					plans.take()
 					wantInOrder(t, s, mdb.Category("common3").Stream(fmt.Sprint(mode, statistics, n)), n)
 					name := fmt.Sprintf("%d writes, a %s plan, statistics: %t", n, mode, statistics)
-					checkGroupPlans(t, name, n, plans.take())
+					checkGroupPlans(t, name, n, jit, plans.take())
 				}
 				plans.take()
 				if n := value[int64](t, pool, `SELECT `+mode+`_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH RECURSIVE message AS%'`); n != 4 {
@@ -55,7 +56,7 @@ func TestGroupPlans(t *testing.T) {
 var scansOfMessages = regexp.MustCompile(`(?m)^.*?(\w[\w ]* Scan[\w ]*?)(?: using (\w+))? on (messages\w*)\b`)
 
 // checkGroupPlans checks the plans of a group of n writes, and of the statements in the functions that it calls.
-func checkGroupPlans(t *testing.T, name string, n int, plans []string) {
+func checkGroupPlans(t *testing.T, name string, n int, jit bool, plans []string) {
 	t.Helper()
 	groups := 0
 	used := make(map[string]bool)
@@ -75,6 +76,9 @@ func checkGroupPlans(t *testing.T, name string, n int, plans []string) {
 		groups++
 		if strings.Contains(plan, "Gather") {
 			t.Errorf("%s: want no parallel workers:\n%s", name, plan)
+		}
+		if compiled := strings.Contains(plan, "\nJIT:"); compiled != jit {
+			t.Errorf("%s: got a plan that is compiled: %t, want %t:\n%s", name, compiled, jit, plan)
 		}
 		if !groupShape.MatchString(plan) {
 			t.Errorf("%s: want the writes in the order of a Sort that is above all decisions:\n%s", name, plan)
