@@ -18,7 +18,7 @@ var restRetry = backoff.Policy{Min: 100 * time.Millisecond, Max: 10 * time.Secon
 //
 // The replica shows that something is missing only by having other messages, and a loss is a loss only if the primary says so.
 // So a page whose anchor is not there is read on the primary, whatever the reason is: lag, a replica
-// of an old primary, or a real loss. What the primary answers is final.
+// of an old primary, or a real loss. What the primary answers is final, after [Store.awaitWriters].
 type replicaReader struct {
 	replica *replica
 	source  *messageSource

@@ -145,10 +145,10 @@ func (s *Store) connectSource(src *messageSource, r pageRead) *messageSource {
 	} else {
 		src.page = s.followReplica(src, r)
 	}
-	src.compare = func(ctx context.Context, known []anchor) ([]bool, error) { return s.compareAnchors(ctx, &r, known) }
+	src.compare = func(ctx context.Context, known []anchor) ([]bool, error) { return s.compareFinally(ctx, &r, known) }
 	src.end = func(ctx context.Context) (checkpoint, error) { return s.endOf(ctx, &r) }
 	src.after = func(ctx context.Context, position int64) (checkpoint, error) {
-		return s.anchorBefore(ctx, &r, position)
+		return s.anchorBeforeFinally(ctx, &r, position)
 	}
 	src.firstPage = func(ctx context.Context, position, used, most int64) (checkpoint, answer, bool) {
 		return s.firstPage(ctx, r, position, used, most)

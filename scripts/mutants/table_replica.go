@@ -61,4 +61,14 @@ var replicaMutants = []mutant{
 		", mdb.FromPrimary())", ")",
 		consumers, "TestReplica",
 	},
+	{
+		"a message that the primary does not show yet is lost", "mdb/subscribe_final.go",
+		"if err != nil || there[0] {", "if true || err != nil {",
+		client, "TestReplicaAhead",
+	},
+	{
+		"a stream ends before a message that the primary does not show yet", "mdb/subscribe_final.go",
+		"if !r.isStream || !errors.As(err, new(*AheadError)) {", "if true || !errors.As(err, new(*AheadError)) {",
+		client, "TestReplicaAhead",
+	},
 }
