@@ -102,9 +102,11 @@ test-web: ## test the pages of mdb web in Chromium (MDB_TEST_LARGE=1: with a mil
 	@# Without a million messages, make test has done this.
 	[ -z "$(MDB_TEST_LARGE)" ] || MDB_TEST_LARGE=1 $(GO) test -count=1 -run TestBounded ./mdbweb
 
+# What a container changes, the tests of the store meet. So with SHORT=-short, only they run there.
 test-containers: ## test mdbcontainer, and run the tests of the root module on a container of MDB_TEST_IMAGE
 	cd mdbcontainer && $(GO) test -race -count=1 ./...
-	packages="$$(scripts/list-server-packages ./...)" && cd mdbcontainer && \
+	@$(if $(SHORT),echo "SHORT=-short leaves out the packages other than ./mdb ./mdb/schema ./mdb/mdbtest/...",:)
+	packages="$$(scripts/list-server-packages $(if $(SHORT),./mdb ./mdb/schema ./mdb/mdbtest/...,./...))" && cd mdbcontainer && \
 		MDB_TEST_ONLY=server $(GO) run ./with-messagedb $(if $(MDB_TEST_IMAGE),-image "$(MDB_TEST_IMAGE)",-tmpfs /var/lib/postgresql/data) -- $(GO) test -C .. $(RACE) $(SHORT) $(PARALLEL) $$packages
 
 test-matrix: ## run the tests of the root module on each of VERSIONS, fetched with npm (SHORT=-short)
