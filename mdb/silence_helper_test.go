@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,14 @@ type relay struct {
 	pooler bool // clients see other pids than the server's
 	lines  []*line
 	closed bool
+	pids   []uint32 // of the sessions that cancel requests are for
+}
+
+// cancelled reports whether there was a cancel request for one of the sessions.
+func (r *relay) cancelled(pids ...uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.pids, func(pid uint32) bool { return slices.Contains(pids, pid) })
 }
 
 // A line is a connection through the relay.
@@ -185,6 +194,9 @@ func (r *relay) note(message []byte) (question bool) {
 	const cancelRequest = 80877102
 	if len(message) >= 8 && binary.BigEndian.Uint32(message[4:]) == cancelRequest {
 		r.cancels.Add(1)
+		if len(message) >= 12 {
+			r.change(func() { r.pids = append(r.pids, binary.BigEndian.Uint32(message[8:])) })
+		}
 	}
 	if !bytes.Contains(message, []byte("message_store silence")) {
 		return false
