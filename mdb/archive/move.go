@@ -355,15 +355,10 @@ func (s *move) flip(ctx context.Context) error {
 			return err
 		}
 		// Subscriptions that wait for notifications of the old shard then wait for those of the new one.
-		err := notifyShard(ctx, proxy, s.state.From, trigger.Placement)
-		var server *pgconn.PgError
-		if errors.As(err, &server) && server.Code == undefinedFunction { // a proxy of others, through which nobody waits
-			err = nil
+		if _, err := notifyShard(ctx, proxy, s.state.From, trigger.Placement); err != nil {
+			return err
 		}
-		if err == nil {
-			err = s.passed(MoveFlipped)
-		}
-		if err != nil {
+		if err := s.passed(MoveFlipped); err != nil {
 			return err
 		}
 	}

@@ -41,8 +41,8 @@ func proveOne(ctx context.Context, proxy *pgxpool.Pool, listener *pgx.Conn, numb
 	payload := trigger.NoStream + "move-" + crand.Text()
 	patient, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	err := notifyShard(patient, proxy, number, payload)
-	if isForeign := (*pgconn.PgError)(nil); errors.As(err, &isForeign) && isForeign.Code == undefinedFunction {
+	sent, err := notifyShard(patient, proxy, number, payload)
+	if err == nil && !sent {
 		return nil
 	}
 	for err == nil {
@@ -58,11 +58,12 @@ func proveOne(ctx context.Context, proxy *pgxpool.Pool, listener *pgx.Conn, numb
 	return err
 }
 
-// undefinedFunction is the SQLSTATE of a proxy whose SQL is not that of [schema.ProxySQL].
-const undefinedFunction = "42883"
-
-// notifyShard lets a proxy send a notification to its shard with the number.
-func notifyShard(ctx context.Context, proxy *pgxpool.Pool, number int, payload string) error {
-	_, err := proxy.Exec(ctx, `SELECT message_store_proxy.notify($1, $2)`, number, payload)
-	return err
+// notifyShard lets a proxy send a notification to its shard with the number. It reports false for a proxy whose SQL is not that of
+// [schema.ProxySQL], through which nobody waits.
+func notifyShard(ctx context.Context, proxy *pgxpool.Pool, number int, payload string) (sent bool, err error) {
+	_, err = proxy.Exec(ctx, `SELECT message_store_proxy.notify($1, $2)`, number, payload)
+	if server := (*pgconn.PgError)(nil); errors.As(err, &server) && server.Code == "42883" {
+		return false, nil
+	}
+	return err == nil, err
 }
