@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
 	"github.com/messagedb-go/messagedb/mdbweb"
@@ -32,6 +34,31 @@ func connect(t *testing.T, url string, opts ...mdb.ConnectOption) *mdb.Store {
 	}
 	t.Cleanup(s.Close)
 	return s
+}
+
+// configured returns a store on a pool whose configuration change changes.
+func configured(t *testing.T, url string, change func(*pgxpool.Config)) *mdb.Store {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(cfg)
+	var opts []mdb.ConfigureOption
+	if testdb.Official() {
+		opts = append(opts, mdb.StoreFirst())
+	}
+	mdb.Configure(cfg, opts...)
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, err := mdb.New(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
 }
 
 func write(t *testing.T, s *mdb.Store, stream mdb.StreamName, m mdb.ProposedMessage) mdb.Written {

@@ -56,23 +56,8 @@ func (r *recorder) take() []pgx.TraceQueryStartData {
 // recorded returns a store whose statements, and those of its pages, are recorded.
 func recorded(t *testing.T, url string) (*mdb.Store, *recorder) {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mdb.Configure(cfg)
 	record := new(recorder)
-	cfg.ConnConfig.Tracer = record
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	store, err := mdb.New(pool)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store, record
+	return configured(t, url, func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = record }), record
 }
 
 // A plan is what EXPLAIN says of a step.

@@ -46,25 +46,7 @@ func TestModes(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
-			cfg, err := pgxpool.ParseConfig(url)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cfg.ConnConfig.DefaultQueryExecMode = mode
-			var opts []mdb.ConfigureOption
-			if testdb.Official() {
-				opts = append(opts, mdb.StoreFirst())
-			}
-			mdb.Configure(cfg, opts...)
-			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(pool.Close)
-			store, err := mdb.New(pool)
-			if err != nil {
-				t.Fatal(err)
-			}
+			store := configured(t, url, func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = mode })
 			newSiteOf(t, store).showAll(m.ID.String())
 		})
 	}
