@@ -33,14 +33,14 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request) error {
 		return h.render(w, r, "login", "Log in", http.StatusForbidden, page)
 	}
 	session := h.sessions.issue(time.Now())
-	h.setCookie(w, r, sessionCookieOf(r), session, sessionTime)
+	h.setCookie(w, r, ofPort(r, sessionCookie), session, sessionTime)
 	h.config.logger.Info("a user has logged in to the pages", "user", h.sessions.check(session, time.Now()), "remote", r.RemoteAddr)
 	http.Redirect(w, r, next, http.StatusSeeOther) //nolint:gosec // see ownPath
 	return nil
 }
 
 func (h *Handler) logout(w http.ResponseWriter, r *http.Request) error {
-	h.setCookie(w, r, sessionCookieOf(r), "", 0)
+	h.setCookie(w, r, ofPort(r, sessionCookie), "", 0)
 	http.Redirect(w, r, h.config.prefix+"/login", http.StatusSeeOther)
 	return nil
 }

@@ -159,11 +159,7 @@ func TestCookies(t *testing.T) {
 	same := newSiteOf(t, store, mdbweb.WithToken(token))
 	status := func(s *site, value string) int {
 		return withoutNetwork(s.pages, http.MethodGet, "/streams", func(r *http.Request) {
-			name := "mdbweb_session"
-			if _, port, err := net.SplitHostPort(r.Host); err == nil {
-				name += "_" + port
-			}
-			r.AddCookie(&http.Cookie{Name: name, Value: value})
+			r.AddCookie(&http.Cookie{Name: ofPort(r, "mdbweb_session"), Value: value})
 		}).Code
 	}
 	if got := status(s, valid); got != 200 {
@@ -200,6 +196,30 @@ func TestCookies(t *testing.T) {
 	}
 }
 
+// ofPort returns the name that a cookie of the pages has on the port of a request.
+func ofPort(r *http.Request, cookie string) string {
+	if _, port, err := net.SplitHostPort(r.Host); err == nil {
+		return cookie + "_" + port
+	}
+	return cookie
+}
+
+// TestPagesOfOneHost checks that a form can be sent if the same browser opened pages on another port at the same time.
+func TestPagesOfOneHost(t *testing.T) {
+	t.Parallel()
+	store := connect(t, testdb.New(t))
+	s, other := newSiteOf(t, store, mdbweb.WithToken(token)), newSiteOf(t, store, mdbweb.WithToken(token))
+	form, last := s.page("/login"), other.get("/login")
+	here, err := url.Parse(s.server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.client.Jar.SetCookies(here, last.Cookies()) // a jar knows no ports
+	if r := s.post(form, "/login", "token", token); r.StatusCode != http.StatusSeeOther {
+		t.Errorf("status %d, want a redirect", r.StatusCode)
+	}
+}
+
 // TestLoginLeadsHome checks that the form leads to a page of the handler, wherever a link to it says.
 func TestLoginLeadsHome(t *testing.T) {
 	t.Parallel()
@@ -232,7 +252,7 @@ func TestGuesses(t *testing.T) {
 	}
 	w := withoutNetwork(s.pages, http.MethodPost, "/login?form=0123456789abcdef&token="+url.QueryEscape(token), func(r *http.Request) {
 		r.RemoteAddr = "10.0.0.9:4000"
-		r.AddCookie(&http.Cookie{Name: "mdbweb_form", Value: "0123456789abcdef"})
+		r.AddCookie(&http.Cookie{Name: ofPort(r, "mdbweb_form"), Value: "0123456789abcdef"})
 	})
 	if w.Code != http.StatusForbidden {
 		t.Errorf("a token in a URL: status %d, want 403", w.Code)
@@ -240,7 +260,7 @@ func TestGuesses(t *testing.T) {
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://localhost/login", strings.NewReader(url.Values{"form": {"0123456789abcdef"}, "token": {token}}.Encode()))
 	r.RemoteAddr = "10.0.0.9:4000"
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.AddCookie(&http.Cookie{Name: "mdbweb_form", Value: "0123456789abcdef"})
+	r.AddCookie(&http.Cookie{Name: ofPort(r, "mdbweb_form"), Value: "0123456789abcdef"})
 	another := httptest.NewRecorder()
 	if s.pages.ServeHTTP(another, r); another.Code != http.StatusSeeOther {
 		t.Errorf("another client: status %d, want 303", another.Code)
@@ -274,8 +294,7 @@ func TestForms(t *testing.T) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/login", nil)
 		r.RemoteAddr, r.Host = "127.0.0.1:4000", "localhost:8090"
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		cookie := &http.Cookie{Name: "mdbweb_form", Value: "0123456789abcdef"}
-		r.AddCookie(cookie)
+		r.AddCookie(&http.Cookie{Name: ofPort(r, "mdbweb_form"), Value: "0123456789abcdef"})
 		change(r, form)
 		r.Body = http.NoBody
 		r2 := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/login", strings.NewReader(form.Encode()))
@@ -303,7 +322,7 @@ func TestForms(t *testing.T) {
 		"no field":                            {func(_ *http.Request, form url.Values) { form.Del("form") }, 403},
 		"another field":                       {func(_ *http.Request, form url.Values) { form.Set("form", "0123456789abcdeF") }, 403},
 		"empty ones": {func(r *http.Request, form url.Values) {
-			r.Header.Set("Cookie", "mdbweb_form=")
+			r.Header.Set("Cookie", ofPort(r, "mdbweb_form")+"=")
 			form.Set("form", "")
 		}, 403},
 	} {

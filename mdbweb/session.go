@@ -19,6 +19,7 @@ const (
 	formCookie    = "mdbweb_form"
 	formField     = "form"
 	sessionTime   = 12 * time.Hour
+	formTime      = 365 * 24 * time.Hour // pages that a browser restores at once would each get another value
 
 	maxLogins  = 10 // failed ones of a client in a window
 	maxClients = 10_000
@@ -99,7 +100,7 @@ func (h *Handler) userOf(r *http.Request) string {
 	case h.config.user != nil:
 		return h.config.user(r)
 	case h.sessions != nil:
-		if cookie, err := r.Cookie(sessionCookieOf(r)); err == nil {
+		if cookie, err := r.Cookie(ofPort(r, sessionCookie)); err == nil {
 			return h.sessions.check(cookie.Value, time.Now())
 		}
 		return ""
@@ -109,13 +110,13 @@ func (h *Handler) userOf(r *http.Request) string {
 	return ""
 }
 
-// sessionCookieOf returns the name of the session's cookie. Browsers send the cookies of a host to all of its ports, on each of which there
-// may be other pages, with another token.
-func sessionCookieOf(r *http.Request) string {
+// ofPort returns the name of a cookie that is used on one port. Browsers send the cookies of a host to all of its ports, on each of which
+// there may be other pages, whose cookies of the same name would replace ours.
+func ofPort(r *http.Request, cookie string) string {
 	if _, port, err := net.SplitHostPort(r.Host); err == nil {
-		return sessionCookie + "_" + port
+		return cookie + "_" + port
 	}
-	return sessionCookie
+	return cookie
 }
 
 // setCookie sets a cookie that scripts cannot read and that other sites cannot let browsers send.
@@ -138,17 +139,18 @@ func (h *Handler) setCookie(w http.ResponseWriter, r *http.Request, name, value 
 // formToken returns the value of a form's hidden field, which is the same as that of a cookie. Other sites
 // know neither.
 func (h *Handler) formToken(w http.ResponseWriter, r *http.Request) string {
-	if cookie, err := r.Cookie(formCookie); err == nil && len(cookie.Value) >= MinToken {
+	name := ofPort(r, formCookie)
+	if cookie, err := r.Cookie(name); err == nil && len(cookie.Value) >= MinToken {
 		return cookie.Value
 	}
 	value := rand.Text()
-	h.setCookie(w, r, formCookie, value, sessionTime)
+	h.setCookie(w, r, name, value, formTime)
 	return value
 }
 
 // isOurForm reports whether a form was sent from a page of ours.
 func isOurForm(r *http.Request) bool {
-	cookie, err := r.Cookie(formCookie)
+	cookie, err := r.Cookie(ofPort(r, formCookie))
 	return err == nil && len(cookie.Value) >= MinToken && sameOrigin(r) &&
 		subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(r.PostFormValue(formField))) == 1
 }
