@@ -17,7 +17,7 @@ func TestProgress(t *testing.T) {
 		CREATE TRIGGER wait AFTER INSERT ON message_store.messages FOR EACH ROW WHEN (NEW.position = 0) EXECUTE FUNCTION message_store.wait()`)
 	sh := &shell{folder: t.TempDir(), env: environment("DATABASE_URL="+from, "OTHER_URL="+to, "TERM=xterm")}
 	const transcript = `$ terminal() { script -E never -qec "$1" /dev/null | tr -d '\n' | tr '\r\033' '\n~' | sed -E 's/\[#+ +\] +[0-9]+ %/[BAR]/' | grep -vE '^$|1500 messages$'; }
-> terminal 'mdb export | { sleep 0.2; cat > archive.jsonl; }'; terminal 'mdb -d "$OTHER_URL" import archive.jsonl'
+> terminal 'mdb export | { dd bs=1 count=1 status=none; sleep 0.2; cat; } > archive.jsonl'; terminal 'mdb -d "$OTHER_URL" import archive.jsonl'
 ~[K[BAR]  1000 messages
 ~[Kmdb: exported 1500 messages, up to global position 1500
 ~[K[BAR]  1000 messages
