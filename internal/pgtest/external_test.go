@@ -59,6 +59,14 @@ func TestExternal(t *testing.T) {
 	}
 	defer conn.Close(t.Context())
 	for run := range 2 {
+		// A session that has not noticed the end of its process shows that process as one that lives.
+		eventually(t, "the run before has no session", func() (gone bool) {
+			err := conn.QueryRow(t.Context(), "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name LIKE 'mdb_test_%'").Scan(&gone)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return gone
+		})
 		out, err := command(t, []string{"-test.run=^TestDatabase"}, "MDB_TEST_DATABASE_URL="+u.String()).CombinedOutput()
 		if err != nil {
 			t.Fatalf("the tests fail on an external server: %v\n%s", err, out)

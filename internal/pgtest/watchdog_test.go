@@ -127,6 +127,7 @@ func TestSweep(t *testing.T) {
 	if err := syscall.Kill(o.watchdog, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the watchdog has ended", func() bool { return errors.Is(syscall.Kill(o.watchdog, 0), syscall.ESRCH) })
 
 	if lock, err := lockFolder(o.dir); err == nil {
 		_ = lock.Close()
@@ -179,6 +180,9 @@ func TestLockFolder(t *testing.T) {
 	t.Parallel()
 
 	dir := t.TempDir()
+	// A process that another test starts has the lock, too, until it executes its program.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	lock, err := lockFolder(dir)
 	if err != nil {
 		t.Fatal(err)
