@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -46,7 +45,7 @@ func TestCheckGood(t *testing.T) {
 	}
 	// Each of our own functions names its schema.
 	if !testdb.Official() {
-		if err := newStore(t, barePool(t, testdb.Shared(t), connectTimeout(time.Second))).Check(t.Context()); err != nil {
+		if err := newStore(t, barePool(t, testdb.Shared(t))).Check(t.Context()); err != nil {
 			t.Errorf("on a bare pool: got error %v, want none", err)
 		}
 	}
@@ -702,7 +701,7 @@ func TestCheckPath(t *testing.T) {
 	url := testdb.New(t)
 	exec(t, newPool(t, url), `CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
 		$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
-	found := findings(t, newStore(t, barePool(t, url, connectTimeout(time.Second))).Check(t.Context()))
+	found := findings(t, newStore(t, barePool(t, url)).Check(t.Context()))
 	if len(found) != 1 || !strings.Contains(found[0].Problem, "which does not begin with message_store") {
 		t.Errorf("got findings %v, want the path", found)
 	}
@@ -723,7 +722,7 @@ func TestCheckAll(t *testing.T) {
 		GRANT ALL ON public.messages TO message_store;
 		CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar) RETURNS bigint LANGUAGE plpgsql AS
 			$$BEGIN RETURN (SELECT max(m.position) FROM messages AS m WHERE m.stream_name = stream_version.stream_name); END$$`)
-	s := newStore(t, barePool(t, url, asRole("message_store"), parameter("search_path", "public")))
+	s := newStore(t, barePool(t, url, asRole("message_store"), parameter("search_path", "public"), connectTimeout(0)))
 	err := s.Check(t.Context())
 	if found := findings(t, err); len(found) != 6 {
 		t.Errorf("got %d findings, want 6: %v", len(found), err)

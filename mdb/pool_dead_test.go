@@ -63,7 +63,7 @@ func TestDeadHost(t *testing.T) {
 	for name, listen := range deadHosts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newStore(t, newPool(t, testdb.Shared(t), after(listen(t)), func(cfg *pgxpool.Config) { cfg.MaxConns = 3 }))
+			s := newStore(t, newPool(t, testdb.Shared(t), after(listen(t)), connectTimeout(2*time.Second), func(cfg *pgxpool.Config) { cfg.MaxConns = 3 }))
 			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
 			category := mdbtest.Category("dead")
@@ -112,7 +112,7 @@ func TestFrozenServer(t *testing.T) {
 // TestConfigureTimeouts checks that Configure sets the timeouts that are not given, and no
 // others, and that Check finds a pool without one.
 func TestConfigureTimeouts(t *testing.T) {
-	t.Parallel()
+	t.Setenv("PGCONNECT_TIMEOUT", "")
 	for parameters, want := range map[string][2]time.Duration{
 		"":                      {2 * time.Second, 2 * time.Second},
 		"&connect_timeout=0":    {2 * time.Second, 2 * time.Second}, // which pgx does not tell from none

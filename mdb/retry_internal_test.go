@@ -51,6 +51,7 @@ func (n *network) store(t *testing.T, policy RetryPolicy) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg.ConnConfig.ConnectTimeout = 0 // the default, whatever the environment says
 	cfg.ConnConfig.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		inFlight := n.inFlight.Add(1)
 		defer n.inFlight.Add(-1)
