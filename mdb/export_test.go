@@ -96,6 +96,13 @@ func SetSilence(s *Store, d time.Duration) {
 	}
 }
 
+// Asks reports whether the store asks about statements, or is to say what follows from the answer.
+func Asks(s *Store) bool {
+	s.watcher.mu.Lock()
+	defer s.watcher.mu.Unlock()
+	return s.watcher.asking
+}
+
 // GroupAll makes the store send each write in a group, also one that no other write waits for.
 func GroupAll(s *Store) { s.groups.least = 1 }
 

@@ -54,7 +54,7 @@ func TestGomdbCancelledQuery(t *testing.T) {
 		receiveCategory(t, s, "account", mdb.AsConsumerGroup(0, 2)),
 		receiveStream(t, s, "account-1", mdb.FromEnd()),
 	}
-	until(t, admin, `SELECT count(*) = $1 FROM pg_locks WHERE relation = 'message_store.messages'::regclass AND NOT granted`, len(running))
+	until(t, admin, `SELECT (`+tableWaiters+`) = $1`, len(running))
 	for _, r := range running {
 		r.stop(t)
 	}

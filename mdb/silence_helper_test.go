@@ -2,6 +2,7 @@ package mdb_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"net"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -25,11 +27,10 @@ type relay struct {
 	address *net.TCPAddr
 	target  *pgconn.Config
 
-	cancels   atomic.Int64
-	questions atomic.Int64 // connections on which a store asks
-	asking    atomic.Int64 // those that are open
-	atOnce    atomic.Int64 // the most that were open at a time
-	received  atomic.Int64 // bytes from the server
+	cancels  atomic.Int64
+	asking   atomic.Int64 // open connections on which a store asks
+	atOnce   atomic.Int64 // the most that were open at a time
+	received atomic.Int64 // bytes from the server
 
 	mu     sync.Mutex
 	moving *sync.Cond
@@ -66,11 +67,51 @@ func newRelay(t testing.TB, url string) *relay {
 	return r
 }
 
-// through makes the connections of a pool go through the relay.
+// through makes the connections of a pool go through the relay. Those that begin while it is frozen are soon given up.
 func (r *relay) through(cfg *pgxpool.Config) {
 	cfg.ConnConfig.Host, cfg.ConnConfig.Port = "127.0.0.1", uint16(r.address.Port)
 	cfg.ConnConfig.TLSConfig, cfg.ConnConfig.Fallbacks = nil, nil
-	cfg.ConnConfig.ConnectTimeout = 500 * time.Millisecond
+	before, after := cfg.BeforeConnect, cfg.ConnConfig.AfterNetConnect
+	cfg.BeforeConnect = func(ctx context.Context, cfg *pgx.ConnConfig) error {
+		r.change(func() {
+			if r.frozen {
+				cfg.ConnectTimeout = 500 * time.Millisecond
+			}
+		})
+		if before != nil {
+			return before(ctx, cfg)
+		}
+		return nil
+	}
+	cfg.ConnConfig.AfterNetConnect = func(ctx context.Context, cfg *pgconn.Config, conn net.Conn) (net.Conn, error) {
+		if after != nil {
+			var err error
+			if conn, err = after(ctx, cfg, conn); err != nil {
+				return conn, err
+			}
+		}
+		if !strings.HasSuffix(cfg.RuntimeParams["application_name"], "message_store silence") {
+			return conn, nil
+		}
+		open := r.asking.Add(1)
+		for most := r.atOnce.Load(); open > most && !r.atOnce.CompareAndSwap(most, open); {
+			most = r.atOnce.Load()
+		}
+		return &questionConn{Conn: conn, closed: sync.OnceFunc(func() { r.asking.Add(-1) })}, nil
+	}
+}
+
+// A questionConn is a connection on which a store asks. It counts until the store closes it, which the relay sees later.
+type questionConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *questionConn) NetConn() net.Conn { return c.Conn }
+
+func (c *questionConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 // change changes what the relay does.
@@ -138,20 +179,16 @@ func (r *relay) serve(conn net.Conn) {
 // copy forwards one direction until its source ends.
 func (r *relay) copy(l *line, to, from net.Conn, answers bool) {
 	buf := make([]byte, 4096)
-	question := false
 	for first := true; ; first = false {
 		n, err := from.Read(buf)
 		if first && !answers {
-			question = r.note(buf[:n])
+			r.note(buf[:n])
 		}
 		if answers && r.pooler {
 			// The pid in a message of 12 bytes and the type K, see BackendKeyData.
 			if i := bytes.Index(buf[:n], []byte{'K', 0, 0, 0, 12}); i >= 0 && i+8 < n {
 				buf[i+8] ^= 0xff
 			}
-		}
-		if question && err != nil {
-			r.asking.Add(-1)
 		}
 		for sent := 0; sent < n; {
 			if !r.wait(l, answers) {
@@ -189,8 +226,8 @@ func (r *relay) wait(l *line, answers bool) bool {
 	return !r.closed
 }
 
-// note counts what the first message of a connection shows.
-func (r *relay) note(message []byte) (question bool) {
+// note counts the first message of a connection if it is a cancel request.
+func (r *relay) note(message []byte) {
 	const cancelRequest = 80877102
 	if len(message) >= 8 && binary.BigEndian.Uint32(message[4:]) == cancelRequest {
 		r.cancels.Add(1)
@@ -198,31 +235,38 @@ func (r *relay) note(message []byte) (question bool) {
 			r.change(func() { r.pids = append(r.pids, binary.BigEndian.Uint32(message[8:])) })
 		}
 	}
-	if !bytes.Contains(message, []byte("message_store silence")) {
-		return false
-	}
-	r.questions.Add(1)
-	open := r.asking.Add(1)
-	for most := r.atOnce.Load(); open > most && !r.atOnce.CompareAndSwap(most, open); {
-		most = r.atOnce.Load()
-	}
-	return true
 }
 
 const (
 	// soon is how long a store of these tests waits before it asks.
 	soon = 50 * time.Millisecond
-	// notYet is set while a test does something in which a slow machine may pause for that long.
+	// notYet is set while a test does something in which a slow machine may pause for that long, and the server then say that it does
+	// not execute a statement which has not arrived yet, or whose answer has not.
 	notYet = time.Hour
 )
 
-// silentStore returns a store that soon asks, on a pool through the relay.
+// silentStore returns a store on a pool through the relay, which does not ask before SetSilence.
 func silentStore(t testing.TB, r *relay, url string, j *journal, prepare ...func(*pgxpool.Config)) *mdb.Store {
 	t.Helper()
 	pool := newPool(t, url, append(prepare, r.through)...)
 	s := newStore(t, pool, j.option())
-	mdb.SetSilence(s, soon)
+	mdb.SetSilence(s, notYet)
 	return s
+}
+
+// freezeUnasked freezes the relay while no question of the store is under way, so that the next one finds it frozen.
+func (r *relay) freezeUnasked(t testing.TB, s *mdb.Store) {
+	t.Helper()
+	untilUnasked(t, s)
+	r.freeze()
+	mdb.SetSilence(s, soon)
+}
+
+// untilUnasked makes the store ask no further question, and waits for the end of one that is under way.
+func untilUnasked(t testing.TB, s *mdb.Store) {
+	t.Helper()
+	mdb.SetSilence(s, notYet)
+	inTime(t, "the store does not ask", func() bool { return !mdb.Asks(s) })
 }
 
 // wantNothingGivenUp fails the test if a statement was given up or retried. A busy machine may fail to connect in time, before anything
