@@ -290,5 +290,5 @@ func attempts(n int) mdb.StoreOption {
 // forAWhile makes a store retry for a short time what the server cannot be reached for. Within
 // that it makes more attempts than the number that it has for other failures.
 func forAWhile() mdb.StoreOption {
-	return mdb.WithRetry(mdb.RetryPolicy{For: 500 * time.Millisecond, Attempts: 2, MinDelay: time.Microsecond, MaxDelay: time.Millisecond})
+	return mdb.WithRetry(mdb.RetryPolicy{For: 2 * time.Second, Attempts: 2, MinDelay: time.Microsecond, MaxDelay: time.Millisecond})
 }

@@ -120,7 +120,7 @@ func TestAtomicallyLockTimeout(t *testing.T) {
 	t.Parallel()
 	category := mdbtest.Category("timeout")
 	log := journal{onRecord: holdLock(t, mdbtest.SharedStore(t), category)}
-	s := newStore(t, newPool(t, testdb.Shared(t), parameter("lock_timeout", "20ms")), log.option())
+	s := newStore(t, newPool(t, testdb.Shared(t), parameter("lock_timeout", "300ms")), log.option())
 	runs := 0
 	err := s.Atomically(t.Context(), []mdb.Category{category}, func(*mdb.Tx) error {
 		runs++

@@ -215,7 +215,7 @@ func TestDeadlock(t *testing.T) {
 func TestLockTimeout(t *testing.T) {
 	t.Parallel()
 	holder := mdbtest.SharedStore(t)
-	pool := newPool(t, testdb.Shared(t), parameter("lock_timeout", "20ms"))
+	pool := newPool(t, testdb.Shared(t), parameter("lock_timeout", "300ms"))
 	stream := mdbtest.Category("timeout").Stream("1")
 	release := holdLock(t, holder, stream.Category())
 
