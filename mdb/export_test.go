@@ -158,6 +158,12 @@ func NeverRest(s *Store) {
 	}
 }
 
+// RestOn makes writes that the server refuses stay out of groups for ever.
+func RestOn(s *Store) {
+	now := time.Now()
+	s.groups.rests.now = func() time.Time { return now }
+}
+
 // GroupStatements returns the statements of groups, by direct SQL and by procedures.
 func GroupStatements() (direct, calls string) { return groupWriteDirect.sql, groupWriteCalls.sql }
 

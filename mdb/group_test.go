@@ -272,6 +272,7 @@ func TestGroupRefused(t *testing.T) {
 				t.Parallel()
 				var log journal
 				s := newStore(t, newPool(t, url, connections(10), execMode(mode)), append(way, log.option())...)
+				mdb.RestOn(s)
 				category := mdbtest.Category("refused")
 				for round := range 2 {
 					release := mdb.HoldTurn(s, category)
@@ -470,6 +471,7 @@ func TestGroupUnprivileged(t *testing.T) {
 		ALTER FUNCTION message_store.stream_version SECURITY DEFINER SET search_path = message_store, pg_temp;
 		REVOKE ALL ON message_store.messages FROM message_store`)
 	s := newStore(t, newPool(t, url, connections(5), asRole("message_store")), mdb.WithGroupCommit())
+	mdb.RestOn(s)
 	category := mdbtest.Category("unprivileged")
 	for range 2 {
 		release := mdb.HoldTurn(s, category)
