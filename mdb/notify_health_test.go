@@ -170,6 +170,8 @@ func TestNotifyKilled(t *testing.T) {
 		follows(t, db, f, category.Stream("1"), 2)
 		g.next(t)
 		g.next(t)
+		// A session that was terminated before sends its last message before it is gone.
+		until(t, db, "SELECT ("+listeners+") = 1")
 		if n := value[int](t, db, killListeners); n != 1 {
 			t.Fatalf("got %d terminated connections, want 1", n)
 		}

@@ -126,9 +126,7 @@ func (p *plproxy) testNotified(t *testing.T) {
 			want = append(want, string(streams[i]))
 		}
 		observers[i].expect(t, want...)
-		if got := s.NotifyShardStats()[i]; got.Notifications != before[i].Notifications+n {
-			t.Errorf("shard %d: got %d notifications, want %d", i, got.Notifications-before[i].Notifications, n)
-		}
+		wantNotified(t, shard, func() int64 { return s.NotifyShardStats()[i].Notifications }, before[i].Notifications+n)
 	}
 	for i, shard := range p.shards {
 		if state, err := schema.NotifyStatus(t.Context(), shard); err != nil || state.Proxied || len(state.Listeners) != 1 || state.Categories != 1 {

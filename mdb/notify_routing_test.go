@@ -2,6 +2,7 @@ package mdb_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
@@ -156,8 +157,9 @@ func TestNotifyOwnWrites(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			category := mdbtest.Category("own")
-			live := make(chan struct{}, 1)
-			f := followCategory(t, s, category, mdb.OnLive(func(bool) { live <- struct{}{} }))
+			live := make(chan struct{})
+			begun := sync.OnceFunc(func() { close(live) })
+			f := followCategory(t, s, category, mdb.OnLive(func(bool) { begun() })) // again after a read that is retried
 			<-live
 			for i := range 20 {
 				switch i % 3 {

@@ -209,14 +209,18 @@ func TestWorkersSleeps(t *testing.T) {
 			onPosition(func(_ context.Context, position int64) error { told <- fmt.Sprint("progress ", position); return nil }))
 	}()
 	settled(t, s)
+	const messages = 20
+	received := s.NotifyStats().Notifications
 	write(t, writer, one, mdb.NewMessage("Happened", nil))
 	last := int64(0)
-	for range 20 {
+	for range messages {
 		last = write(t, writer, two, mdb.NewMessage("Happened", nil)).GlobalPosition
 		if m := <-others; m.GlobalPosition != last {
 			t.Errorf("got message %d, want %d", m.GlobalPosition, last)
 		}
 	}
+	// The read after a notification may find the next message, whose own one then leads to a read that finds nothing.
+	wantNotified(t, s.Pool(), func() int64 { return s.NotifyStats().Notifications }, received+1+messages)
 	settled(t, s)
 	reads := s.NotifyStats().Reads
 	close(goOn)
