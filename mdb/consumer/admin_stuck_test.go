@@ -24,7 +24,8 @@ func kinds(s *consumer.Status) (kinds []consumer.ObstacleKind) {
 // TestAdminStuck checks that a consumer that can park no more is shown with what stands still, and with what is parked.
 func TestAdminStuck(t *testing.T) {
 	t.Parallel()
-	c := newClinic(t, "Each", consumer.MaxParked(1))
+	const lease = 3 * time.Second // after which a partition stands still
+	c := newClinic(t, "Each", consumer.MaxParked(1), consumer.WithLease(lease))
 	o := consumer.Admin(c.store.Pool())
 	c.ill["patient-1"] = true
 	c.write("patient-1", "patient-1+b", "patient-1", "patient-2")
@@ -61,7 +62,7 @@ func TestAdminStuck(t *testing.T) {
 		t.Fatal(err)
 	}
 	if still.Category != "patient" || !slices.Equal(still.Partitions, []int{1 - partition}) || !slices.Equal(still.Members, full.Members) ||
-		still.Since.Before(written.Time) || d.At.Sub(still.Since) < time.Second {
+		still.Since.Before(written.Time) || d.At.Sub(still.Since) < lease {
 		t.Errorf("got %+v, want the other partition, at least since %v", still, written.Time)
 	}
 	list, err := o.List(t.Context())

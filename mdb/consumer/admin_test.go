@@ -204,7 +204,7 @@ func TestAdminShow(t *testing.T) {
 		return err == nil && len(d.Processes) == 1 && len(d.Processes[0].Partitions) == 2
 	})
 	process := d.Processes[0]
-	if !process.Alive || process.Instance != "clinic-0" || process.Info == "" || process.Lease != time.Second || process.Joined.IsZero() || process.Seen.Before(process.Joined) ||
+	if !process.Alive || process.Instance != "clinic-0" || process.Info == "" || process.Lease != time.Hour || process.Joined.IsZero() || process.Seen.Before(process.Joined) ||
 		!slices.Equal(process.Partitions, []int{0, 1}) || !slices.Equal(process.Categories, []mdb.Category{"patient"}) || d.Members != 1 {
 		t.Errorf("got %+v", d)
 	}

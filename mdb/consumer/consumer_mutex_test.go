@@ -15,7 +15,7 @@ func TestHeldMutex(t *testing.T) {
 	t.Parallel()
 	s := withConsumers.Store(t)
 	var a, b record
-	first := start(t, plantOn(t, s).Store, a.handler(), consumer.WithLease(3*time.Second))
+	first := start(t, plantOn(t, s).Store, a.handler(), consumer.WithLease(time.Hour))
 	eventually(t, "the first has everything", func() bool { return first.Stats().Partitions == consumer.DefaultPartitions })
 
 	tx, err := s.Pool().Begin(t.Context())

@@ -131,10 +131,10 @@ func forms(f func(ctx context.Context, m mdb.Message) error) map[string]consumer
 
 func newClinic(t *testing.T, form string, opts ...consumer.Option) *clinic {
 	t.Helper()
-	c := &clinic{T: t, store: withConsumers.Store(t), ill: make(map[mdb.StreamName]bool), handled: make(map[string][]string), changed: make(chan struct{}, 1)}
+	c := &clinic{T: t, store: withConsumers.Store(t, mdb.WithNotify()), ill: make(map[mdb.StreamName]bool), handled: make(map[string][]string), changed: make(chan struct{}, 1)}
 	var err error
 	if c.c, err = consumer.New(c.store, "clinic", "patient", forms(c.handle)[form], append([]consumer.Option{
-		consumer.WithPartitions(2), consumer.WithWorkers(3), consumer.WithLease(time.Second),
+		consumer.WithPartitions(2), consumer.WithWorkers(3), consumer.WithLease(time.Hour),
 	}, opts...)...); err != nil {
 		t.Fatal(err)
 	}

@@ -157,7 +157,7 @@ func (w *replayWalk) start(d *doom) (wait func()) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	c, err := New(store, string(w.category), w.category, w.handlers(d), WithInstance("one"), WithLease(3*time.Second), // a slow machine must not end it
+	c, err := New(store, string(w.category), w.category, w.handlers(d), WithInstance("one"), WithLease(10*time.Second), // a slow machine must not end it
 		WithPartitions(1), WithWorkers(2), WithDrainTimeout(0))
 	if err != nil {
 		w.Fatal(err)

@@ -60,7 +60,7 @@ func TestUnreadable(t *testing.T) {
 			if _, err := s.Pool().Exec(t.Context(), unreadable); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if err := c.CatchUp(ctx); err != nil {
 				t.Fatalf("CatchUp returned %v: %+v", err, c.Stats())
@@ -105,7 +105,7 @@ func TestUnreadableHeals(t *testing.T) {
 			}
 			sqlExec(t, s.Pool(), unreadable)
 			var handled record
-			c := start(t, s, handled.handler(), consumer.WithPartitions(1), consumer.WithLease(time.Second))
+			c := start(t, s, handled.handler(), consumer.WithPartitions(1), consumer.WithLease(time.Hour))
 			eventually(t, "the message is parked", func() bool { return c.Stats().Parked == 1 && len(handled.sorted()) == 2 })
 			sqlExec(t, s.Pool(), readable)
 			want := 3
