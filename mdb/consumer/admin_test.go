@@ -456,9 +456,21 @@ func TestAdminResize(t *testing.T) {
 	late, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
+		var first time.Time // its answer has arrived when the barrier is prolonged
 		for late.Err() == nil {
-			if d, err := o.Show(ctx, "clinic"); err != nil || slices.Contains(kinds(&d.Status), consumer.ObstacleBarrier) && slices.Contains(kinds(&d.Status), consumer.ObstacleUnconfirmed) {
+			d, err := o.Show(ctx, "clinic")
+			if err == nil && (!slices.Contains(kinds(&d.Status), consumer.ObstacleBarrier) || !slices.Contains(kinds(&d.Status), consumer.ObstacleUnconfirmed)) {
+				continue
+			}
+			var end time.Time
+			if err == nil {
+				err = c.store.Pool().QueryRow(ctx, "SELECT barrier_end FROM message_store_consumers.consumers").Scan(&end)
+			}
+			switch {
+			case err != nil, !first.IsZero() && end.After(first):
 				cancel(errEnough)
+			case first.IsZero():
+				first = end
 			}
 		}
 	}()
