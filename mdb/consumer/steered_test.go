@@ -145,7 +145,9 @@ func (f *crew) settled(what string) {
 // still checks that no handler is called while a function runs.
 func (f *crew) still(what string, do func()) {
 	f.Helper()
-	f.ticked()
+	eventually(f.T, "all know the pause, and calls from before have returned", func() bool {
+		return !slices.ContainsFunc(f.runs, func(r *shift) bool { s := r.Stats(); return !s.Paused || s.Running > 0 })
+	})
 	before := len(f.begun.sorted())
 	do()
 	f.ticked()
@@ -206,7 +208,7 @@ func TestSteered(t *testing.T) {
 			for range 2 {
 				p := plantOn(t, f.store)
 				h := crewForms(p.Store, f.begun.add)[form]
-				f.runs = append(f.runs, start(t, p.Store, h, consumer.WithPartitions(2), consumer.WithWorkers(4), consumer.WithLease(2*time.Second)))
+				f.runs = append(f.runs, start(t, p.Store, h, consumer.WithPartitions(2), consumer.WithWorkers(4), consumer.WithLease(5*time.Second)))
 			}
 			f.shared(2)
 			f.still("a pause before", func() { f.write(10) })
