@@ -51,11 +51,17 @@ func TestImportPosition(t *testing.T) {
 	}
 
 	var a, b record
-	running := startNamed(t, plantOn(t, s).Store, "ours", "signup", a.handler(), consumer.InPositionStream("ours"), consumer.FlushEvery(time.Hour, 25))
-	eventually(t, "the position is stored", func() bool {
-		position, _ := recorded(t, s, "signup:position-ours")
-		return position == want[29]
-	})
+	ours := func(h consumer.Handler) *consumer.Consumer {
+		c, err := consumer.New(plantOn(t, s).Store, "ours", "signup", h, consumer.InPositionStream("ours"), consumer.FlushEvery(time.Hour, 1<<30))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if err := ours(a.handler()).CatchUp(ctx); err != nil { // stores the position when it ends, and never before
+		t.Fatal(err)
+	}
+	running := startConsumer(t, ours(a.handler()))
 	more := signUp(t, s, 5)
 	eventually(t, "all is handled", func() bool { return len(a.sorted()) == 35 })
 	if position, err := o.ImportPosition(ctx, "ours", "signup:position-ours"); err != nil || position != want[29] {
@@ -64,7 +70,7 @@ func TestImportPosition(t *testing.T) {
 	if err := running.wait(); !errors.Is(err, consumer.ErrReplaced) {
 		t.Errorf("the old process ended with %v", err)
 	}
-	if position, n := recorded(t, s, "signup:position-ours"); position != want[29] || n != 3 {
+	if position, n := recorded(t, s, "signup:position-ours"); position != want[29] || n != 4 {
 		t.Errorf("got the position %d in %d messages", position, n)
 	}
 	if c, err = consumer.New(s, "ours", "signup", b.handler()); err != nil {

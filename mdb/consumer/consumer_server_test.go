@@ -93,6 +93,11 @@ func startNamed(t testing.TB, s *mdb.Store, name string, category mdb.Category, 
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startConsumer(t, c)
+}
+
+func startConsumer(t testing.TB, c *consumer.Consumer) *shift {
+	t.Helper()
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
 	r := &shift{Consumer: c, cancel: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- c.Run(ctx) }()
@@ -235,7 +240,9 @@ func TestTakeover(t *testing.T) {
 		}
 		return insert(ctx, tx, m)
 	}), consumer.WithLease(5*time.Second))
-	eventually(t, "everything is handled", func() bool { return b.Stats().Handled == 51 })
+	eventually(t, "everything is handled", func() bool {
+		return sqlValue[int](t, store.Pool(), "SELECT count(*) FROM public.sent") == len(want)
+	})
 	if overlap.Load() {
 		t.Error("both processes have handled messages of the partition at the same time")
 	}

@@ -93,7 +93,7 @@ func TestPositionStream(t *testing.T) {
 		t.Error("the role may create tables")
 	}
 	var a, b record
-	opts := []consumer.Option{consumer.InPositionStream("mailer"), consumer.WithWorkers(4), consumer.FromEnd()}
+	opts := []consumer.Option{consumer.InPositionStream("mailer"), consumer.FlushEvery(time.Hour, 1<<30), consumer.WithWorkers(4), consumer.FromEnd()}
 	first := start(t, process.Store, a.handler(), opts...)
 	eventually(t, "the rest is handled, and the lease was renewed", func() bool { s := first.Stats(); return s.Handled == 20 && s.Ticks > 0 })
 	if s := first.Stats(); s.Partitions != 1 || s.LeaseMargin <= 0 || s.Joins != 1 {
