@@ -89,9 +89,9 @@ func TestEviction(t *testing.T) {
 		sql  string // what happens, to the judge $2 and the other member $3
 		gone bool
 	}{
-		{"a lease that has not ended", `UPDATE members SET seen = seen - interval '59 seconds' WHERE consumer = $1 AND id = $3 AND id <> $2`, false},
+		{"a lease that has not ended", `UPDATE members SET seen = seen - interval '30 seconds' WHERE consumer = $1 AND id = $3 AND id <> $2`, false},
 		{"a lease that has ended", `UPDATE members SET seen = seen - interval '61 seconds' WHERE consumer = $1 AND id = $3 AND id <> $2`, true},
-		{"a silence that the judge has shared", `UPDATE members SET seen = seen - interval '61 seconds' * (id <> $2)::int, woke = CASE WHEN id = $2 THEN now() - interval '50 seconds' END WHERE consumer = $1 AND $3::uuid IS NOT NULL`, false},
+		{"a silence that the judge has shared", `UPDATE members SET seen = seen - interval '61 seconds' * (id <> $2)::int, woke = CASE WHEN id = $2 THEN now() - interval '30 seconds' END WHERE consumer = $1 AND $3::uuid IS NOT NULL`, false},
 		{"a judge whose silence is long ago", `UPDATE members SET seen = seen - interval '61 seconds' * (id <> $2)::int, woke = now() - interval '61 seconds' WHERE consumer = $1 AND $3::uuid IS NOT NULL`, true},
 		{"a judge who is silent now", `UPDATE members SET seen = seen - interval '61 seconds' WHERE consumer = $1 AND $2 <> $3`, false},
 		{"a judge who has not ticked since the clock was set back", `UPDATE members SET seen = CASE WHEN id = $2 THEN seen + interval '1 hour' ELSE seen - interval '61 seconds' END WHERE consumer = $1 AND $3::uuid IS NOT NULL`, false},

@@ -19,6 +19,7 @@ type counter struct{ statements, writes atomic.Int64 }
 
 func (c *counter) attach(cfg *pgxpool.Config) {
 	cfg.ConnConfig.Tracer = c
+	cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // it would be counted
 	cfg.ConnConfig.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		return counted{conn, c}, nil
 	}

@@ -53,7 +53,7 @@ func TestHeldMutex(t *testing.T) {
 					t.Fatal(err)
 				}
 				pid := query[int32](g, `SELECT pg_backend_pid() WHERE $1 > 0`)
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second) // a third is for the lock
 				defer cancel()
 				wantCode(t, name, call(ctx, g, a, held), "55P03")
 				if ctx.Err() != nil {

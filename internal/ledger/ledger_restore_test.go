@@ -41,7 +41,7 @@ func TestClaimsEndWithRestore(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() {
-		if _, err := admin.Exec(context.Background(), "DROP DATABASE "+pgx.Identifier{restored}.Sanitize()); err != nil {
+		if _, err := admin.Exec(context.Background(), "DROP DATABASE "+pgx.Identifier{restored}.Sanitize()+" WITH (FORCE)"); err != nil {
 			t.Error(err)
 		}
 	})
