@@ -236,8 +236,9 @@ func TestIdleTooLong(t *testing.T) {
 	store, observer := newStand(t, 0, url).store, newPool(t, url)
 	for name := range both(nil) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := standOn(t, store, 2)
-			s.config.idle = time.Second // more than a busy machine takes between statements
+			s.config.idle = 3 * time.Second // more than a busy machine takes between statements
 			done, err := s.handle(both(func(ctx context.Context, tx pgx.Tx, m mdb.Message) error {
 				if m.Position == 0 {
 					_, err := tx.Exec(ctx, insertLog, m.ID.String())
@@ -283,7 +284,7 @@ func TestCommitFails(t *testing.T) {
 // isolation level.
 func TestSerializationFails(t *testing.T) {
 	t.Parallel()
-	store := newStand(t, 0, database(t)).store
+	store := newStand(t, 0, ownDatabase(t)).store // serializable transactions of other tests could conflict with these
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		t.Run(string(level), func(t *testing.T) {
 			s := standOn(t, store, 1)

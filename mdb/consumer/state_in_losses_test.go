@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -40,9 +41,10 @@ func (r ruin) lose(t *testing.T, after int64) {
 // restore goes back to what was lost after a position.
 func (r ruin) restore(t *testing.T, after int64) {
 	t.Helper()
-	sqlExec(t, r.Pool, `DELETE FROM message_store.messages WHERE global_position > $1`, after)
-	sqlExec(t, r.Pool, `INSERT INTO message_store.messages SELECT * FROM lost.messages WHERE global_position > $1`, after)
-	sqlExec(t, r.Pool, `SELECT setval('message_store.messages_global_position_seq', (SELECT max(global_position) FROM message_store.messages))`)
+	// In one transaction, so that nobody sees the store without either.
+	sqlExec(t, r.Pool, fmt.Sprintf(`DELETE FROM message_store.messages WHERE global_position > %[1]d;
+INSERT INTO message_store.messages SELECT * FROM lost.messages WHERE global_position > %[1]d;
+SELECT setval('message_store.messages_global_position_seq', (SELECT max(global_position) FROM message_store.messages))`, after))
 }
 
 // eachForm runs a test with each form.
