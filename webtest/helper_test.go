@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
@@ -108,11 +109,14 @@ type tab struct {
 func newTab(t *testing.T, base string) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(chromium)
-	ctx, stop := context.WithTimeout(ctx, testTimeout)
+	t.Cleanup(cancel)
 	tab := &tab{T: t, ctx: ctx, base: base}
 	chromedp.ListenTarget(ctx, tab.observe)
-	t.Cleanup(func() { stop(); cancel() })
-	tab.do(log.Enable(), network.Enable(), browser.Look(1280, 860, 1, false))
+	if err := chromedp.Run(ctx); err != nil { // without a timeout, as the tab is closed when this context ends
+		t.Fatal(err)
+	}
+	// A page draws nothing while the tab of another test is in front of it, unless it has the focus.
+	tab.do(emulation.SetFocusEmulationEnabled(true), log.Enable(), network.Enable(), browser.Look(1280, 860, 1, false))
 	return tab
 }
 
@@ -165,7 +169,9 @@ func (t *tab) fine(what string) {
 
 func (t *tab) do(actions ...chromedp.Action) {
 	t.Helper()
-	if err := chromedp.Run(t.ctx, actions...); err != nil {
+	ctx, cancel := context.WithTimeout(t.ctx, testTimeout)
+	defer cancel()
+	if err := chromedp.Run(ctx, actions...); err != nil {
 		t.Fatalf("%v; %q", err, t.take())
 	}
 }
@@ -185,19 +191,20 @@ func eval[T any](t *tab, expression string) (value T) {
 // until waits until an expression is true on a page that is loaded, also on the one to which an action leads.
 func (t *tab) until(expression string) {
 	t.Helper()
-	var err error
-	for end := time.After(testTimeout / 2); ; {
+	ctx, cancel := context.WithTimeout(t.ctx, testTimeout)
+	defer cancel()
+	for {
 		ok := false
-		if err = chromedp.Run(t.ctx, chromedp.Evaluate("document.readyState === 'complete' && Boolean("+expression+")", &ok)); ok {
+		err := chromedp.Run(ctx, chromedp.Evaluate("document.readyState === 'complete' && Boolean("+expression+")", &ok))
+		if ok {
 			return // an error says that the page is going away
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 			continue
-		case <-end:
+		case <-ctx.Done():
 		}
-		var text string
-		_ = chromedp.Run(t.ctx, chromedp.Evaluate("document.querySelector('main').innerText", &text))
+		text := eval[string](t, "document.querySelector('main').innerText")
 		t.Fatalf("never true: %s: %v; %q\n%s", expression, err, t.take(), text)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
@@ -25,7 +26,8 @@ func Start(ctx context.Context) (browser context.Context, stop func(), err error
 			return nil, nil, ErrMissing
 		}
 	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.Flag("hide-scrollbars", true), chromedp.Flag("force-color-profile", "srgb"))
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.Flag("hide-scrollbars", true), chromedp.Flag("force-color-profile", "srgb"),
+		chromedp.WSURLReadTimeout(2*time.Minute)) // it starts slowly if the machine is busy
 	if os.Getuid() == 0 {
 		opts = append(opts, chromedp.NoSandbox) // root has none
 	}
