@@ -1,6 +1,7 @@
 package webtest_test
 
 import (
+	"context"
 	"crypto/rand"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -174,6 +176,39 @@ func TestLiveTail(t *testing.T) {
 	tab.click("#tail a")
 	tab.until("document.querySelector('h1')?.innerText.includes('Fourth')")
 	tab.fine("a live tail")
+}
+
+// inBackground makes a page draw only when a test calls what is in drawing, and gives the test its source of events.
+const inBackground = `const drawing = [];
+window.requestAnimationFrame = (draw) => drawing.push(draw);
+window.EventSource = class extends EventSource { constructor(url) { super(url); window.source = this; } };`
+
+// TestTailInBackground checks that a live tail keeps no more messages than it shows while nothing is drawn, as in a tab behind another one.
+func TestTailInBackground(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, 1)
+	tab := newTab(t, s.url)
+	tab.do(chromedp.ActionFunc(func(ctx context.Context) error {
+		_, err := page.AddScriptToEvaluateOnNewDocument(inBackground).Do(ctx)
+		return err
+	}))
+	tab.open("/live?category=order")
+	tab.until("drawing.length === 1") // it is connected
+	added := eval[int](tab, `(() => {
+		for (let n = 1; n <= 1000; n++) {
+			const data = { global: n, position: n, link: "/", type: "Placed", time: "", iso: "", stream: "order-" + n, preview: "" };
+			source.dispatchEvent(new MessageEvent("message", { data: JSON.stringify(data) }));
+		}
+		const observer = new MutationObserver(() => {});
+		observer.observe(document.querySelector("#tail tbody"), { childList: true });
+		drawing.forEach((draw) => draw());
+		return observer.takeRecords().reduce((n, record) => n + record.addedNodes.length, 0);
+	})()`)
+	shown := eval[string](tab, "document.querySelector('#status').innerText + ' ' + document.querySelector('#tail .name').innerText")
+	if added != 300 || shown != "Live. 1,000 messages. order-1000/1000" {
+		t.Errorf("%d rows were added, and it shows %s, want 300 with the last one", added, shown)
+	}
+	tab.fine("a live tail in the background")
 }
 
 // TestReplayInBrowser checks that a user can select what is parked, replay it after a confirmation, and skip a message.

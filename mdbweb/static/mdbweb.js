@@ -102,7 +102,6 @@ if (tail) {
     requestAnimationFrame(() => {
       queued = false;
       if (paused) {
-        if (waiting.length > most) waiting = waiting.slice(-most);
         say("paused", `Paused. ${waiting.length} new.`);
         return;
       }
@@ -117,6 +116,7 @@ if (tail) {
     const m = JSON.parse(e.data);
     m.number = byStream ? m.position : m.global;
     waiting.push(m);
+    if (waiting.length > most) waiting.shift(); // nothing is drawn while the page is in the background
     seen++;
     update();
   });
