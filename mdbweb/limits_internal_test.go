@@ -78,7 +78,7 @@ func TestReadOnly(t *testing.T) {
 // them.
 func TestReadOnlyBehindPooler(t *testing.T) {
 	t.Parallel()
-	h := newHandler(t, BehindPooler(), StatementTimeout(1234*time.Millisecond))
+	h := newHandler(t, BehindPooler(), StatementTimeout(61234*time.Millisecond))
 	if _, ok := h.reader.pool.Config().ConnConfig.RuntimeParams["statement_timeout"]; ok {
 		t.Error("a start-up parameter is sent to the pooler")
 	}
@@ -86,7 +86,7 @@ func TestReadOnlyBehindPooler(t *testing.T) {
 	err := h.reader.read(t.Context(), func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, "SELECT current_setting('transaction_read_only'), current_setting('statement_timeout')").Scan(&readOnly, &timeout)
 	})
-	if err != nil || readOnly != "on" || timeout != "1234ms" {
+	if err != nil || readOnly != "on" || timeout != "61234ms" {
 		t.Errorf("transaction_read_only is %s, statement_timeout %s, %v", readOnly, timeout, err)
 	}
 	if r := h.reader.pool.QueryRow(t.Context(), "SELECT current_setting('statement_timeout')"); r.Scan(&timeout) != nil || timeout != "0" {
@@ -138,6 +138,7 @@ func TestMaxQueries(t *testing.T) {
 		t.Errorf("status %d, want 503", w.Code)
 	}
 	held[0].Release()
+	h.reader.wait = time.Minute
 	if err := h.reader.read(t.Context(), func(context.Context, pgx.Tx) error { return nil }); err != nil {
 		t.Errorf("after a release: %v", err)
 	}
