@@ -14,6 +14,7 @@ import (
 
 	"github.com/messagedb-go/messagedb/internal/testdb"
 	"github.com/messagedb-go/messagedb/mdb"
+	"github.com/messagedb-go/messagedb/mdbweb"
 )
 
 // fillLarge writes messages of seven large categories and many small ones. Their streams have ten messages each.
@@ -96,7 +97,7 @@ func TestBounded(t *testing.T) {
 	testdb.Exec(t, conn, fillLarge, size)
 	testdb.Exec(t, conn, "ANALYZE message_store.messages")
 	store, record := recorded(t, url)
-	s := newSiteOf(t, store)
+	s := newSiteOf(t, store, mdbweb.StatementTimeout(testTimeout))
 	middle := testdb.Value[int64](t, conn, "SELECT global_position FROM message_store.messages WHERE stream_name LIKE 'order-%' ORDER BY global_position OFFSET 5000 LIMIT 1")
 	id := testdb.Value[string](t, conn, "SELECT id::text FROM message_store.messages WHERE global_position = $1", middle)
 	for path, most := range map[string]float64{

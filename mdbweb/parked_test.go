@@ -31,6 +31,7 @@ func parkMails(t *testing.T, store *mdb.Store, streams ...mdb.StreamName) *consu
 	if err := c.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	testdb.Postpone(t, store.Pool())
 	return c
 }
 

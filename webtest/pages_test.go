@@ -35,6 +35,7 @@ func parkSome(t *testing.T, s *site) {
 			t.Fatal(err)
 		}
 	}
+	testdb.Postpone(t, s.store.Pool())
 }
 
 // accessible returns what a screen reader or a keyboard would stop at.

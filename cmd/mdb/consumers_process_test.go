@@ -158,6 +158,7 @@ func TestConsumersProcesses(t *testing.T) {
 	m.start("mailer-1", "-partitions", "4")
 	m.until("both share the work", m.shared)
 	m.until("the stream is parked, and all is stored", func(d consumer.Details) bool { return d.Parked == 1 && d.Pending == 0 })
+	testdb.Postpone(t, m.store.Pool())
 
 	var d consumer.Details
 	if err := json.Unmarshal([]byte(m.mdb("consumers show -json mailer")), &d); err != nil || len(d.Processes) != 2 || d.Members != 2 || len(d.Checkpoints) != 4 || !m.shared(d) {

@@ -117,6 +117,7 @@ func (s *services) acts() map[string]func() {
 		"balances-v2 runs and has caught up": func() {
 			s.start("balances-v2", "account", "")
 			s.until("it has caught up", "balances-v2", caughtUp)
+			s.until("mailer has been resized", "mailer", haveEach(64))
 		},
 		"the programs of balances and balances-v2 have stopped": func() {
 			s.stops["balances"]()
@@ -150,11 +151,17 @@ func (s *services) begin() {
 	s.start("balances", "account", "")
 	s.start("mailer", "signup", "mailer-0")
 	s.until("the streams are parked", "mailer", func(d consumer.Details) bool { return d.Parked == 2 && d.Pending == 0 })
+	testdb.Postpone(s.T, s.store.Pool())
 	s.start("mailer", "signup", "mailer-1")
-	s.until("both processes have partitions", "mailer", func(d consumer.Details) bool {
-		return len(d.Processes) == 2 && len(d.Processes[0].Partitions) == 32 && len(d.Processes[1].Partitions) == 32
-	})
+	s.until("both processes have partitions", "mailer", haveEach(32))
 	s.until("it has caught up", "balances", caughtUp)
+}
+
+// haveEach reports whether two processes have n partitions each.
+func haveEach(n int) func(consumer.Details) bool {
+	return func(d consumer.Details) bool {
+		return len(d.Processes) == 2 && len(d.Processes[0].Partitions) == n && len(d.Processes[1].Partitions) == n
+	}
 }
 
 // caughtUp reports whether one process runs a consumer, whose partitions are all at the last position.

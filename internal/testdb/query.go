@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Exec executes a statement.
@@ -25,6 +26,14 @@ func Value[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) T {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return v
+}
+
+// Postpone lets parked streams wait for another day, so that only the test replays them, however slow that is.
+func Postpone(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), "UPDATE message_store_consumers.parked SET due = due + interval '1 day'"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // WaitForLock returns when the server process waits for a lock.
