@@ -178,7 +178,7 @@ const moverKey = 0x4D444245
 
 // end releases the locks of the mover. If that fails, they go with the connections.
 func (s *move) end(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	for _, conn := range s.locks {
 		if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_advisory_unlock($1, pg_catalog.hashtext($2))`, moverKey, string(s.Category)); err != nil {

@@ -272,42 +272,53 @@ func TestDeleteOldWaits(t *testing.T) {
 	if _, err := m.Move(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if n, err := m.DeleteOld(ctx); !errors.Is(err, context.DeadlineExceeded) || n > 0 {
-		t.Errorf("while a transaction is open: got %d, %v", n, err)
+	type outcome struct {
+		deleted int64
+		err     error
 	}
-	var now time.Time
-	if err := s.proxy.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&now); err != nil {
-		t.Fatal(err)
-	}
-	result := make(chan error, 1)
-	go func() {
-		_, err := m.DeleteOld(t.Context())
-		result <- err
-	}()
-	// The first time may be that of the statement's preparation.
-	times := make(map[time.Time]bool)
-	eventually(t, "DeleteOld has looked at the transactions", func() bool {
-		var last time.Time
-		err := s.proxy.QueryRow(t.Context(), `SELECT coalesce(max(query_start), $1) FROM pg_stat_activity WHERE datname = current_database()
+	// waiting begins to delete, and returns when that waits for transactions.
+	waiting := func(ctx context.Context) (result chan outcome) {
+		t.Helper()
+		var now time.Time
+		if err := s.proxy.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&now); err != nil {
+			t.Fatal(err)
+		}
+		result = make(chan outcome, 1)
+		go func() {
+			n, err := m.DeleteOld(ctx)
+			result <- outcome{n, err}
+		}()
+		// The first time may be that of the statement's preparation.
+		times := make(map[time.Time]bool)
+		eventually(t, "DeleteOld has looked at the transactions", func() bool {
+			var last time.Time
+			err := s.proxy.QueryRow(t.Context(), `SELECT coalesce(max(query_start), $1) FROM pg_stat_activity WHERE datname = current_database()
 	AND state = 'idle' AND query LIKE 'SELECT coalesce(array_agg(l.virtualxid)%' AND query_start > $1`, now).Scan(&last)
-		if err != nil {
-			t.Error(err)
-			return true
-		}
-		if last.After(now) {
-			times[last] = true
-		}
-		return len(times) > 1
-	})
+			if err != nil {
+				t.Error(err)
+				return true
+			}
+			if last.After(now) {
+				times[last] = true
+			}
+			return len(times) > 1
+		})
+		return result
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	interrupted := waiting(ctx)
+	cancel()
+	if got := <-interrupted; !errors.Is(got.err, context.Canceled) || got.deleted > 0 {
+		t.Errorf("while a transaction is open: got %+v", got)
+	}
+	result := waiting(t.Context())
 	later := begin()
 	defer func() { _ = later.Rollback(context.Background()) }()
 	if err := old.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-result; err != nil {
-		t.Errorf("got %v", err)
+	if got := <-result; got.err != nil || got.deleted != 1 {
+		t.Errorf("got %+v", got)
 	}
 }
 
