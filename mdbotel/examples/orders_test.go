@@ -16,17 +16,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/messagedb-go/messagedb/internal/testdb"
+	"github.com/messagedb-go/messagedb/mdb/consumer"
 )
 
 var picture = flag.String("picture", "", "the `file` for a picture of the trace of an order")
 
 // A process is one of the example.
 type process struct {
-	cmd   *exec.Cmd
-	url   string
-	spans string // the file
+	cmd      *exec.Cmd
+	url      string
+	spans    string // the file
+	database string
 }
+
+const testTimeout = 3 * time.Minute
 
 // startProcesses starts the example as the services shop and payments, which run different consumers.
 func startProcesses(t *testing.T) (shop, payments *process) {
@@ -37,7 +43,7 @@ func startProcesses(t *testing.T) (shop, payments *process) {
 		t.Fatalf("%v, %s", err, out)
 	}
 	start := func(name string, args ...string) *process {
-		p := &process{spans: filepath.Join(dir, name+".json")}
+		p := &process{spans: filepath.Join(dir, name+".json"), database: database}
 		p.cmd = exec.CommandContext(t.Context(), program, append(args, "-name", name, "-address", "127.0.0.1:0", "-spans", p.spans)...)
 		p.cmd.Env = append(os.Environ(), "DATABASE_URL="+database)
 		p.cmd.Stderr = os.Stderr
@@ -92,7 +98,7 @@ func (p *process) order(t *testing.T, id string) {
 	if status, answer, err := do(t.Context(), http.MethodPut, p.url+"/orders/"+id, `{"customer": "ann", "cents": 500}`); err != nil || status != http.StatusAccepted {
 		t.Fatalf("got status %d, %s, %v", status, answer, err)
 	}
-	deadline := time.After(time.Minute)
+	deadline := time.After(testTimeout)
 	for {
 		status, answer, err := do(t.Context(), http.MethodGet, p.url+"/orders/"+id, "")
 		if err == nil && status == http.StatusOK && strings.Contains(answer, `"paid"`) {
@@ -106,6 +112,28 @@ func (p *process) order(t *testing.T, id string) {
 	}
 }
 
+// settle waits until the consumers have handled all messages, also those that change nothing.
+func (p *process) settle(t *testing.T) {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), p.database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	deadline := time.After(testTimeout)
+	for {
+		all, err := consumer.Admin(pool).List(t.Context())
+		if err == nil && len(all) == 3 && !slices.ContainsFunc(all, func(s consumer.Status) bool { return s.Pending > 0 }) {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("the consumers do not catch up: %+v, %v", all, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // TestTraceOfAnOrder checks that the way of an order through two processes, from the customer's request to the last change of
 // the table, is one trace. With -picture it draws that.
 func TestTraceOfAnOrder(t *testing.T) {
@@ -113,6 +141,7 @@ func TestTraceOfAnOrder(t *testing.T) {
 	shop, payments := startProcesses(t)
 	shop.order(t, "0") // so that connections are open
 	shop.order(t, "1")
+	shop.settle(t)
 	spans := append(shop.stop(t), payments.stop(t)...)
 	trace := traceOf(spans, func(s *span) bool {
 		return s.Name == "publish order" && s.attribute("messaging.destination.name") == "order-1"

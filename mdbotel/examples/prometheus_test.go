@@ -1,15 +1,16 @@
 package examples_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -51,33 +52,46 @@ scrape_configs:
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := freeAddress(t)
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program, "--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data"), "--web.listen-address", address)
-	var log strings.Builder
-	cmd.Stderr = &log
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program, "--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data"), "--web.listen-address", "127.0.0.1:0")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	var log strings.Builder
+	address, ended := make(chan string, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			log.WriteString(lines.Text() + "\n")
+			if found := listening.FindStringSubmatch(lines.Text()); found != nil {
+				address <- found[1]
+			}
+		}
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
+		<-ended
 		_ = cmd.Wait() // it was killed
 		if t.Failed() {
 			t.Log(log.String())
 		}
 	})
-	return &prometheusServer{"http://" + address}
+	select {
+	case chosen := <-address:
+		return &prometheusServer{"http://" + chosen}
+	case <-ended:
+		t.Fatal("Prometheus has not started")
+	case <-time.After(testTimeout):
+		t.Fatal("Prometheus does not listen")
+	}
+	return nil
 }
 
-// freeAddress returns an address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
+// listening finds the address in what Prometheus logs.
+var listening = regexp.MustCompile(`msg="Listening on".* address=(\S+)`)
 
 // get decodes the data of an answer. The error is that of Prometheus.
 func (p *prometheusServer) get(ctx context.Context, path string, data any) error {
@@ -126,7 +140,7 @@ func TestPrometheus(t *testing.T) {
 	panels = slices.DeleteFunc(panels, func(p docs.Panel) bool {
 		return slices.Contains([]string{"Failures", "Writes of a group", "Retries of reads", "Unknown outcomes and outages", "Lag of the replica"}, p.Title)
 	})
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(testTimeout)
 	for n := 0; len(panels) > 0; n++ {
 		shop.order(t, fmt.Sprint(n))
 		shop.order(t, fmt.Sprint(n)) // a conflict
