@@ -4,20 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/messagedb-go/messagedb/internal/backoff"
 )
 
 // A PgBouncer is a PgBouncer program.
@@ -58,12 +54,22 @@ func (b PgBouncer) Start(t testing.TB, target, mode string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 5 {
+		if address := b.launch(t, cfg, mode); address != "" {
+			return address
+		}
+	}
+	t.Fatal("other processes took each port that was free")
+	return ""
+}
+
+// launch starts a PgBouncer, and returns "" if another process took its port first.
+func (b PgBouncer) launch(t testing.TB, cfg *pgx.ConnConfig, mode string) string {
+	t.Helper()
+	port, err := freePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	listener.Close()
 	dir, err := os.MkdirTemp("", "mdb-pgbouncer-")
 	if err != nil {
 		t.Fatal(err)
@@ -99,9 +105,17 @@ server_login_retry = 0.05
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+		cancel() // whoever has the port may not answer
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		<-ended
 		if t.Failed() {
 			t.Log(log.String())
 		}
@@ -110,18 +124,25 @@ server_login_retry = 0.05
 		Scheme: "postgres", User: url.User(cfg.User), Host: "127.0.0.1:" + port,
 		Path: "/" + cfg.Database, RawQuery: "sslmode=disable",
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	for { // until it answers
 		conn, err := pgx.Connect(ctx, u.String())
 		if err == nil {
 			_ = conn.Close(ctx)
 			return u.String()
 		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
+		select {
+		case <-time.After(20 * time.Millisecond):
+			continue
+		case <-ctx.Done():
 		}
-		_ = backoff.Sleep(ctx, 20*time.Millisecond)
+		select {
+		case <-ended:
+			if strings.Contains(log.String(), "Address already in use") {
+				return ""
+			}
+		default:
+		}
+		t.Fatal(err)
 	}
 }
 

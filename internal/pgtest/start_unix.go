@@ -202,16 +202,6 @@ func (p *process) boot(ctx context.Context) (port string, err error) {
 	return port, err
 }
 
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("pgtest: find a free port: %w", err)
-	}
-	defer l.Close()
-
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
-}
-
 // ctl makes the watchdog run pg_ctl, which waits until the server accepts connections
 // or has failed.
 func (p *process) ctl(ctx context.Context, command string) error {
