@@ -20,7 +20,8 @@ func (s *show) poison(ctx context.Context, length time.Duration) (string, error)
 	account := s.bank.account(2)
 	s.group.mark()
 	s.poisoned = true
-	if err := s.bank.audit(ctx, account); err != nil {
+	// A write that has begun is finished, so that its outcome is known.
+	if err := s.bank.audit(context.WithoutCancel(ctx), account); err != nil {
 		return "", err
 	}
 	parked, err := s.awaitParked(ctx, true)

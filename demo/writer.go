@@ -139,7 +139,7 @@ func (w *writer) catchUp(ctx context.Context, account int, lost map[uuid.UUID]uu
 // An outage is a time in which calls fail.
 type outage struct{ since time.Time }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // wait waits before the next attempt, and returns the error of an outage that does not
 // end.

@@ -161,7 +161,7 @@ func TestOrders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(3 * time.Minute)
 	for paid := 0; paid < all; {
 		if err := backoff.Sleep(t.Context(), 20*time.Millisecond); err != nil {
 			t.Fatal(err)

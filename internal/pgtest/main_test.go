@@ -78,7 +78,7 @@ func command(t *testing.T, args []string, env ...string) *exec.Cmd {
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
