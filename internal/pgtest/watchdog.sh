@@ -45,7 +45,7 @@ echo $?
 
 while read -r command; do
 	# Unquoted, because a command has several words.
-	"$bin/pg_ctl" $command --pgdata="$dir/data" --log="$dir/log" --wait --timeout=30 \
+	"$bin/pg_ctl" $command --pgdata="$dir/data" --log="$dir/log" --wait --timeout=120 \
 		</dev/null >>"$dir/log" 3>&-
 	echo $?
 done
