@@ -83,7 +83,7 @@ func writeTogether(ctx context.Context, store *mdb.Store, stream mdb.StreamName,
 // streamsOfWays is the number of streams of each category that is written to.
 const streamsOfWays = 1000
 
-// repeat lets writers call f until a time is over. It returns the sum of what the calls return.
+// repeat lets each writer call f until a time is over, and at least once. It returns the sum of what the calls return.
 func repeat(ctx context.Context, writers int, d time.Duration, f func(ctx context.Context, writer, i int) (int, error)) (sum int64, took time.Duration, err error) {
 	var done atomic.Int64
 	errs := make([]error, writers)
@@ -91,7 +91,7 @@ func repeat(ctx context.Context, writers int, d time.Duration, f func(ctx contex
 	var wg sync.WaitGroup
 	for writer := range writers {
 		wg.Go(func() {
-			for i := 0; time.Since(begin) < d && errs[writer] == nil; i++ {
+			for i := 0; (i == 0 || time.Since(begin) < d) && errs[writer] == nil; i++ {
 				var n int
 				if n, errs[writer] = f(ctx, writer, i); errs[writer] == nil {
 					done.Add(int64(n))

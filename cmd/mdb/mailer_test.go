@@ -43,7 +43,7 @@ func mailer(ctx context.Context, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	opts := []consumer.Option{consumer.WithLease(5 * time.Second)}
+	opts := []consumer.Option{consumer.WithLease(time.Minute)} // so that a slow machine ends no lease
 	if *partitions > 0 {
 		opts = append(opts, consumer.WithPartitions(*partitions))
 	}
