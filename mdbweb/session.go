@@ -19,7 +19,7 @@ const (
 	formCookie    = "mdbweb_form"
 	formField     = "form"
 	sessionTime   = 12 * time.Hour
-	formTime      = 365 * 24 * time.Hour // pages that a browser restores at once would each get another value
+	formTime      = 365 * 24 * time.Hour // pages that a browser restores at the same time would each get another value
 
 	maxLogins  = 10 // failed ones of a client in a window
 	maxClients = 10_000
