@@ -204,7 +204,7 @@ func (t *tab) until(expression string) {
 			continue
 		case <-ctx.Done():
 		}
-		text := eval[string](t, "document.querySelector('main').innerText")
+		text := eval[string](t, "document.querySelector('main')?.innerText ?? ''")
 		t.Fatalf("never true: %s: %v; %q\n%s", expression, err, t.take(), text)
 	}
 }

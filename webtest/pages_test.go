@@ -184,7 +184,7 @@ const inBackground = `const drawing = [];
 window.requestAnimationFrame = (draw) => drawing.push(draw);
 window.EventSource = class extends EventSource { constructor(url) { super(url); window.source = this; } };`
 
-// TestTailInBackground checks that a live tail keeps no more messages than it shows while nothing is drawn, as in a tab behind another one.
+// TestTailInBackground checks that a live tail keeps no more messages than it shows while nothing is drawn, as in a tab that is not visible.
 func TestTailInBackground(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 1)
