@@ -155,6 +155,10 @@ func (e *engine) exited(w *worker) {
 		return
 	}
 	e.mu.Lock()
+	if w.replay != nil {
+		e.exitedTurn(w)
+		return
+	}
 	e.stop(handlerError(w.item.delivery().message, errHandlerExits))
 	e.finish(w, 0)
 }

@@ -133,7 +133,7 @@ func (r *running) recordParking(ctx context.Context, p parking) error {
 // errorText returns what is stored of an error.
 func (r *running) errorText(err error) string {
 	if r.config.errorText {
-		return err.Error()
+		return fmt.Sprint(err) // it survives an Error method that panics
 	}
 	return typeOf(err)
 }

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/messagedb-go/messagedb/mdb"
@@ -38,5 +39,17 @@ func TestParkFullOnServer(t *testing.T) {
 	}
 	if position, times := s.parkedAt(); position != d.message.Position || times != 1 {
 		t.Errorf("the stream is parked %d times, at %d", times, position)
+	}
+}
+
+type unprintable struct{}
+
+func (unprintable) Error() string { panic("unprintable") }
+
+// TestErrorTextOfPanic checks that an error is stored whose text cannot be made: a panic there would end the process during a replay.
+func TestErrorTextOfPanic(t *testing.T) {
+	r := &running{Consumer: &Consumer{config: &config{errorText: true}}}
+	if got := r.errorText(Permanent(unprintable{})); !strings.Contains(got, "PANIC") {
+		t.Errorf("got %q", got)
 	}
 }

@@ -1,12 +1,16 @@
 package consumer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/messagedb-go/messagedb/internal/ledger"
 )
+
+// errReplayExits is the error of a function that calls runtime.Goexit before a message of the turn is known.
+var errReplayExits = errors.New("consumer: a callback has ended the goroutine that replays parked messages, as t.FailNow does")
 
 // A replayTurn is a turn of a replay. Its worker uses it without mu.
 type replayTurn struct {
@@ -103,6 +107,7 @@ func (e *engine) takeTurn(w *worker) {
 			return
 		}
 		e.advanceReplay(w, done)
+		w.call.deliveries = nil
 		if n += done; e.config.form.moves || n >= turnMessages || time.Since(begun) >= turnTime || e.dropped(w) {
 			break
 		}
@@ -248,6 +253,17 @@ func (e *engine) failTurn(w *worker, err error, moved bool) {
 	e.endTurn(w, true)
 }
 
+// exitedTurn stops the consumer after a function other than a handler, such as a tracer of pgx, has called runtime.Goexit during a turn. It is
+// called with mu.
+func (e *engine) exitedTurn(w *worker) {
+	if ds := w.call.deliveries; len(ds) > 0 {
+		e.stop(handlerError(ds[0].message, errHandlerExits))
+	} else {
+		e.stop(errReplayExits)
+	}
+	e.failTurn(w, errReplayExits, true)
+}
+
 // endTurn ends a turn. A key of which nothing is left is no longer parked. If the replay goes on, its next turn is queued if again is
 // true. It is called with mu.
 func (e *engine) endTurn(w *worker, again bool) {
@@ -303,15 +319,15 @@ func (e *engine) finishReplay(w *worker) {
 	// The checkpoint has reached b.passed already: the turn has begun with a move to it, or calls of the form have made
 	// one. Otherwise the rest of what was passed over would come again, live. So this move only saves one of a tick.
 	mv := p.move()
-	p.offered = true
+	p.offered, w.offers = true, true
 	e.mu.Unlock()
 	err := e.config.replays.unpark(w.ctx, mv, r.key)
 	e.mu.Lock()
 	if err != nil {
-		e.endOffer(p, p.stored)
 		e.failTurn(w, err, true)
 		return
 	}
+	w.offers = false
 	e.endOffer(p, mv.To)
 	if !p.gone {
 		b.rows, b.replay = slices.DeleteFunc(b.rows, isOpen), nil
