@@ -32,6 +32,7 @@ type team struct {
 	handled record
 	members []*shift
 	plants  []*plant
+	late    int // so many partitions may move yet because of the last change
 }
 
 func newTeam(t *testing.T) *team {
@@ -85,10 +86,11 @@ func (m *team) owners() (owners []string) {
 }
 
 // changes calls f, waits until size members share the partitions, and checks that so many have moved, each of them once. If two
-// processes give some away at the same time, and cannot have equal shares, one more may move.
+// processes give some away at the same time, and cannot have equal shares, one more may move. It may do so during the next change, and
+// move again because of that.
 func (m *team) changes(what string, size, moved int, f func()) {
 	m.Helper()
-	most := moved
+	late, most := m.late, moved+m.late
 	if consumer.DefaultPartitions%moved != 0 {
 		most++
 	}
@@ -96,12 +98,18 @@ func (m *team) changes(what string, size, moved int, f func()) {
 	m.scan(`SELECT coalesce(max(n), 0) FROM public.claims`, nil, &before)
 	f()
 	var claims, partitions int
+	var log string
 	eventually(m.T, what, func() bool {
-		m.scan(`SELECT count(*), count(DISTINCT partition) FROM public.claims WHERE n > $1`, []any{before}, &claims, &partitions)
+		m.scan(`SELECT count(*), count(DISTINCT partition), coalesce(string_agg(format('%s: %s -> %s', partition, before, member), E'\n' ORDER BY n), '')
+			FROM public.claims WHERE n > $1`, []any{before}, &claims, &partitions, &log)
 		return claims >= moved && m.shared(size)
 	})
-	if claims > most || partitions != claims {
-		m.Errorf("%s: %d claims of %d partitions, want %d, each once", what, claims, partitions, moved)
+	if claims > most || claims-partitions > late {
+		m.Errorf("%s: %d claims of %d partitions, want %d, each once:\n%s", what, claims, partitions, moved, log)
+	}
+	m.late = 0
+	if consumer.DefaultPartitions%moved != 0 {
+		m.late = most - claims
 	}
 }
 
@@ -161,8 +169,8 @@ func TestGroupMoves(t *testing.T) {
 	}
 	m.changes("one that crashes", 3, 16, func() {
 		m.plants[1].cut()
-		eventually(t, "it is deleted", func() bool { // a tick that was under way may renew its lease after the first time
-			tag, err := m.store.Pool().Exec(t.Context(), `UPDATE message_store_consumers.members SET seen = clock_timestamp() - lease - interval '1 second' WHERE instance = '1'`)
+		eventually(t, "it is deleted", func() bool { // a tick that was under way may renew its lease after the first time, as if the clock had been set
+			tag, err := m.store.Pool().Exec(t.Context(), `UPDATE message_store_consumers.members SET woke = NULL, seen = clock_timestamp() - lease - interval '1 second' WHERE instance = '1'`)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -51,7 +51,7 @@ func (s *squad) crash(t *testing.T, db *pgxpool.Pool, r *shift, instance string)
 func (s *squad) expire(t *testing.T, db *pgxpool.Pool, instance string) {
 	t.Helper()
 	s.until(t, "the process is deleted", func() bool { // a tick that was under way may renew its lease after the first time
-		tag, err := db.Exec(t.Context(), `UPDATE message_store_consumers.members AS m SET seen = clock_timestamp() - lease - interval '1 second'
+		tag, err := db.Exec(t.Context(), `UPDATE message_store_consumers.members AS m SET woke = NULL, seen = clock_timestamp() - lease - interval '1 second'
 FROM message_store_consumers.consumers AS c WHERE c.id = m.consumer AND c.name = $1 AND m.instance = $2`, s.name, instance)
 		if err != nil {
 			t.Fatal(err)

@@ -149,7 +149,7 @@ func TestStateInTakeover(t *testing.T) {
 			return o.runs[0].Stats().Rewound > 0 && o.runs[0].Stats().Waiting == 0 && o.runs[0].Stats().Running == 0
 		})
 		o.until(t, "the process is deleted", func() bool { // a tick that was under way may renew its lease after the first time
-			return sqlValue[int](t, o.state, `WITH found AS (UPDATE message_store_consumers.members SET seen = clock_timestamp() - lease - interval '1 second'
+			return sqlValue[int](t, o.state, `WITH found AS (UPDATE message_store_consumers.members SET woke = NULL, seen = clock_timestamp() - lease - interval '1 second'
 WHERE instance = 'b' RETURNING 1) SELECT count(*) FROM found`) == 0
 		})
 		o.arrived(t, r.Pool, 0)
