@@ -41,6 +41,7 @@ type groups struct {
 // A queue is what waits for the turn of a category, in the order of arrival.
 type queue struct {
 	waiting []*member
+	sent    []*member          // those of the group that is under way
 	giveUp  context.CancelFunc // of the wait for a connection; nil: there is none
 }
 
@@ -207,7 +208,7 @@ func (g *groups) start(category Category, q *queue) {
 func (g *groups) free(category Category, q *queue) {
 	delete(g.queues, category)
 	if len(g.spare) < maxSpareQueues {
-		q.waiting = nil
+		q.waiting, q.sent = nil, nil
 		g.spare = append(g.spare, q)
 	}
 }

@@ -13,9 +13,34 @@ import (
 // run sends groups of writes to the category, whose turn it has, until it passes the turn on.
 func (g *groups) run(category Category, q *queue) {
 	defer g.ended()
-	for g.round(category, q) {
-		continue
+	passed := false
+	defer func() {
+		if !passed {
+			g.exited(category, q)
+		}
+	}()
+	for !passed {
+		g.round(q)
+		passed = g.passOn(category, q)
 	}
+}
+
+// errGroupExits is the error of a group whose goroutine was ended by runtime.Goexit.
+var errGroupExits = errors.New("a callback has ended the goroutine that sends a group, as t.FailNow does")
+
+// exited is called after a function, such as a hook or a tracer of pgx, has ended the goroutine. Nobody else tells the writes of the group, which
+// may have happened, nor those that wait. These go on by themselves: the next group may end like this one.
+func (g *groups) exited(category Category, q *queue) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, m := range q.sent {
+		select {
+		case m.news <- news{attempted, &brokenError{sent: true, err: errGroupExits}}:
+		default: // it has news already
+		}
+	}
+	q.dismiss()
+	g.passToOne(category, q)
 }
 
 // ended records the end of a goroutine.
@@ -29,9 +54,9 @@ func (g *groups) ended() {
 	}
 }
 
-// round sends one group, and reports whether another one is to be sent. The writes are chosen
-// when there is a connection for them: until then, more may arrive, and some may give up.
-func (g *groups) round(category Category, q *queue) (more bool) {
+// round sends one group. The writes are chosen when there is a connection for them: until then,
+// more may arrive, and some may give up.
+func (g *groups) round(q *queue) {
 	r := g.calls.runner.(*poolRunner)
 	conn, err := g.acquire(r, q)
 	if err == nil {
@@ -47,9 +72,14 @@ func (g *groups) round(category Category, q *queue) (more bool) {
 			g.send(r, conn.Conn(), members)
 		}
 	}
+}
+
+// passOn passes the turn on after a round, unless it is that of another group.
+func (g *groups) passOn(category Category, q *queue) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return !g.passToOne(category, q)
+	q.sent = nil
+	return g.passToOne(category, q)
 }
 
 // acquire returns a connection for a group. It gives up when nothing waits any more.
@@ -79,7 +109,8 @@ func (g *groups) choose(q *queue) []*member {
 	if n == 0 || g.takesTurn(q, n) {
 		return nil
 	}
-	return q.pop(n)
+	q.sent = q.pop(n)
+	return q.sent
 }
 
 func (g *groups) dismiss(q *queue) {
