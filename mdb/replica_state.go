@@ -2,6 +2,7 @@ package mdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -88,8 +89,8 @@ func (r *replica) askToJoin() (answer <-chan struct{}) {
 		first, answered := !r.asked, make(chan struct{})
 		r.asked = true
 		r.ask(r.join, func(err error) {
+			defer close(answered) // a logger may end the goroutine
 			r.joined(err)
-			close(answered)
 		})
 		if first {
 			return answered
@@ -102,11 +103,16 @@ func (r *replica) askToJoin() (answer <-chan struct{}) {
 func (r *replica) ask(question func(context.Context) error, answered func(error)) {
 	r.asking = true
 	r.running.Go(func() {
+		err := errQuestionExits
+		defer func() { answered(err) }()
 		ctx, cancel := context.WithTimeout(r.life, 2*askTimeout)
 		defer cancel()
-		answered(withoutPanic(ctx, question))
+		err = withoutPanic(ctx, question)
 	})
 }
+
+// errQuestionExits is the error of a question whose goroutine was ended by runtime.Goexit.
+var errQuestionExits = errors.New("a hook of the pool has ended the goroutine, as t.FailNow does")
 
 // withoutPanic returns a panic of the question, whose pool may have hooks, as an error.
 func withoutPanic(ctx context.Context, question func(context.Context) error) (err error) {
