@@ -227,8 +227,9 @@ func (w *watcher) ask() {
 	for i, s := range suspects {
 		pids[i] = int32(s.pid)
 	}
-	a := w.question(context.Background(), pids)
-	w.judge(suspects, &a)
+	a := reply{err: errQuestionExits, unasked: true}
+	defer func() { w.judge(suspects, &a) }() // also if a hook of the pool ends the goroutine: otherwise nothing is asked any more
+	a = w.question(context.Background(), pids)
 }
 
 // judge does what follows from the answer, for those statements that still wait.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -245,6 +246,26 @@ func TestSilence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSilenceExits checks that a store asks again about a statement without an answer if the goroutine of a question was ended.
+func TestSilenceExits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSilence(t)
+		question := s.w.question
+		s.w.question = func(context.Context, []int32) reply {
+			s.w.question = question
+			runtime.Goexit()
+			return reply{}
+		}
+		s.answer = func(int32) string { return "idle" }
+		c, server := s.connect(1)
+		end := time.AfterFunc(time.Hour, func() { _ = server.Close() })
+		defer end.Stop()
+		s.statement(c, 1)
+		s.want("31s: ask [1]", "31s: 1 is given up: the server is not executing it")
+	})
 }
 
 // TestStoresShareConnections checks that stores which share a pool do not share what their
