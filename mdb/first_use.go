@@ -84,14 +84,26 @@ func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.Que
 	if u.over() {
 		return conn, nil
 	}
-	c := u.watcher.begin(conn.Conn())
-	path, err := u.check(ctx, conn.Conn(), lookMode(mode))
-	if err = u.watcher.end(ctx, c, err); err != nil {
-		conn.Release()
+	usable := false
+	defer func() {
+		if !usable { // also if a tracer of pgx panics
+			conn.Release()
+		}
+	}()
+	path, err := u.checkWatched(ctx, conn.Conn(), mode)
+	if err != nil {
 		return nil, contextError(ctx, err)
 	}
 	u.found(path)
+	usable = true
 	return conn, nil
+}
+
+// checkWatched is check, while the watcher watches the connection.
+func (u *firstUse) checkWatched(ctx context.Context, conn *pgx.Conn, mode pgx.QueryExecMode) (path pathState, err error) {
+	c := u.watcher.begin(conn)
+	defer func() { err = u.watcher.end(ctx, c, err) }()
+	return u.check(ctx, conn, lookMode(mode))
 }
 
 // check returns an error if the store must not be used, or if it failed to find out. The
