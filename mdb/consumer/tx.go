@@ -37,11 +37,16 @@ func beginTx(ctx context.Context, pool *pgxpool.Pool, isolation pgx.TxIsoLevel, 
 	if err != nil {
 		return nil, err
 	}
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
+	var tx pgx.Tx
+	defer func() {
+		if tx == nil { // also if a tracer of pgx panics, which counts as a failure of the handler
+			conn.Release()
+		}
+	}()
+	tx, err = conn.BeginTx(ctx, pgx.TxOptions{
 		BeginQuery: beginSQL(isolation) + "; set local idle_in_transaction_session_timeout = " + strconv.FormatInt(idle.Milliseconds(), 10),
 	})
 	if err != nil {
-		conn.Release()
 		return nil, err
 	}
 	return &openTx{conn: conn, tx: tx, idle: idle}, nil
@@ -165,8 +170,8 @@ func commitError(conn *pgx.Conn, tag pgconn.CommandTag, err error) error {
 // close rolls back, unless the transaction is committed, and gives the connection back.
 func (t *openTx) close(ctx context.Context) {
 	t.over.Store(true)
+	defer t.conn.Release() // also if a tracer of pgx panics
 	rollback(ctx, t.conn.Conn())
-	t.conn.Release()
 }
 
 // rollback ends the transaction of the connection, if it is in one. If that fails, the pool
