@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 
@@ -25,14 +26,20 @@ func Run(ctx context.Context, consumers ...*Consumer) error {
 	)
 	for _, c := range consumers {
 		running.Go(func() {
-			ended := c.Run(ctx)
-			first.Do(func() { err = ended })
-			end(ended)
+			ended := errRunExits
+			defer func() {
+				first.Do(func() { err = ended })
+				end(ended)
+			}()
+			ended = c.Run(ctx)
 		})
 	}
 	running.Wait()
 	return err
 }
+
+// errRunExits is the error of a function that calls runtime.Goexit in the goroutine of a Consumer.Run.
+var errRunExits = errors.New("consumer: a callback has ended the goroutine of a consumer, as t.FailNow does")
 
 // checkConsumers returns an error if they cannot run together.
 func checkConsumers(consumers []*Consumer) error {
