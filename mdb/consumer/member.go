@@ -245,16 +245,20 @@ func (m *member) run(ctx context.Context) error {
 		}
 	}
 	engineCtx, endEngine := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer endEngine(nil)
 	m.endEngine = endEngine
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		err := errHandlerEnds
 		defer func() { m.engineEnds <- err }()
 		err = m.engine.run(engineCtx)
 	}()
+	// Nothing goes on after this goroutine either if a function such as a logger panics in it, or ends it.
+	defer func() { <-ended }()
+	defer endEngine(nil)
+	defer m.stopReaders()
 	m.startReaders(ctx)
 	m.loop(ctx)
-	m.stopReaders()
 	return m.result
 }
 
