@@ -29,15 +29,16 @@ func (s *shard) sendProbe(ctx context.Context) {
 	b.mu.Unlock()
 	// The shard's goroutine does not wait for a free connection of the pool.
 	go func() {
-		defer func() { // of a hook of the pool
-			if v := recover(); v != nil {
-				sent <- sentProbe{err: &panicError{v, debug.Stack()}}
+		probe := sentProbe{err: errExits}
+		defer func() {
+			if v := recover(); v != nil { // of a hook of the pool
+				probe.err = &panicError{v, debug.Stack()}
 			}
+			sent <- probe
 		}()
 		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 		defer cancel()
-		at, err := notify(ctx, s.number, payload)
-		sent <- sentProbe{at, err}
+		probe.at, probe.err = notify(ctx, s.number, payload)
 	}()
 }
 
