@@ -258,12 +258,7 @@ func (s *move) prepare(ctx context.Context) error {
 // bulk copies what there is, until little is left.
 func (s *move) bulk(ctx context.Context) error {
 	for {
-		conn, err := s.From.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		n, err := s.copyPart(ctx, conn.Conn())
-		conn.Release()
+		n, err := s.bulkPart(ctx)
 		if err == nil {
 			err = s.passed(MoveCopying)
 		}
@@ -271,6 +266,15 @@ func (s *move) bulk(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+func (s *move) bulkPart(ctx context.Context) (n int64, err error) {
+	conn, err := s.From.Acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Release() // also if Progress panics
+	return s.copyPart(ctx, conn.Conn())
 }
 
 // rest copies the rest under the lock of the category, and closes the gate of the old shard.
