@@ -119,6 +119,8 @@ func (h *Handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	var beats sync.WaitGroup
+	defer beats.Wait() // also if a hook panics: nothing may be written when the server has its ResponseWriter back
+	defer cancel()
 	beats.Go(func() { t.beat(ctx) })
 	err = t.follow(ctx, h.follower, after)
 	cancel()
@@ -197,27 +199,28 @@ func (t *tail) tellOmitted() error {
 
 // beat sends something now and then, so that proxies and both ends know that the connection is there, and says what was left out.
 func (t *tail) beat(ctx context.Context) {
+	defer t.cancel()
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
-	silent := time.Duration(0)
-	for {
+	for seconds := 1; ; seconds++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		t.mu.Lock()
-		err := t.tellOmitted()
-		if silent += time.Second; silent >= heartbeat && err == nil {
-			silent = 0
-			err = t.send(": \n\n")
-		}
-		t.mu.Unlock()
-		if err != nil {
-			t.cancel()
+		if t.beatOnce(seconds%int(heartbeat/time.Second) == 0) != nil {
 			return
 		}
 	}
+}
+
+func (t *tail) beatOnce(silent bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock() // also if a ResponseWriter ends the goroutine: the tail waits for the lock
+	if err := t.tellOmitted(); err != nil || !silent {
+		return err
+	}
+	return t.send(": \n\n")
 }
 
 // event sends an event with an ID, from which the client resumes.
