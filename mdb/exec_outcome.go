@@ -62,10 +62,10 @@ func (r *poolRunner) acquireUntil(ctx context.Context, deadline time.Time) (conn
 	if !r.retry.place.probes() {
 		return conn, nil
 	}
-	usable := false
+	acquired, usable := conn, false
 	defer func() {
 		if !usable { // also if a tracer of pgx panics
-			conn.Release()
+			acquired.Release()
 		}
 	}()
 	// The connection may be an old one, which is dead. And if the server has answered, others
