@@ -74,7 +74,7 @@ func (g *groups) round(q *queue) {
 	}
 }
 
-// passOn passes the turn on after a round, unless it is that of another group.
+// passOn passes the turn on after a round, and reports whether it did: it does not if another group is to be sent.
 func (g *groups) passOn(category Category, q *queue) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
