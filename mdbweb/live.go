@@ -118,14 +118,7 @@ func (h *Handler) liveEvents(w http.ResponseWriter, r *http.Request) error {
 	if err := t.send("retry: 3000\nevent: ready\ndata: {}\n\n"); err != nil {
 		return nil
 	}
-	var beats sync.WaitGroup
-	defer beats.Wait() // also if a hook panics: nothing may be written when the server has its ResponseWriter back
-	defer cancel()
-	beats.Go(func() { t.beat(ctx) })
-	err = t.follow(ctx, h.follower, after)
-	cancel()
-	beats.Wait()
-	if err != nil && r.Context().Err() == nil && h.ending.Err() == nil {
+	if err := t.followAndBeat(ctx, h.follower, after); err != nil && r.Context().Err() == nil && h.ending.Err() == nil {
 		h.config.logger.Warn("a live tail of the pages has ended", "error", beside.Explain("follow messages", err))
 		_, p := explain(err)
 		_ = t.event("problem", "", p) // the client may have gone
@@ -147,6 +140,16 @@ type tail struct {
 	sent    int       // messages in it
 	omitted int64     // messages that were not shown and of which the client does not know
 	last    int64     // the position of the last message
+}
+
+// followAndBeat follows messages while the heartbeat runs. Nothing is being written afterwards, also if a hook panics: the server then has its
+// ResponseWriter back.
+func (t *tail) followAndBeat(ctx context.Context, s *mdb.Store, after int64) error {
+	var beats sync.WaitGroup
+	defer beats.Wait()
+	defer t.cancel()
+	beats.Go(func() { t.beat(ctx) })
+	return t.follow(ctx, s, after)
 }
 
 func (t *tail) follow(ctx context.Context, s *mdb.Store, after int64) error {
