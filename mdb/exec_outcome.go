@@ -70,18 +70,12 @@ func (r *poolRunner) acquireUntil(ctx context.Context, deadline time.Time) (conn
 	}()
 	// The connection may be an old one, which is dead. And if the server has answered, others
 	// need not wait for the end of a statement that waits for a lock.
-	if err := r.ping(limited, conn.Conn()); err != nil {
+	if err := r.watcher.watch(ctx, conn.Conn(), func() error { return conn.Ping(limited) }); err != nil {
 		return nil, &brokenError{err: err}
 	}
 	r.gate.answered()
 	usable = true
 	return conn, nil
-}
-
-func (r *poolRunner) ping(ctx context.Context, conn *pgx.Conn) (err error) {
-	c := r.watcher.begin(conn)
-	defer func() { err = r.watcher.end(ctx, c, err) }()
-	return conn.Ping(ctx)
 }
 
 // outcome returns err, the outcome of a call on the connection, after it has recorded what

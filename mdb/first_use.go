@@ -90,20 +90,17 @@ func (u *firstUse) acquire(ctx context.Context, pool *pgxpool.Pool, mode pgx.Que
 			conn.Release()
 		}
 	}()
-	path, err := u.checkWatched(ctx, conn.Conn(), mode)
+	var path pathState
+	err = u.watcher.watch(ctx, conn.Conn(), func() (err error) {
+		path, err = u.check(ctx, conn.Conn(), lookMode(mode))
+		return err
+	})
 	if err != nil {
 		return nil, contextError(ctx, err)
 	}
 	u.found(path)
 	usable = true
 	return conn, nil
-}
-
-// checkWatched is check, while the watcher watches the connection.
-func (u *firstUse) checkWatched(ctx context.Context, conn *pgx.Conn, mode pgx.QueryExecMode) (path pathState, err error) {
-	c := u.watcher.begin(conn)
-	defer func() { err = u.watcher.end(ctx, c, err) }()
-	return u.check(ctx, conn, lookMode(mode))
 }
 
 // check returns an error if the store must not be used, or if it failed to find out. The

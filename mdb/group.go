@@ -208,7 +208,7 @@ func (g *groups) start(category Category, q *queue) {
 func (g *groups) free(category Category, q *queue) {
 	delete(g.queues, category)
 	if len(g.spare) < maxSpareQueues {
-		q.waiting, q.sent = nil, nil
+		q.waiting = nil
 		g.spare = append(g.spare, q)
 	}
 }
@@ -226,6 +226,7 @@ func (g *groups) passTurn(category Category) {
 
 // passToOne passes the turn on, unless it is that of a group. The lock is held.
 func (g *groups) passToOne(category Category, q *queue) bool {
+	q.sent = nil
 	if g.calls.gate.closed.Load() {
 		q.dismiss()
 	}

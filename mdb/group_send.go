@@ -78,7 +78,6 @@ func (g *groups) round(q *queue) {
 func (g *groups) passOn(category Category, q *queue) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	q.sent = nil
 	return g.passToOne(category, q)
 }
 

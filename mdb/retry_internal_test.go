@@ -27,10 +27,17 @@ type network struct {
 }
 
 // A panicker panics when a call begins to wait for a connection, while it is set.
-type panicker struct{ set atomic.Bool }
+type panicker struct {
+	set     atomic.Bool
+	instead func() // it calls that instead; nil: it panics
+}
 
 func (p *panicker) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
-	if p.set.Load() {
+	switch {
+	case !p.set.Load():
+	case p.instead != nil:
+		p.instead()
+	default:
 		panic("on purpose")
 	}
 	return ctx

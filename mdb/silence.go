@@ -129,6 +129,13 @@ func (w *watcher) end(ctx context.Context, c *call, err error) error {
 	return err
 }
 
+// watch watches the connection while f runs.
+func (w *watcher) watch(ctx context.Context, conn *pgx.Conn, f func() error) (err error) {
+	c := w.begin(conn)
+	defer func() { err = w.end(ctx, c, err) }()
+	return f()
+}
+
 func (w *watcher) remove(c *call, err error) (gaveUp bool, _ error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
